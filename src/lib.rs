@@ -1,0 +1,5 @@
+//! Piggin, an actor-based bucket engine: the one crate an embedder depends on.
+//!
+//! This crate holds re-exports and nothing else; each part says in its own documentation what it promises.
+
+pub use storage;

@@ -1,0 +1,204 @@
+//! Errors of the store, and what the caller does next.
+//!
+//! Invariant: every variant names a fact; [`StorageError::advice`] is total and says what helps.
+
+use std::sync::Arc;
+
+use crate::disk::{DiskError, DiskErrorKind};
+use crate::document::KeyError;
+use crate::seqno::Seqno;
+use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId};
+
+/// Anything that can go wrong with a store.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// No such vbucket.
+    #[error("vbucket {0} does not exist in this store")]
+    UnknownVbucket(VbucketId),
+    /// It exists already.
+    #[error("vbucket {0} exists already")]
+    VbucketExists(VbucketId),
+    /// It exists, but cannot be served; its data is left as it is.
+    #[error("vbucket {vbucket} is out of service: {cause}")]
+    VbucketDown {
+        /// Which.
+        vbucket: VbucketId,
+        /// Why.
+        cause: Arc<StorageError>,
+    },
+    /// A batch was refused before anything was written.
+    #[error("batch for vbucket {vbucket} refused: {refusal}")]
+    Refused {
+        /// Whose batch.
+        vbucket: VbucketId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A key outside the limits.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A call on the disk failed.
+    #[error("disk: {0}")]
+    Disk(#[from] DiskError),
+    /// Bytes that are not what was written.
+    #[error("corruption in {file} at offset {offset}: {what}")]
+    Corruption {
+        /// The file's name.
+        file: String,
+        /// Where in the file.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A store of another format version.
+    #[error("the store has format version {found}; this program reads {expected}")]
+    FormatVersion {
+        /// Version found.
+        found: u32,
+        /// Version this program writes.
+        expected: u32,
+    },
+    /// The directory holds files of another program.
+    #[error("the directory is not a store: it holds {0}")]
+    ForeignDirectory(String),
+    /// There is no store to open.
+    #[error("there is no store in this directory")]
+    NoStore,
+    /// There is a store already where one should be created.
+    #[error("there is a store in this directory already")]
+    StoreExists,
+    /// A setting outside its limits, or other than the one stored at creation.
+    #[error("{0}")]
+    Setting(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// A snapshot was asked for something it does not hold any more.
+    #[error("the version wanted is no longer held")]
+    Gone,
+}
+
+/// Why a batch was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The vbucket was deleted and created anew since the batch was made.
+    #[error("it is of incarnation {given:?}, the vbucket is at {current:?}")]
+    StaleIncarnation {
+        /// The batch's.
+        given: Incarnation,
+        /// The vbucket's.
+        current: Incarnation,
+    },
+    /// The vbucket was rolled back since the batch was made.
+    #[error("it is of rollback epoch {given:?}, the vbucket is at {current:?}")]
+    StaleEpoch {
+        /// The batch's.
+        given: RollbackEpoch,
+        /// The vbucket's.
+        current: RollbackEpoch,
+    },
+    /// Its first seqno is not above what the store holds (MB-65737).
+    #[error("its first seqno is {given}, the store holds up to {persisted}")]
+    SeqnoNotAbovePersisted {
+        /// First seqno of the batch.
+        given: Seqno,
+        /// Highest seqno in the store.
+        persisted: Seqno,
+    },
+    /// Its items do not rise in seqno.
+    #[error("its items do not rise in seqno at {at}")]
+    SeqnoOrder {
+        /// The first seqno out of order.
+        at: Seqno,
+    },
+    /// Its watermarks contradict its items or go back.
+    #[error("its high seqno {high} is not that of its items ({items})")]
+    HighSeqno {
+        /// High seqno of the watermarks.
+        high: Seqno,
+        /// High seqno expected.
+        items: Seqno,
+    },
+    /// A value over the limit.
+    #[error("the value at seqno {seqno} is {length} bytes; the most is 20 MiB")]
+    ValueTooLarge {
+        /// Whose value.
+        seqno: Seqno,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Two batches of one group are for the same vbucket.
+    #[error("the group holds another batch of the same vbucket")]
+    DuplicateVbucket,
+}
+
+/// What the caller does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// The request was wrong; the same request will fail again.
+    FixRequest,
+    /// Nothing was applied; try again later (perhaps after making room on the disk).
+    RetryLater,
+    /// Take position anew from the store, then send what is above it.
+    Resynchronize,
+    /// Close the store and open it again.
+    Reopen,
+    /// Data on disk is damaged: run verify, restore or delete what it names.
+    Repair,
+}
+
+impl StorageError {
+    /// What the caller does next.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            StorageError::UnknownVbucket(_)
+            | StorageError::VbucketExists(_)
+            | StorageError::Key(_)
+            | StorageError::FormatVersion { .. }
+            | StorageError::ForeignDirectory(_)
+            | StorageError::NoStore
+            | StorageError::StoreExists
+            | StorageError::Setting(_)
+            | StorageError::Gone => Advice::FixRequest,
+            StorageError::Refused { refusal, .. } => match refusal {
+                Refusal::StaleIncarnation { .. }
+                | Refusal::StaleEpoch { .. }
+                | Refusal::SeqnoNotAbovePersisted { .. } => Advice::Resynchronize,
+                Refusal::SeqnoOrder { .. }
+                | Refusal::HighSeqno { .. }
+                | Refusal::ValueTooLarge { .. }
+                | Refusal::DuplicateVbucket => Advice::FixRequest,
+            },
+            StorageError::VbucketDown { .. } | StorageError::Corruption { .. } => Advice::Repair,
+            StorageError::Closed => Advice::Reopen,
+            StorageError::Disk(error) => match error.kind {
+                DiskErrorKind::Full | DiskErrorKind::Locked | DiskErrorKind::Other(_) => {
+                    Advice::RetryLater
+                }
+                DiskErrorKind::NotFound
+                | DiskErrorKind::EndOfFile
+                | DiskErrorKind::PowerCut
+                | DiskErrorKind::Exists => Advice::Reopen,
+                DiskErrorKind::ReadOnly
+                | DiskErrorKind::PermissionDenied
+                | DiskErrorKind::NotADirectory => Advice::FixRequest,
+            },
+        }
+    }
+
+    /// Corruption in `file` at `offset`.
+    pub(crate) fn corruption(
+        file: impl Into<String>,
+        offset: u64,
+        what: impl Into<String>,
+    ) -> StorageError {
+        StorageError::Corruption {
+            file: file.into(),
+            offset,
+            what: what.into(),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Storage of a bucket: what must be remembered, and how.
+//!
+//! This crate knows no actor, no async runtime, no clock and no thread of its own; whoever embeds it hands in a
+//! [`disk::Disk`], the time, and threads to run jobs on. Modules are declared in the order the data travels.
+
+pub mod seqno;
+pub mod vbucket;
+pub mod failover_table;
+pub mod cas;
+pub mod durability;
+mod leb128;
+pub mod document;
+pub mod counts;
+pub mod kv_store;
+pub mod outcome;
+pub mod error;
+pub mod disk;
+pub mod memory_store;
+pub mod log_store;
+
+pub use cas::{Cas, HybridLogicalClock};
+pub use counts::{CollectionCounts, VbucketCounts};
+pub use document::{
+    CollectionId, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, KeyError, Namespace,
+    Operation, Predecessor, RevSeqno,
+};
+pub use durability::DurabilityLevel;
+pub use error::{Advice, Refusal, StorageError};
+pub use failover_table::{FailoverEntry, FailoverTable};
+pub use kv_store::{
+    Batch, CommitDurability, FileStatistics, ItemView, KeyRange, KvStore, RolledBack, Scan,
+    ScanEnd, Snapshot, VbucketPosition, VbucketStatus,
+};
+pub use memory_store::MemoryStore;
+pub use outcome::{AbortReason, Job, Outcome};
+pub use seqno::{Seqno, SeqnoRange, SnapshotRange};
+pub use vbucket::{
+    Incarnation, RollbackEpoch, SnapshotKind, Topology, VbucketId, VbucketIdentity, VbucketState,
+    VbucketStateRecord, VbucketUuid, Watermarks,
+};

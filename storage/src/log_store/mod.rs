@@ -1,0 +1,3 @@
+//! The log store: a write-ahead log per shard, immutable segments in shared containers, a manifest as checkpoint.
+
+mod record;
