@@ -122,7 +122,9 @@ impl KvStore for FaultyStore {
     }
 
     fn rollback(&self, vbucket: VbucketId, to: Seqno) -> Outcome<RolledBack> {
-        if self.fault != Fault::RollsBackTooFar {
+        let snapshot = self.good.snapshot(vbucket);
+        let is_back = snapshot.is_ok_and(|snapshot| to < snapshot.high_seqno());
+        if self.fault != Fault::RollsBackTooFar || !is_back {
             return self.good.rollback(vbucket, to);
         }
         let further = Seqno(to.0.saturating_sub(1));

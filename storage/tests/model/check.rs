@@ -79,9 +79,10 @@ pub(crate) fn key_scan(random: &mut Random, snapshot: &dyn Snapshot, expected: &
 
 /// Runs a scan to its end, or breaks it off, and asks for its end once more.
 fn ranged(random: &mut Random, scan: &mut dyn Scan, wanted: &[Item], expected: &Expected) {
-    let stop_at = match random.percent(25) && !wanted.is_empty() {
-        true => 1 + random.index(wanted.len()),
-        false => usize::MAX,
+    let stop_at = if random.percent(25) && !wanted.is_empty() {
+        1 + random.index(wanted.len())
+    } else {
+        usize::MAX
     };
     let (items, ended) = drain(scan, generate::budget(random), stop_at);
     let visited = wanted.len().min(stop_at);

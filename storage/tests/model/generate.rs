@@ -65,9 +65,10 @@ pub(crate) fn key_range(random: &mut Random) -> KeyRange {
 }
 
 pub(crate) fn new_state(random: &mut Random) -> VbucketStateRecord {
-    let high_seqno = match random.percent(85) {
-        true => Seqno::ZERO,
-        false => Seqno(random.within(1, 50)),
+    let high_seqno = if random.percent(85) {
+        Seqno::ZERO
+    } else {
+        Seqno(random.within(1, 50))
     };
     VbucketStateRecord {
         identity: Arc::new(identity(random, high_seqno)),

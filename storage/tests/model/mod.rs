@@ -69,8 +69,8 @@ impl World {
     fn step(&mut self, factory: &dyn StoreFactory) {
         match self.random.below(100) {
             0..6 => self.create(),
-            6..8 => self.delete(),
-            8..50 => self.commit(),
+            6 => self.delete(),
+            7..50 => self.commit(),
             50..55 => self.get_many(),
             55..62 => self.keep_snapshot(),
             62..70 => self.read_kept(),
@@ -124,9 +124,10 @@ impl World {
             group.push(batch);
             expected.push(verdict);
         }
-        let durability = match self.random.percent(70) {
-            true => CommitDurability::Synced,
-            false => CommitDurability::Buffered,
+        let durability = if self.random.percent(70) {
+            CommitDurability::Synced
+        } else {
+            CommitDurability::Buffered
         };
         let verdicts = self.store.commit(&group, durability);
         assert_eq!(verdicts, expected);
@@ -251,9 +252,10 @@ impl World {
         };
         let high_seqno = model.high_seqno();
         // Mostly a short way, so that histories grow long.
-        let lowest = match self.random.percent(75) {
-            true => high_seqno.0.saturating_sub(10),
-            false => 0,
+        let lowest = if self.random.percent(75) {
+            high_seqno.0.saturating_sub(10)
+        } else {
+            0
         };
         let to = Seqno(self.random.within(lowest, high_seqno.0 + 1));
         let outcome = self.store.rollback(vbucket, to);
