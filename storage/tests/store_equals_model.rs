@@ -8,8 +8,8 @@ mod support;
 mod model;
 mod canary;
 
-const SEEDS: std::ops::Range<u64> = 0..200;
-const STEPS: u64 = 400;
+const SEEDS: std::ops::Range<u64> = 0..120;
+const STEPS: u64 = 300;
 
 #[test]
 fn whatever_it_is_asked() {
@@ -23,7 +23,7 @@ fn whatever_it_is_asked() {
 #[test]
 fn over_a_long_history() {
     for factory in support::factories() {
-        model::run(0xb0a7, STEPS * 8, factory.as_ref());
+        model::run(0xb0a7, STEPS * 10, factory.as_ref());
     }
 }
 
