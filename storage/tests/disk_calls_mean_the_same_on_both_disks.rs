@@ -1,5 +1,10 @@
 //! The real disk and the simulated one answer every call of the traits alike.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the tests themselves"
+)]
+
 mod temporary_directory;
 
 use std::sync::Arc;
@@ -110,7 +115,7 @@ fn an_empty_write_does_not_grow_the_file() {
 #[test]
 fn a_file_cut_and_grown_again_reads_as_zeros() {
     on_both_disks(|disk| {
-        let file = create(disk, "a", &[7; 700_000]);
+        let file = create(disk, "a", &vec![7; 700_000]);
         file.truncate(5000).unwrap();
         assert_eq!(content(&*file), [7; 5000]);
         file.truncate(700_000).unwrap();
@@ -123,7 +128,7 @@ fn a_file_cut_and_grown_again_reads_as_zeros() {
 #[test]
 fn zeroing_overwrites_and_grows() {
     on_both_disks(|disk| {
-        let file = create(disk, "a", &[7; 20_000]);
+        let file = create(disk, "a", &vec![7; 20_000]);
         file.zero(100, 10_000).unwrap();
         let bytes = content(&*file);
         assert!(bytes[..100].iter().all(|&byte| byte == 7));
@@ -139,7 +144,7 @@ fn zeroing_overwrites_and_grows() {
 #[test]
 fn punching_keeps_the_length_and_the_bytes_around() {
     on_both_disks(|disk| {
-        let file = create(disk, "a", &[7; 20_000]);
+        let file = create(disk, "a", &vec![7; 20_000]);
         file.punch(5000, 10_000).unwrap();
         file.punch(30_000, 10_000).unwrap();
         let bytes = content(&*file);
@@ -354,7 +359,7 @@ fn random_calls_get_the_same_answers() {
                 let (offset, length) = (below(400_000), below(40_000));
                 let (real, simulated) = &open[index];
                 match verb {
-                    4 | 5 | 6 => {
+                    4..=6 => {
                         let data = vec![
                             u8::try_from(step % 251 + 1).unwrap();
                             usize::try_from(length).unwrap()
@@ -366,8 +371,9 @@ fn random_calls_get_the_same_answers() {
                     }
                     7 => assert_eq!(real.zero(offset, length), simulated.zero(offset, length)),
                     8 if punches => {
-                        assert_eq!(real.punch(offset, length), simulated.punch(offset, length))
+                        assert_eq!(real.punch(offset, length), simulated.punch(offset, length));
                     }
+
                     9 => assert_eq!(real.truncate(offset), simulated.truncate(offset)),
                     8 => {}
                     10 => assert_eq!(real.sync(), simulated.sync()),

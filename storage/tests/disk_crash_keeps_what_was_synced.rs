@@ -1,5 +1,10 @@
 //! A power cut leaves every synced byte, and of the unsynced ones what a real disk could leave.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the tests themselves"
+)]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

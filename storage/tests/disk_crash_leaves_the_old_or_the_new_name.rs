@@ -1,5 +1,10 @@
 //! Names are durable by a sync of the directory only; without it a power cut leaves the old or the new ones.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the tests themselves"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

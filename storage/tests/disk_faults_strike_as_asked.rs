@@ -1,5 +1,10 @@
 //! Each fault of the simulated disk strikes the calls it was asked for, and does what it says.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the tests themselves"
+)]
+
 use std::sync::Arc;
 
 use piggin_storage::disk::{
@@ -151,7 +156,10 @@ fn a_full_disk_writes_the_pages_that_fit_and_heals() {
     let disk = SimulatedDisk::new();
     let file = create(&disk, "a", b"");
     disk.set_space_limit(Some(3 * 4096));
-    assert_eq!(kind(file.write_at(&[1; 20_000], 0)), DiskErrorKind::Full);
+    assert_eq!(
+        kind(file.write_at(&vec![1; 20_000], 0)),
+        DiskErrorKind::Full
+    );
     assert_eq!(content(&disk, "a"), [1; 3 * 4096]);
     assert_eq!(disk.space_used(), 3 * 4096);
     // What has its space already can still be written and zeroed; nothing else can.
@@ -164,14 +172,14 @@ fn a_full_disk_writes_the_pages_that_fit_and_heals() {
     );
     file.sync().unwrap();
     disk.set_space_limit(Some(5 * 4096));
-    file.write_at(&[1; 20_000], 0).unwrap();
-    assert_eq!(content(&disk, "a"), [1; 20_000]);
+    file.write_at(&vec![1; 20_000], 0).unwrap();
+    assert_eq!(content(&disk, "a"), vec![1; 20_000]);
 }
 
 #[test]
 fn space_comes_back_by_punching_cutting_and_removing() {
     let disk = SimulatedDisk::new();
-    let file = create(&disk, "a", &[1; 1_000_000]);
+    let file = create(&disk, "a", &vec![1; 1_000_000]);
     file.punch(0, 500_000).unwrap();
     // Whole pages only, and the last one of the file is not whole.
     assert_eq!(disk.space_used(), (245 - 122) * 4096);

@@ -1,5 +1,10 @@
 //! The real disk is exactly one existing directory, for one store at a time.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the tests themselves"
+)]
+
 mod temporary_directory;
 
 use std::os::unix::fs::MetadataExt;

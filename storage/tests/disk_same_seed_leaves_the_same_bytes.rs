@@ -1,5 +1,10 @@
 //! The simulated disk is deterministic: the same calls and the same seed leave the same bytes and the same trace.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the tests themselves"
+)]
+
 use std::collections::BTreeSet;
 
 use piggin_storage::disk::{Disk, Fault, OpenMode, SimulatedDisk, SyncFailure};

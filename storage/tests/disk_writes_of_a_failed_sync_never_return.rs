@@ -1,5 +1,10 @@
 //! What a failed sync lost stays lost: no later sync of the file makes it durable, and no power cut brings it back.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the tests themselves"
+)]
+
 use std::sync::Arc;
 
 use piggin_storage::disk::{Disk, DiskFile, Fault, OpenMode, SimulatedDisk, SyncFailure, Verb};

@@ -15,7 +15,7 @@ impl TemporaryDirectory {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("piggin-test-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).expect("make a directory for the test");
+        std::fs::create_dir(&path).unwrap();
         Self { path }
     }
 

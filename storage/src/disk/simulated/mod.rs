@@ -29,85 +29,40 @@
 //!
 //! Invariant: nothing here is random but by seed, and one lock orders all calls, so a run can be repeated exactly.
 
-mod crash;
-mod directory;
-mod fault;
 mod image;
 mod inode;
+mod directory;
+mod crash;
+mod fault;
+mod calls;
+mod file;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
+pub use self::calls::Call;
+use self::calls::{Attempt, Power, Shared, State};
 use self::crash::{Fate, Random};
 use self::directory::{Directory, Names};
-use self::fault::{Effect, Faults};
 pub use self::fault::{Fault, SyncFailure};
+use self::file::{SimulatedFile, SimulatedLock};
 use self::image::Image;
-use self::inode::{Change, Inode, SharedInode};
+use self::inode::Inode;
 use super::{
     Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, OpenMode, Verb, refuse_unless_plain,
 };
 
 /// The name of the directory itself in errors, faults and traces.
 const DIRECTORY: &str = ".";
-/// As far as the offsets of an operating system reach.
-const LENGTH_MAX: u64 = i64::MAX as u64;
 
 /// A disk in memory. A clone is the same disk.
 #[derive(Clone)]
 pub struct SimulatedDisk {
     shared: Arc<Shared>,
-}
-
-/// A call that was made, whatever it answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// What was asked.
-    pub verb: Verb,
-    /// Of which file: the name it was opened by, the source of a rename, `.` for the directory.
-    pub file: Arc<str>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    /// Bytes all files take.
-    used: Arc<AtomicU64>,
-}
-
-/// Lock order: the state, then one inode.
-#[derive(Default)]
-struct State {
-    directory: Directory,
-    faults: Faults,
-    power: Power,
-    read_only: bool,
-    space_limit: Option<u64>,
-    calls: u64,
-    mutating_calls: u64,
-    calls_by_verb: BTreeMap<Verb, u64>,
-    trace: Vec<Call>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum Power {
-    #[default]
-    On,
-    /// After this many more mutating calls.
-    FailsAfter(u64),
-    Off,
-}
-
-/// A call about to be made.
-struct Attempt<'a> {
-    verb: Verb,
-    file: &'a Arc<str>,
-    mutating: bool,
-    bytes: Option<Range<u64>>,
 }
 
 impl SimulatedDisk {
@@ -384,293 +339,5 @@ impl Disk for SimulatedDisk {
             return Err(attempt.error(DiskErrorKind::Locked));
         }
         Ok(Box::new(SimulatedLock { inode }))
-    }
-}
-
-impl Shared {
-    fn create(&self, state: &mut State, name: &Arc<str>) -> SharedInode {
-        let inode = Inode::new(Image::default(), &self.used);
-        state.directory.create(Arc::clone(name), Arc::clone(&inode));
-        inode
-    }
-
-    /// Counts a call on a name and lets it pass, or says why not.
-    fn begin_named(&self, attempt: &Attempt<'_>) -> Result<MutexGuard<'_, State>, DiskError> {
-        let state = self.begin(attempt)?;
-        refuse_unless_plain(attempt.verb, attempt.file)?;
-        Ok(state)
-    }
-
-    /// Counts a call and lets it pass, or says why not. For calls that are done wholly or not at all.
-    fn begin(&self, attempt: &Attempt<'_>) -> Result<MutexGuard<'_, State>, DiskError> {
-        let (state, effect) = self.admit(attempt)?;
-        match effect {
-            None => Ok(state),
-            Some(effect) => Err(attempt.error(effect.as_failure())),
-        }
-    }
-
-    /// Counts a call and says what strikes it.
-    fn admit(
-        &self,
-        attempt: &Attempt<'_>,
-    ) -> Result<(MutexGuard<'_, State>, Option<Effect>), DiskError> {
-        let mut state = self.state.lock();
-        state.count(attempt);
-        match state.power {
-            Power::Off => return Err(attempt.error(DiskErrorKind::PowerCut)),
-            Power::FailsAfter(0) if attempt.mutating => {
-                state.power = Power::Off;
-                if state.read_only {
-                    return Err(attempt.error(DiskErrorKind::PowerCut));
-                }
-                let kind = DiskErrorKind::PowerCut;
-                // Under way as a whole: what of it reaches the disk is for the crash to say.
-                return Ok((
-                    state,
-                    Some(Effect::ShortWrite {
-                        bytes: usize::MAX,
-                        kind,
-                    }),
-                ));
-            }
-            Power::FailsAfter(left) if attempt.mutating => {
-                state.power = Power::FailsAfter(left - 1);
-            }
-            Power::On | Power::FailsAfter(_) => {}
-        }
-        if state.read_only && attempt.mutating {
-            return Err(attempt.error(DiskErrorKind::ReadOnly));
-        }
-        let effect = state
-            .faults
-            .strike(attempt.verb, attempt.file, attempt.bytes.as_ref());
-        Ok((state, effect))
-    }
-}
-
-impl State {
-    fn count(&mut self, attempt: &Attempt<'_>) {
-        self.calls += 1;
-        self.mutating_calls += u64::from(attempt.mutating);
-        *self.calls_by_verb.entry(attempt.verb).or_default() += 1;
-        self.trace.push(Call {
-            verb: attempt.verb,
-            file: Arc::clone(attempt.file),
-        });
-    }
-}
-
-impl<'a> Attempt<'a> {
-    fn new(verb: Verb, file: &'a Arc<str>) -> Self {
-        Self {
-            verb,
-            file,
-            mutating: false,
-            bytes: None,
-        }
-    }
-
-    fn mutating(mut self, mutating: bool) -> Self {
-        self.mutating = mutating;
-        self
-    }
-
-    fn touching(mut self, offset: u64, length: u64) -> Self {
-        self.bytes = Some(offset..offset.saturating_add(length));
-        self
-    }
-
-    fn error(&self, kind: DiskErrorKind) -> DiskError {
-        DiskError {
-            verb: self.verb,
-            file: self.file.to_string(),
-            kind,
-        }
-    }
-
-    fn found(&self, found: bool) -> Result<(), DiskError> {
-        if found {
-            Ok(())
-        } else {
-            Err(self.error(DiskErrorKind::NotFound))
-        }
-    }
-
-    fn refuse_beyond_limits(&self, offset: u64, length: u64) -> Result<(), DiskError> {
-        if image::within(offset, length, LENGTH_MAX) {
-            return Ok(());
-        }
-        Err(self.error(DiskErrorKind::Other("offset out of range".to_owned())))
-    }
-}
-
-impl Effect {
-    /// The error of a call that this effect can only fail as a whole.
-    fn as_failure(&self) -> DiskErrorKind {
-        match self {
-            Effect::Fail(kind) | Effect::ShortWrite { kind, .. } => kind.clone(),
-            Effect::LoseSync(_) => sync_error(),
-        }
-    }
-}
-
-fn sync_error() -> DiskErrorKind {
-    DiskErrorKind::Other("input/output error".to_owned())
-}
-
-/// An open file of the simulated disk.
-struct SimulatedFile {
-    shared: Arc<Shared>,
-    inode: SharedInode,
-    name: Arc<str>,
-    writable: bool,
-}
-
-impl fmt::Debug for SimulatedFile {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("SimulatedFile")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
-
-impl SimulatedFile {
-    fn attempt(&self, verb: Verb) -> Attempt<'_> {
-        Attempt::new(verb, &self.name)
-    }
-
-    fn change_attempt(&self, verb: Verb) -> Result<Attempt<'_>, DiskError> {
-        let attempt = self.attempt(verb).mutating(true);
-        if self.writable {
-            return Ok(attempt);
-        }
-        Err(attempt.error(DiskErrorKind::ReadOnly))
-    }
-
-    /// What writing and zeroing share: `change` makes the change of the first bytes asked for, as many as
-    /// faults and space leave.
-    fn fill(
-        &self,
-        verb: Verb,
-        offset: u64,
-        length: u64,
-        change: impl FnOnce(u64) -> Change,
-    ) -> Result<(), DiskError> {
-        let attempt = self.change_attempt(verb)?.touching(offset, length);
-        let (state, effect) = self.shared.admit(&attempt)?;
-        attempt.refuse_beyond_limits(offset, length)?;
-        let (wanted, failure) = match effect {
-            None => (length, None),
-            Some(Effect::ShortWrite { bytes, kind }) => (length.min(bytes as u64), Some(kind)),
-            Some(effect) => return Err(attempt.error(effect.as_failure())),
-        };
-        let mut inode = self.inode.lock();
-        let fitting = match state.space_limit {
-            None => wanted,
-            Some(limit) => {
-                let room = limit.saturating_sub(self.shared.used.load(Ordering::Relaxed));
-                inode.current().fitting(offset, wanted, room)
-            }
-        };
-        if fitting > 0 {
-            inode.change(change(fitting));
-        }
-        match failure {
-            Some(kind) => Err(attempt.error(kind)),
-            None if fitting < length => Err(attempt.error(DiskErrorKind::Full)),
-            None => Ok(()),
-        }
-    }
-}
-
-impl DiskFile for SimulatedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
-        let attempt = self
-            .attempt(Verb::Read)
-            .touching(offset, buffer.len() as u64);
-        let _state = self.shared.begin(&attempt)?;
-        // An empty read is within every file, as the system sees it.
-        if buffer.is_empty() || self.inode.lock().current().read(buffer, offset) {
-            return Ok(());
-        }
-        Err(attempt.error(DiskErrorKind::EndOfFile))
-    }
-
-    fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
-        self.fill(Verb::Write, offset, data.len() as u64, |length| {
-            let (data, _) = data.split_at(image::to_usize(length));
-            Change::Write {
-                offset,
-                data: data.to_vec(),
-            }
-        })
-    }
-
-    fn sync(&self) -> Result<(), DiskError> {
-        let attempt = self.attempt(Verb::Sync).mutating(true);
-        let (_state, effect) = self.shared.admit(&attempt)?;
-        let mut inode = self.inode.lock();
-        match effect {
-            None => {
-                inode.sync();
-                Ok(())
-            }
-            Some(Effect::LoseSync(failure)) => {
-                inode.lose_sync(failure);
-                Err(attempt.error(sync_error()))
-            }
-            Some(effect) => Err(attempt.error(effect.as_failure())),
-        }
-    }
-
-    fn length(&self) -> Result<u64, DiskError> {
-        let _state = self.shared.begin(&self.attempt(Verb::Length))?;
-        Ok(self.inode.lock().current().length())
-    }
-
-    fn truncate(&self, length: u64) -> Result<(), DiskError> {
-        let attempt = self.change_attempt(Verb::Truncate)?;
-        let _state = self.shared.begin(&attempt)?;
-        attempt.refuse_beyond_limits(0, length)?;
-        self.inode.lock().change(Change::Truncate { length });
-        Ok(())
-    }
-
-    fn zero(&self, offset: u64, length: u64) -> Result<(), DiskError> {
-        self.fill(Verb::Zero, offset, length, |length| Change::Zero {
-            offset,
-            length,
-        })
-    }
-
-    fn punch(&self, offset: u64, length: u64) -> Result<(), DiskError> {
-        let attempt = self.change_attempt(Verb::Punch)?.touching(offset, length);
-        let _state = self.shared.begin(&attempt)?;
-        attempt.refuse_beyond_limits(offset, length)?;
-        self.inode.lock().change(Change::Punch { offset, length });
-        Ok(())
-    }
-}
-
-/// A lock held on the simulated disk.
-struct SimulatedLock {
-    inode: SharedInode,
-}
-
-impl fmt::Debug for SimulatedLock {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("SimulatedLock")
-            .finish_non_exhaustive()
-    }
-}
-
-impl DiskLock for SimulatedLock {}
-
-impl Drop for SimulatedLock {
-    fn drop(&mut self) {
-        self.inode.lock().locked = false;
     }
 }
