@@ -99,6 +99,16 @@ fn the_tree_is_read() -> io::Result<()> {
 }
 
 #[test]
+fn every_source_file_opens_with_its_purpose() -> io::Result<()> {
+    assert_kept(text::opens_with_its_purpose)
+}
+
+#[test]
+fn imports_stand_in_three_groups() -> io::Result<()> {
+    assert_kept(imports::imports_in_three_groups)
+}
+
+#[test]
 fn no_banned_word_is_said() -> io::Result<()> {
     assert_kept(text::has_no_banned_word)
 }
