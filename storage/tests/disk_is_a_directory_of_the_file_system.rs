@@ -7,6 +7,7 @@
 
 mod temporary_directory;
 
+#[cfg(target_os = "linux")]
 use std::os::unix::fs::MetadataExt;
 
 use piggin_storage::disk::{Disk, DiskErrorKind, FileSystemDisk, OpenMode};
@@ -92,7 +93,8 @@ fn it_follows_its_directory_when_that_is_moved() {
 }
 
 #[test]
-fn punching_gives_space_back_and_zeroing_takes_it() {
+#[cfg(target_os = "linux")]
+fn punching_gives_space_back() {
     let directory = TemporaryDirectory::new();
     let disk = FileSystemDisk::new(directory.path()).unwrap();
     let file = disk.open("file", OpenMode::CreateNew).unwrap();
@@ -101,12 +103,11 @@ fn punching_gives_space_back_and_zeroing_takes_it() {
             .unwrap()
             .blocks()
     };
-    file.zero(0, 1 << 20).unwrap();
+    file.write_at(&vec![1; 1 << 20], 0).unwrap();
     file.sync().unwrap();
-    let zeroed = blocks();
+    let written = blocks();
     file.punch(0, 1 << 20).unwrap();
     file.sync().unwrap();
+    assert!(blocks() < written);
     assert_eq!(file.length().unwrap(), 1 << 20);
-    // A file system without the call, or one that never stores zeros, keeps what it has.
-    assert!(blocks() <= zeroed);
 }

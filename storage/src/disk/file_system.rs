@@ -37,7 +37,7 @@ impl FileSystemDisk {
     pub fn new(path: impl AsRef<Path>) -> Result<Self, DiskError> {
         let path = path.as_ref();
         Ok(Self {
-            directory: open_directory(path, Verb::Open)?,
+            directory: open_directory(path)?,
             path: path.display().to_string(),
         })
     }
@@ -292,10 +292,10 @@ fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
-fn open_directory(path: &Path, verb: Verb) -> Result<File, DiskError> {
+fn open_directory(path: &Path) -> Result<File, DiskError> {
     retry_on_intr(|| rustix::fs::open(path, directory_flags(), Mode::empty()))
         .map(File::from)
-        .map_err(|errno| error(verb, &path.display().to_string(), &errno.into()))
+        .map_err(|errno| error(Verb::Open, &path.display().to_string(), &errno.into()))
 }
 
 fn sync_directory(directory: &File, name: &str) -> Result<(), DiskError> {
@@ -324,5 +324,33 @@ fn kind(cause: &io::Error) -> DiskErrorKind {
         Some(Errno::ROFS) => DiskErrorKind::ReadOnly,
         Some(Errno::ACCESS | Errno::PERM) => DiskErrorKind::PermissionDenied,
         _ => DiskErrorKind::Other(cause.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Not all of these can be provoked by a test that may run as root on any file system.
+    #[test]
+    fn the_system_words_are_told_apart() {
+        let kinds = [
+            (Errno::NOENT, DiskErrorKind::NotFound),
+            (Errno::EXIST, DiskErrorKind::Exists),
+            (Errno::NOTDIR, DiskErrorKind::NotADirectory),
+            (Errno::NOSPC, DiskErrorKind::Full),
+            (Errno::DQUOT, DiskErrorKind::Full),
+            (Errno::ROFS, DiskErrorKind::ReadOnly),
+            (Errno::ACCESS, DiskErrorKind::PermissionDenied),
+            (Errno::PERM, DiskErrorKind::PermissionDenied),
+        ];
+        for (errno, expected) in kinds {
+            assert_eq!(kind(&errno.into()), expected);
+        }
+        assert!(matches!(kind(&Errno::IO.into()), DiskErrorKind::Other(_)));
+        assert_eq!(
+            kind(&io::ErrorKind::UnexpectedEof.into()),
+            DiskErrorKind::EndOfFile
+        );
     }
 }
