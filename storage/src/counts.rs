@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{CollectionId, Item, Namespace};
+use crate::kv_store::ItemView;
 use crate::seqno::Seqno;
 
 /// Figures of one collection in one vbucket. Bytes are those of keys (with prefix) and values.
@@ -45,6 +46,14 @@ impl Weight {
             namespace: item.namespace(),
             is_tombstone: item.operation.is_tombstone(),
             user_bytes: item.user_bytes(),
+        }
+    }
+
+    pub(crate) fn of_view(item: &ItemView<'_>) -> Weight {
+        Weight {
+            namespace: item.namespace(),
+            is_tombstone: item.operation.is_tombstone(),
+            user_bytes: (item.key.len() as u64).saturating_add(item.value.len() as u64),
         }
     }
 }

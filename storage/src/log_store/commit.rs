@@ -11,7 +11,7 @@ use crate::admission;
 use crate::error::StorageError;
 use crate::kv_store::{Batch, CommitDurability};
 use crate::log_store::codec;
-use crate::log_store::log::frame::Touched;
+use crate::log_store::log::frame::{LogPosition, Touched};
 use crate::log_store::log::payload;
 use crate::log_store::record::OVERHEAD_MAX;
 use crate::log_store::shard::{Shard, Writer, WriterGuard};
@@ -44,8 +44,8 @@ struct Written {
     writer: WriterGuard,
     /// The last frame before the group.
     before: u64,
-    /// The log file before the group: no frame of it lies in an older one.
-    file: u64,
+    /// A place in the log at or before the group's first frame.
+    place: LogPosition,
     admitted: Vec<Admitted>,
 }
 
@@ -77,16 +77,19 @@ impl<'g> CommitJob<'g> {
         self.results = admission::admit_group(self.group, |vbucket| shard.position(vbucket));
         let admitted = self.admitted();
         let before = writer.log.last_sequence();
-        let file = writer.log.current_file();
+        let place = LogPosition {
+            file: writer.log.current_file(),
+            sequence: before.saturating_add(1),
+        };
         let abandoned = writer.log.abandoned_files;
         let written = self.push_frames(&mut writer, &admitted).and_then(|()| {
             writer.log.write().map_err(StorageError::from)
         });
         writer.needs_manifest |= writer.log.abandoned_files != abandoned;
         match written {
-            Ok(()) => Committing::Written(Written { writer, before, file, admitted }),
+            Ok(()) => Committing::Written(Written { writer, before, place, admitted }),
             Err(error) => {
-                self.give_up(Written { writer, before, file, admitted }, &error);
+                self.give_up(Written { writer, before, place, admitted }, &error);
                 Committing::Done
             }
         }
@@ -163,7 +166,7 @@ impl<'g> CommitJob<'g> {
             let bytes = batch.items.iter().map(|item| item.user_bytes()).sum();
             self.shard.unsealed_bytes.fetch_add(bytes, Ordering::Relaxed);
             if let Some(layer) = one.version.active() {
-                layer.append(&batch.items, one.state, written.file);
+                layer.append(&batch.items, one.state, written.place);
             }
         }
     }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::names::{Kind, Name};
-use crate::log_store::segment::{Segment, SegmentMeta};
+use crate::log_store::segment::{ExtentWriter, Segment, SegmentMeta};
 
 /// Where the first extent begins, and what extents are aligned to: a disk block, so that all of it can be punched.
 pub(crate) const EXTENT_ALIGNMENT: u64 = 4096;
@@ -81,6 +81,15 @@ pub(crate) struct NewContainer {
     pub(crate) number: u64,
     pub(crate) name: Arc<str>,
     pub(crate) file: Arc<dyn DiskFile>,
+}
+
+impl NewContainer {
+    /// A writer at the container's first extent; the container itself goes into `keeper`.
+    pub(crate) fn writer(self, keeper: &mut Option<NewContainer>) -> ExtentWriter {
+        let (file, name) = (Arc::clone(&self.file), Arc::clone(&self.name));
+        *keeper = Some(self);
+        ExtentWriter::new(file, name, EXTENT_ALIGNMENT)
+    }
 }
 
 impl Containers {

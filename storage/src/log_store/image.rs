@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counts::VbucketCounts;
 use crate::document::Item;
+use crate::log_store::log::frame::LogPosition;
 use crate::log_store::log::payload::{Edit, LoggedBatch, Place};
 use crate::log_store::segment::SegmentMeta;
 use crate::log_store::version::RollbackMark;
@@ -22,17 +23,22 @@ pub(crate) struct Image {
     pub(crate) rollbacks: Vec<RollbackMark>,
     pub(crate) identity: Arc<VbucketIdentity>,
     pub(crate) watermarks: Watermarks,
+    /// What the vbucket was before the first unsealed item.
+    pub(crate) base: Watermarks,
     pub(crate) segments: Vec<SegmentMeta>,
     pub(crate) sealed: Seqno,
+    pub(crate) exact_from: Seqno,
     pub(crate) counts: VbucketCounts,
-    /// The last frame whose edits and states are in here. Items above `sealed` are only in the log.
+    /// The last frame whose edits and states are in here.
     pub(crate) covers: u64,
+    /// Items above `sealed` are only in the log, in this frame and later ones.
+    pub(crate) needs_from: u64,
 }
 
-/// A batch of the log that is not sealed yet, and the log file that holds it.
+/// A batch of the log that is not sealed yet, and where in the log it lies.
 #[derive(Clone, Debug)]
 pub(crate) struct UnsealedBatch {
-    pub(crate) file: u64,
+    pub(crate) position: LogPosition,
     pub(crate) items: Vec<Arc<Item>>,
     pub(crate) state: VbucketStateRecord,
 }
@@ -67,15 +73,18 @@ impl Replay {
             rollbacks: Vec::new(),
             identity,
             watermarks,
+            base: watermarks,
             segments: Vec::new(),
             sealed: Seqno::ZERO,
+            exact_from: watermarks.high_seqno,
             counts: VbucketCounts::default(),
             covers: sequence,
+            needs_from: sequence.saturating_add(1),
         })
     }
 
     /// Takes a batch in: its items as far as they are neither sealed nor undone, its state if it is news.
-    pub(crate) fn batch(&mut self, batch: LoggedBatch, sequence: u64, file: u64) {
+    pub(crate) fn batch(&mut self, batch: LoggedBatch, position: LogPosition) {
         if batch.place.incarnation != self.image.place.incarnation {
             return;
         }
@@ -87,16 +96,16 @@ impl Replay {
         let limit = undone.map_or(Seqno::MAX, |mark| mark.to);
         let mut items = batch.items;
         items.retain(|item| item.seqno > self.image.sealed && item.seqno <= limit);
-        if sequence > self.image.covers {
+        if position.sequence > self.image.covers {
             self.image.watermarks = watermarks;
             if let Some(identity) = batch.identity {
                 self.image.identity = identity;
             }
         }
-        if !items.is_empty() {
+        if !items.is_empty() || watermarks.high_seqno >= self.image.sealed {
             let identity = Arc::clone(&self.image.identity);
             let state = VbucketStateRecord { identity, watermarks };
-            self.batches.push(UnsealedBatch { file, items, state });
+            self.batches.push(UnsealedBatch { position, items, state });
         }
     }
 
@@ -146,14 +155,18 @@ impl Replay {
         let epoch = RollbackEpoch(self.image.place.epoch.0.saturating_add(1));
         self.image.place.epoch = epoch;
         self.image.sealed = self.image.sealed.min(to);
+        self.image.exact_from = self.image.exact_from.min(to);
         self.image.rollbacks.push(RollbackMark { epoch, to, watermarks, sequence });
+        if to < self.image.base.high_seqno {
+            self.image.base = watermarks;
+        }
         for batch in &mut self.batches {
             if batch.state.watermarks.high_seqno > to {
                 batch.items.retain(|item| item.seqno <= to);
                 batch.state.watermarks = watermarks;
             }
         }
-        self.batches.retain(|batch| !batch.items.is_empty());
+        self.batches.retain(|batch| !batch.items.is_empty() || batch.state.watermarks != watermarks);
     }
 
     fn seal_up_to(&mut self, sealed: Seqno) {
@@ -161,7 +174,13 @@ impl Replay {
         for batch in &mut self.batches {
             batch.items.retain(|item| item.seqno > sealed);
         }
-        self.batches.retain(|batch| !batch.items.is_empty());
+        let bases = self.batches.iter().map(|batch| batch.state.watermarks);
+        if let Some(base) = bases.filter(|base| base.high_seqno <= sealed).last() {
+            self.image.base = base;
+        }
+        self.batches.retain(|batch| {
+            !batch.items.is_empty() || batch.state.watermarks.high_seqno > sealed
+        });
     }
 
     fn merge(&mut self, inputs: &[u64], output: SegmentMeta) -> Result<(), String> {

@@ -5,8 +5,8 @@
 //! first reader that needs it and extended by later ones.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
@@ -16,8 +16,9 @@ use crate::counts::{VbucketCounts, Weight};
 use crate::document::{Item, Namespace, Predecessor};
 use crate::error::StorageError;
 use crate::log_store::append_log::AppendLog;
+use crate::log_store::log::frame::LogPosition;
 use crate::seqno::Seqno;
-use crate::vbucket::VbucketStateRecord;
+use crate::vbucket::{VbucketStateRecord, Watermarks};
 
 /// Not superseded; no item has this seqno.
 const NEVER: u64 = u64::MAX;
@@ -35,8 +36,8 @@ pub(crate) struct Layer {
     published: AtomicUsize,
     /// Key and value bytes of the entries.
     bytes: AtomicU64,
-    /// Number of the log file that holds the first item; `NEVER` while there is none.
-    oldest_file: AtomicU64,
+    /// Where in the log the first item lies, or a place before it.
+    begin: OnceLock<LogPosition>,
     index: Mutex<Index>,
     /// Changes of the counts by the first so many entries.
     counted: Mutex<(usize, VbucketCounts)>,
@@ -64,14 +65,19 @@ impl Layer {
             batches: AppendLog::default(),
             published: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
-            oldest_file: AtomicU64::new(NEVER),
+            begin: OnceLock::new(),
             index: Mutex::default(),
             counted: Mutex::default(),
         }
     }
 
-    /// Appends a batch and publishes it. For the shard's writer only. `file` is the log file that holds it.
-    pub(crate) fn append(&self, items: &[Arc<Item>], state: VbucketStateRecord, file: u64) {
+    /// Appends a batch and publishes it. For the shard's writer only. The batch lies at or after `place` in the log.
+    pub(crate) fn append(
+        &self,
+        items: &[Arc<Item>],
+        state: VbucketStateRecord,
+        place: LogPosition,
+    ) {
         let count = self.published.load(Ordering::Relaxed);
         let begin = self.entries_after(count);
         let mut bytes = 0u64;
@@ -82,7 +88,7 @@ impl Layer {
             self.entries.set(begin.saturating_add(offset), entry);
         }
         if !items.is_empty() {
-            self.oldest_file.fetch_min(file, Ordering::Relaxed);
+            self.begin.get_or_init(|| place);
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         let entries_end = begin.saturating_add(items.len());
@@ -106,10 +112,19 @@ impl Layer {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The log file that holds the first item, if there is one.
-    pub(crate) fn oldest_file(&self) -> Option<u64> {
-        let file = self.oldest_file.load(Ordering::Relaxed);
-        (file != NEVER).then_some(file)
+    /// State before the first batch.
+    pub(crate) fn base(&self) -> &VbucketStateRecord {
+        &self.base
+    }
+
+    /// Where in the log the first item lies (or a place before it), if there is one.
+    pub(crate) fn begin(&self) -> Option<LogPosition> {
+        self.begin.get().copied()
+    }
+
+    /// How many batches, to know when a layer of nothing but states has grown long.
+    pub(crate) fn batch_count(&self) -> usize {
+        self.published.load(Ordering::Acquire)
     }
 }
 
@@ -154,6 +169,12 @@ impl LayerView {
     /// Every batch.
     pub(crate) fn batches(&self) -> impl Iterator<Item = &CommittedBatch> {
         self.layer.batches.range(0..self.batches)
+    }
+
+    /// What the vbucket was before the first batch, and after each.
+    pub(crate) fn boundaries(&self) -> impl Iterator<Item = Watermarks> {
+        let base = std::iter::once(self.layer.base.watermarks);
+        base.chain(self.batches().map(|batch| batch.state.watermarks))
     }
 
     /// Number of the first item with a seqno at or above `seqno`.

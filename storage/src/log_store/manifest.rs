@@ -100,6 +100,13 @@ impl RawEntry {
         Ok(RawEntry { vbucket: image.place.vbucket, bytes: bytes.into(), crc })
     }
 
+    /// The entry of a vbucket of which nothing is known but that it exists; it reads back as damaged.
+    pub(crate) fn unreadable(vbucket: VbucketId) -> RawEntry {
+        let bytes = Bytes::new();
+        let crc = !crc32c::crc32c(&bytes);
+        RawEntry { vbucket, bytes, crc }
+    }
+
     /// The image, if the bytes are what was written.
     pub(crate) fn image(&self) -> Result<Image, String> {
         if crc32c::crc32c(&self.bytes) != self.crc {

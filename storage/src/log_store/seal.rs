@@ -21,7 +21,7 @@ use crate::log_store::segment::{
     SegmentTail, SegmentWriter,
 };
 use crate::log_store::shard::{BusyGuard, Shard, Slot};
-use crate::log_store::version::{SegmentView, Version};
+use crate::log_store::version::{SegmentView, Version, apply_kills};
 use crate::outcome::{Job, Outcome};
 use crate::seqno::Seqno;
 use crate::vbucket::{VbucketId, Watermarks};
@@ -33,24 +33,19 @@ pub(crate) struct SealJob {
     history_floor: Seqno,
     vbuckets: Vec<VbucketId>,
     busy: Option<BusyGuard>,
+    /// The container being filled; removed unless the seal gets as far as to publish.
+    container: Option<NewContainer>,
     state: Sealing,
 }
 
 #[derive(Debug)]
 enum Sealing {
     Begin,
-    Write { output: Output, todo: VecDeque<Arc<Version>>, sealed: Vec<Sealed> },
-    Sync { output: Output, sealed: Vec<Sealed> },
-    SyncDirectory { output: Output, sealed: Vec<Sealed> },
-    Publish { sealed: Vec<Opened> },
+    Write { extent: ExtentWriter, todo: VecDeque<Arc<Version>>, sealed: Vec<Sealed> },
+    Sync(Vec<Sealed>),
+    SyncDirectory(Vec<Sealed>),
+    Publish(Vec<Opened>),
     Done,
-}
-
-/// The container being filled.
-#[derive(Debug)]
-struct Output {
-    container: NewContainer,
-    extent: Option<ExtentWriter>,
 }
 
 /// One vbucket's new segment, and what it changes.
@@ -72,7 +67,8 @@ struct Opened {
 
 impl SealJob {
     pub(crate) fn new(shard: Arc<Shard>, vbuckets: Vec<VbucketId>, history_floor: Seqno) -> Self {
-        SealJob { shard, history_floor, vbuckets, busy: None, state: Sealing::Begin }
+        let (busy, container, state) = (None, None, Sealing::Begin);
+        SealJob { shard, history_floor, vbuckets, busy, container, state }
     }
 
     fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
@@ -81,26 +77,23 @@ impl SealJob {
                 Begun::Nothing => return Ok(Outcome::Complete(())),
                 Begun::Waits => Sealing::Begin,
                 Begun::Frozen(todo) => {
-                    let container = self.shard.containers.create()?;
-                    let extent = ExtentWriter::new(
-                        Arc::clone(&container.file),
-                        Arc::clone(&container.name),
-                        EXTENT_ALIGNMENT,
-                    );
-                    let output = Output { container, extent: Some(extent) };
-                    Sealing::Write { output, todo, sealed: Vec::new() }
+                    let extent = self.shard.containers.create()?;
+                    let extent = extent.writer(&mut self.container);
+                    Sealing::Write { extent, todo, sealed: Vec::new() }
                 }
             },
-            Sealing::Write { output, todo, sealed } => self.write_next(output, todo, sealed)?,
-            Sealing::Sync { output, sealed } => {
-                self.or_discard(output.container.file.sync().map_err(Into::into), &output)?;
-                Sealing::SyncDirectory { output, sealed }
+            Sealing::Write { extent, todo, sealed } => self.write_next(extent, todo, sealed)?,
+            Sealing::Sync(sealed) => {
+                if let Some(container) = &self.container {
+                    container.file.sync()?;
+                }
+                Sealing::SyncDirectory(sealed)
             }
-            Sealing::SyncDirectory { output, sealed } => {
-                self.or_discard(self.shard.disk.sync_directory().map_err(Into::into), &output)?;
-                self.open(output, sealed)?
+            Sealing::SyncDirectory(sealed) => {
+                self.shard.disk.sync_directory()?;
+                self.open(sealed)?
             }
-            Sealing::Publish { sealed } => return self.publish(sealed),
+            Sealing::Publish(sealed) => return self.publish(sealed),
             Sealing::Done => return Ok(Outcome::Complete(())),
         };
         Ok(Outcome::Yielded)
@@ -127,31 +120,27 @@ impl SealJob {
 
     fn write_next(
         &self,
-        mut output: Output,
+        mut extent: ExtentWriter,
         mut todo: VecDeque<Arc<Version>>,
         mut sealed: Vec<Sealed>,
     ) -> Result<Sealing, StorageError> {
         let Some(version) = todo.pop_front() else {
-            if let Some(extent) = &mut output.extent {
-                let flushed = extent.flush();
-                self.or_discard(flushed, &output)?;
-            }
-            return Ok(Sealing::Sync { output, sealed });
+            extent.flush()?;
+            return Ok(Sealing::Sync(sealed));
         };
-        let written = self.write_segment(&mut output, &version);
-        sealed.push(self.or_discard(written, &output)?);
-        Ok(Sealing::Write { output, todo, sealed })
+        let (one, extent) = self.write_segment(extent, &version)?;
+        sealed.push(one);
+        Ok(Sealing::Write { extent, todo, sealed })
     }
 
     fn write_segment(
         &self,
-        output: &mut Output,
+        mut extent: ExtentWriter,
         version: &Version,
-    ) -> Result<Sealed, StorageError> {
+    ) -> Result<(Sealed, ExtentWriter), StorageError> {
         let frozen = frozen_layers(version);
         let views: Vec<LayerView> = frozen.iter().map(Layer::view).collect();
         let run = Run::of(&views, version, self.history_floor)?;
-        let mut extent = output.extent.take().ok_or(StorageError::Closed)?;
         extent.align(EXTENT_ALIGNMENT)?;
         let ident = SegmentIdent {
             vbucket: version.place.vbucket,
@@ -163,10 +152,10 @@ impl SealJob {
         let locations = run.write_records(&mut writer)?;
         writer.begin_index()?;
         run.write_index(&mut writer, &locations)?;
-        let boundaries = boundaries(&views, run.first());
+        let boundaries = last_at_each_seqno(views.iter().flat_map(LayerView::boundaries));
         let tail = SegmentTail {
             id: self.shard.new_segment_id(),
-            container: output.container.number,
+            container: self.container.as_ref().map_or(0, |new| new.number),
             exact_from: run.exact_from,
             kills: &run.kills_with_bytes(&locations),
             boundaries: &boundaries,
@@ -175,12 +164,14 @@ impl SealJob {
         };
         let kills = tail.kills.to_vec();
         let (meta, extent) = writer.finish(tail)?;
-        output.extent = Some(extent);
-        Ok(Sealed { place: version.place, layers: frozen.to_vec(), meta, kills, counts: run.counts })
+        let (place, layers, counts) = (version.place, frozen.to_vec(), run.counts);
+        Ok((Sealed { place, layers, meta, kills, counts }, extent))
     }
 
-    fn open(&self, output: Output, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {
-        self.shard.containers.adopt(output.container);
+    fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {
+        if let Some(container) = self.container.take() {
+            self.shard.containers.adopt(container);
+        }
         let mut opened = Vec::with_capacity(sealed.len());
         let metas: Vec<SegmentMeta> = sealed.iter().map(|one| one.meta.clone()).collect();
         for one in sealed {
@@ -190,12 +181,12 @@ impl SealJob {
             })?;
             opened.push(Opened { sealed: one, segment });
         }
-        Ok(Sealing::Publish { sealed: opened })
+        Ok(Sealing::Publish(opened))
     }
 
     fn publish(&mut self, sealed: Vec<Opened>) -> Result<Outcome<()>, StorageError> {
         let Some(mut writer) = self.shard.writer() else {
-            self.state = Sealing::Publish { sealed };
+            self.state = Sealing::Publish(sealed);
             return Ok(Outcome::Yielded);
         };
         let mut gone = None;
@@ -227,15 +218,6 @@ impl SealJob {
             Some(_) | None => Outcome::Complete(()),
         })
     }
-
-    /// Removes the container of a step that failed.
-    fn or_discard<T>(
-        &self,
-        result: Result<T, StorageError>,
-        output: &Output,
-    ) -> Result<T, StorageError> {
-        result.inspect_err(|_| self.shard.containers.discard(&output.container))
-    }
 }
 
 enum Begun {
@@ -260,16 +242,12 @@ fn frozen_layers(version: &Version) -> &[Arc<Layer>] {
 }
 
 /// The batches' ends, as rollback and point-in-time reads need them: the last state at each high seqno.
-fn boundaries(views: &[LayerView], first: Seqno) -> Vec<Watermarks> {
+pub(crate) fn last_at_each_seqno(marks: impl IntoIterator<Item = Watermarks>) -> Vec<Watermarks> {
     let mut boundaries: Vec<Watermarks> = Vec::new();
-    for batch in views.iter().flat_map(LayerView::batches) {
-        let watermarks = batch.state.watermarks;
-        if watermarks.high_seqno < first {
-            continue;
-        }
+    for mark in marks {
         match boundaries.last_mut() {
-            Some(last) if last.high_seqno == watermarks.high_seqno => *last = watermarks,
-            _ => boundaries.push(watermarks),
+            Some(last) if last.high_seqno == mark.high_seqno => *last = mark,
+            _ => boundaries.push(mark),
         }
     }
     boundaries
@@ -479,7 +457,7 @@ impl Opened {
         next.layers.retain(|layer| !sealed.layers.iter().any(|gone| Arc::ptr_eq(gone, layer)));
         let dead = Arc::new(RoaringTreemap::new());
         next.segments.push(SegmentView { segment, dead, dead_bytes: 0 });
-        next.apply_kills(&sealed.kills);
+        apply_kills(&mut next.segments, &sealed.kills);
         next
     }
 }
@@ -494,6 +472,9 @@ impl Job for SealJob {
         });
         if !matches!(outcome, Outcome::Yielded) {
             self.busy = None;
+            if let Some(container) = self.container.take() {
+                self.shard.containers.discard(&container);
+            }
         }
         outcome
     }

@@ -17,9 +17,9 @@ use crate::kv_store::VbucketPosition;
 use crate::log_store::codec;
 use crate::log_store::containers::Containers;
 use crate::log_store::image::Image;
-use crate::log_store::log::frame::Touched;
+use crate::log_store::log::frame::{LogPosition, Touched};
 use crate::log_store::log::payload::{self, Edit, Place};
-use crate::log_store::log::writer::LogWriter;
+use crate::log_store::log::writer::{LogFileSpan, LogWriter};
 use crate::log_store::manifest::RawEntry;
 use crate::log_store::options::OpenOptions;
 use crate::log_store::segment::SegmentMeta;
@@ -51,8 +51,8 @@ pub(crate) struct Writer {
     pub(crate) log: LogWriter,
     pub(crate) next_incarnation: u64,
     pub(crate) next_manifest: u64,
-    /// Edits up to this frame are in a durable manifest.
-    pub(crate) manifest_covers: u64,
+    /// Where the newest manifest says the log begins.
+    pub(crate) begin: LogPosition,
     /// An edit's sync failed: only a manifest written since can say what holds (rule R3).
     pub(crate) needs_manifest: bool,
     pub(crate) is_closed: bool,
@@ -82,7 +82,9 @@ pub(crate) struct Shard {
     pub(crate) checkpointing: Busy,
     pub(crate) preparing: Busy,
     /// Log files no manifest needs any more, waiting to be used again or removed.
-    pub(crate) obsolete: Mutex<Vec<crate::log_store::log::writer::LogFileSpan>>,
+    pub(crate) obsolete: Mutex<Vec<LogFileSpan>>,
+    /// Seals since the last checkpoint: there may be log files to give back.
+    pub(crate) wants_checkpoint: AtomicBool,
 }
 
 /// Whether a job of one kind is at work.
@@ -272,15 +274,19 @@ impl Writer {
 /// A version as the manifest remembers it.
 pub(crate) fn image_of(version: &Version, covers: u64) -> Option<Image> {
     let state = version.state()?;
+    let after = covers.saturating_add(1);
     Some(Image {
         place: version.place,
         rollbacks: version.rollbacks.clone(),
         identity: state.identity,
         watermarks: state.watermarks,
+        base: version.base(),
         segments: version.segments.iter().map(|view| view.segment.meta().clone()).collect(),
         sealed: version.sealed,
+        exact_from: version.exact_from,
         counts: VbucketCounts::clone(&version.counts),
         covers,
+        needs_from: version.log_begin().map_or(after, |begin| begin.sequence.min(after)),
     })
 }
 

@@ -12,6 +12,7 @@ use crate::counts::{VbucketCounts, Weight};
 use crate::document::{Item, Namespace};
 use crate::error::StorageError;
 use crate::log_store::layer::{Layer, LayerView};
+use crate::log_store::log::frame::LogPosition;
 use crate::log_store::log::payload::Place;
 use crate::log_store::segment::{FoundEntry, IndexKey, Kill, Segment, hash};
 use crate::seqno::Seqno;
@@ -29,6 +30,8 @@ pub(crate) struct Version {
     pub(crate) layers: Vec<Arc<Layer>>,
     /// Every item up to here lies in the segments.
     pub(crate) sealed: Seqno,
+    /// Below this the vbucket's past is not known, whatever its segments hold.
+    pub(crate) exact_from: Seqno,
     /// Counts of what lies in the segments.
     pub(crate) counts: Arc<VbucketCounts>,
 }
@@ -60,7 +63,17 @@ impl SegmentView {
         self.segment.meta().visible_last()
     }
 
-    /// Marks victims of a newer segment dead.
+    /// Kills by what may be read: those of a killer above a cut never happened.
+    pub(crate) fn visible_kills(&self) -> Result<Vec<Kill>, StorageError> {
+        if self.segment.meta().kills == 0 {
+            return Ok(Vec::new());
+        }
+        let mut kills = self.segment.kills()?;
+        kills.retain(|kill| kill.killer <= self.high());
+        Ok(kills)
+    }
+
+    /// Marks a victim of a newer version dead.
     pub(crate) fn kill(&mut self, victim: Seqno, bytes: u32) {
         if Arc::make_mut(&mut self.dead).insert(victim.0) {
             self.dead_bytes = self.dead_bytes.saturating_add(u64::from(bytes));
@@ -75,6 +88,7 @@ impl Version {
             place,
             rollbacks: Vec::new(),
             segments: Vec::new(),
+            exact_from: state.watermarks.high_seqno,
             layers: vec![Arc::new(Layer::new(state))],
             sealed: Seqno::ZERO,
             counts: Arc::default(),
@@ -96,14 +110,28 @@ impl Version {
         self.active().map(|layer| layer.view().state().clone())
     }
 
+    /// What the vbucket was before the first unsealed item.
+    pub(crate) fn base(&self) -> Watermarks {
+        let views = self.views();
+        let marks = views.iter().flat_map(LayerView::boundaries);
+        let sealed = marks.take_while(|mark| mark.high_seqno <= self.sealed_or_created());
+        sealed.last().unwrap_or_default()
+    }
+
+    /// The high seqno of what needs no log: sealed, or there from the beginning.
+    fn sealed_or_created(&self) -> Seqno {
+        self.sealed.max(self.exact_from)
+    }
+
     /// Key and value bytes that are in no segment yet.
     pub(crate) fn unsealed_bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.bytes()).sum()
     }
 
-    /// The oldest log file this version needs.
-    pub(crate) fn oldest_file(&self) -> Option<u64> {
-        self.layers.iter().filter_map(|layer| layer.oldest_file()).min()
+    /// The place in the log from which on this version needs it, if it does.
+    pub(crate) fn log_begin(&self) -> Option<LogPosition> {
+        let begins = self.layers.iter().filter_map(|layer| layer.begin());
+        begins.min_by_key(|position| position.sequence)
     }
 
     /// The newest version of a key in the segments, unless it is dead.
@@ -145,19 +173,6 @@ impl Version {
         }
     }
 
-    /// Marks the victims of a kill list dead, each in the segment that holds it.
-    pub(crate) fn apply_kills(&mut self, kills: &[Kill]) {
-        let mut kills = kills.iter().peekable();
-        for view in &mut self.segments {
-            let (first, last) = (view.segment.meta().first_seqno, view.high());
-            while let Some(kill) = kills.next_if(|kill| kill.victim <= last) {
-                if kill.victim >= first {
-                    view.kill(kill.victim, kill.victim_bytes);
-                }
-            }
-        }
-    }
-
     /// Counts as of `views`.
     pub(crate) fn counts_with(&self, views: &[LayerView]) -> Result<VbucketCounts, StorageError> {
         let mut counts = VbucketCounts::clone(&self.counts);
@@ -181,5 +196,18 @@ impl FoundEntry {
     /// What the version it stands for counts.
     pub(crate) fn weight(&self, namespace: Namespace) -> Weight {
         Weight { namespace, is_tombstone: self.is_tombstone, user_bytes: self.user_bytes }
+    }
+}
+
+/// Marks the victims of a kill list, sorted by victim, dead, each in the segment that holds it.
+pub(crate) fn apply_kills(segments: &mut [SegmentView], kills: &[Kill]) {
+    let mut kills = kills.iter().peekable();
+    for view in segments {
+        let (first, last) = (view.segment.meta().first_seqno, view.high());
+        while let Some(kill) = kills.next_if(|kill| kill.victim <= last) {
+            if kill.victim >= first {
+                view.kill(kill.victim, kill.victim_bytes);
+            }
+        }
     }
 }

@@ -161,11 +161,25 @@ impl PrepareLogFile {
         Ok(Preparing::WriteHeader { file })
     }
 
+    /// Removes what an unfinished preparation left; what cannot be removed is removed at the next open.
+    pub(crate) fn clean_up(self) {
+        let is_unfinished = !matches!(self.state, Preparing::Begin) || self.recycled.is_none();
+        let name = self.name(Kind::LogPreparing);
+        if is_unfinished && let Err(error) = self.disk.remove(&name) {
+            tracing::debug!(file = %name, %error, "no leftover removed");
+        }
+    }
+
     /// All steps at once.
     pub(crate) fn run(mut self) -> Result<LogFile, DiskError> {
         loop {
-            if let Some(file) = self.step()? {
-                return Ok(file);
+            match self.step() {
+                Ok(None) => {}
+                Ok(Some(file)) => return Ok(file),
+                Err(error) => {
+                    self.clean_up();
+                    return Err(error);
+                }
             }
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct FoundFrame {
 pub(crate) struct LogDamage {
     /// First sequence missing.
     pub(crate) sequence: u64,
+    /// Last sequence missing.
+    pub(crate) until: u64,
     /// The vbuckets that may have had records there.
     pub(crate) touched: Touched,
     pub(crate) error: StorageError,
@@ -172,8 +174,9 @@ impl ScannedFile {
             _ => Touched::ALL,
         };
         let offset = single.map_or(offset, |(offset, _)| *offset);
-        let what = format!("log frame {sequence} is damaged");
-        LogDamage { sequence, touched, error: StorageError::corruption(&*self.name, offset, what) }
+        let what = format!("log frames {sequence} to {until} are damaged");
+        let error = StorageError::corruption(&*self.name, offset, what);
+        LogDamage { sequence, until, touched, error }
     }
 }
 
@@ -281,6 +284,7 @@ impl Walk {
             let what = format!("log frames {} to {synced} are missing", self.expected);
             self.found.damage.push(LogDamage {
                 sequence: self.expected,
+                until: synced,
                 touched: Touched::ALL,
                 error: StorageError::corruption("log", 0, what),
             });

@@ -324,7 +324,8 @@ impl LogWriter {
         PrepareLogFile::new(Arc::clone(&self.disk), header, None).run()
     }
 
-    fn next_header(&mut self, capacity: u64) -> LogFileHeader {
+    /// The header of the next file.
+    pub(crate) fn next_header(&mut self, capacity: u64) -> LogFileHeader {
         let number = self.next_number;
         self.next_number = number.saturating_add(1);
         let nonce = mix(self.owner.entropy ^ mix(number ^ (u64::from(self.owner.shard) << 48)));
@@ -336,14 +337,10 @@ impl LogWriter {
         }
     }
 
-    /// The header for a file to prepare, when one is needed: none is ready, and the current one is half full.
-    pub(crate) fn wants_spare(&mut self, recycled: Option<&LogFileSpan>) -> Option<LogFileHeader> {
-        let current = self.current.as_ref()?;
-        if self.spare.is_some() || current.position < current.log.capacity / 2 {
-            return None;
-        }
-        let capacity = recycled.map_or_else(|| self.capacity_wanted(), |span| span.capacity);
-        Some(self.next_header(capacity))
+    /// Whether a file should be prepared: none is ready, and the current one is half full.
+    pub(crate) fn wants_spare(&self) -> bool {
+        let half_full = |current: &Current| current.position >= current.log.capacity / 2;
+        self.spare.is_none() && self.current.as_ref().is_some_and(half_full)
     }
 
     /// Capacity a file prepared now should have.
@@ -367,6 +364,16 @@ impl LogWriter {
         std::mem::take(&mut self.discarded)
     }
 
+    /// The last frame before file `number`, if that is a file of the log.
+    pub(crate) fn before_file(&self, number: u64) -> Option<u64> {
+        self.files.iter().find(|span| span.number == number).map(|span| span.after)
+    }
+
+    /// The number the next file will have.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
     /// The files of the log that exist, oldest first.
     pub(crate) fn files(&self) -> &[LogFileSpan] {
         &self.files
@@ -374,7 +381,8 @@ impl LogWriter {
 
     /// Takes the files below number `oldest_needed` out of the log; the current one always stays.
     pub(crate) fn take_obsolete(&mut self, oldest_needed: u64) -> Vec<LogFileSpan> {
-        let keep_from = oldest_needed.min(self.current_file());
+        let current = self.current.as_ref().map_or(u64::MAX, |current| current.log.identity.number);
+        let keep_from = oldest_needed.min(current);
         let (obsolete, kept) =
             self.files.drain(..).partition(|span: &LogFileSpan| span.number < keep_from);
         self.files = kept;

@@ -1,0 +1,219 @@
+//! The checkpoint: a new manifest, after which older log files are no longer needed.
+//!
+//! Invariant: the images are taken in one moment under the writer's lock, after the log was made durable up to it;
+//! the manifest gets its name only when it is durable, and nothing is given back before that name is (rule R1).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::disk::OpenMode;
+use crate::error::StorageError;
+use crate::log_store::layer::Layer;
+use crate::log_store::log::frame::LogPosition;
+use crate::log_store::manifest::{self, ManifestOwner, RawEntry, ShardRecord};
+use crate::log_store::names::{Kind, Name};
+use crate::log_store::shard::{BusyGuard, Shard, Slot, Writer, image_of};
+use crate::log_store::version::{RollbackMark, Version};
+use crate::outcome::{AbortReason, Job, Outcome};
+
+/// A layer of nothing but states is made anew when it holds this many, so that it does not grow for ever.
+const STATES_MAX: usize = 64;
+
+/// Writes a shard's manifest.
+#[derive(Debug)]
+pub(crate) struct CheckpointJob {
+    shard: Arc<Shard>,
+    /// Whether this is the last act before the store closes.
+    is_closing: bool,
+    busy: Option<BusyGuard>,
+    state: Checkpointing,
+}
+
+#[derive(Debug)]
+enum Checkpointing {
+    Begin,
+    Write(Captured),
+    Rename(Captured),
+    SyncDirectory(Captured),
+    Finish(Captured),
+    Done,
+}
+
+/// The shard at one moment.
+#[derive(Debug)]
+struct Captured {
+    number: u64,
+    begin: LogPosition,
+    bytes: Vec<u8>,
+    /// Whether everything that a failed sync left in doubt is in here.
+    settles_doubt: bool,
+}
+
+impl CheckpointJob {
+    pub(crate) fn new(shard: Arc<Shard>, is_closing: bool) -> CheckpointJob {
+        CheckpointJob { shard, is_closing, busy: None, state: Checkpointing::Begin }
+    }
+
+    fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
+        self.state = match std::mem::replace(&mut self.state, Checkpointing::Done) {
+            Checkpointing::Begin => {
+                if self.busy.is_none() {
+                    self.busy = self.shard.checkpointing.try_begin();
+                }
+                if self.busy.is_none() {
+                    return Ok(Outcome::Aborted(AbortReason::Superseded));
+                }
+                match self.capture()? {
+                    Some(captured) => Checkpointing::Write(captured),
+                    None => Checkpointing::Begin,
+                }
+            }
+            Checkpointing::Write(captured) => {
+                let name = self.name(Kind::ManifestPreparing, captured.number);
+                let file = self.shard.disk.open(&name, OpenMode::CreateNew)?;
+                file.append(&captured.bytes)?;
+                file.sync()?;
+                Checkpointing::Rename(captured)
+            }
+            Checkpointing::Rename(captured) => {
+                let preparing = self.name(Kind::ManifestPreparing, captured.number);
+                let name = self.name(Kind::Manifest, captured.number);
+                self.shard.disk.rename(&preparing, &name)?;
+                Checkpointing::SyncDirectory(captured)
+            }
+            Checkpointing::SyncDirectory(captured) => {
+                self.shard.disk.sync_directory()?;
+                Checkpointing::Finish(captured)
+            }
+            Checkpointing::Finish(captured) => return self.finish(captured),
+            Checkpointing::Done => return Ok(Outcome::Complete(())),
+        };
+        Ok(Outcome::Yielded)
+    }
+
+    fn name(&self, kind: Kind, number: u64) -> String {
+        Name::new(kind, self.shard.number, number).to_string()
+    }
+
+    fn capture(&mut self) -> Result<Option<Captured>, StorageError> {
+        let Some(mut writer) = self.shard.writer() else { return Ok(None) };
+        writer.sync()?;
+        self.shard.note_synced(&writer);
+        self.shard.wants_checkpoint.store(false, Ordering::Release);
+        let covers = writer.log.last_sequence();
+        let (entries, begin) = self.entries(&writer, covers)?;
+        let number = writer.next_manifest;
+        writer.next_manifest = number.saturating_add(1);
+        writer.is_closed |= self.is_closing;
+        let synced = writer.log.synced();
+        let record = ShardRecord {
+            covers,
+            begin_file: begin.file,
+            begin_sequence: begin.sequence,
+            synced_file: synced.file,
+            synced_sequence: synced.sequence,
+            is_clean: self.is_closing,
+            next_incarnation: writer.next_incarnation,
+            next_segment: self.shard.next_segment.load(Ordering::Relaxed),
+            next_container: self.shard.containers.next_number(),
+            next_log_file: writer.log.next_number(),
+        };
+        let settles_doubt = writer.needs_manifest;
+        drop(writer);
+        let owner = ManifestOwner { store_id: self.shard.store_id, shard: self.shard.number, number };
+        let bytes = manifest::encode(owner, record, &entries)?;
+        Ok(Some(Captured { number, begin, bytes, settles_doubt }))
+    }
+
+    /// Every vbucket's entry, and the place from which on the log is needed.
+    fn entries(
+        &self,
+        writer: &Writer,
+        covers: u64,
+    ) -> Result<(Vec<RawEntry>, LogPosition), StorageError> {
+        let current = writer.log.current_file();
+        let mut oldest = current;
+        let mut entries = Vec::new();
+        let mut is_held = false;
+        for vbucket in self.shard.vbuckets() {
+            match self.shard.read_slot(vbucket) {
+                Slot::Absent => {}
+                Slot::Up(version) => {
+                    let version = self.shortened(version, writer.begin);
+                    oldest = oldest.min(version.log_begin().map_or(current, |begin| begin.file));
+                    let image = image_of(&version, covers).ok_or(StorageError::Closed)?;
+                    entries.push(RawEntry::of(&image)?);
+                }
+                Slot::Down(down) => {
+                    is_held = true;
+                    entries.push(down.entry.clone().unwrap_or_else(|| RawEntry::unreadable(vbucket)));
+                }
+            }
+        }
+        if is_held {
+            return Ok((entries, writer.begin));
+        }
+        let sequence = writer.log.before_file(oldest).unwrap_or(covers);
+        Ok((entries, LogPosition { file: oldest, sequence }))
+    }
+
+    /// The version without what has become useless: a long newest layer of nothing but states, and rollbacks
+    /// of which the log, beginning at `begin`, holds no undone items any more.
+    fn shortened(&self, version: Arc<Version>, begin: LogPosition) -> Arc<Version> {
+        let Some(active) = version.active() else { return version };
+        let view = active.view();
+        let is_long = view.is_empty() && active.batch_count() >= STATES_MAX;
+        let is_past = |mark: &RollbackMark| mark.sequence <= begin.sequence;
+        if !is_long && !version.rollbacks.iter().any(is_past) {
+            return version;
+        }
+        let mut next = Version::clone(&version);
+        next.rollbacks.retain(|mark| !is_past(mark));
+        if is_long {
+            next.layers.pop();
+            next.layers.push(Arc::new(Layer::new(view.state().clone())));
+        }
+        let next = Arc::new(next);
+        self.shard.publish(version.place.vbucket, Slot::Up(Arc::clone(&next)));
+        next
+    }
+
+    fn finish(&mut self, captured: Captured) -> Result<Outcome<()>, StorageError> {
+        // A closing store's own writer is closed, but this job still owns the end of it.
+        let Some(mut writer) = self.shard.writer() else {
+            self.state = Checkpointing::Finish(captured);
+            return Ok(Outcome::Yielded);
+        };
+        writer.begin = captured.begin;
+        if captured.settles_doubt {
+            writer.needs_manifest = false;
+        }
+        let obsolete = writer.log.take_obsolete(captured.begin.file);
+        drop(writer);
+        self.shard.obsolete.lock().extend(obsolete);
+        let old = self.shard.disk.list()?;
+        for name in old.iter().filter_map(|name| Name::parse(name)) {
+            let is_ours = name.shard == self.shard.number && name.number < captured.number;
+            if is_ours && matches!(name.kind, Kind::Manifest | Kind::ManifestPreparing) {
+                self.shard.disk.remove(&name.to_string())?;
+            }
+        }
+        Ok(Outcome::Complete(()))
+    }
+}
+
+impl Job for CheckpointJob {
+    type Output = ();
+
+    fn step(&mut self) -> Outcome<()> {
+        let outcome = self.advance().unwrap_or_else(|error| {
+            self.state = Checkpointing::Done;
+            self.shard.wants_checkpoint.store(true, Ordering::Release);
+            Outcome::Failed(error)
+        });
+        if !matches!(outcome, Outcome::Yielded) {
+            self.busy = None;
+        }
+        outcome
+    }
+}

@@ -1,0 +1,107 @@
+//! The identity file: what makes a directory a store, written once at creation.
+//!
+//! Invariant: a directory with this file is a store of exactly this shape; the file has its name only when it is
+//! durable, and nothing else is created before it. A directory with other files and without it is somebody else's.
+
+use crate::disk::{Disk, DiskErrorKind, OpenMode};
+use crate::error::StorageError;
+use crate::log_store::names::{IDENTITY, IDENTITY_TEMPORARY, LOCK};
+use crate::log_store::options::CreateOptions;
+
+/// Version of everything this program writes.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+const MAGIC: [u8; 8] = *b"PIGGIN\x00\x01";
+const LENGTH: usize = 32;
+
+/// Who a store is, and its shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) store_id: u64,
+    pub(crate) shape: CreateOptions,
+}
+
+impl Identity {
+    pub(crate) fn encode(&self, version: u32) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&version.to_le_bytes());
+        bytes.extend_from_slice(&self.shape.vbuckets.to_le_bytes());
+        bytes.extend_from_slice(&self.shape.log_shards.to_le_bytes());
+        bytes.extend_from_slice(&self.store_id.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Identity, StorageError> {
+        let damaged = |what: &str| StorageError::corruption(IDENTITY, 0, what);
+        let body = bytes.strip_prefix(&MAGIC).ok_or_else(|| damaged("not the mark of a store"))?;
+        let (version, rest) =
+            body.split_first_chunk::<4>().ok_or_else(|| damaged("the identity is cut off"))?;
+        let found = u32::from_le_bytes(*version);
+        let checked = bytes.get(..LENGTH.saturating_sub(4)).unwrap_or_default();
+        let crc = bytes.get(LENGTH.saturating_sub(4)..).and_then(|crc| crc.first_chunk::<4>());
+        if crc.map(|crc| u32::from_le_bytes(*crc)) != Some(crc32c::crc32c(checked)) {
+            return Err(damaged("the identity is damaged"));
+        }
+        if found != FORMAT_VERSION {
+            return Err(StorageError::FormatVersion { found, expected: FORMAT_VERSION });
+        }
+        let (vbuckets, rest) =
+            rest.split_first_chunk::<2>().ok_or_else(|| damaged("the identity is cut off"))?;
+        let (log_shards, rest) =
+            rest.split_first_chunk::<2>().ok_or_else(|| damaged("the identity is cut off"))?;
+        let (store_id, _) =
+            rest.split_first_chunk::<8>().ok_or_else(|| damaged("the identity is cut off"))?;
+        let shape = CreateOptions {
+            vbuckets: u16::from_le_bytes(*vbuckets),
+            log_shards: u16::from_le_bytes(*log_shards),
+        };
+        shape.check()?;
+        Ok(Identity { store_id: u64::from_le_bytes(*store_id), shape })
+    }
+
+    /// Makes an empty directory a store.
+    pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+        let names = disk.list()?;
+        if names.iter().any(|name| name == IDENTITY) {
+            return Err(StorageError::StoreExists);
+        }
+        let is_ours = |name: &&String| *name != IDENTITY_TEMPORARY && *name != LOCK;
+        if let Some(other) = names.iter().find(is_ours) {
+            return Err(StorageError::ForeignDirectory(other.clone()));
+        }
+        if names.iter().any(|name| name == IDENTITY_TEMPORARY) {
+            disk.remove(IDENTITY_TEMPORARY)?;
+        }
+        let file = disk.open(IDENTITY_TEMPORARY, OpenMode::CreateNew)?;
+        file.append(&self.encode(FORMAT_VERSION))?;
+        file.sync()?;
+        disk.rename(IDENTITY_TEMPORARY, IDENTITY)?;
+        disk.sync_directory()?;
+        Ok(())
+    }
+
+    /// Reads who the store in this directory is.
+    pub(crate) fn open(disk: &dyn Disk) -> Result<Identity, StorageError> {
+        let file = match disk.open(IDENTITY, OpenMode::Existing) {
+            Ok(file) => file,
+            Err(error) if error.kind == DiskErrorKind::NotFound => {
+                return Err(missing(&disk.list()?));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let length = usize::try_from(file.length()?).unwrap_or(usize::MAX).min(LENGTH);
+        let mut bytes = vec![0u8; length];
+        file.read_at(&mut bytes, 0)?;
+        Identity::decode(&bytes)
+    }
+}
+
+fn missing(names: &[String]) -> StorageError {
+    let is_ours = |name: &&String| *name != IDENTITY_TEMPORARY && *name != LOCK;
+    match names.iter().find(is_ours) {
+        Some(other) => StorageError::ForeignDirectory(other.clone()),
+        None => StorageError::NoStore,
+    }
+}

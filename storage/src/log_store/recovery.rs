@@ -1,0 +1,386 @@
+//! Recovery: from the files a shard left behind to versions that serve.
+//!
+//! Invariant: manifest, segment footers, then the log. What was durable is there exactly; what was not is gone
+//! without a trace. Damage takes down the vbuckets it may concern, by name, and keeps every file they may need; the
+//! others serve. Nothing is called durable before it was synced here once (rule R3).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::disk::{Disk, DiskErrorKind, OpenMode};
+use crate::error::StorageError;
+use crate::log_store::containers::Containers;
+use crate::log_store::identity::Identity;
+use crate::log_store::image::{Image, Replay};
+use crate::log_store::layer::Layer;
+use crate::log_store::log::frame::{LogPosition, Touched};
+use crate::log_store::log::payload::{self, Edit, Record};
+use crate::log_store::log::reader::{FoundFrame, FoundLog, LogDamage, read_log};
+use crate::log_store::log::writer::{LogOwner, LogResume, LogWriter};
+use crate::log_store::manifest::{self, Manifest, ManifestOwner, RawEntry, ShardRecord};
+use crate::log_store::names::{Kind, Name};
+use crate::log_store::options::{CreateOptions, OpenOptions};
+use crate::log_store::segment::SegmentMeta;
+use crate::log_store::shard::{Busy, Down, Shard, Slot, Writer};
+use crate::log_store::version::{SegmentView, Version, apply_kills};
+use crate::vbucket::{VbucketId, VbucketStateRecord};
+
+/// A vbucket while the log is replayed.
+enum State {
+    Up { replay: Box<Replay>, entry: Option<RawEntry> },
+    Down(Down),
+}
+
+/// Everything learnt so far of one shard.
+struct Recovery {
+    identity: Identity,
+    number: u16,
+    disk: Arc<dyn Disk>,
+    options: OpenOptions,
+    record: ShardRecord,
+    states: BTreeMap<VbucketId, State>,
+    next_incarnation: u64,
+    next_segment: u64,
+    next_container: u64,
+}
+
+/// Opens one shard from what is in the directory.
+pub(crate) fn open_shard(
+    disk: &Arc<dyn Disk>,
+    identity: Identity,
+    number: u16,
+    options: OpenOptions,
+) -> Result<Shard, StorageError> {
+    let names = disk.list()?;
+    let names: Vec<Name> = names.iter().filter_map(|name| Name::parse(name)).collect();
+    let names: Vec<Name> = names.into_iter().filter(|name| name.shard == number).collect();
+    let manifests = names.iter().filter(|name| name.kind == Kind::Manifest);
+    let newest = manifests.map(|name| name.number).max();
+    let mut recovery = Recovery::begin(disk, identity, number, options, newest)?;
+    let mut found = read_log(disk, &names, identity.store_id, recovery.record.bounds())?;
+    recovery.replay(std::mem::take(&mut found.frames), &found.damage);
+    settle(disk, &found)?;
+    recovery.finish(&names, newest.unwrap_or(0), found)
+}
+
+/// Makes durable what recovery read: it may have come from memory, not from the disk.
+fn settle(disk: &Arc<dyn Disk>, found: &FoundLog) -> Result<(), StorageError> {
+    for span in &found.files {
+        disk.open(&span.name, OpenMode::Existing)?.sync()?;
+    }
+    disk.sync_directory()?;
+    Ok(())
+}
+
+impl Recovery {
+    fn begin(
+        disk: &Arc<dyn Disk>,
+        identity: Identity,
+        number: u16,
+        options: OpenOptions,
+        newest: Option<u64>,
+    ) -> Result<Recovery, StorageError> {
+        let manifest = match newest {
+            Some(newest) => {
+                let name = Name::new(Kind::Manifest, number, newest).to_string();
+                let store_id = identity.store_id;
+                let owner = ManifestOwner { store_id, shard: number, number: newest };
+                manifest::read(&**disk, &name, owner)?
+            }
+            None => Manifest { record: ShardRecord::NEW, entries: Vec::new() },
+        };
+        let record = manifest.record;
+        let mut states = BTreeMap::new();
+        let name = Name::new(Kind::Manifest, number, newest.unwrap_or(0)).to_string();
+        for (offset, entry) in manifest.entries {
+            let vbucket = entry.vbucket;
+            let state = match entry.image() {
+                Ok(image) => State::Up {
+                    replay: Box::new(Replay::new(image)),
+                    entry: Some(entry),
+                },
+                Err(what) => {
+                    let cause = StorageError::corruption(name.as_str(), offset, what);
+                    State::Down(Down { cause, entry: Some(entry) })
+                }
+            };
+            states.insert(vbucket, state);
+        }
+        Ok(Recovery {
+            identity,
+            number,
+            disk: Arc::clone(disk),
+            options,
+            record,
+            states,
+            next_incarnation: record.next_incarnation,
+            next_segment: record.next_segment,
+            next_container: record.next_container,
+        })
+    }
+
+    /// Applies the log, with damage taking effect at its place in the sequence.
+    fn replay(&mut self, frames: Vec<FoundFrame>, damage: &[LogDamage]) {
+        let mut damage = damage.iter().peekable();
+        for frame in frames {
+            while let Some(damage) = damage.next_if(|d| d.sequence < frame.position.sequence) {
+                self.take_down(damage);
+            }
+            self.frame(&frame);
+        }
+        for damage in damage {
+            self.take_down(damage);
+        }
+    }
+
+    /// Takes down what may have had records in the damaged part.
+    fn take_down(&mut self, damage: &LogDamage) {
+        for (vbucket, state) in &mut self.states {
+            let State::Up { replay, entry } = state else { continue };
+            let needs_it = damage.until >= replay.image.needs_from;
+            if needs_it && damage.touched.contains(*vbucket) {
+                let cause = damage.error.clone();
+                *state = State::Down(Down { cause, entry: entry.clone() });
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: &FoundFrame) {
+        let records = match payload::read(&frame.payload) {
+            Ok(records) => records,
+            Err(what) => {
+                // The checksum held, so no medium did this; whoever has records here stays down.
+                let error =
+                    StorageError::corruption(&*frame.file_name, frame.offset, what.as_str());
+                let touched = Touched::ALL;
+                let sequence = frame.position.sequence;
+                return self.take_down(&LogDamage { sequence, until: sequence, touched, error });
+            }
+        };
+        for record in records {
+            match record {
+                Record::Batch(batch) => {
+                    if let Some(State::Up { replay, .. }) = self.states.get_mut(&batch.place.vbucket)
+                    {
+                        replay.batch(batch, frame.position);
+                    }
+                }
+                Record::Edit(edit) => self.edit(*edit, frame),
+            }
+        }
+    }
+
+    fn edit(&mut self, edit: Edit, frame: &FoundFrame) {
+        let sequence = frame.position.sequence;
+        self.note_numbers(&edit);
+        let vbucket = edit.place().vbucket;
+        match edit {
+            Edit::Create { place, identity, watermarks } if sequence > self.record.covers => {
+                let replay = Replay::created(place, identity, watermarks, sequence);
+                let entry = RawEntry::of(&replay.image).ok();
+                let state = State::Up { replay: Box::new(replay), entry };
+                self.states.insert(vbucket, state);
+            }
+            Edit::Delete { .. } if sequence > self.record.covers => {
+                self.states.remove(&vbucket);
+            }
+            edit => {
+                let Some(State::Up { replay, entry }) = self.states.get_mut(&vbucket) else { return };
+                if let Err(what) = replay.edit(edit, sequence) {
+                    let cause = StorageError::corruption(&*frame.file_name, frame.offset, what);
+                    let entry = entry.clone();
+                    self.states.insert(vbucket, State::Down(Down { cause, entry }));
+                }
+            }
+        }
+    }
+
+    /// Numbers given since the manifest are never given again.
+    fn note_numbers(&mut self, edit: &Edit) {
+        let incarnation = edit.place().incarnation.0.saturating_add(1);
+        self.next_incarnation = self.next_incarnation.max(incarnation);
+        let metas: &[SegmentMeta] = match edit {
+            Edit::Seal { segment, .. } => std::slice::from_ref(segment),
+            Edit::Merge { output, .. } => std::slice::from_ref(output),
+            Edit::Rollback { segments, .. } => segments,
+            Edit::Create { .. } | Edit::Delete { .. } | Edit::Relocate { .. } => &[],
+        };
+        for meta in metas {
+            self.next_segment = self.next_segment.max(meta.id.saturating_add(1));
+        }
+    }
+
+    fn finish(
+        mut self,
+        names: &[Name],
+        newest_manifest: u64,
+        found: FoundLog,
+    ) -> Result<Shard, StorageError> {
+        for name in names.iter().filter(|name| name.kind == Kind::Container) {
+            self.next_container = self.next_container.max(name.number.saturating_add(1));
+        }
+        let store_id = self.identity.store_id;
+        let disk = Arc::clone(&self.disk);
+        let containers = Containers::new(disk, store_id, self.number, self.next_container);
+        let slots = self.open_slots(&containers);
+        let holds = slots.values().any(|slot| matches!(slot, Slot::Down(_)));
+        self.remove_leftovers(names, newest_manifest, &found, &containers, holds)?;
+        Ok(self.shard(containers, slots, newest_manifest, found))
+    }
+
+    /// Opens the segments of every vbucket; one whose segments cannot be read stays down.
+    fn open_slots(&mut self, containers: &Containers) -> BTreeMap<VbucketId, Slot> {
+        let mut slots = BTreeMap::new();
+        for (vbucket, state) in std::mem::take(&mut self.states) {
+            let slot = match state {
+                State::Down(down) => Slot::Down(Arc::new(down)),
+                State::Up { replay, entry } => match version_of(*replay, containers) {
+                    Ok(version) => Slot::Up(Arc::new(version)),
+                    Err(cause) => Slot::Down(Arc::new(Down { cause, entry })),
+                },
+            };
+            slots.insert(vbucket, slot);
+        }
+        slots
+    }
+
+    /// Removes what interrupted steps left behind. What a vbucket that is down may need stays.
+    fn remove_leftovers(
+        &self,
+        names: &[Name],
+        newest_manifest: u64,
+        found: &FoundLog,
+        containers: &Containers,
+        holds: bool,
+    ) -> Result<(), StorageError> {
+        let known = containers.names();
+        for name in names {
+            let text = name.to_string();
+            let is_leftover = match name.kind {
+                Kind::LogPreparing | Kind::ManifestPreparing => true,
+                Kind::Manifest => name.number < newest_manifest,
+                Kind::Log => !holds && found.unused.contains(&text),
+                Kind::Container => !holds && !known.iter().any(|known| **known == *text),
+            };
+            if is_leftover {
+                match self.disk.remove(&text) {
+                    Ok(()) => {}
+                    // A disk that can only be read keeps its leftovers; they do no harm.
+                    Err(error) if error.kind == DiskErrorKind::ReadOnly => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn shard(
+        self,
+        containers: Containers,
+        mut slots: BTreeMap<VbucketId, Slot>,
+        newest_manifest: u64,
+        found: FoundLog,
+    ) -> Shard {
+        let owner = LogOwner {
+            store_id: self.identity.store_id,
+            shard: self.number,
+            entropy: self.options.entropy,
+        };
+        let resume = LogResume {
+            synced: found.last,
+            next_number: found.highest_number.saturating_add(1).max(self.record.next_log_file),
+            files: found.files,
+            current: found.tail,
+        };
+        let log =
+            LogWriter::new(Arc::clone(&self.disk), owner, self.options.log_sizes(), resume);
+        let bounds = self.record.bounds();
+        let writer = Writer {
+            log,
+            next_incarnation: self.next_incarnation,
+            next_manifest: newest_manifest.saturating_add(1),
+            begin: bounds.begin,
+            needs_manifest: false,
+            is_closed: false,
+        };
+        let CreateOptions { vbuckets, log_shards } = self.identity.shape;
+        let mine = (self.number..vbuckets).step_by(usize::from(log_shards.max(1)));
+        let slots: Vec<RwLock<Slot>> = mine
+            .filter_map(VbucketId::new)
+            .map(|vbucket| RwLock::new(slots.remove(&vbucket).unwrap_or(Slot::Absent)))
+            .collect();
+        let unsealed = slots.iter().map(|slot| match &*slot.read() {
+            Slot::Up(version) => version.unsealed_bytes(),
+            Slot::Absent | Slot::Down(_) => 0,
+        });
+        let unsealed_bytes = AtomicU64::new(unsealed.sum());
+        Shard {
+            number: self.number,
+            shard_count: log_shards,
+            store_id: self.identity.store_id,
+            disk: self.disk,
+            options: self.options,
+            slots,
+            synced: AtomicU64::new(writer.log.synced().sequence),
+            writer: Arc::new(Mutex::new(writer)),
+            containers,
+            next_segment: AtomicU64::new(self.next_segment),
+            unsealed_bytes,
+            sealing: Busy::default(),
+            merging: Busy::default(),
+            checkpointing: Busy::default(),
+            preparing: Busy::default(),
+            obsolete: Mutex::default(),
+            wants_checkpoint: AtomicBool::new(false),
+        }
+    }
+}
+
+/// A vbucket that serves, from its image and what the log holds beyond.
+fn version_of(replay: Replay, containers: &Containers) -> Result<Version, StorageError> {
+    let Replay { image, batches } = replay;
+    let state = image.state();
+    let base = VbucketStateRecord { watermarks: image.base, ..state.clone() };
+    let layer = Layer::new(base.clone());
+    let mut last = base;
+    for batch in batches {
+        layer.append(&batch.items, batch.state.clone(), batch.position);
+        last = batch.state;
+    }
+    if last != state {
+        // States that were flushed without items after the last batch.
+        layer.append(&[], state, LogPosition::default());
+    }
+    Ok(Version {
+        place: image.place,
+        rollbacks: image.rollbacks,
+        segments: open_segments(&image.segments, containers)?,
+        layers: vec![Arc::new(layer)],
+        sealed: image.sealed,
+        exact_from: image.exact_from,
+        counts: Arc::new(image.counts),
+    })
+}
+
+/// Opens segments and finds out which of their versions are dead.
+pub(crate) fn open_segments(
+    metas: &[SegmentMeta],
+    containers: &Containers,
+) -> Result<Vec<SegmentView>, StorageError> {
+    let mut views = Vec::with_capacity(metas.len());
+    for meta in metas {
+        let segment = containers.open_segment(meta)?;
+        views.push(SegmentView { segment, dead: Arc::default(), dead_bytes: 0 });
+    }
+    let mut kills = Vec::with_capacity(views.len());
+    for view in &views {
+        kills.push(view.visible_kills()?);
+    }
+    for kills in kills {
+        apply_kills(&mut views, &kills);
+    }
+    Ok(views)
+}
