@@ -3,3 +3,8 @@
 //! This crate holds re-exports and nothing else; each part says in its own documentation what it promises.
 
 pub use storage;
+
+/// The programs in README.md, compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -53,3 +53,6 @@ impl HybridLogicalClock {
         Cas(self.newest.load(Ordering::Acquire))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::{CollectionId, Namespace};
+use crate::document::{CollectionId, Item, Namespace};
 use crate::seqno::Seqno;
 
 /// Figures of one collection in one vbucket. Bytes are those of keys (with prefix) and values.
@@ -37,6 +37,16 @@ pub(crate) struct Weight {
     pub(crate) namespace: Namespace,
     pub(crate) is_tombstone: bool,
     pub(crate) user_bytes: u64,
+}
+
+impl Weight {
+    pub(crate) fn of(item: &Item) -> Weight {
+        Weight {
+            namespace: item.namespace(),
+            is_tombstone: item.operation.is_tombstone(),
+            user_bytes: item.user_bytes(),
+        }
+    }
 }
 
 impl CollectionCounts {
@@ -86,6 +96,12 @@ impl VbucketCounts {
         counts.high_seqno = counts.high_seqno.max(seqno);
     }
 
+    /// An item of the collection was written, whether or not it is still the newest of its key.
+    pub(crate) fn saw(&mut self, collection: CollectionId, seqno: Seqno) {
+        let counts = self.collections.entry(collection).or_default();
+        counts.high_seqno = counts.high_seqno.max(seqno);
+    }
+
     /// A version is no longer the newest of its key.
     pub(crate) fn lost(&mut self, collection: CollectionId, weight: Weight) {
         self.collections
@@ -98,6 +114,14 @@ impl VbucketCounts {
     pub(crate) fn apply(&mut self, delta: &VbucketCounts) {
         for (collection, change) in &delta.collections {
             accumulate(self.collections.entry(*collection).or_default(), change, 1);
+        }
+    }
+
+    /// Adds changes whose high seqnos replace the ones before: after a rollback they are lower.
+    pub(crate) fn apply_exact(&mut self, delta: &VbucketCounts) {
+        self.apply(delta);
+        for (collection, change) in &delta.collections {
+            self.collections.entry(*collection).or_default().high_seqno = change.high_seqno;
         }
     }
 

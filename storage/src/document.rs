@@ -319,3 +319,6 @@ impl Item {
             .saturating_add(self.document.value.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,16 @@ pub enum StorageError {
         /// Why.
         refusal: Refusal,
     },
+    /// A rollback to a seqno the vbucket has not reached.
+    #[error("vbucket {vbucket} cannot be rolled back to {to}: it is at {high_seqno}")]
+    RollbackAbove {
+        /// Which.
+        vbucket: VbucketId,
+        /// The seqno asked for.
+        to: Seqno,
+        /// Highest seqno held.
+        high_seqno: Seqno,
+    },
     /// A key outside the limits.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -156,6 +166,7 @@ impl StorageError {
         match self {
             StorageError::UnknownVbucket(_)
             | StorageError::VbucketExists(_)
+            | StorageError::RollbackAbove { .. }
             | StorageError::Key(_)
             | StorageError::FormatVersion { .. }
             | StorageError::ForeignDirectory(_)

@@ -101,3 +101,6 @@ impl From<FailoverTable> for Vec<FailoverEntry> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a failover table is empty, too long, out of order, or names uuid zero")]
 pub struct InvalidFailoverTable;
+
+#[cfg(test)]
+mod tests;

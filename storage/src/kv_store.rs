@@ -85,7 +85,8 @@ pub trait KvStore: std::fmt::Debug + Send + Sync + 'static {
     }
 
     /// Takes the vbucket back to `to`: what it holds afterwards is exactly what it held at that seqno, or, where
-    /// that is no longer known, nothing at all. Durable when complete.
+    /// that is no longer known, nothing at all. Every rollback begins a new epoch, also one to the high seqno,
+    /// which changes nothing else; one above it fails. Durable when complete.
     fn rollback(&self, vbucket: VbucketId, to: Seqno) -> Outcome<RolledBack>;
 
     /// Turns what was committed so far into its final form on disk. `history_floor`: versions whose killer is at

@@ -44,3 +44,6 @@ pub(crate) fn take_u32(bytes: &[u8]) -> Option<(u32, &[u8])> {
     let (value, rest) = take_u64(bytes)?;
     Some((u32::try_from(value).ok()?, rest))
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ pub mod kv_store;
 pub mod outcome;
 pub mod error;
 pub mod disk;
+mod admission;
+mod rollback_state;
 pub mod memory_store;
 pub mod log_store;
 

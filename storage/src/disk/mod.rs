@@ -10,7 +10,7 @@ pub mod simulated;
 use std::sync::Arc;
 
 pub use file_system::FileSystemDisk;
-pub use simulated::SimulatedDisk;
+pub use simulated::{Call, Fault, SimulatedDisk, SyncFailure};
 
 /// A directory of files. Names are plain file names: no separators, no directories below.
 pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
@@ -134,3 +134,19 @@ pub enum DiskErrorKind {
     #[error("{0}")]
     Other(String),
 }
+
+/// What is no plain file name would reach another directory, or not a file at all.
+fn refuse_unless_plain(verb: Verb, name: &str) -> Result<(), DiskError> {
+    let plain = !name.is_empty()
+        && name.len() <= FILE_NAME_BYTES_MAX
+        && !matches!(name, "." | "..")
+        && !name.contains(['/', '\0']);
+    if plain {
+        return Ok(());
+    }
+    let kind = DiskErrorKind::Other("not a plain file name".to_owned());
+    Err(DiskError { verb, file: name.to_owned(), kind })
+}
+
+/// The longest name the file systems of Linux and macOS take.
+const FILE_NAME_BYTES_MAX: usize = 255;

@@ -1,0 +1,215 @@
+//! The commit: batches of many vbuckets become one write, one sync, and then visible.
+//!
+//! Invariant: nothing of a batch is visible before all of it is as durable as was asked; a batch that is answered
+//! with an error is not visible, and the caller still has it. The steps are those a crash can fall between: written,
+//! synced, applied.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::admission;
+use crate::error::StorageError;
+use crate::kv_store::{Batch, CommitDurability};
+use crate::log_store::codec;
+use crate::log_store::log::frame::Touched;
+use crate::log_store::log::payload;
+use crate::log_store::record::OVERHEAD_MAX;
+use crate::log_store::shard::{Shard, Writer, WriterGuard};
+use crate::log_store::version::Version;
+use crate::outcome::{Job, Outcome};
+use crate::vbucket::VbucketStateRecord;
+
+/// Commits a group of batches of one shard, in steps.
+#[derive(Debug)]
+pub(crate) struct CommitJob<'g> {
+    shard: Arc<Shard>,
+    group: &'g [Batch],
+    durability: CommitDurability,
+    results: Vec<Result<(), StorageError>>,
+    state: Committing,
+}
+
+#[derive(Debug)]
+enum Committing {
+    Begin,
+    /// In the log file, not known durable.
+    Written(Written),
+    /// As durable as asked, not visible yet.
+    Durable(Written),
+    Done,
+}
+
+#[derive(Debug)]
+struct Written {
+    writer: WriterGuard,
+    /// The last frame before the group.
+    before: u64,
+    /// The log file before the group: no frame of it lies in an older one.
+    file: u64,
+    admitted: Vec<Admitted>,
+}
+
+/// A batch on its way: which of the group, where it goes, and the state record it leaves.
+#[derive(Debug)]
+struct Admitted {
+    index: usize,
+    version: Arc<Version>,
+    state: VbucketStateRecord,
+    bytes: u64,
+}
+
+impl<'g> CommitJob<'g> {
+    pub(crate) fn new(
+        shard: Arc<Shard>,
+        group: &'g [Batch],
+        durability: CommitDurability,
+    ) -> CommitJob<'g> {
+        CommitJob { shard, group, durability, results: Vec::new(), state: Committing::Begin }
+    }
+
+    fn begin(&mut self) -> Committing {
+        let Some(mut writer) = self.shard.writer() else { return Committing::Begin };
+        if writer.is_closed {
+            self.results = self.group.iter().map(|_| Err(StorageError::Closed)).collect();
+            return Committing::Done;
+        }
+        let shard = &self.shard;
+        self.results = admission::admit_group(self.group, |vbucket| shard.position(vbucket));
+        let admitted = self.admitted();
+        let before = writer.log.last_sequence();
+        let file = writer.log.current_file();
+        let abandoned = writer.log.abandoned_files;
+        let written = self.push_frames(&mut writer, &admitted).and_then(|()| {
+            writer.log.write().map_err(StorageError::from)
+        });
+        writer.needs_manifest |= writer.log.abandoned_files != abandoned;
+        match written {
+            Ok(()) => Committing::Written(Written { writer, before, file, admitted }),
+            Err(error) => {
+                self.give_up(Written { writer, before, file, admitted }, &error);
+                Committing::Done
+            }
+        }
+    }
+
+    fn admitted(&mut self) -> Vec<Admitted> {
+        let mut admitted = Vec::with_capacity(self.group.len());
+        for (index, (batch, result)) in self.group.iter().zip(&mut self.results).enumerate() {
+            if result.is_err() {
+                continue;
+            }
+            match self.shard.version(batch.vbucket) {
+                Ok(version) => admitted.extend(Admitted::new(index, version, batch)),
+                Err(error) => *result = Err(error),
+            }
+        }
+        admitted
+    }
+
+    /// Whole batches into frames of about the size allowed.
+    fn push_frames(&self, writer: &mut Writer, admitted: &[Admitted]) -> Result<(), StorageError> {
+        let bytes_max = self.shard.options.frame_bytes_max as u64;
+        let mut rest = admitted;
+        while !rest.is_empty() {
+            let mut bytes = 0u64;
+            let fit = rest.iter().take_while(|next| {
+                bytes = bytes.saturating_add(next.bytes);
+                bytes <= bytes_max
+            });
+            let (run, tail) = rest.split_at(fit.count().max(1));
+            self.push_frame(writer, run)?;
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    fn push_frame(&self, writer: &mut Writer, run: &[Admitted]) -> Result<(), StorageError> {
+        let mut touched = Touched::default();
+        let mut records = Vec::with_capacity(run.len());
+        for one in run {
+            let Some(batch) = self.group.get(one.index) else { continue };
+            let identity = batch.identity.as_ref().map(|identity| codec::encode(identity));
+            let identity = identity.transpose().map_err(|error| {
+                StorageError::Setting(format!("vbucket identity beyond its limit: {error}"))
+            })?;
+            touched.insert(batch.vbucket);
+            records.push((batch, &one.state.watermarks, identity));
+        }
+        writer.log.push_frame(touched, |out| {
+            for (batch, watermarks, identity) in &records {
+                payload::put_batch(out, batch, watermarks, identity.as_deref());
+            }
+        });
+        Ok(())
+    }
+
+    fn sync(&mut self, mut written: Written) -> Committing {
+        let writer = &mut written.writer;
+        let must_sync = self.durability == CommitDurability::Synced
+            || writer.log.pending_bytes() > self.shard.options.unsynced_bytes_max;
+        if must_sync {
+            if let Err(error) = writer.sync() {
+                self.give_up(written, &error);
+                return Committing::Done;
+            }
+            self.shard.note_synced(&written.writer);
+        }
+        Committing::Durable(written)
+    }
+
+    fn apply(&self, written: Written) {
+        for one in written.admitted {
+            let Some(batch) = self.group.get(one.index) else { continue };
+            let bytes = batch.items.iter().map(|item| item.user_bytes()).sum();
+            self.shard.unsealed_bytes.fetch_add(bytes, Ordering::Relaxed);
+            if let Some(layer) = one.version.active() {
+                layer.append(&batch.items, one.state, written.file);
+            }
+        }
+    }
+
+    fn give_up(&mut self, mut written: Written, error: &StorageError) {
+        written.writer.log.forget_after(written.before);
+        for one in written.admitted {
+            if let Some(result) = self.results.get_mut(one.index) {
+                *result = Err(error.clone());
+            }
+        }
+    }
+}
+
+impl Admitted {
+    fn new(index: usize, version: Arc<Version>, batch: &Batch) -> Option<Admitted> {
+        let before = version.state()?;
+        let watermarks = admission::merged_watermarks(&before.watermarks, &batch.watermarks);
+        let identity = batch.identity.clone().unwrap_or(before.identity);
+        let overhead = (batch.items.len() as u64).saturating_mul(OVERHEAD_MAX as u64);
+        let user_bytes: u64 = batch.items.iter().map(|item| item.user_bytes()).sum();
+        Some(Admitted {
+            index,
+            version,
+            state: VbucketStateRecord { identity, watermarks },
+            bytes: user_bytes.saturating_add(overhead),
+        })
+    }
+}
+
+impl Job for CommitJob<'_> {
+    type Output = Vec<Result<(), StorageError>>;
+
+    fn step(&mut self) -> Outcome<Self::Output> {
+        self.state = match std::mem::replace(&mut self.state, Committing::Done) {
+            Committing::Begin => self.begin(),
+            Committing::Written(written) => self.sync(written),
+            Committing::Durable(written) => {
+                self.apply(written);
+                Committing::Done
+            }
+            Committing::Done => Committing::Done,
+        };
+        match self.state {
+            Committing::Done => Outcome::Complete(std::mem::take(&mut self.results)),
+            Committing::Begin | Committing::Written(_) | Committing::Durable(_) => Outcome::Yielded,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! An image: what the manifest remembers of one vbucket, and how edits change it.
+//!
+//! Invariant: replaying the log's records after `covers` on an image gives what the live store had; recovery and
+//! the checkpoint both speak in images, so there is one definition of what an edit means.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::counts::VbucketCounts;
+use crate::document::Item;
+use crate::log_store::log::payload::{Edit, LoggedBatch, Place};
+use crate::log_store::segment::SegmentMeta;
+use crate::log_store::version::RollbackMark;
+use crate::seqno::Seqno;
+use crate::vbucket::{RollbackEpoch, VbucketIdentity, VbucketStateRecord, Watermarks};
+
+/// One vbucket as the manifest has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Image {
+    pub(crate) place: Place,
+    pub(crate) rollbacks: Vec<RollbackMark>,
+    pub(crate) identity: Arc<VbucketIdentity>,
+    pub(crate) watermarks: Watermarks,
+    pub(crate) segments: Vec<SegmentMeta>,
+    pub(crate) sealed: Seqno,
+    pub(crate) counts: VbucketCounts,
+    /// The last frame whose edits and states are in here. Items above `sealed` are only in the log.
+    pub(crate) covers: u64,
+}
+
+/// A batch of the log that is not sealed yet, and the log file that holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct UnsealedBatch {
+    pub(crate) file: u64,
+    pub(crate) items: Vec<Arc<Item>>,
+    pub(crate) state: VbucketStateRecord,
+}
+
+/// An image, and the unsealed batches replayed on it.
+#[derive(Clone, Debug)]
+pub(crate) struct Replay {
+    pub(crate) image: Image,
+    pub(crate) batches: Vec<UnsealedBatch>,
+}
+
+impl Image {
+    pub(crate) fn state(&self) -> VbucketStateRecord {
+        VbucketStateRecord { identity: Arc::clone(&self.identity), watermarks: self.watermarks }
+    }
+}
+
+impl Replay {
+    pub(crate) fn new(image: Image) -> Replay {
+        Replay { image, batches: Vec::new() }
+    }
+
+    /// The vbucket an edit creates.
+    pub(crate) fn created(
+        place: Place,
+        identity: Arc<VbucketIdentity>,
+        watermarks: Watermarks,
+        sequence: u64,
+    ) -> Replay {
+        Replay::new(Image {
+            place,
+            rollbacks: Vec::new(),
+            identity,
+            watermarks,
+            segments: Vec::new(),
+            sealed: Seqno::ZERO,
+            counts: VbucketCounts::default(),
+            covers: sequence,
+        })
+    }
+
+    /// Takes a batch in: its items as far as they are neither sealed nor undone, its state if it is news.
+    pub(crate) fn batch(&mut self, batch: LoggedBatch, sequence: u64, file: u64) {
+        if batch.place.incarnation != self.image.place.incarnation {
+            return;
+        }
+        let mut watermarks = batch.watermarks;
+        let undone = self.undone_above(batch.place.epoch);
+        if let Some(mark) = undone.filter(|mark| mark.to < watermarks.high_seqno) {
+            watermarks = mark.watermarks;
+        }
+        let limit = undone.map_or(Seqno::MAX, |mark| mark.to);
+        let mut items = batch.items;
+        items.retain(|item| item.seqno > self.image.sealed && item.seqno <= limit);
+        if sequence > self.image.covers {
+            self.image.watermarks = watermarks;
+            if let Some(identity) = batch.identity {
+                self.image.identity = identity;
+            }
+        }
+        if !items.is_empty() {
+            let identity = Arc::clone(&self.image.identity);
+            let state = VbucketStateRecord { identity, watermarks };
+            self.batches.push(UnsealedBatch { file, items, state });
+        }
+    }
+
+    /// The rollback that undid the most of what `epoch` wrote.
+    fn undone_above(&self, epoch: RollbackEpoch) -> Option<RollbackMark> {
+        let later = self.image.rollbacks.iter().filter(|mark| mark.epoch > epoch);
+        later.min_by_key(|mark| mark.to).copied()
+    }
+
+    /// Applies an edit of this vbucket other than its creation or deletion.
+    pub(crate) fn edit(&mut self, edit: Edit, sequence: u64) -> Result<(), String> {
+        let place = edit.place();
+        if sequence <= self.image.covers || place.incarnation != self.image.place.incarnation {
+            return Ok(());
+        }
+        if place.epoch != self.image.place.epoch {
+            return Err(format!("an edit of {:?} follows {:?}", place.epoch, self.image.place.epoch));
+        }
+        match edit {
+            Edit::Create { .. } | Edit::Delete { .. } => Ok(()),
+            Edit::Rollback { to, identity, watermarks, segments, counts, .. } => {
+                self.image.identity = identity;
+                self.image.watermarks = watermarks;
+                self.image.segments = segments;
+                self.image.counts.apply_exact(&counts);
+                self.roll_back(to, watermarks, sequence);
+                Ok(())
+            }
+            Edit::Seal { segment, sealed, counts, .. } => {
+                self.image.segments.push(segment);
+                self.image.counts.apply(&counts);
+                self.seal_up_to(sealed);
+                Ok(())
+            }
+            Edit::Merge { inputs, output, .. } => self.merge(&inputs, output),
+            Edit::Relocate { segment, container, offset, .. } => {
+                let found = self.image.segments.iter_mut().find(|meta| meta.id == segment);
+                let meta = found.ok_or_else(|| format!("segment {segment} is not there to move"))?;
+                meta.container = container;
+                meta.offset = offset;
+                Ok(())
+            }
+        }
+    }
+
+    fn roll_back(&mut self, to: Seqno, watermarks: Watermarks, sequence: u64) {
+        let epoch = RollbackEpoch(self.image.place.epoch.0.saturating_add(1));
+        self.image.place.epoch = epoch;
+        self.image.sealed = self.image.sealed.min(to);
+        self.image.rollbacks.push(RollbackMark { epoch, to, watermarks, sequence });
+        for batch in &mut self.batches {
+            if batch.state.watermarks.high_seqno > to {
+                batch.items.retain(|item| item.seqno <= to);
+                batch.state.watermarks = watermarks;
+            }
+        }
+        self.batches.retain(|batch| !batch.items.is_empty());
+    }
+
+    fn seal_up_to(&mut self, sealed: Seqno) {
+        self.image.sealed = sealed;
+        for batch in &mut self.batches {
+            batch.items.retain(|item| item.seqno > sealed);
+        }
+        self.batches.retain(|batch| !batch.items.is_empty());
+    }
+
+    fn merge(&mut self, inputs: &[u64], output: SegmentMeta) -> Result<(), String> {
+        let segments = &mut self.image.segments;
+        let first = segments.iter().position(|meta| inputs.first() == Some(&meta.id));
+        let first = first.ok_or("the inputs of a merge are not there")?;
+        let end = first.saturating_add(inputs.len());
+        let range = segments.get(first..end).ok_or("the inputs of a merge are not there")?;
+        if !range.iter().map(|meta| meta.id).eq(inputs.iter().copied()) {
+            return Err("the inputs of a merge are not next to each other".into());
+        }
+        segments.splice(first..end, [output]);
+        Ok(())
+    }
+}

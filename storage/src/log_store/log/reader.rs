@@ -1,0 +1,291 @@
+//! The log's reading end, used at open: from files to the frames that count.
+//!
+//! Invariant: what is given back is exactly what was durable, and perhaps frames written after the last sync; a torn
+//! tail is cut, a file abandoned after a failed sync counts up to the frame its successor names, and damage to
+//! frames known durable is reported with its place, never skipped in silence.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::error::StorageError;
+use crate::log_store::log::file::{FRAMES_BEGIN, LogFile, LogFileHeader};
+use crate::log_store::log::frame::{FrameHeader, HEADER_LENGTH, LogPosition, Touched};
+use crate::log_store::log::writer::LogFileSpan;
+use crate::log_store::names::{Kind, Name};
+
+/// A frame that counts.
+#[derive(Debug)]
+pub(crate) struct FoundFrame {
+    pub(crate) position: LogPosition,
+    pub(crate) file_name: Arc<str>,
+    pub(crate) offset: u64,
+    pub(crate) payload: Bytes,
+}
+
+/// Durable bytes of the log that cannot be read.
+#[derive(Clone, Debug)]
+pub(crate) struct LogDamage {
+    /// First sequence missing.
+    pub(crate) sequence: u64,
+    /// The vbuckets that may have had records there.
+    pub(crate) touched: Touched,
+    pub(crate) error: StorageError,
+}
+
+/// All that recovery learns from the log.
+#[derive(Debug, Default)]
+pub(crate) struct FoundLog {
+    pub(crate) frames: Vec<FoundFrame>,
+    pub(crate) damage: Vec<LogDamage>,
+    /// The last frame that counts.
+    pub(crate) last: LogPosition,
+    /// Files that count, oldest first.
+    pub(crate) files: Vec<LogFileSpan>,
+    /// Files that do not: unused, or abandoned before anything in them was durable.
+    pub(crate) unused: Vec<String>,
+    /// Highest file number seen.
+    pub(crate) highest_number: u64,
+    /// The last file, the place behind its last frame and the place it goes on after, when it may be written on.
+    pub(crate) tail: Option<(LogFile, u64, LogPosition)>,
+}
+
+/// What the manifest knows of the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LogBounds {
+    /// The oldest file needed, and the last frame before it.
+    pub(crate) begin: LogPosition,
+    /// Frames up to here were durable when the manifest was written.
+    pub(crate) synced: LogPosition,
+    /// The store was closed in order right after `synced`.
+    pub(crate) is_clean: bool,
+}
+
+/// Reads the log of one shard from the files in `names`.
+pub(crate) fn read_log(
+    disk: &Arc<dyn Disk>,
+    names: &[Name],
+    store_id: u64,
+    bounds: LogBounds,
+) -> Result<FoundLog, StorageError> {
+    let mut found = FoundLog { last: bounds.begin, ..FoundLog::default() };
+    let mut files = Vec::new();
+    for name in names.iter().filter(|name| name.kind == Kind::Log) {
+        found.highest_number = found.highest_number.max(name.number);
+        if name.number < bounds.begin.file {
+            found.unused.push(name.to_string());
+        } else {
+            files.push(ScannedFile::read(disk, *name, store_id)?);
+        }
+    }
+    let chain = follow_chain(files, bounds, &mut found.unused);
+    let newest = chain.len().saturating_sub(1);
+    let mut walk = Walk { found, bounds, expected: bounds.begin.sequence.saturating_add(1) };
+    for (index, (file, limit)) in chain.into_iter().enumerate() {
+        walk.file(file, limit, index == newest);
+    }
+    Ok(walk.end())
+}
+
+/// A log file in memory, and every frame that can be made out in it.
+struct ScannedFile {
+    name: Arc<str>,
+    header: LogFileHeader,
+    file: Arc<dyn DiskFile>,
+    bytes: Bytes,
+    /// Valid frames by offset; their sequences rise.
+    frames: Vec<(u64, FrameHeader)>,
+    /// Valid headers whose payload is damaged.
+    damaged: Vec<(u64, FrameHeader)>,
+}
+
+impl ScannedFile {
+    fn read(disk: &Arc<dyn Disk>, name: Name, store_id: u64) -> Result<ScannedFile, StorageError> {
+        let text: Arc<str> = name.to_string().into();
+        let file = disk.open(&text, OpenMode::Existing)?;
+        let header = LogFileHeader::read(&*file, &text)?;
+        let belongs = header.store_id == store_id
+            && header.shard == name.shard
+            && header.identity.number == name.number;
+        if !belongs {
+            return Err(StorageError::corruption(&*text, 0, "the log file belongs elsewhere"));
+        }
+        let length = usize::try_from(file.length()?.min(header.capacity)).unwrap_or(0);
+        let mut bytes = vec![0u8; length];
+        file.read_at(&mut bytes, 0)?;
+        let bytes = Bytes::from(bytes);
+        let (frames, damaged) = (Vec::new(), Vec::new());
+        let mut scanned = ScannedFile { name: text, header, file, bytes, frames, damaged };
+        scanned.find_frames();
+        Ok(scanned)
+    }
+
+    /// Looks for a frame at every place one may begin.
+    fn find_frames(&mut self) {
+        let bytes = self.bytes.clone();
+        let mut offset = FRAMES_BEGIN;
+        while let Some(rest) = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)) {
+            if rest.len() < HEADER_LENGTH {
+                return;
+            }
+            let mut step = HEADER_LENGTH;
+            if let Some(header) = FrameHeader::decode(rest, self.header.identity, offset) {
+                if self.is_whole(&header, rest) {
+                    step = header.frame_length();
+                    self.frames.push((offset, header));
+                } else {
+                    self.damaged.push((offset, header));
+                }
+            }
+            offset = offset.saturating_add(step as u64);
+        }
+    }
+
+    fn is_whole(&self, header: &FrameHeader, rest: &[u8]) -> bool {
+        let end = HEADER_LENGTH.saturating_add(header.payload_length as usize);
+        let payload = rest.get(HEADER_LENGTH..end);
+        let rises = self.frames.last().is_none_or(|(_, last)| last.sequence < header.sequence);
+        rises && payload.is_some_and(|payload| crc32c::crc32c(payload) == header.payload_crc)
+    }
+
+    fn payload(&self, offset: u64, header: &FrameHeader) -> Bytes {
+        let begin = usize::try_from(offset).unwrap_or(usize::MAX).saturating_add(HEADER_LENGTH);
+        let end = begin.saturating_add(header.payload_length as usize).min(self.bytes.len());
+        self.bytes.slice(begin.min(end)..end)
+    }
+
+    /// The place this file goes on after.
+    fn continues(&self) -> Option<LogPosition> {
+        self.frames.iter().chain(&self.damaged).next().map(|(_, header)| header.continues)
+    }
+
+    /// Highest frame the file itself knows to have been durable.
+    fn told_durable(&self) -> u64 {
+        self.frames.iter().map(|(_, header)| header.synced_through).max().unwrap_or(0)
+    }
+
+    fn damage(&self, sequence: u64, until: u64, offset: u64) -> LogDamage {
+        let single = self.damaged.iter().find(|(_, header)| header.sequence == sequence);
+        let touched = match single {
+            Some((_, header)) if until == sequence => header.touched,
+            _ => Touched::ALL,
+        };
+        let offset = single.map_or(offset, |(offset, _)| *offset);
+        let what = format!("log frame {sequence} is damaged");
+        LogDamage { sequence, touched, error: StorageError::corruption(&*self.name, offset, what) }
+    }
+}
+
+/// From the newest file with a frame back to the oldest needed: each names its predecessor and the last frame that
+/// counts there. Files between were abandoned before anything in them was durable. Oldest first, with that limit.
+fn follow_chain(
+    files: Vec<ScannedFile>,
+    bounds: LogBounds,
+    unused: &mut Vec<String>,
+) -> Vec<(ScannedFile, Option<u64>)> {
+    let mut chain = Vec::new();
+    let mut wanted: Option<LogPosition> = None;
+    for file in files.into_iter().rev() {
+        let number = file.header.identity.number;
+        let limit = wanted.map(|position| position.sequence);
+        let counts = match wanted {
+            None => file.continues().is_some() || number == bounds.synced.file,
+            Some(position) => number == position.file,
+        };
+        if counts {
+            wanted = Some(file.continues().unwrap_or_default());
+            chain.push((file, limit));
+        } else {
+            unused.push(file.name.to_string());
+        }
+    }
+    chain.reverse();
+    chain
+}
+
+/// The way through the chain, frame by frame.
+struct Walk {
+    found: FoundLog,
+    bounds: LogBounds,
+    /// The next sequence there should be.
+    expected: u64,
+}
+
+impl Walk {
+    fn file(&mut self, file: ScannedFile, limit: Option<u64>, is_newest: bool) {
+        let number = file.header.identity.number;
+        self.found.files.push(LogFileSpan {
+            name: file.name.to_string(),
+            number,
+            capacity: file.header.capacity,
+            after: file.continues().map_or(self.found.last.sequence, |after| after.sequence),
+        });
+        let durable = limit.unwrap_or_else(|| file.told_durable().max(self.bounds.synced.sequence));
+        let mut end = FRAMES_BEGIN;
+        for (offset, header) in &file.frames {
+            if limit.is_some_and(|limit| header.sequence > limit) {
+                break;
+            }
+            if header.sequence >= self.expected {
+                if header.sequence > self.expected {
+                    if durable < self.expected {
+                        break;
+                    }
+                    let until = header.sequence.saturating_sub(1);
+                    self.found.damage.push(file.damage(self.expected, until, end));
+                }
+                self.take(&file, number, *offset, header);
+            }
+            end = offset.saturating_add(header.frame_length() as u64);
+        }
+        if durable >= self.expected {
+            self.found.damage.push(file.damage(self.expected, durable, end));
+            self.found.last = LogPosition { file: number, sequence: durable };
+            self.expected = durable.saturating_add(1);
+        }
+        if is_newest {
+            self.keep_tail(file, end);
+        }
+    }
+
+    fn take(&mut self, file: &ScannedFile, number: u64, offset: u64, header: &FrameHeader) {
+        self.found.last = LogPosition { file: number, sequence: header.sequence };
+        self.expected = header.sequence.saturating_add(1);
+        self.found.frames.push(FoundFrame {
+            position: self.found.last,
+            file_name: Arc::clone(&file.name),
+            offset,
+            payload: file.payload(offset, header),
+        });
+    }
+
+    /// After an orderly close the last file may be written on; after anything else its rest may hold frames that
+    /// were cut, which a new frame in front of them could bring back.
+    fn keep_tail(&mut self, file: ScannedFile, end: u64) {
+        let is_whole = self.bounds.is_clean
+            && self.found.damage.is_empty()
+            && self.found.last == self.bounds.synced
+            && file.frames.last().is_none_or(|(_, last)| last.sequence == self.found.last.sequence);
+        let after = file.continues();
+        if let (true, Some(after)) = (is_whole, after) {
+            let ScannedFile { name, header: LogFileHeader { identity, capacity, .. }, file, .. } = file;
+            let log = LogFile { file, name: name.to_string(), identity, capacity };
+            self.found.tail = Some((log, end, after));
+        }
+    }
+
+    fn end(mut self) -> FoundLog {
+        let synced = self.bounds.synced.sequence;
+        if synced >= self.expected {
+            let what = format!("log frames {} to {synced} are missing", self.expected);
+            self.found.damage.push(LogDamage {
+                sequence: self.expected,
+                touched: Touched::ALL,
+                error: StorageError::corruption("log", 0, what),
+            });
+            self.found.last.sequence = synced;
+        }
+        self.found
+    }
+}

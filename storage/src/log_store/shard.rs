@@ -1,0 +1,286 @@
+//! A shard: the vbuckets that share one log, and everything that may change them.
+//!
+//! Invariant: versions change only under the writer's lock, each change being a record of the shard's log (rule
+//! R1); readers take a version's `Arc` and never wait for the writer. Jobs hold the lock for a write and a sync at
+//! most, publishes for a write only.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::lock_api::ArcMutexGuard;
+use parking_lot::{Mutex, RawMutex, RwLock};
+
+use crate::counts::VbucketCounts;
+use crate::disk::Disk;
+use crate::error::StorageError;
+use crate::kv_store::VbucketPosition;
+use crate::log_store::codec;
+use crate::log_store::containers::Containers;
+use crate::log_store::image::Image;
+use crate::log_store::log::frame::Touched;
+use crate::log_store::log::payload::{self, Edit, Place};
+use crate::log_store::log::writer::LogWriter;
+use crate::log_store::manifest::RawEntry;
+use crate::log_store::options::OpenOptions;
+use crate::log_store::segment::SegmentMeta;
+use crate::log_store::version::Version;
+use crate::outcome::AbortReason;
+use crate::vbucket::VbucketId;
+
+/// What there is of a vbucket.
+#[derive(Clone, Debug)]
+pub(crate) enum Slot {
+    /// It does not exist.
+    Absent,
+    /// It serves.
+    Up(Arc<Version>),
+    /// It exists but cannot be served.
+    Down(Arc<Down>),
+}
+
+/// Why a vbucket is down, and its manifest entry as it was found, which later manifests carry on.
+#[derive(Clone, Debug)]
+pub(crate) struct Down {
+    pub(crate) cause: StorageError,
+    pub(crate) entry: Option<RawEntry>,
+}
+
+/// The right to change versions.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) log: LogWriter,
+    pub(crate) next_incarnation: u64,
+    pub(crate) next_manifest: u64,
+    /// Edits up to this frame are in a durable manifest.
+    pub(crate) manifest_covers: u64,
+    /// An edit's sync failed: only a manifest written since can say what holds (rule R3).
+    pub(crate) needs_manifest: bool,
+    pub(crate) is_closed: bool,
+}
+
+pub(crate) type WriterGuard = ArcMutexGuard<RawMutex, Writer>;
+
+/// The vbuckets of one log.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) number: u16,
+    pub(crate) shard_count: u16,
+    pub(crate) store_id: u64,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: OpenOptions,
+    pub(crate) slots: Vec<RwLock<Slot>>,
+    pub(crate) writer: Arc<Mutex<Writer>>,
+    pub(crate) containers: Containers,
+    pub(crate) next_segment: AtomicU64,
+    /// Key and value bytes that are in no segment yet.
+    pub(crate) unsealed_bytes: AtomicU64,
+    /// Highest frame known durable.
+    pub(crate) synced: AtomicU64,
+    /// At most one job of each kind at a time.
+    pub(crate) sealing: Busy,
+    pub(crate) merging: Busy,
+    pub(crate) checkpointing: Busy,
+    pub(crate) preparing: Busy,
+    /// Log files no manifest needs any more, waiting to be used again or removed.
+    pub(crate) obsolete: Mutex<Vec<crate::log_store::log::writer::LogFileSpan>>,
+}
+
+/// Whether a job of one kind is at work.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Busy(Arc<AtomicBool>);
+
+/// Held by the job at work.
+#[derive(Debug)]
+pub(crate) struct BusyGuard(Arc<AtomicBool>);
+
+impl Busy {
+    pub(crate) fn try_begin(&self) -> Option<BusyGuard> {
+        let was_busy = self.0.swap(true, Ordering::AcqRel);
+        (!was_busy).then(|| BusyGuard(Arc::clone(&self.0)))
+    }
+}
+
+impl Drop for BusyGuard {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Shard {
+    fn slot(&self, vbucket: VbucketId) -> Option<&RwLock<Slot>> {
+        if vbucket.get() % self.shard_count != self.number {
+            return None;
+        }
+        self.slots.get(vbucket.index() / usize::from(self.shard_count))
+    }
+
+    /// The vbuckets that may live here.
+    pub(crate) fn vbuckets(&self) -> impl Iterator<Item = VbucketId> {
+        let step = usize::from(self.shard_count);
+        let numbers = (self.number..VbucketId::COUNT_MAX).step_by(step);
+        numbers.take(self.slots.len()).filter_map(VbucketId::new)
+    }
+
+    pub(crate) fn read_slot(&self, vbucket: VbucketId) -> Slot {
+        self.slot(vbucket).map_or(Slot::Absent, |slot| slot.read().clone())
+    }
+
+    /// The vbucket's version now.
+    pub(crate) fn version(&self, vbucket: VbucketId) -> Result<Arc<Version>, StorageError> {
+        match self.read_slot(vbucket) {
+            Slot::Up(version) => Ok(version),
+            Slot::Absent => Err(StorageError::UnknownVbucket(vbucket)),
+            Slot::Down(down) => {
+                let cause = Arc::new(down.cause.clone());
+                Err(StorageError::VbucketDown { vbucket, cause })
+            }
+        }
+    }
+
+    /// Every version there is.
+    pub(crate) fn versions(&self) -> Vec<Arc<Version>> {
+        self.vbuckets().filter_map(|vbucket| self.version(vbucket).ok()).collect()
+    }
+
+    pub(crate) fn position(&self, vbucket: VbucketId) -> Result<VbucketPosition, StorageError> {
+        let version = self.version(vbucket)?;
+        let Place { incarnation, epoch, .. } = version.place;
+        let state = version.state().ok_or(StorageError::Closed)?;
+        Ok(VbucketPosition { incarnation, epoch, high_seqno: state.watermarks.high_seqno })
+    }
+
+    /// The right to write: waits for it, or (stepped) says `None` when somebody has it.
+    pub(crate) fn writer(&self) -> Option<WriterGuard> {
+        if self.options.is_stepped {
+            self.writer.try_lock_arc()
+        } else {
+            Some(self.writer.lock_arc())
+        }
+    }
+
+    /// Puts a slot in place. The caller holds the writer.
+    pub(crate) fn publish(&self, vbucket: VbucketId, slot: Slot) {
+        let unsealed = |slot: &Slot| match slot {
+            Slot::Up(version) => version.unsealed_bytes(),
+            Slot::Absent | Slot::Down(_) => 0,
+        };
+        if let Some(place) = self.slot(vbucket) {
+            let after = unsealed(&slot);
+            let before = std::mem::replace(&mut *place.write(), slot);
+            self.unsealed_bytes.fetch_add(after, Ordering::Relaxed);
+            self.unsealed_bytes.fetch_sub(unsealed(&before), Ordering::Relaxed);
+        }
+    }
+
+    /// The vbucket's version if it is still of this past, or why a job on it is pointless now.
+    pub(crate) fn version_of(&self, place: Place) -> Result<Arc<Version>, AbortReason> {
+        match self.read_slot(place.vbucket) {
+            Slot::Up(version) if version.place == place => Ok(version),
+            Slot::Up(version) if version.place.incarnation == place.incarnation => {
+                Err(AbortReason::RolledBack)
+            }
+            Slot::Up(_) | Slot::Absent | Slot::Down(_) => Err(AbortReason::Deleted),
+        }
+    }
+
+    /// Whether a vbucket is down: then nothing that it may need is given back.
+    pub(crate) fn holds_everything(&self) -> bool {
+        self.vbuckets().any(|vbucket| matches!(self.read_slot(vbucket), Slot::Down(_)))
+    }
+
+    /// Takes note of how far the log is durable.
+    pub(crate) fn note_synced(&self, writer: &Writer) {
+        self.synced.fetch_max(writer.log.synced().sequence, Ordering::Release);
+    }
+
+    /// Highest frame whose retired extents may go.
+    pub(crate) fn reclaimable(&self) -> u64 {
+        let held = self.holds_everything();
+        let waits = match self.writer.try_lock() {
+            Some(writer) => writer.needs_manifest,
+            None => return 0,
+        };
+        if held || waits { 0 } else { self.synced.load(Ordering::Acquire) }
+    }
+
+    pub(crate) fn new_segment_id(&self) -> u64 {
+        self.next_segment.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Retires segments that an edit in frame `sequence` took out.
+    pub(crate) fn retire<'m>(
+        &self,
+        metas: impl IntoIterator<Item = &'m SegmentMeta>,
+        sequence: u64,
+    ) {
+        for meta in metas {
+            self.containers.retire(meta, sequence);
+        }
+    }
+}
+
+impl Writer {
+    /// Writes edits as one frame, without a sync, and returns its sequence. After an error nothing of them counts.
+    pub(crate) fn write_edits(&mut self, edits: &[Edit]) -> Result<u64, StorageError> {
+        if self.is_closed {
+            return Err(StorageError::Closed);
+        }
+        let mut touched = Touched::default();
+        let mut encoded = Vec::with_capacity(edits.len());
+        for edit in edits {
+            touched.insert(edit.place().vbucket);
+            let bytes = codec::encode(edit)
+                .map_err(|error| StorageError::Setting(format!("edit beyond its limit: {error}")))?;
+            encoded.push(bytes);
+        }
+        let before = self.log.last_sequence();
+        let sequence = self.log.push_frame(touched, |out| {
+            for edit in &encoded {
+                payload::put_edit(out, edit);
+            }
+        });
+        let abandoned = self.log.abandoned_files;
+        let written = self.log.write();
+        self.needs_manifest |= self.log.abandoned_files != abandoned;
+        if let Err(error) = written {
+            self.log.forget_after(before);
+            return Err(error.into());
+        }
+        Ok(sequence)
+    }
+
+    /// As [`Writer::write_edits`], durable when it returns.
+    pub(crate) fn write_edits_synced(&mut self, edits: &[Edit]) -> Result<u64, StorageError> {
+        let before = self.log.last_sequence();
+        let sequence = self.write_edits(edits)?;
+        if let Err(error) = self.sync() {
+            self.log.forget_after(before);
+            return Err(error);
+        }
+        Ok(sequence)
+    }
+
+    /// Makes everything written durable.
+    pub(crate) fn sync(&mut self) -> Result<(), StorageError> {
+        let abandoned = self.log.abandoned_files;
+        let synced = self.log.sync();
+        self.needs_manifest |= self.log.abandoned_files != abandoned;
+        synced.map_err(StorageError::from)
+    }
+}
+
+/// A version as the manifest remembers it.
+pub(crate) fn image_of(version: &Version, covers: u64) -> Option<Image> {
+    let state = version.state()?;
+    Some(Image {
+        place: version.place,
+        rollbacks: version.rollbacks.clone(),
+        identity: state.identity,
+        watermarks: state.watermarks,
+        segments: version.segments.iter().map(|view| view.segment.meta().clone()).collect(),
+        sealed: version.sealed,
+        counts: VbucketCounts::clone(&version.counts),
+        covers,
+    })
+}
+

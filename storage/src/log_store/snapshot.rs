@@ -1,0 +1,70 @@
+//! A frozen view of one vbucket, for reads and scans.
+//!
+//! Invariant: everything a snapshot answers comes from its own version and layer lengths, never from "now"
+//! (MB-35631, MB-37798). Taking one costs a few pointers; the files behind it live as long as it does.
+
+use std::sync::Arc;
+
+use crate::counts::VbucketCounts;
+use crate::document::{DocumentKey, Item, Namespace};
+use crate::error::StorageError;
+use crate::kv_store::{KeyRange, Scan, Snapshot};
+use crate::log_store::key_scan::KeyScan;
+use crate::log_store::layer::LayerView;
+use crate::log_store::seqno_scan::SeqnoScan;
+use crate::log_store::version::Version;
+use crate::seqno::SeqnoRange;
+use crate::vbucket::{
+    Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord,
+};
+
+/// A version, and how much of its layers counts.
+#[derive(Clone, Debug)]
+pub(crate) struct LogSnapshot {
+    pub(crate) version: Arc<Version>,
+    pub(crate) views: Arc<[LayerView]>,
+    pub(crate) state: VbucketStateRecord,
+}
+
+impl LogSnapshot {
+    /// The version as it is now. `None` only for a version without layers, which is never published.
+    pub(crate) fn of(version: Arc<Version>) -> Option<LogSnapshot> {
+        let views: Arc<[LayerView]> = version.views().into();
+        let state = views.last()?.state().clone();
+        Some(LogSnapshot { version, views, state })
+    }
+}
+
+impl Snapshot for LogSnapshot {
+    fn vbucket(&self) -> VbucketId {
+        self.version.place.vbucket
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.version.place.incarnation
+    }
+
+    fn epoch(&self) -> RollbackEpoch {
+        self.version.place.epoch
+    }
+
+    fn state(&self) -> VbucketStateRecord {
+        self.state.clone()
+    }
+
+    fn get(&self, namespace: Namespace, key: &DocumentKey) -> Result<Option<Item>, StorageError> {
+        self.version.get(&self.views, namespace, key.as_encoded())
+    }
+
+    fn counts(&self) -> Result<VbucketCounts, StorageError> {
+        self.version.counts_with(&self.views)
+    }
+
+    fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan> {
+        Box::new(SeqnoScan::new(self.clone(), range))
+    }
+
+    fn scan_by_key(&self, range: KeyRange) -> Box<dyn Scan> {
+        Box::new(KeyScan::new(self.clone(), range))
+    }
+}

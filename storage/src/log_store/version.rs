@@ -1,0 +1,185 @@
+//! A version: everything that makes up one vbucket at one moment, as an immutable value.
+//!
+//! Invariant: a version never changes but for its newest layer, which only grows; whoever holds a version can read
+//! it for as long as it likes. Only the shard's writer publishes a new one (rule R1). Items lie, by rising seqno, in
+//! segments, then in frozen layers, then in the newest layer; a newer part supersedes the older ones.
+
+use std::sync::Arc;
+
+use roaring::RoaringTreemap;
+
+use crate::counts::{VbucketCounts, Weight};
+use crate::document::{Item, Namespace};
+use crate::error::StorageError;
+use crate::log_store::layer::{Layer, LayerView};
+use crate::log_store::log::payload::Place;
+use crate::log_store::segment::{FoundEntry, IndexKey, Kill, Segment, hash};
+use crate::seqno::Seqno;
+use crate::vbucket::{RollbackEpoch, VbucketStateRecord, Watermarks};
+
+/// One vbucket at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Version {
+    pub(crate) place: Place,
+    /// Rollbacks of this incarnation whose undone items may still lie in the log.
+    pub(crate) rollbacks: Vec<RollbackMark>,
+    /// By rising seqno.
+    pub(crate) segments: Vec<SegmentView>,
+    /// By rising seqno; the last one is written to.
+    pub(crate) layers: Vec<Arc<Layer>>,
+    /// Every item up to here lies in the segments.
+    pub(crate) sealed: Seqno,
+    /// Counts of what lies in the segments.
+    pub(crate) counts: Arc<VbucketCounts>,
+}
+
+/// Items of an older epoch above `to` are undone (rule R2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct RollbackMark {
+    /// The epoch that began then.
+    pub(crate) epoch: RollbackEpoch,
+    pub(crate) to: Seqno,
+    /// What the vbucket was right after: the boundary of a batch that was cut.
+    pub(crate) watermarks: Watermarks,
+    /// The frame that says so.
+    pub(crate) sequence: u64,
+}
+
+/// A segment, and which of its versions are superseded by what lies in the same or in newer segments.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentView {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) dead: Arc<RoaringTreemap>,
+    /// Bytes of the dead versions.
+    pub(crate) dead_bytes: u64,
+}
+
+impl SegmentView {
+    /// Highest seqno that may be read.
+    pub(crate) fn high(&self) -> Seqno {
+        self.segment.meta().visible_last()
+    }
+
+    /// Marks victims of a newer segment dead.
+    pub(crate) fn kill(&mut self, victim: Seqno, bytes: u32) {
+        if Arc::make_mut(&mut self.dead).insert(victim.0) {
+            self.dead_bytes = self.dead_bytes.saturating_add(u64::from(bytes));
+        }
+    }
+}
+
+impl Version {
+    /// A vbucket with nothing in it.
+    pub(crate) fn empty(place: Place, state: VbucketStateRecord) -> Version {
+        Version {
+            place,
+            rollbacks: Vec::new(),
+            segments: Vec::new(),
+            layers: vec![Arc::new(Layer::new(state))],
+            sealed: Seqno::ZERO,
+            counts: Arc::default(),
+        }
+    }
+
+    /// The layer that is written to.
+    pub(crate) fn active(&self) -> Option<&Arc<Layer>> {
+        self.layers.last()
+    }
+
+    /// What is in the layers now.
+    pub(crate) fn views(&self) -> Vec<LayerView> {
+        self.layers.iter().map(Layer::view).collect()
+    }
+
+    /// State after the newest batch.
+    pub(crate) fn state(&self) -> Option<VbucketStateRecord> {
+        self.active().map(|layer| layer.view().state().clone())
+    }
+
+    /// Key and value bytes that are in no segment yet.
+    pub(crate) fn unsealed_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.bytes()).sum()
+    }
+
+    /// The oldest log file this version needs.
+    pub(crate) fn oldest_file(&self) -> Option<u64> {
+        self.layers.iter().filter_map(|layer| layer.oldest_file()).min()
+    }
+
+    /// The newest version of a key in the segments, unless it is dead.
+    pub(crate) fn find_sealed(
+        &self,
+        namespace: Namespace,
+        key: &[u8],
+    ) -> Result<Option<(&SegmentView, FoundEntry)>, StorageError> {
+        if self.segments.is_empty() {
+            return Ok(None);
+        }
+        let key = IndexKey::new(namespace, key);
+        let hash = hash(key.as_bytes());
+        for view in self.segments.iter().rev() {
+            if !view.segment.may_hold(hash) {
+                continue;
+            }
+            if let Some(found) = view.segment.find(key.as_bytes(), view.high())? {
+                // A version found dead was superseded by one that is gone itself: the key is empty.
+                return Ok((!view.dead.contains(found.seqno.0)).then_some((view, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newest version of a key, as `views` of the layers and the segments have it.
+    pub(crate) fn get(
+        &self,
+        views: &[LayerView],
+        namespace: Namespace,
+        key: &[u8],
+    ) -> Result<Option<Item>, StorageError> {
+        if let Some(item) = views.iter().rev().find_map(|view| view.find(namespace, key)) {
+            return Ok(Some(Item::clone(&item)));
+        }
+        match self.find_sealed(namespace, key)? {
+            Some((view, found)) => view.segment.read_record(found.location, found.seqno).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Marks the victims of a kill list dead, each in the segment that holds it.
+    pub(crate) fn apply_kills(&mut self, kills: &[Kill]) {
+        let mut kills = kills.iter().peekable();
+        for view in &mut self.segments {
+            let (first, last) = (view.segment.meta().first_seqno, view.high());
+            while let Some(kill) = kills.next_if(|kill| kill.victim <= last) {
+                if kill.victim >= first {
+                    view.kill(kill.victim, kill.victim_bytes);
+                }
+            }
+        }
+    }
+
+    /// Counts as of `views`.
+    pub(crate) fn counts_with(&self, views: &[LayerView]) -> Result<VbucketCounts, StorageError> {
+        let mut counts = VbucketCounts::clone(&self.counts);
+        for (number, view) in views.iter().enumerate() {
+            let older = views.get(..number).unwrap_or_default();
+            let changes = view.count_changes(&mut |namespace, key| {
+                let unsealed = older.iter().rev().find_map(|view| view.find(namespace, key));
+                if let Some(item) = unsealed {
+                    return Ok(Some(Weight::of(&item)));
+                }
+                let found = self.find_sealed(namespace, key)?;
+                Ok(found.map(|(_, found)| found.weight(namespace)))
+            })?;
+            counts.apply(&changes);
+        }
+        Ok(counts)
+    }
+}
+
+impl FoundEntry {
+    /// What the version it stands for counts.
+    pub(crate) fn weight(&self, namespace: Namespace) -> Weight {
+        Weight { namespace, is_tombstone: self.is_tombstone, user_bytes: self.user_bytes }
+    }
+}

@@ -1,0 +1,173 @@
+//! One vbucket of the store in memory.
+//!
+//! Invariant: between two calls, state record, counts and history agree at the high seqno; what the state record
+//! was at every batch boundary from `exact_from` on is known, so that a rollback to there can be exact (rule R11).
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::history::History;
+use super::snapshot::MemorySnapshot;
+use crate::admission::merged_watermarks;
+use crate::counts::VbucketCounts;
+use crate::error::StorageError;
+use crate::kv_store::{Batch, RolledBack, VbucketPosition};
+use crate::rollback_state::{state_at, state_at_zero};
+use crate::seqno::{Seqno, SeqnoRange};
+use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord, Watermarks};
+
+/// What the store holds of one vbucket.
+#[derive(Debug)]
+pub(super) struct Vbucket {
+    incarnation: Incarnation,
+    epoch: RollbackEpoch,
+    state: VbucketStateRecord,
+    counts: Arc<VbucketCounts>,
+    history: Arc<RwLock<History>>,
+    /// What each batch stored, by rising high seqno; the last is that of `state`.
+    boundaries: Vec<Watermarks>,
+    /// Lowest seqno a rollback can restore: at or above every killer of a version that was dropped.
+    exact_from: Seqno,
+}
+
+impl Vbucket {
+    /// A vbucket without items. What was below the high seqno it begins with is not known here.
+    pub(super) fn new(incarnation: Incarnation, state: VbucketStateRecord) -> Vbucket {
+        Vbucket {
+            incarnation,
+            epoch: RollbackEpoch::default(),
+            counts: Arc::default(),
+            history: Arc::default(),
+            boundaries: vec![state.watermarks],
+            exact_from: state.watermarks.high_seqno,
+            state,
+        }
+    }
+
+    /// Where it stands.
+    pub(super) fn position(&self) -> VbucketPosition {
+        VbucketPosition {
+            incarnation: self.incarnation,
+            epoch: self.epoch,
+            high_seqno: self.state.watermarks.high_seqno,
+        }
+    }
+
+    /// Stores an admitted batch.
+    pub(super) fn apply(&mut self, batch: &Batch) {
+        let counts = Arc::make_mut(&mut self.counts);
+        let mut history = self.history.write();
+        for item in &batch.items {
+            history.append(Arc::clone(item), counts);
+        }
+        drop(history);
+        if let Some(identity) = &batch.identity {
+            self.state.identity = Arc::clone(identity);
+        }
+        self.state.watermarks = merged_watermarks(&self.state.watermarks, &batch.watermarks);
+        self.note_boundary();
+    }
+
+    /// A view of this moment.
+    pub(super) fn snapshot(&self, vbucket: VbucketId) -> MemorySnapshot {
+        MemorySnapshot {
+            vbucket,
+            incarnation: self.incarnation,
+            epoch: self.epoch,
+            state: self.state.clone(),
+            counts: Arc::clone(&self.counts),
+            history: Arc::clone(&self.history),
+        }
+    }
+
+    /// Goes back to `to`, or to nothing where that moment is no longer known.
+    pub(super) fn rollback(
+        &mut self,
+        vbucket: VbucketId,
+        to: Seqno,
+    ) -> Result<RolledBack, StorageError> {
+        let high_seqno = self.state.watermarks.high_seqno;
+        if to > high_seqno {
+            return Err(StorageError::RollbackAbove {
+                vbucket,
+                to,
+                high_seqno,
+            });
+        }
+        self.epoch = RollbackEpoch(self.epoch.0.saturating_add(1));
+        let epoch = self.epoch;
+        if let Some(boundary) = self.boundary_at(to) {
+            self.restore(&boundary, to);
+            Ok(RolledBack::To { seqno: to, epoch })
+        } else {
+            self.reset();
+            Ok(RolledBack::ToZero { epoch })
+        }
+    }
+
+    /// Drops every version superseded at or below `floor`.
+    pub(super) fn seal(&mut self, floor: Seqno) {
+        let sealed = self.history.read().without_superseded(floor);
+        let Some((history, highest_killer)) = sealed else {
+            return;
+        };
+        self.history = Arc::new(RwLock::new(history));
+        self.exact_from = self.exact_from.max(highest_killer);
+        let exact_from = self.exact_from;
+        let known = self
+            .boundaries
+            .partition_point(|boundary| boundary.high_seqno <= exact_from);
+        self.boundaries.drain(..known.saturating_sub(1));
+    }
+
+    /// Bytes of all versions held.
+    pub(super) fn bytes_held(&self) -> u64 {
+        self.history.read().bytes()
+    }
+
+    /// What the last batch that ended at or below `to` stored, if that moment can be restored.
+    fn boundary_at(&self, to: Seqno) -> Option<Watermarks> {
+        let below = |boundary: &&Watermarks| boundary.high_seqno <= to;
+        let boundary = self.boundaries.iter().rev().find(below)?;
+        (to >= self.exact_from).then_some(*boundary)
+    }
+
+    fn restore(&mut self, boundary: &Watermarks, to: Seqno) {
+        let held = self.history.read();
+        let above = held.items(SeqnoRange {
+            first: boundary.high_seqno.next(),
+            last: to,
+        });
+        let above = above.map(|item| (item.seqno, item.operation));
+        let state = state_at(&self.state, boundary, above, to);
+        let kept = held.items(SeqnoRange {
+            first: Seqno::ZERO,
+            last: to,
+        });
+        let (history, counts) = History::of(kept.map(Arc::clone));
+        drop(held);
+        // Snapshots go on reading the history they were taken from.
+        self.history = Arc::new(RwLock::new(history));
+        self.counts = Arc::new(counts);
+        self.state = state;
+        self.boundaries.retain(|boundary| boundary.high_seqno <= to);
+        self.note_boundary();
+    }
+
+    fn reset(&mut self) {
+        self.state = state_at_zero(&self.state);
+        self.history = Arc::default();
+        self.counts = Arc::default();
+        self.boundaries = vec![self.state.watermarks];
+        self.exact_from = Seqno::ZERO;
+    }
+
+    /// A state-only batch takes the place of the boundary it did not move.
+    fn note_boundary(&mut self) {
+        let watermarks = self.state.watermarks;
+        self.boundaries
+            .pop_if(|last| last.high_seqno == watermarks.high_seqno);
+        self.boundaries.push(watermarks);
+    }
+}
