@@ -1,0 +1,122 @@
+//! The boundaries: how far the vbucket had come with each batch committed into a segment.
+//!
+//! Invariant: high seqnos never fall, and every field comes back exactly. A rollback or a view of the past takes
+//! the state of the vbucket from here; nothing else reads it.
+
+use super::fields::{Decoded, Fields, saturating_usize};
+use crate::leb128::put_u64;
+use crate::seqno::{Seqno, SnapshotRange};
+use crate::vbucket::{SnapshotKind, Watermarks};
+
+/// Fewest bytes an entry takes: one per field.
+const ENTRY_BYTES_MIN: usize = 10;
+
+const KIND_MEMORY: u8 = 0;
+const KIND_DISK: u8 = 1;
+
+/// The list as bytes; `None` when it is out of order.
+pub(super) fn encode(boundaries: &[Watermarks]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(boundaries.len().saturating_mul(ENTRY_BYTES_MIN * 2));
+    let mut before = Watermarks::default();
+    for boundary in boundaries {
+        put_u64(
+            &mut out,
+            boundary.high_seqno.0.checked_sub(before.high_seqno.0)?,
+        );
+        for (now, then) in signed_fields(boundary)
+            .into_iter()
+            .zip(signed_fields(&before))
+        {
+            put_u64(&mut out, zigzag(now.wrapping_sub(then)));
+        }
+        out.push(match boundary.snapshot_kind {
+            SnapshotKind::Memory => KIND_MEMORY,
+            SnapshotKind::Disk => KIND_DISK,
+        });
+        before = *boundary;
+    }
+    Some(out)
+}
+
+/// The fields that may fall as well as rise, in their order on disk.
+fn signed_fields(watermarks: &Watermarks) -> [u64; 8] {
+    [
+        watermarks.max_visible_seqno.0,
+        watermarks.prepared_seqno.0,
+        watermarks.completed_seqno.0,
+        watermarks.high_prepared_seqno.0,
+        watermarks.purge_seqno.0,
+        watermarks.snapshot.start.0,
+        watermarks.snapshot.end.0,
+        watermarks.commit_time_ms,
+    ]
+}
+
+/// The list of `count` entries that fills `bytes`.
+pub(super) fn decode(bytes: &[u8], count: u64) -> Decoded<Vec<Watermarks>> {
+    let count = saturating_usize(count);
+    if count > bytes.len() / ENTRY_BYTES_MIN {
+        return Err("the boundaries are too short for their count");
+    }
+    let mut fields = Fields::new(bytes);
+    let mut boundaries = Vec::with_capacity(count);
+    let mut before = Watermarks::default();
+    for _ in 0..count {
+        before = take(&mut fields, &before)?;
+        boundaries.push(before);
+    }
+    fields.end()?;
+    Ok(boundaries)
+}
+
+fn take(fields: &mut Fields<'_>, before: &Watermarks) -> Decoded<Watermarks> {
+    let rise = fields.varint_u64()?;
+    let high = before
+        .high_seqno
+        .0
+        .checked_add(rise)
+        .ok_or("a high seqno is too large")?;
+    let mut values = signed_fields(before);
+    for value in &mut values {
+        *value = value.wrapping_add(unzigzag(fields.varint_u64()?));
+    }
+    let snapshot_kind = match fields.u8()? {
+        KIND_MEMORY => SnapshotKind::Memory,
+        KIND_DISK => SnapshotKind::Disk,
+        _ => return Err("an unknown kind of snapshot"),
+    };
+    let [
+        visible,
+        prepared,
+        completed,
+        high_prepared,
+        purge,
+        start,
+        end,
+        commit_time_ms,
+    ] = values;
+    Ok(Watermarks {
+        high_seqno: Seqno(high),
+        max_visible_seqno: Seqno(visible),
+        prepared_seqno: Seqno(prepared),
+        completed_seqno: Seqno(completed),
+        high_prepared_seqno: Seqno(high_prepared),
+        purge_seqno: Seqno(purge),
+        snapshot: SnapshotRange {
+            start: Seqno(start),
+            end: Seqno(end),
+        },
+        snapshot_kind,
+        commit_time_ms,
+    })
+}
+
+/// Small differences of either sign as small numbers.
+fn zigzag(difference: u64) -> u64 {
+    let signed = difference.cast_signed();
+    ((signed << 1) ^ (signed >> 63)).cast_unsigned()
+}
+
+fn unzigzag(value: u64) -> u64 {
+    (value >> 1) ^ (value & 1).wrapping_neg()
+}

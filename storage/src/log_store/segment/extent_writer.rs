@@ -1,0 +1,71 @@
+//! A buffered sequential writer on one file.
+//!
+//! Invariant: bytes reach the file in the order they were given, in writes of about a mebibyte; nothing is durable
+//! before its owner flushed it and synced the file. After an error it is of no further use.
+
+use std::sync::Arc;
+
+use crate::disk::DiskFile;
+use crate::error::StorageError;
+
+/// Bytes gathered before a write: large enough that the cost of a call disappears in that of its bytes.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Writes one thing after the other, from an offset on.
+#[derive(Debug)]
+pub(crate) struct ExtentWriter {
+    file: Arc<dyn DiskFile>,
+    file_name: Arc<str>,
+    buffer: Vec<u8>,
+    written_to: u64,
+}
+
+impl ExtentWriter {
+    /// A writer whose first byte goes to `start_offset`.
+    pub(crate) fn new(
+        file: Arc<dyn DiskFile>,
+        file_name: Arc<str>,
+        start_offset: u64,
+    ) -> ExtentWriter {
+        ExtentWriter {
+            file,
+            file_name,
+            buffer: Vec::with_capacity(WRITE_BYTES),
+            written_to: start_offset,
+        }
+    }
+
+    /// Where the next byte goes.
+    pub(crate) fn position(&self) -> u64 {
+        self.written_to.saturating_add(self.buffer.len() as u64)
+    }
+
+    /// The file's name.
+    pub(crate) fn file_name(&self) -> &str {
+        &self.file_name
+    }
+
+    /// Takes bytes; they may stay in memory until the next [`ExtentWriter::flush`].
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        if self.buffer.len().saturating_add(bytes.len()) > WRITE_BYTES {
+            self.flush()?;
+        }
+        if bytes.len() >= WRITE_BYTES {
+            self.file.write_at(bytes, self.written_to)?;
+            self.written_to = self.written_to.saturating_add(bytes.len() as u64);
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// Hands everything taken to the file. Never syncs.
+    pub(crate) fn flush(&mut self) -> Result<(), StorageError> {
+        if !self.buffer.is_empty() {
+            self.file.write_at(&self.buffer, self.written_to)?;
+            self.written_to = self.position();
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}
