@@ -22,6 +22,7 @@ pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
 pub use counts::{CollectionCounts, VbucketCounts};
+pub use disk::FileSystemDisk;
 pub use document::{
     CollectionId, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, KeyError, Namespace,
     Operation, Predecessor, RevSeqno,
@@ -33,6 +34,7 @@ pub use kv_store::{
     Batch, CommitDurability, FileStatistics, ItemView, KeyRange, KvStore, RolledBack, Scan,
     ScanEnd, Snapshot, VbucketPosition, VbucketStatus,
 };
+pub use log_store::{CreateOptions, LogStore, OpenOptions};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};
 pub use seqno::{Seqno, SeqnoRange, SnapshotRange};

@@ -145,7 +145,11 @@ fn refuse_unless_plain(verb: Verb, name: &str) -> Result<(), DiskError> {
         return Ok(());
     }
     let kind = DiskErrorKind::Other("not a plain file name".to_owned());
-    Err(DiskError { verb, file: name.to_owned(), kind })
+    Err(DiskError {
+        verb,
+        file: name.to_owned(),
+        kind,
+    })
 }
 
 /// The longest name the file systems of Linux and macOS take.

@@ -19,7 +19,9 @@ pub(crate) struct AppendLog<T> {
 
 impl<T> Default for AppendLog<T> {
     fn default() -> Self {
-        AppendLog { chunks: std::array::from_fn(|_| OnceLock::new()) }
+        AppendLog {
+            chunks: std::array::from_fn(|_| OnceLock::new()),
+        }
     }
 }
 
@@ -27,9 +29,15 @@ impl<T> AppendLog<T> {
     /// Writes element `index`; the writer counts. A slot already written stays as it is.
     pub(crate) fn set(&self, index: usize, value: T) {
         let (chunk, slot) = place(index);
-        let make = || (0..1usize << chunk_bits(chunk)).map(|_| OnceLock::new()).collect();
-        if let Some(slot) =
-            self.chunks.get(chunk).and_then(|cell| cell.get_or_init(make).get(slot))
+        let make = || {
+            (0..1usize << chunk_bits(chunk))
+                .map(|_| OnceLock::new())
+                .collect()
+        };
+        if let Some(slot) = self
+            .chunks
+            .get(chunk)
+            .and_then(|cell| cell.get_or_init(make).get(slot))
         {
             let already_written = slot.set(value).is_err();
             debug_assert!(!already_written, "the one writer writes every slot once");

@@ -51,7 +51,12 @@ struct Captured {
 
 impl CheckpointJob {
     pub(crate) fn new(shard: Arc<Shard>, is_closing: bool) -> CheckpointJob {
-        CheckpointJob { shard, is_closing, busy: None, state: Checkpointing::Begin }
+        CheckpointJob {
+            shard,
+            is_closing,
+            busy: None,
+            state: Checkpointing::Begin,
+        }
     }
 
     fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
@@ -96,7 +101,9 @@ impl CheckpointJob {
     }
 
     fn capture(&mut self) -> Result<Option<Captured>, StorageError> {
-        let Some(mut writer) = self.shard.writer() else { return Ok(None) };
+        let Some(mut writer) = self.shard.writer() else {
+            return Ok(None);
+        };
         writer.sync()?;
         self.shard.note_synced(&writer);
         self.shard.wants_checkpoint.store(false, Ordering::Release);
@@ -120,9 +127,18 @@ impl CheckpointJob {
         };
         let settles_doubt = writer.needs_manifest;
         drop(writer);
-        let owner = ManifestOwner { store_id: self.shard.store_id, shard: self.shard.number, number };
+        let owner = ManifestOwner {
+            store_id: self.shard.store_id,
+            shard: self.shard.number,
+            number,
+        };
         let bytes = manifest::encode(owner, record, &entries)?;
-        Ok(Some(Captured { number, begin, bytes, settles_doubt }))
+        Ok(Some(Captured {
+            number,
+            begin,
+            bytes,
+            settles_doubt,
+        }))
     }
 
     /// Every vbucket's entry, and the place from which on the log is needed.
@@ -146,7 +162,11 @@ impl CheckpointJob {
                 }
                 Slot::Down(down) => {
                     is_held = true;
-                    entries.push(down.entry.clone().unwrap_or_else(|| RawEntry::unreadable(vbucket)));
+                    entries.push(
+                        down.entry
+                            .clone()
+                            .unwrap_or_else(|| RawEntry::unreadable(vbucket)),
+                    );
                 }
             }
         }
@@ -154,13 +174,21 @@ impl CheckpointJob {
             return Ok((entries, writer.begin));
         }
         let sequence = writer.log.before_file(oldest).unwrap_or(covers);
-        Ok((entries, LogPosition { file: oldest, sequence }))
+        Ok((
+            entries,
+            LogPosition {
+                file: oldest,
+                sequence,
+            },
+        ))
     }
 
     /// The version without what has become useless: a long newest layer of nothing but states, and rollbacks
     /// of which the log, beginning at `begin`, holds no undone items any more.
     fn shortened(&self, version: Arc<Version>, begin: LogPosition) -> Arc<Version> {
-        let Some(active) = version.active() else { return version };
+        let Some(active) = version.active() else {
+            return version;
+        };
         let view = active.view();
         let is_long = view.is_empty() && active.batch_count() >= STATES_MAX;
         let is_past = |mark: &RollbackMark| mark.sequence <= begin.sequence;
@@ -174,7 +202,8 @@ impl CheckpointJob {
             next.layers.push(Arc::new(Layer::new(view.state().clone())));
         }
         let next = Arc::new(next);
-        self.shard.publish(version.place.vbucket, Slot::Up(Arc::clone(&next)));
+        self.shard
+            .publish(version.place.vbucket, Slot::Up(Arc::clone(&next)));
         next
     }
 

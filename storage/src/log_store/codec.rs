@@ -31,7 +31,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
     let config = config::standard().with_limit::<LIMIT>();
     let (value, read) = bincode::serde::decode_from_slice(body, config)
         .map_err(|error| CodecError(error.to_string()))?;
-    if read == body.len() { Ok(value) } else { Err(CodecError("bytes left over".into())) }
+    if read == body.len() {
+        Ok(value)
+    } else {
+        Err(CodecError("bytes left over".into()))
+    }
 }
 
 /// Bytes that are not the metadata they should be.

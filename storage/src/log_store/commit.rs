@@ -64,13 +64,25 @@ impl<'g> CommitJob<'g> {
         group: &'g [Batch],
         durability: CommitDurability,
     ) -> CommitJob<'g> {
-        CommitJob { shard, group, durability, results: Vec::new(), state: Committing::Begin }
+        CommitJob {
+            shard,
+            group,
+            durability,
+            results: Vec::new(),
+            state: Committing::Begin,
+        }
     }
 
     fn begin(&mut self) -> Committing {
-        let Some(mut writer) = self.shard.writer() else { return Committing::Begin };
+        let Some(mut writer) = self.shard.writer() else {
+            return Committing::Begin;
+        };
         if writer.is_closed {
-            self.results = self.group.iter().map(|_| Err(StorageError::Closed)).collect();
+            self.results = self
+                .group
+                .iter()
+                .map(|_| Err(StorageError::Closed))
+                .collect();
             return Committing::Done;
         }
         let shard = &self.shard;
@@ -82,14 +94,27 @@ impl<'g> CommitJob<'g> {
             sequence: before.saturating_add(1),
         };
         let abandoned = writer.log.abandoned_files;
-        let written = self.push_frames(&mut writer, &admitted).and_then(|()| {
-            writer.log.write().map_err(StorageError::from)
-        });
+        let written = self
+            .push_frames(&mut writer, &admitted)
+            .and_then(|()| writer.log.write().map_err(StorageError::from));
         writer.needs_manifest |= writer.log.abandoned_files != abandoned;
         match written {
-            Ok(()) => Committing::Written(Written { writer, before, place, admitted }),
+            Ok(()) => Committing::Written(Written {
+                writer,
+                before,
+                place,
+                admitted,
+            }),
             Err(error) => {
-                self.give_up(Written { writer, before, place, admitted }, &error);
+                self.give_up(
+                    Written {
+                        writer,
+                        before,
+                        place,
+                        admitted,
+                    },
+                    &error,
+                );
                 Committing::Done
             }
         }
@@ -130,8 +155,13 @@ impl<'g> CommitJob<'g> {
         let mut touched = Touched::default();
         let mut records = Vec::with_capacity(run.len());
         for one in run {
-            let Some(batch) = self.group.get(one.index) else { continue };
-            let identity = batch.identity.as_ref().map(|identity| codec::encode(identity));
+            let Some(batch) = self.group.get(one.index) else {
+                continue;
+            };
+            let identity = batch
+                .identity
+                .as_ref()
+                .map(|identity| codec::encode(identity));
             let identity = identity.transpose().map_err(|error| {
                 StorageError::Setting(format!("vbucket identity beyond its limit: {error}"))
             })?;
@@ -162,9 +192,13 @@ impl<'g> CommitJob<'g> {
 
     fn apply(&self, written: Written) {
         for one in written.admitted {
-            let Some(batch) = self.group.get(one.index) else { continue };
+            let Some(batch) = self.group.get(one.index) else {
+                continue;
+            };
             let bytes = batch.items.iter().map(|item| item.user_bytes()).sum();
-            self.shard.unsealed_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.shard
+                .unsealed_bytes
+                .fetch_add(bytes, Ordering::Relaxed);
             if let Some(layer) = one.version.active() {
                 layer.append(&batch.items, one.state, written.place);
             }
@@ -191,7 +225,10 @@ impl Admitted {
         Some(Admitted {
             index,
             version,
-            state: VbucketStateRecord { identity, watermarks },
+            state: VbucketStateRecord {
+                identity,
+                watermarks,
+            },
             bytes: user_bytes.saturating_add(overhead),
         })
     }

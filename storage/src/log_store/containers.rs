@@ -100,7 +100,13 @@ impl Containers {
         next_number: u64,
     ) -> Containers {
         let next_number = AtomicU64::new(next_number);
-        Containers { disk, store_id, shard, next_number, open: Mutex::default() }
+        Containers {
+            disk,
+            store_id,
+            shard,
+            next_number,
+            open: Mutex::default(),
+        }
     }
 
     /// Number of the next container.
@@ -111,7 +117,9 @@ impl Containers {
     /// Creates a container file; nobody else knows of it until [`Containers::adopt`].
     pub(crate) fn create(&self) -> Result<NewContainer, StorageError> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let name: Arc<str> = Name::new(Kind::Container, self.shard, number).to_string().into();
+        let name: Arc<str> = Name::new(Kind::Container, self.shard, number)
+            .to_string()
+            .into();
         let file = self.disk.open(&name, OpenMode::CreateNew)?;
         let header = header(self.store_id, self.shard, number);
         if let Err(error) = file.write_at(&header, 0) {
@@ -124,7 +132,12 @@ impl Containers {
     /// Takes a written and synced container over, with no extents yet.
     pub(crate) fn adopt(&self, new: NewContainer) {
         let NewContainer { number, name, file } = new;
-        let container = Container { name, file, extents: BTreeMap::new(), punched: true };
+        let container = Container {
+            name,
+            file,
+            extents: BTreeMap::new(),
+            punched: true,
+        };
         self.open.lock().insert(number, container);
     }
 
@@ -139,7 +152,11 @@ impl Containers {
         Ok(Arc::new(Segment::open(handle, name, meta.clone())?))
     }
 
-    fn lease(&self, meta: &SegmentMeta) -> Result<(Arc<dyn DiskFile>, Arc<str>), StorageError> {
+    /// A way to the bytes of a segment; while it is held, they stay.
+    pub(crate) fn lease(
+        &self,
+        meta: &SegmentMeta,
+    ) -> Result<(Arc<dyn DiskFile>, Arc<str>), StorageError> {
         let mut open = self.open.lock();
         if !open.contains_key(&meta.container) {
             let container = self.open_container(meta.container)?;
@@ -149,27 +166,38 @@ impl Containers {
             return Err(StorageError::Closed);
         };
         let file = &container.file;
-        let extent = container.extents.entry(meta.offset).or_insert_with(|| Extent {
-            length: meta.length,
-            handle: Arc::new(ExtentHandle(Arc::clone(file))),
-            retired_at: None,
-        });
+        let extent = container
+            .extents
+            .entry(meta.offset)
+            .or_insert_with(|| Extent {
+                length: meta.length,
+                handle: Arc::new(ExtentHandle(Arc::clone(file))),
+                retired_at: None,
+            });
         let handle: Arc<dyn DiskFile> = Arc::<ExtentHandle>::clone(&extent.handle);
         Ok((handle, Arc::clone(&container.name)))
     }
 
     fn open_container(&self, number: u64) -> Result<Container, StorageError> {
-        let name: Arc<str> = Name::new(Kind::Container, self.shard, number).to_string().into();
+        let name: Arc<str> = Name::new(Kind::Container, self.shard, number)
+            .to_string()
+            .into();
         let file = self.disk.open(&name, OpenMode::Existing)?;
         check_header(&*file, &name, self.store_id, self.shard, number)?;
-        Ok(Container { name, file, extents: BTreeMap::new(), punched: false })
+        Ok(Container {
+            name,
+            file,
+            extents: BTreeMap::new(),
+            punched: false,
+        })
     }
 
     /// Says that no version needs the segment any more, by an edit in frame `sequence`.
     pub(crate) fn retire(&self, meta: &SegmentMeta, sequence: u64) {
         let mut open = self.open.lock();
-        let extent =
-            open.get_mut(&meta.container).and_then(|c| c.extents.get_mut(&meta.offset));
+        let extent = open
+            .get_mut(&meta.container)
+            .and_then(|c| c.extents.get_mut(&meta.offset));
         if let Some(extent) = extent {
             extent.retired_at = Some(sequence);
         }
@@ -180,7 +208,10 @@ impl Containers {
         self.open.lock().values().any(|container| {
             !container.punched
                 || container.extents.is_empty()
-                || container.extents.values().any(|extent| extent.is_free(durable))
+                || container
+                    .extents
+                    .values()
+                    .any(|extent| extent.is_free(durable))
         })
     }
 
@@ -190,10 +221,17 @@ impl Containers {
         let found = open.iter_mut().find(|(_, container)| {
             !container.punched
                 || container.extents.is_empty()
-                || container.extents.values().any(|extent| extent.is_free(durable))
+                || container
+                    .extents
+                    .values()
+                    .any(|extent| extent.is_free(durable))
         });
-        let Some((&number, container)) = found else { return Ok(false) };
-        container.extents.retain(|_, extent| !extent.is_free(durable));
+        let Some((&number, container)) = found else {
+            return Ok(false);
+        };
+        container
+            .extents
+            .retain(|_, extent| !extent.is_free(durable));
         if container.extents.is_empty() {
             self.disk.remove(&container.name).or_else(ignore_missing)?;
             open.remove(&number);
@@ -205,7 +243,9 @@ impl Containers {
             if *offset > end {
                 container.file.punch(end, offset.saturating_sub(end))?;
             }
-            end = offset.saturating_add(extent.length).next_multiple_of(EXTENT_ALIGNMENT);
+            end = offset
+                .saturating_add(extent.length)
+                .next_multiple_of(EXTENT_ALIGNMENT);
         }
         let length = container.file.length()?;
         if length > end {
@@ -238,7 +278,11 @@ impl Containers {
 
     /// Names of the files known.
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
-        self.open.lock().values().map(|container| Arc::clone(&container.name)).collect()
+        self.open
+            .lock()
+            .values()
+            .map(|container| Arc::clone(&container.name))
+            .collect()
     }
 
     /// Checks the header of every container.
@@ -267,7 +311,9 @@ impl Containers {
 
 impl Container {
     fn live(&self) -> impl Iterator<Item = &Extent> {
-        self.extents.values().filter(|extent| extent.retired_at.is_none())
+        self.extents
+            .values()
+            .filter(|extent| extent.retired_at.is_none())
     }
 }
 
@@ -278,7 +324,11 @@ impl Extent {
 }
 
 fn ignore_missing(error: DiskError) -> Result<(), DiskError> {
-    if error.kind == DiskErrorKind::NotFound { Ok(()) } else { Err(error) }
+    if error.kind == DiskErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
@@ -304,5 +354,9 @@ fn check_header(
     if bytes == expected {
         return Ok(());
     }
-    Err(StorageError::corruption(name, 0, "the container's header is not the one expected"))
+    Err(StorageError::corruption(
+        name,
+        0,
+        "the container's header is not the one expected",
+    ))
 }

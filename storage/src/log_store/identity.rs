@@ -35,30 +35,44 @@ impl Identity {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Identity, StorageError> {
         let damaged = |what: &str| StorageError::corruption(IDENTITY, 0, what);
-        let body = bytes.strip_prefix(&MAGIC).ok_or_else(|| damaged("not the mark of a store"))?;
-        let (version, rest) =
-            body.split_first_chunk::<4>().ok_or_else(|| damaged("the identity is cut off"))?;
+        let body = bytes
+            .strip_prefix(&MAGIC)
+            .ok_or_else(|| damaged("not the mark of a store"))?;
+        let (version, rest) = body
+            .split_first_chunk::<4>()
+            .ok_or_else(|| damaged("the identity is cut off"))?;
         let found = u32::from_le_bytes(*version);
         let checked = bytes.get(..LENGTH.saturating_sub(4)).unwrap_or_default();
-        let crc = bytes.get(LENGTH.saturating_sub(4)..).and_then(|crc| crc.first_chunk::<4>());
+        let crc = bytes
+            .get(LENGTH.saturating_sub(4)..)
+            .and_then(|crc| crc.first_chunk::<4>());
         if crc.map(|crc| u32::from_le_bytes(*crc)) != Some(crc32c::crc32c(checked)) {
             return Err(damaged("the identity is damaged"));
         }
         if found != FORMAT_VERSION {
-            return Err(StorageError::FormatVersion { found, expected: FORMAT_VERSION });
+            return Err(StorageError::FormatVersion {
+                found,
+                expected: FORMAT_VERSION,
+            });
         }
-        let (vbuckets, rest) =
-            rest.split_first_chunk::<2>().ok_or_else(|| damaged("the identity is cut off"))?;
-        let (log_shards, rest) =
-            rest.split_first_chunk::<2>().ok_or_else(|| damaged("the identity is cut off"))?;
-        let (store_id, _) =
-            rest.split_first_chunk::<8>().ok_or_else(|| damaged("the identity is cut off"))?;
+        let (vbuckets, rest) = rest
+            .split_first_chunk::<2>()
+            .ok_or_else(|| damaged("the identity is cut off"))?;
+        let (log_shards, rest) = rest
+            .split_first_chunk::<2>()
+            .ok_or_else(|| damaged("the identity is cut off"))?;
+        let (store_id, _) = rest
+            .split_first_chunk::<8>()
+            .ok_or_else(|| damaged("the identity is cut off"))?;
         let shape = CreateOptions {
             vbuckets: u16::from_le_bytes(*vbuckets),
             log_shards: u16::from_le_bytes(*log_shards),
         };
         shape.check()?;
-        Ok(Identity { store_id: u64::from_le_bytes(*store_id), shape })
+        Ok(Identity {
+            store_id: u64::from_le_bytes(*store_id),
+            shape,
+        })
     }
 
     /// Makes an empty directory a store.
@@ -91,7 +105,9 @@ impl Identity {
             }
             Err(error) => return Err(error.into()),
         };
-        let length = usize::try_from(file.length()?).unwrap_or(usize::MAX).min(LENGTH);
+        let length = usize::try_from(file.length()?)
+            .unwrap_or(usize::MAX)
+            .min(LENGTH);
         let mut bytes = vec![0u8; length];
         file.read_at(&mut bytes, 0)?;
         Identity::decode(&bytes)

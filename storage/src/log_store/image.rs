@@ -52,13 +52,19 @@ pub(crate) struct Replay {
 
 impl Image {
     pub(crate) fn state(&self) -> VbucketStateRecord {
-        VbucketStateRecord { identity: Arc::clone(&self.identity), watermarks: self.watermarks }
+        VbucketStateRecord {
+            identity: Arc::clone(&self.identity),
+            watermarks: self.watermarks,
+        }
     }
 }
 
 impl Replay {
     pub(crate) fn new(image: Image) -> Replay {
-        Replay { image, batches: Vec::new() }
+        Replay {
+            image,
+            batches: Vec::new(),
+        }
     }
 
     /// The vbucket an edit creates.
@@ -104,14 +110,25 @@ impl Replay {
         }
         if !items.is_empty() || watermarks.high_seqno >= self.image.sealed {
             let identity = Arc::clone(&self.image.identity);
-            let state = VbucketStateRecord { identity, watermarks };
-            self.batches.push(UnsealedBatch { position, items, state });
+            let state = VbucketStateRecord {
+                identity,
+                watermarks,
+            };
+            self.batches.push(UnsealedBatch {
+                position,
+                items,
+                state,
+            });
         }
     }
 
     /// The rollback that undid the most of what `epoch` wrote.
     fn undone_above(&self, epoch: RollbackEpoch) -> Option<RollbackMark> {
-        let later = self.image.rollbacks.iter().filter(|mark| mark.epoch > epoch);
+        let later = self
+            .image
+            .rollbacks
+            .iter()
+            .filter(|mark| mark.epoch > epoch);
         later.min_by_key(|mark| mark.to).copied()
     }
 
@@ -122,11 +139,21 @@ impl Replay {
             return Ok(());
         }
         if place.epoch != self.image.place.epoch {
-            return Err(format!("an edit of {:?} follows {:?}", place.epoch, self.image.place.epoch));
+            return Err(format!(
+                "an edit of {:?} follows {:?}",
+                place.epoch, self.image.place.epoch
+            ));
         }
         match edit {
             Edit::Create { .. } | Edit::Delete { .. } => Ok(()),
-            Edit::Rollback { to, identity, watermarks, segments, counts, .. } => {
+            Edit::Rollback {
+                to,
+                identity,
+                watermarks,
+                segments,
+                counts,
+                ..
+            } => {
                 self.image.identity = identity;
                 self.image.watermarks = watermarks;
                 self.image.segments = segments;
@@ -134,16 +161,31 @@ impl Replay {
                 self.roll_back(to, watermarks, sequence);
                 Ok(())
             }
-            Edit::Seal { segment, sealed, counts, .. } => {
+            Edit::Seal {
+                segment,
+                sealed,
+                counts,
+                ..
+            } => {
                 self.image.segments.push(segment);
                 self.image.counts.apply(&counts);
                 self.seal_up_to(sealed);
                 Ok(())
             }
             Edit::Merge { inputs, output, .. } => self.merge(&inputs, output),
-            Edit::Relocate { segment, container, offset, .. } => {
-                let found = self.image.segments.iter_mut().find(|meta| meta.id == segment);
-                let meta = found.ok_or_else(|| format!("segment {segment} is not there to move"))?;
+            Edit::Relocate {
+                segment,
+                container,
+                offset,
+                ..
+            } => {
+                let found = self
+                    .image
+                    .segments
+                    .iter_mut()
+                    .find(|meta| meta.id == segment);
+                let meta =
+                    found.ok_or_else(|| format!("segment {segment} is not there to move"))?;
                 meta.container = container;
                 meta.offset = offset;
                 Ok(())
@@ -156,7 +198,12 @@ impl Replay {
         self.image.place.epoch = epoch;
         self.image.sealed = self.image.sealed.min(to);
         self.image.exact_from = self.image.exact_from.min(to);
-        self.image.rollbacks.push(RollbackMark { epoch, to, watermarks, sequence });
+        self.image.rollbacks.push(RollbackMark {
+            epoch,
+            to,
+            watermarks,
+            sequence,
+        });
         if to < self.image.base.high_seqno {
             self.image.base = watermarks;
         }
@@ -166,7 +213,8 @@ impl Replay {
                 batch.state.watermarks = watermarks;
             }
         }
-        self.batches.retain(|batch| !batch.items.is_empty() || batch.state.watermarks != watermarks);
+        self.batches
+            .retain(|batch| !batch.items.is_empty() || batch.state.watermarks != watermarks);
     }
 
     fn seal_up_to(&mut self, sealed: Seqno) {
@@ -178,17 +226,20 @@ impl Replay {
         if let Some(base) = bases.filter(|base| base.high_seqno <= sealed).last() {
             self.image.base = base;
         }
-        self.batches.retain(|batch| {
-            !batch.items.is_empty() || batch.state.watermarks.high_seqno > sealed
-        });
+        self.batches
+            .retain(|batch| !batch.items.is_empty() || batch.state.watermarks.high_seqno > sealed);
     }
 
     fn merge(&mut self, inputs: &[u64], output: SegmentMeta) -> Result<(), String> {
         let segments = &mut self.image.segments;
-        let first = segments.iter().position(|meta| inputs.first() == Some(&meta.id));
+        let first = segments
+            .iter()
+            .position(|meta| inputs.first() == Some(&meta.id));
         let first = first.ok_or("the inputs of a merge are not there")?;
         let end = first.saturating_add(inputs.len());
-        let range = segments.get(first..end).ok_or("the inputs of a merge are not there")?;
+        let range = segments
+            .get(first..end)
+            .ok_or("the inputs of a merge are not there")?;
         if !range.iter().map(|meta| meta.id).eq(inputs.iter().copied()) {
             return Err("the inputs of a merge are not next to each other".into());
         }

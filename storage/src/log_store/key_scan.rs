@@ -31,31 +31,42 @@ pub(crate) struct KeyScan {
 impl KeyScan {
     pub(crate) fn new(snapshot: LogSnapshot, range: KeyRange) -> KeyScan {
         let unsealed = BTreeMap::new();
-        KeyScan { snapshot, range, unsealed, cursors: None, items: 0, end: None }
+        KeyScan {
+            snapshot,
+            range,
+            unsealed,
+            cursors: None,
+            items: 0,
+            end: None,
+        }
     }
 
-    fn begin(&self) -> (Vec<KeyCursor>, BTreeMap<Box<[u8]>, Arc<Item>>) {
+    fn begin(&self) -> Result<(Vec<KeyCursor>, BTreeMap<Box<[u8]>, Arc<Item>>), StorageError> {
         let first = IndexKey::new(self.range.namespace, &self.range.first);
         let segments = self.snapshot.version.segments.iter();
         let cursors = segments
             .map(|view| KeyCursor::new(Arc::clone(&view.segment), first.as_bytes()))
-            .collect();
+            .collect::<Result<_, _>>()?;
         let wants = |key: &[u8]| {
-            key >= self.range.first.as_bytes()
+            key >= self.range.first.as_slice()
                 && self.range.end.as_deref().is_none_or(|end| key < end)
         };
         let mut unsealed = BTreeMap::new();
         for view in self.snapshot.views.iter() {
             unsealed.extend(view.newest_by_key(self.range.namespace, wants));
         }
-        (cursors, unsealed)
+        Ok((cursors, unsealed))
     }
 
-    fn run(&mut self, bytes_max: usize, visit: Visit<'_>) -> Result<Outcome<ScanEnd>, StorageError> {
+    fn run(
+        &mut self,
+        bytes_max: usize,
+        visit: Visit<'_>,
+    ) -> Result<Outcome<ScanEnd>, StorageError> {
         let mut cursors = match self.cursors.take() {
             Some(cursors) => cursors,
             None => {
-                let (cursors, unsealed) = self.begin();
+                let (cursors, unsealed) = self.begin()?;
                 self.unsealed = unsealed;
                 cursors
             }
@@ -66,9 +77,12 @@ impl KeyScan {
                 self.cursors = Some(cursors);
                 return Ok(Outcome::Yielded);
             }
-            let Some(key) = self.next_key(&mut cursors)? else {
+            let Some(key) = self.next_key(&cursors) else {
                 let high_seqno = self.snapshot.state.watermarks.high_seqno;
-                return Ok(Outcome::Complete(ScanEnd { items: self.items, high_seqno }));
+                return Ok(Outcome::Complete(ScanEnd {
+                    items: self.items,
+                    high_seqno,
+                }));
             };
             let sealed = self.pass_key(&mut cursors, &key)?;
             let unsealed = self.unsealed.remove(&key);
@@ -77,7 +91,8 @@ impl KeyScan {
                 (None, Some(item)) => item,
                 (None, None) => continue,
             };
-            budget = budget.saturating_sub(usize::try_from(item.user_bytes()).unwrap_or(usize::MAX));
+            budget =
+                budget.saturating_sub(usize::try_from(item.user_bytes()).unwrap_or(usize::MAX));
             self.items = self.items.saturating_add(1);
             if visit(ItemView::of(&item)).is_break() {
                 return Ok(Outcome::Aborted(AbortReason::Cancelled));
@@ -86,11 +101,13 @@ impl KeyScan {
     }
 
     /// The lowest key not handed out yet, if it is in the range.
-    fn next_key(&self, cursors: &mut [KeyCursor]) -> Result<Option<Box<[u8]>>, StorageError> {
+    fn next_key(&self, cursors: &[KeyCursor]) -> Option<Box<[u8]>> {
         let mut lowest: Option<Box<[u8]>> = self.unsealed.keys().next().cloned();
         for cursor in cursors {
-            let Some(entry) = cursor.peek()? else { continue };
-            let Some((&namespace, key)) = entry.key.split_first() else { continue };
+            let Some(entry) = cursor.peek() else { continue };
+            let Some((&namespace, key)) = entry.key.split_first() else {
+                continue;
+            };
             if namespace != self.range.namespace as u8 {
                 continue;
             }
@@ -99,7 +116,7 @@ impl KeyScan {
             }
         }
         let end = self.range.end.as_deref();
-        Ok(lowest.filter(|key| end.is_none_or(|end| &**key < end)))
+        lowest.filter(|key| end.is_none_or(|end| &**key < end))
     }
 
     /// Moves every cursor behind `key` and reads the newest sealed version, unless it is dead or will not be
@@ -113,7 +130,7 @@ impl KeyScan {
         let mut newest = None;
         for (cursor, view) in cursors.iter_mut().zip(&self.snapshot.version.segments) {
             let mut found = None;
-            while let Some(entry) = cursor.peek()? {
+            while let Some(entry) = cursor.peek() {
                 if entry.key != key.as_bytes() {
                     break;
                 }
@@ -124,7 +141,9 @@ impl KeyScan {
             }
             newest = found.or(newest);
         }
-        let is_unsealed = self.unsealed.contains_key(key.as_bytes().get(1..).unwrap_or_default());
+        let is_unsealed = self
+            .unsealed
+            .contains_key(key.as_bytes().get(1..).unwrap_or_default());
         match newest {
             Some((view, seqno, location)) if !is_unsealed && !view.dead.contains(seqno.0) => {
                 view.segment.read_record(location, seqno).map(Some)
@@ -139,8 +158,9 @@ impl Scan for KeyScan {
         if let Some(end) = &self.end {
             return end.clone();
         }
-        let outcome =
-            self.run(bytes_max.max(1), visit).unwrap_or_else(|error| Outcome::Failed(error));
+        let outcome = self
+            .run(bytes_max.max(1), visit)
+            .unwrap_or_else(|error| Outcome::Failed(error));
         if !matches!(outcome, Outcome::Yielded) {
             self.end = Some(outcome.clone());
         }

@@ -83,8 +83,10 @@ impl Layer {
         let mut bytes = 0u64;
         for (offset, item) in items.iter().enumerate() {
             bytes = bytes.saturating_add(item.user_bytes());
-            let entry =
-                Entry { item: Arc::clone(item), superseded_by: AtomicU64::new(NEVER) };
+            let entry = Entry {
+                item: Arc::clone(item),
+                superseded_by: AtomicU64::new(NEVER),
+            };
             self.entries.set(begin.saturating_add(offset), entry);
         }
         if !items.is_empty() {
@@ -92,19 +94,27 @@ impl Layer {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         let entries_end = begin.saturating_add(items.len());
-        self.batches.set(count, CommittedBatch { entries_end, state });
-        self.published.store(count.saturating_add(1), Ordering::Release);
+        self.batches
+            .set(count, CommittedBatch { entries_end, state });
+        self.published
+            .store(count.saturating_add(1), Ordering::Release);
     }
 
     fn entries_after(&self, batches: usize) -> usize {
-        let last = batches.checked_sub(1).and_then(|index| self.batches.get(index));
+        let last = batches
+            .checked_sub(1)
+            .and_then(|index| self.batches.get(index));
         last.map_or(0, |batch| batch.entries_end)
     }
 
     /// The layer as it is now.
     pub(crate) fn view(self: &Arc<Layer>) -> LayerView {
         let batches = self.published.load(Ordering::Acquire);
-        LayerView { layer: Arc::clone(self), batches, entries: self.entries_after(batches) }
+        LayerView {
+            layer: Arc::clone(self),
+            batches,
+            entries: self.entries_after(batches),
+        }
     }
 
     /// Key and value bytes held.
@@ -139,7 +149,10 @@ pub(crate) struct LayerView {
 impl LayerView {
     /// State after the last batch of the view.
     pub(crate) fn state(&self) -> &VbucketStateRecord {
-        let last = self.batches.checked_sub(1).and_then(|index| self.layer.batches.get(index));
+        let last = self
+            .batches
+            .checked_sub(1)
+            .and_then(|index| self.layer.batches.get(index));
         last.map_or(&self.layer.base, |batch| &batch.state)
     }
 
@@ -158,12 +171,19 @@ impl LayerView {
 
     /// Every item, by rising seqno, superseded ones too.
     pub(crate) fn items(&self) -> impl Iterator<Item = &Arc<Item>> {
-        self.layer.entries.range(0..self.entries).map(|entry| &entry.item)
+        self.layer
+            .entries
+            .range(0..self.entries)
+            .map(|entry| &entry.item)
     }
 
     /// Item number `index`.
     pub(crate) fn item(&self, index: usize) -> Option<&Arc<Item>> {
-        self.layer.entries.get(index).filter(|_| index < self.entries).map(|entry| &entry.item)
+        self.layer
+            .entries
+            .get(index)
+            .filter(|_| index < self.entries)
+            .map(|entry| &entry.item)
     }
 
     /// Every batch.
@@ -192,7 +212,10 @@ impl LayerView {
     }
 
     fn high(&self) -> u64 {
-        self.entries.checked_sub(1).and_then(|last| self.item(last)).map_or(0, |i| i.seqno.0)
+        self.entries
+            .checked_sub(1)
+            .and_then(|last| self.item(last))
+            .map_or(0, |i| i.seqno.0)
     }
 
     /// Whether item number `index` is the newest of its key within this view. Call `ensure_index` before.
@@ -226,7 +249,11 @@ impl LayerView {
     pub(crate) fn supersedes(&self, namespace: Namespace, key: &[u8], victim: Seqno) -> bool {
         let high = self.high();
         self.indexed(|index| {
-            if index.kills.get(&victim.0).is_some_and(|killer| *killer <= high) {
+            if index
+                .kills
+                .get(&victim.0)
+                .is_some_and(|killer| *killer <= high)
+            {
                 return true;
             }
             if index.unknown == 0 {
@@ -334,13 +361,17 @@ impl Index {
         let number = u32::try_from(number).unwrap_or(NONE);
         let (namespace, key) = (entry.item.namespace(), entry.item.document.key.as_encoded());
         let hash = hash_of(namespace, key);
-        let found = self.slots.find_mut(hash, |slot| holds(layer, *slot, namespace, key));
+        let found = self
+            .slots
+            .find_mut(hash, |slot| holds(layer, *slot, namespace, key));
         if let Some(slot) = found {
             let before = slot.newest;
             slot.newest = number;
             self.older.push(before);
             if let Some(before) = layer.entries.get(before as usize) {
-                before.superseded_by.store(entry.item.seqno.0, Ordering::Release);
+                before
+                    .superseded_by
+                    .store(entry.item.seqno.0, Ordering::Release);
             }
             return;
         }
@@ -351,7 +382,10 @@ impl Index {
                 self.kills.insert(victim.0, entry.item.seqno.0);
             }
         }
-        let slot = Slot { oldest: number, newest: number };
+        let slot = Slot {
+            oldest: number,
+            newest: number,
+        };
         self.slots.insert_unique(hash, slot, |slot| {
             layer.entries.get(slot.oldest as usize).map_or(0, |entry| {
                 hash_of(entry.item.namespace(), entry.item.document.key.as_encoded())
@@ -362,14 +396,19 @@ impl Index {
 
     fn slot(&self, layer: &Layer, namespace: Namespace, key: &[u8]) -> Option<Slot> {
         let hash = hash_of(namespace, key);
-        self.slots.find(hash, |slot| holds(layer, *slot, namespace, key)).copied()
+        self.slots
+            .find(hash, |slot| holds(layer, *slot, namespace, key))
+            .copied()
     }
 }
 
 fn holds(layer: &Layer, slot: Slot, namespace: Namespace, key: &[u8]) -> bool {
-    layer.entries.get(slot.oldest as usize).is_some_and(|entry| {
-        entry.item.namespace() == namespace && entry.item.document.key.as_encoded() == key
-    })
+    layer
+        .entries
+        .get(slot.oldest as usize)
+        .is_some_and(|entry| {
+            entry.item.namespace() == namespace && entry.item.document.key.as_encoded() == key
+        })
 }
 
 fn hash_of(namespace: Namespace, key: &[u8]) -> u64 {

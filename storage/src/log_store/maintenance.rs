@@ -10,7 +10,7 @@ use crate::disk::DiskErrorKind;
 use crate::error::StorageError;
 use crate::log_store::checkpoint::CheckpointJob;
 use crate::log_store::copy_out::CopyOutJob;
-use crate::log_store::log::file::PrepareLogFile;
+use crate::log_store::log::file::{LogFile, PrepareLogFile};
 use crate::log_store::merge::MergeJob;
 use crate::log_store::seal::SealJob;
 use crate::log_store::shard::{BusyGuard, Shard};
@@ -102,7 +102,9 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         has_obsolete_log: !shard.obsolete.lock().is_empty(),
         has_garbage: reclaimable > 0 && shard.containers.has_garbage(reclaimable),
         most_segments,
-        mostly_dead: shard.containers.mostly_dead(shard.options.container_bytes_min),
+        mostly_dead: shard
+            .containers
+            .mostly_dead(shard.options.container_bytes_min),
     })
 }
 
@@ -181,21 +183,38 @@ pub(crate) struct PrepareJob {
     shard: Arc<Shard>,
     busy: Option<BusyGuard>,
     preparing: Option<PrepareLogFile>,
+    /// Prepared, not handed over yet.
+    ready: Option<LogFile>,
 }
 
 impl PrepareJob {
     fn new(shard: Arc<Shard>) -> PrepareJob {
-        PrepareJob { shard, busy: None, preparing: None }
+        PrepareJob {
+            shard,
+            busy: None,
+            preparing: None,
+            ready: None,
+        }
     }
 
     fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
-        let Some(preparing) = &mut self.preparing else { return Ok(self.begin()) };
-        let Some(file) = preparing.step()? else { return Ok(Outcome::Yielded) };
-        // The file is safe under its name; should the writer be busy (stepped), the next open removes it.
-        let name = file.name.clone();
+        if let Some(file) = self.ready.take() {
+            return self.hand_over(file);
+        }
+        let Some(preparing) = &mut self.preparing else {
+            return Ok(self.begin());
+        };
+        self.ready = preparing.step()?;
+        if self.ready.is_some() {
+            self.preparing = None;
+        }
+        Ok(Outcome::Yielded)
+    }
+
+    fn hand_over(&mut self, file: LogFile) -> Result<Outcome<()>, StorageError> {
         let Some(mut writer) = self.shard.writer() else {
-            self.shard.disk.remove(&name)?;
-            return Ok(Outcome::Aborted(AbortReason::Superseded));
+            self.ready = Some(file);
+            return Ok(Outcome::Yielded);
         };
         writer.log.offer_spare(file);
         let discarded = writer.log.take_discarded();
@@ -211,7 +230,9 @@ impl PrepareJob {
         if self.busy.is_none() {
             return Outcome::Aborted(AbortReason::Superseded);
         }
-        let Some(mut writer) = self.shard.writer() else { return Outcome::Yielded };
+        let Some(mut writer) = self.shard.writer() else {
+            return Outcome::Yielded;
+        };
         if !writer.log.wants_spare() {
             return Outcome::Complete(());
         }
@@ -224,7 +245,11 @@ impl PrepareJob {
         let header = writer.log.next_header(wanted);
         drop(writer);
         let name = recycled.map(|span| span.name);
-        self.preparing = Some(PrepareLogFile::new(Arc::clone(&self.shard.disk), header, name));
+        self.preparing = Some(PrepareLogFile::new(
+            Arc::clone(&self.shard.disk),
+            header,
+            name,
+        ));
         Outcome::Yielded
     }
 }

@@ -54,8 +54,14 @@ impl ShardRecord {
 
     pub(crate) fn bounds(&self) -> LogBounds {
         LogBounds {
-            begin: LogPosition { file: self.begin_file, sequence: self.begin_sequence },
-            synced: LogPosition { file: self.synced_file, sequence: self.synced_sequence },
+            begin: LogPosition {
+                file: self.begin_file,
+                sequence: self.begin_sequence,
+            },
+            synced: LogPosition {
+                file: self.synced_file,
+                sequence: self.synced_sequence,
+            },
             is_clean: self.is_clean,
         }
     }
@@ -97,14 +103,22 @@ impl RawEntry {
     pub(crate) fn of(image: &Image) -> Result<RawEntry, StorageError> {
         let bytes = codec::encode(image).map_err(|error| too_large(&error))?;
         let crc = crc32c::crc32c(&bytes);
-        Ok(RawEntry { vbucket: image.place.vbucket, bytes: bytes.into(), crc })
+        Ok(RawEntry {
+            vbucket: image.place.vbucket,
+            bytes: bytes.into(),
+            crc,
+        })
     }
 
     /// The entry of a vbucket of which nothing is known but that it exists; it reads back as damaged.
     pub(crate) fn unreadable(vbucket: VbucketId) -> RawEntry {
         let bytes = Bytes::new();
         let crc = !crc32c::crc32c(&bytes);
-        RawEntry { vbucket, bytes, crc }
+        RawEntry {
+            vbucket,
+            bytes,
+            crc,
+        }
     }
 
     /// The image, if the bytes are what was written.
@@ -116,7 +130,10 @@ impl RawEntry {
         if image.place.vbucket == self.vbucket {
             Ok(image)
         } else {
-            Err(format!("the entry of vbucket {} is of another", self.vbucket))
+            Err(format!(
+                "the entry of vbucket {} is of another",
+                self.vbucket
+            ))
         }
     }
 }
@@ -194,14 +211,20 @@ pub(crate) fn decode(
     }
     let head: Head =
         codec::decode(head).map_err(|error| corrupt(PREFIX_LENGTH, &error.to_string()))?;
-    let found = ManifestOwner { store_id: head.store_id, shard: head.shard, number: head.number };
+    let found = ManifestOwner {
+        store_id: head.store_id,
+        shard: head.shard,
+        number: head.number,
+    };
     if found != owner {
         return Err(corrupt(PREFIX_LENGTH, "the manifest belongs elsewhere"));
     }
     let mut offset = end;
     let mut entries = Vec::new();
     for entry in head.directory {
-        let end = offset.saturating_add(entry.length as usize).min(bytes.len());
+        let end = offset
+            .saturating_add(entry.length as usize)
+            .min(bytes.len());
         let raw = RawEntry {
             vbucket: entry.vbucket,
             bytes: bytes.slice(offset.min(end)..end),
@@ -210,7 +233,10 @@ pub(crate) fn decode(
         entries.push((offset as u64, raw));
         offset = end;
     }
-    Ok(Manifest { record: head.record, entries })
+    Ok(Manifest {
+        record: head.record,
+        entries,
+    })
 }
 
 fn head_length(bytes: &[u8]) -> Option<usize> {

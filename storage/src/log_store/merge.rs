@@ -11,11 +11,11 @@ use roaring::RoaringTreemap;
 use crate::error::StorageError;
 use crate::log_store::containers::NewContainer;
 use crate::log_store::log::payload::{Edit, Place};
-use crate::log_store::segment::{
-    IndexEntry, IndexKey, KeyCursor, Kill, RecordLocation, Segment, SegmentIdent, SegmentMeta,
-    SegmentTail, SegmentWriter, SeqnoCursor,
-};
 use crate::log_store::seal::last_at_each_seqno;
+use crate::log_store::segment::{
+    IndexEntry, KeyCursor, Kill, RecordLocation, Segment, SegmentIdent, SegmentMeta, SegmentTail,
+    SegmentWriter, SeqnoCursor,
+};
 use crate::log_store::shard::{BusyGuard, Shard, Slot};
 use crate::log_store::version::{SegmentView, Version};
 use crate::outcome::{AbortReason, Job, Outcome};
@@ -93,7 +93,14 @@ struct Merged {
 impl MergeJob {
     pub(crate) fn new(shard: Arc<Shard>, vbucket: VbucketId, history_floor: Seqno) -> MergeJob {
         let (busy, container, state) = (None, None, Merging::Begin);
-        MergeJob { shard, vbucket, history_floor, busy, container, state }
+        MergeJob {
+            shard,
+            vbucket,
+            history_floor,
+            busy,
+            container,
+            state,
+        }
     }
 
     fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
@@ -151,35 +158,69 @@ impl MergeJob {
             kills.extend(view.visible_kills()?);
         }
         kills.sort_unstable_by_key(|kill| kill.victim);
-        let Place { vbucket, incarnation, epoch } = version.place;
+        let Place {
+            vbucket,
+            incarnation,
+            epoch,
+        } = version.place;
         let extent = self.shard.containers.create()?.writer(&mut self.container);
-        let ident = SegmentIdent { vbucket, incarnation, epoch };
-        let writer = SegmentWriter::new(extent, self.shard.options.segment_options(), ident)?;
-        let exact_from = version.segments.iter().map(|view| view.segment.meta().exact_from).max();
+        let ident = SegmentIdent {
+            vbucket,
+            incarnation,
+            epoch,
+        };
+        let writer = SegmentWriter::new(extent, self.shard.options.segment_options(), ident);
+        let exact_from = version
+            .segments
+            .iter()
+            .map(|view| view.segment.meta().exact_from)
+            .max();
         Ok(Ok(Box::new(Copying {
-            inputs: Inputs { place: version.place, views: version.segments.clone() },
+            inputs: Inputs {
+                place: version.place,
+                views: version.segments.clone(),
+            },
             kills,
             writer,
             input: 0,
             cursor: None,
             locations: Vec::new(),
-            dropped: Dropped { exact_from: exact_from.unwrap_or_default(), ..Dropped::default() },
+            dropped: Dropped {
+                exact_from: exact_from.unwrap_or_default(),
+                ..Dropped::default()
+            },
         })))
     }
 
     fn finish(&self, copying: Copying) -> Result<Merged, StorageError> {
-        let Copying { inputs, mut kills, writer, locations, dropped, .. } = copying;
+        let Copying {
+            inputs,
+            mut kills,
+            writer,
+            locations,
+            dropped,
+            ..
+        } = copying;
         let mut marks: Vec<Watermarks> = Vec::new();
         for view in &inputs.views {
             let visible = view.segment.boundaries()?;
-            marks.extend(visible.into_iter().filter(|mark| mark.high_seqno <= view.high()));
+            marks.extend(
+                visible
+                    .into_iter()
+                    .filter(|mark| mark.high_seqno <= view.high()),
+            );
         }
         let boundaries = last_at_each_seqno(marks);
         // A kill whose victim is gone has done its work.
         kills.retain(|kill| {
-            locations.binary_search_by_key(&kill.victim, |(seqno, _)| *seqno).is_ok()
+            locations
+                .binary_search_by_key(&kill.victim, |(seqno, _)| *seqno)
+                .is_ok()
         });
-        let first = inputs.views.first().map(|view| view.segment.meta().first_seqno);
+        let first = inputs
+            .views
+            .first()
+            .map(|view| view.segment.meta().first_seqno);
         let last = inputs.views.last().map(SegmentView::high);
         let (meta, mut extent) = writer.finish(SegmentTail {
             id: self.shard.new_segment_id(),
@@ -191,17 +232,25 @@ impl MergeJob {
             last_seqno_floor: last.unwrap_or_default(),
         })?;
         extent.flush()?;
-        Ok(Merged { inputs, meta, dropped })
+        Ok(Merged {
+            inputs,
+            meta,
+            dropped,
+        })
     }
 
     fn open(&mut self, merged: Merged) -> Result<Merging, StorageError> {
         if let Some(container) = self.container.take() {
             self.shard.containers.adopt(container);
         }
-        let segment = self.shard.containers.open_segment(&merged.meta).inspect_err(|_| {
-            // Nothing refers to it yet, so it may go at once.
-            self.shard.retire([&merged.meta], 0);
-        })?;
+        let segment = self
+            .shard
+            .containers
+            .open_segment(&merged.meta)
+            .inspect_err(|_| {
+                // Nothing refers to it yet, so it may go at once.
+                self.shard.retire([&merged.meta], 0);
+            })?;
         Ok(Merging::Publish(merged, segment))
     }
 
@@ -232,10 +281,13 @@ impl MergeJob {
             // The frame may be in an abandoned file: the output goes when that file can no longer count.
             self.shard.retire([&merged.meta], next);
         })?;
-        self.shard.publish(self.vbucket, Slot::Up(Arc::new(published)));
+        self.shard
+            .publish(self.vbucket, Slot::Up(Arc::new(published)));
         drop(writer);
-        let inputs = merged.inputs.views.iter().map(|view| view.segment.meta());
-        self.shard.retire(inputs, sequence);
+        // Where they lie now: a container may have been copied out meanwhile.
+        let inputs = version.segments.iter().take(merged.inputs.views.len());
+        self.shard
+            .retire(inputs.map(|view| view.segment.meta()), sequence);
         Ok(Outcome::Complete(()))
     }
 }
@@ -243,7 +295,9 @@ impl MergeJob {
 impl Copying {
     /// Copies what lives of the next piece of the inputs; `false` at their end.
     fn copy_chunk(&mut self, history_floor: Seqno) -> Result<bool, StorageError> {
-        let Some(view) = self.inputs.views.get(self.input) else { return Ok(false) };
+        let Some(view) = self.inputs.views.get(self.input) else {
+            return Ok(false);
+        };
         let cursor = self
             .cursor
             .get_or_insert_with(|| SeqnoCursor::new(Arc::clone(&view.segment), Seqno::ZERO));
@@ -276,18 +330,29 @@ impl Copying {
         self.cursor = None;
         self.writer.begin_index()?;
         let views = self.inputs.views.iter();
-        Ok(views.map(|view| KeyCursor::new(Arc::clone(&view.segment), &[])).collect())
+        views
+            .map(|view| KeyCursor::new(Arc::clone(&view.segment), &[]))
+            .collect()
     }
 
     /// Writes the next entries of the index, merged from those of the inputs; `false` at their end.
     fn index_entries(&mut self, cursors: &mut [KeyCursor]) -> Result<bool, StorageError> {
         for _ in 0..STEP_ENTRIES {
-            let Some(lowest) = lowest(cursors)? else { return Ok(false) };
-            let Some(cursor) = cursors.get_mut(lowest) else { return Ok(false) };
-            if let Some(entry) = cursor.peek()? {
-                let at = self.locations.binary_search_by_key(&entry.seqno, |(seqno, _)| *seqno);
+            let Some(lowest) = lowest(cursors) else {
+                return Ok(false);
+            };
+            let Some(cursor) = cursors.get_mut(lowest) else {
+                return Ok(false);
+            };
+            if let Some(entry) = cursor.peek() {
+                let at = self
+                    .locations
+                    .binary_search_by_key(&entry.seqno, |(seqno, _)| *seqno);
                 if let Some((_, location)) = at.ok().and_then(|at| self.locations.get(at)) {
-                    self.writer.push_index(IndexEntry { location: *location, ..entry })?;
+                    self.writer.push_index(IndexEntry {
+                        location: *location,
+                        ..entry
+                    })?;
                 }
             }
             cursor.advance()?;
@@ -297,19 +362,13 @@ impl Copying {
 }
 
 /// The cursor with the lowest key; of equal keys, the one with the newest version.
-fn lowest(cursors: &mut [KeyCursor]) -> Result<Option<usize>, StorageError> {
-    let mut lowest: Option<(usize, IndexKey, Seqno)> = None;
-    for (number, cursor) in cursors.iter_mut().enumerate() {
-        let Some(entry) = cursor.peek()? else { continue };
-        let is_lower = lowest.as_ref().is_none_or(|(_, key, seqno)| {
-            (entry.key, std::cmp::Reverse(entry.seqno))
-                < (key.as_bytes(), std::cmp::Reverse(*seqno))
-        });
-        if is_lower {
-            lowest = Some((number, IndexKey::from_bytes(entry.key), entry.seqno));
-        }
-    }
-    Ok(lowest.map(|(number, _, _)| number))
+fn lowest(cursors: &[KeyCursor]) -> Option<usize> {
+    let entries = cursors.iter().enumerate();
+    let entries = entries.filter_map(|(number, cursor)| Some((number, cursor.peek()?)));
+    let order = |entry: &IndexEntry<'_>| std::cmp::Reverse(entry.seqno);
+    let lowest =
+        entries.min_by(|(_, a), (_, b)| a.key.cmp(b.key).then_with(|| order(a).cmp(&order(b))));
+    lowest.map(|(number, _)| number)
 }
 
 impl Dropped {
@@ -334,8 +393,17 @@ impl Inputs {
 
 impl Merged {
     fn edit(&self) -> Edit {
-        let inputs = self.inputs.views.iter().map(|view| view.segment.meta().id).collect();
-        Edit::Merge { place: self.inputs.place, inputs, output: self.meta.clone() }
+        let inputs = self
+            .inputs
+            .views
+            .iter()
+            .map(|view| view.segment.meta().id)
+            .collect();
+        Edit::Merge {
+            place: self.inputs.place,
+            inputs,
+            output: self.meta.clone(),
+        }
     }
 
     /// The version with the output in place of the inputs; `None` when the inputs are no longer all there.
@@ -359,7 +427,11 @@ impl Merged {
         }
         dead_bytes = dead_bytes.saturating_sub(self.dropped.bytes);
         let mut next = Version::clone(version);
-        next.segments = vec![SegmentView { segment, dead: Arc::new(dead), dead_bytes }];
+        next.segments = vec![SegmentView {
+            segment,
+            dead: Arc::new(dead),
+            dead_bytes,
+        }];
         next.segments.extend_from_slice(newer);
         Some(next)
     }

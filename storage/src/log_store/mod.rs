@@ -1,4 +1,36 @@
 //! The log store: a write-ahead log per shard, immutable segments in shared containers, a manifest as checkpoint.
+//!
+//! Read the modules in this order to follow one commit from `commit()` to the disk and back through recovery:
+//! [`options`], `store`, `shard`, `commit`, `log` (payload, writer, file, frame), `layer`, `version`, `snapshot`;
+//! then `seal`, `segment`, `containers`, `merge`, `copy_out`, `checkpoint`, `manifest`, `maintenance`; then
+//! `recovery` (image, log reader), `rollback`, `verify`.
 
+pub mod options;
+mod store;
+mod shard;
+mod commit;
+mod log;
 mod record;
+mod codec;
+mod append_log;
+mod layer;
+mod version;
+mod snapshot;
+mod seqno_scan;
+mod key_scan;
+mod seal;
 pub(crate) mod segment;
+mod containers;
+mod merge;
+mod copy_out;
+mod checkpoint;
+mod manifest;
+mod image;
+mod maintenance;
+mod recovery;
+mod rollback;
+mod identity;
+mod names;
+
+pub use options::{BlockCompression, CreateOptions, OpenOptions};
+pub use store::{LogStore, Maintained, StoreStatistics};

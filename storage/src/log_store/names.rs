@@ -43,7 +43,11 @@ const KINDS: [(Kind, &str); 5] = [
 
 impl Name {
     pub(crate) fn new(kind: Kind, shard: u16, number: u64) -> Name {
-        Name { kind, shard, number }
+        Name {
+            kind,
+            shard,
+            number,
+        }
     }
 
     /// The name's parts, or `None` for a name that no store gives.
@@ -59,7 +63,10 @@ impl Name {
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let prefix = KINDS.iter().find(|(kind, _)| *kind == self.kind).map_or("", |(_, p)| p);
+        let prefix = KINDS
+            .iter()
+            .find(|(kind, _)| *kind == self.kind)
+            .map_or("", |(_, p)| p);
         write!(f, "{prefix}.{:02}.{:010}", self.shard, self.number)
     }
 }

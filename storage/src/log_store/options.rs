@@ -19,7 +19,10 @@ pub struct CreateOptions {
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        CreateOptions { vbuckets: 128, log_shards: 1 }
+        CreateOptions {
+            vbuckets: 128,
+            log_shards: 1,
+        }
     }
 }
 
@@ -28,10 +31,12 @@ impl CreateOptions {
     pub const LOG_SHARDS_MAX: u16 = 8;
 
     pub(crate) fn check(&self) -> Result<(), StorageError> {
-        let vbuckets_fit =
-            self.vbuckets.is_power_of_two() && self.vbuckets <= VbucketId::COUNT_MAX;
+        let vbuckets_fit = self.vbuckets.is_power_of_two() && self.vbuckets <= VbucketId::COUNT_MAX;
         if !vbuckets_fit {
-            let what = format!("{} vbuckets: give a power of two from 1 to 1024", self.vbuckets);
+            let what = format!(
+                "{} vbuckets: give a power of two from 1 to 1024",
+                self.vbuckets
+            );
             return Err(StorageError::Setting(what));
         }
         let most = Self::LOG_SHARDS_MAX.min(self.vbuckets);
@@ -106,8 +111,14 @@ impl OpenOptions {
     pub(crate) fn log_sizes(&self) -> LogSizes {
         // Two frames of the smallest useful size must fit, and the sizes must be in order.
         let file_bytes_min = self.log_file_bytes_min.max(64 << 10).next_multiple_of(4096);
-        let file_bytes_max = self.log_file_bytes_max.max(file_bytes_min).next_multiple_of(4096);
-        LogSizes { file_bytes_min, file_bytes_max }
+        let file_bytes_max = self
+            .log_file_bytes_max
+            .max(file_bytes_min)
+            .next_multiple_of(4096);
+        LogSizes {
+            file_bytes_min,
+            file_bytes_max,
+        }
     }
 
     pub(crate) fn segment_options(&self) -> SegmentOptions {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -14,7 +14,7 @@ use crate::disk::{Disk, DiskErrorKind, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::containers::Containers;
 use crate::log_store::identity::Identity;
-use crate::log_store::image::{Image, Replay};
+use crate::log_store::image::Replay;
 use crate::log_store::layer::Layer;
 use crate::log_store::log::frame::{LogPosition, Touched};
 use crate::log_store::log::payload::{self, Edit, Record};
@@ -30,7 +30,10 @@ use crate::vbucket::{VbucketId, VbucketStateRecord};
 
 /// A vbucket while the log is replayed.
 enum State {
-    Up { replay: Box<Replay>, entry: Option<RawEntry> },
+    Up {
+        replay: Box<Replay>,
+        entry: Option<RawEntry>,
+    },
     Down(Down),
 }
 
@@ -56,7 +59,10 @@ pub(crate) fn open_shard(
 ) -> Result<Shard, StorageError> {
     let names = disk.list()?;
     let names: Vec<Name> = names.iter().filter_map(|name| Name::parse(name)).collect();
-    let names: Vec<Name> = names.into_iter().filter(|name| name.shard == number).collect();
+    let names: Vec<Name> = names
+        .into_iter()
+        .filter(|name| name.shard == number)
+        .collect();
     let manifests = names.iter().filter(|name| name.kind == Kind::Manifest);
     let newest = manifests.map(|name| name.number).max();
     let mut recovery = Recovery::begin(disk, identity, number, options, newest)?;
@@ -87,10 +93,17 @@ impl Recovery {
             Some(newest) => {
                 let name = Name::new(Kind::Manifest, number, newest).to_string();
                 let store_id = identity.store_id;
-                let owner = ManifestOwner { store_id, shard: number, number: newest };
+                let owner = ManifestOwner {
+                    store_id,
+                    shard: number,
+                    number: newest,
+                };
                 manifest::read(&**disk, &name, owner)?
             }
-            None => Manifest { record: ShardRecord::NEW, entries: Vec::new() },
+            None => Manifest {
+                record: ShardRecord::NEW,
+                entries: Vec::new(),
+            },
         };
         let record = manifest.record;
         let mut states = BTreeMap::new();
@@ -104,7 +117,10 @@ impl Recovery {
                 },
                 Err(what) => {
                     let cause = StorageError::corruption(name.as_str(), offset, what);
-                    State::Down(Down { cause, entry: Some(entry) })
+                    State::Down(Down {
+                        cause,
+                        entry: Some(entry),
+                    })
                 }
             };
             states.insert(vbucket, state);
@@ -139,11 +155,16 @@ impl Recovery {
     /// Takes down what may have had records in the damaged part.
     fn take_down(&mut self, damage: &LogDamage) {
         for (vbucket, state) in &mut self.states {
-            let State::Up { replay, entry } = state else { continue };
+            let State::Up { replay, entry } = state else {
+                continue;
+            };
             let needs_it = damage.until >= replay.image.needs_from;
             if needs_it && damage.touched.contains(*vbucket) {
                 let cause = damage.error.clone();
-                *state = State::Down(Down { cause, entry: entry.clone() });
+                *state = State::Down(Down {
+                    cause,
+                    entry: entry.clone(),
+                });
             }
         }
     }
@@ -157,13 +178,19 @@ impl Recovery {
                     StorageError::corruption(&*frame.file_name, frame.offset, what.as_str());
                 let touched = Touched::ALL;
                 let sequence = frame.position.sequence;
-                return self.take_down(&LogDamage { sequence, until: sequence, touched, error });
+                return self.take_down(&LogDamage {
+                    sequence,
+                    until: sequence,
+                    touched,
+                    error,
+                });
             }
         };
         for record in records {
             match record {
                 Record::Batch(batch) => {
-                    if let Some(State::Up { replay, .. }) = self.states.get_mut(&batch.place.vbucket)
+                    if let Some(State::Up { replay, .. }) =
+                        self.states.get_mut(&batch.place.vbucket)
                     {
                         replay.batch(batch, frame.position);
                     }
@@ -178,21 +205,31 @@ impl Recovery {
         self.note_numbers(&edit);
         let vbucket = edit.place().vbucket;
         match edit {
-            Edit::Create { place, identity, watermarks } if sequence > self.record.covers => {
+            Edit::Create {
+                place,
+                identity,
+                watermarks,
+            } if sequence > self.record.covers => {
                 let replay = Replay::created(place, identity, watermarks, sequence);
                 let entry = RawEntry::of(&replay.image).ok();
-                let state = State::Up { replay: Box::new(replay), entry };
+                let state = State::Up {
+                    replay: Box::new(replay),
+                    entry,
+                };
                 self.states.insert(vbucket, state);
             }
             Edit::Delete { .. } if sequence > self.record.covers => {
                 self.states.remove(&vbucket);
             }
             edit => {
-                let Some(State::Up { replay, entry }) = self.states.get_mut(&vbucket) else { return };
+                let Some(State::Up { replay, entry }) = self.states.get_mut(&vbucket) else {
+                    return;
+                };
                 if let Err(what) = replay.edit(edit, sequence) {
                     let cause = StorageError::corruption(&*frame.file_name, frame.offset, what);
                     let entry = entry.clone();
-                    self.states.insert(vbucket, State::Down(Down { cause, entry }));
+                    self.states
+                        .insert(vbucket, State::Down(Down { cause, entry }));
                 }
             }
         }
@@ -291,12 +328,19 @@ impl Recovery {
         };
         let resume = LogResume {
             synced: found.last,
-            next_number: found.highest_number.saturating_add(1).max(self.record.next_log_file),
+            next_number: found
+                .highest_number
+                .saturating_add(1)
+                .max(self.record.next_log_file),
             files: found.files,
             current: found.tail,
         };
-        let log =
-            LogWriter::new(Arc::clone(&self.disk), owner, self.options.log_sizes(), resume);
+        let log = LogWriter::new(
+            Arc::clone(&self.disk),
+            owner,
+            self.options.log_sizes(),
+            resume,
+        );
         let bounds = self.record.bounds();
         let writer = Writer {
             log,
@@ -306,7 +350,10 @@ impl Recovery {
             needs_manifest: false,
             is_closed: false,
         };
-        let CreateOptions { vbuckets, log_shards } = self.identity.shape;
+        let CreateOptions {
+            vbuckets,
+            log_shards,
+        } = self.identity.shape;
         let mine = (self.number..vbuckets).step_by(usize::from(log_shards.max(1)));
         let slots: Vec<RwLock<Slot>> = mine
             .filter_map(VbucketId::new)
@@ -343,7 +390,10 @@ impl Recovery {
 fn version_of(replay: Replay, containers: &Containers) -> Result<Version, StorageError> {
     let Replay { image, batches } = replay;
     let state = image.state();
-    let base = VbucketStateRecord { watermarks: image.base, ..state.clone() };
+    let base = VbucketStateRecord {
+        watermarks: image.base,
+        ..state.clone()
+    };
     let layer = Layer::new(base.clone());
     let mut last = base;
     for batch in batches {
@@ -373,7 +423,11 @@ pub(crate) fn open_segments(
     let mut views = Vec::with_capacity(metas.len());
     for meta in metas {
         let segment = containers.open_segment(meta)?;
-        views.push(SegmentView { segment, dead: Arc::default(), dead_bytes: 0 });
+        views.push(SegmentView {
+            segment,
+            dead: Arc::default(),
+            dead_bytes: 0,
+        });
     }
     let mut kills = Vec::with_capacity(views.len());
     for view in &views {

@@ -54,7 +54,12 @@ struct Prepared {
 
 impl RollbackJob {
     pub(crate) fn new(shard: Arc<Shard>, vbucket: VbucketId, to: Seqno) -> RollbackJob {
-        RollbackJob { shard, vbucket, to, state: RollingBack::Begin }
+        RollbackJob {
+            shard,
+            vbucket,
+            to,
+            state: RollingBack::Begin,
+        }
     }
 
     fn advance(&mut self) -> Result<Outcome<RolledBack>, StorageError> {
@@ -80,7 +85,11 @@ impl RollbackJob {
         let high_seqno = current.watermarks.high_seqno;
         if self.to > high_seqno {
             let (vbucket, to) = (self.vbucket, self.to);
-            return Err(StorageError::RollbackAbove { vbucket, to, high_seqno });
+            return Err(StorageError::RollbackAbove {
+                vbucket,
+                to,
+                high_seqno,
+            });
         }
         let is_known = self.to >= before.exact_at(self.to);
         let exact = is_known.then_some(self.to);
@@ -91,7 +100,13 @@ impl RollbackJob {
                 (state.clone(), Version::empty(before.place, state))
             }
         };
-        Ok(Prepared { writer, before, after, state, exact })
+        Ok(Prepared {
+            writer,
+            before,
+            after,
+            state,
+            exact,
+        })
     }
 
     /// The vbucket as it was at `to`, still of the old epoch.
@@ -123,9 +138,19 @@ impl RollbackJob {
     }
 
     fn write(&self, prepared: Prepared) -> Result<RolledBack, StorageError> {
-        let Prepared { mut writer, before, mut after, state, exact } = prepared;
+        let Prepared {
+            mut writer,
+            before,
+            mut after,
+            state,
+            exact,
+        } = prepared;
         let to = exact.unwrap_or(Seqno::ZERO);
-        let segments = after.segments.iter().map(|view| view.segment.meta().clone()).collect();
+        let segments = after
+            .segments
+            .iter()
+            .map(|view| view.segment.meta().clone())
+            .collect();
         let edit = Edit::Rollback {
             place: before.place,
             to,
@@ -137,15 +162,28 @@ impl RollbackJob {
         let sequence = writer.write_edits_synced(&[edit])?;
         self.shard.note_synced(&writer);
         let epoch = RollbackEpoch(before.place.epoch.0.saturating_add(1));
-        after.place = Place { epoch, ..before.place };
+        after.place = Place {
+            epoch,
+            ..before.place
+        };
         after.rollbacks.clone_from(&before.rollbacks);
         let watermarks = state.watermarks;
-        after.rollbacks.push(RollbackMark { epoch, to, watermarks, sequence });
+        after.rollbacks.push(RollbackMark {
+            epoch,
+            to,
+            watermarks,
+            sequence,
+        });
         let gone: Vec<SegmentMeta> = before
             .segments
             .iter()
             .map(|view| view.segment.meta().clone())
-            .filter(|meta| !after.segments.iter().any(|kept| kept.segment.meta().id == meta.id))
+            .filter(|meta| {
+                !after
+                    .segments
+                    .iter()
+                    .any(|kept| kept.segment.meta().id == meta.id)
+            })
             .collect();
         self.shard.publish(self.vbucket, Slot::Up(Arc::new(after)));
         self.shard.retire(&gone, sequence);
@@ -160,14 +198,17 @@ impl Version {
     /// The lowest seqno at or below which `to` must not lie to be known exactly.
     fn exact_at(&self, to: Seqno) -> Seqno {
         let kept = self.segments.iter().map(|view| view.segment.meta());
-        let exact = kept.filter(|meta| meta.first_seqno <= to).map(|meta| meta.exact_from).max();
+        let exact = kept
+            .filter(|meta| meta.first_seqno <= to)
+            .map(|meta| meta.exact_from)
+            .max();
         exact.unwrap_or_default().max(self.exact_from)
     }
 }
 
 fn cut(meta: &SegmentMeta, to: Seqno) -> SegmentMeta {
     let mut meta = meta.clone();
-    if meta.visible_last() > to {
+    if meta.visible_last().min(meta.last_seqno) > to {
         meta.cut = Some(to);
     }
     meta
@@ -215,7 +256,9 @@ fn operations(
         if view.high() <= after || view.segment.meta().first_seqno > to {
             continue;
         }
-        each_record(view, after.next(), &mut |item| take(item.seqno, item.operation))?;
+        each_record(view, after.next(), &mut |item| {
+            take(item.seqno, item.operation)
+        })?;
     }
     for item in views.iter().flat_map(LayerView::items) {
         take(item.seqno, item.operation);
@@ -247,7 +290,9 @@ fn each_record(
 /// The unsealed items up to `to`, in a layer of their own.
 fn layer_at(views: &[LayerView], state: &VbucketStateRecord, to: Seqno) -> Layer {
     let base = views.first().map(|view| view.layer().base());
-    let base = base.filter(|base| base.watermarks.high_seqno <= to).unwrap_or(state);
+    let base = base
+        .filter(|base| base.watermarks.high_seqno <= to)
+        .unwrap_or(state);
     let layer = Layer::new(base.clone());
     for view in views {
         let place = view.layer().begin().unwrap_or_default();
@@ -263,7 +308,11 @@ fn layer_at(views: &[LayerView], state: &VbucketStateRecord, to: Seqno) -> Layer
             if items.is_empty() && !is_whole {
                 continue;
             }
-            let batch_state = if is_whole { batch.state.clone() } else { state.clone() };
+            let batch_state = if is_whole {
+                batch.state.clone()
+            } else {
+                state.clone()
+            };
             layer.append(&items, batch_state, place);
         }
     }
@@ -276,7 +325,9 @@ pub(crate) fn sealed_counts(segments: &[SegmentView]) -> Result<VbucketCounts, S
     let mut counts = VbucketCounts::default();
     for view in segments {
         each_record(view, Seqno::ZERO, &mut |item| {
-            let Ok((collection, _)) = split(item.key) else { return };
+            let Ok((collection, _)) = split(item.key) else {
+                return;
+            };
             if view.dead.contains(item.seqno.0) {
                 counts.saw(collection, item.seqno);
             } else {

@@ -41,7 +41,11 @@ pub(crate) struct SealJob {
 #[derive(Debug)]
 enum Sealing {
     Begin,
-    Write { extent: ExtentWriter, todo: VecDeque<Arc<Version>>, sealed: Vec<Sealed> },
+    Write {
+        extent: ExtentWriter,
+        todo: VecDeque<Arc<Version>>,
+        sealed: Vec<Sealed>,
+    },
     Sync(Vec<Sealed>),
     SyncDirectory(Vec<Sealed>),
     Publish(Vec<Opened>),
@@ -68,7 +72,14 @@ struct Opened {
 impl SealJob {
     pub(crate) fn new(shard: Arc<Shard>, vbuckets: Vec<VbucketId>, history_floor: Seqno) -> Self {
         let (busy, container, state) = (None, None, Sealing::Begin);
-        SealJob { shard, history_floor, vbuckets, busy, container, state }
+        SealJob {
+            shard,
+            history_floor,
+            vbuckets,
+            busy,
+            container,
+            state,
+        }
     }
 
     fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
@@ -79,10 +90,18 @@ impl SealJob {
                 Begun::Frozen(todo) => {
                     let extent = self.shard.containers.create()?;
                     let extent = extent.writer(&mut self.container);
-                    Sealing::Write { extent, todo, sealed: Vec::new() }
+                    Sealing::Write {
+                        extent,
+                        todo,
+                        sealed: Vec::new(),
+                    }
                 }
             },
-            Sealing::Write { extent, todo, sealed } => self.write_next(extent, todo, sealed)?,
+            Sealing::Write {
+                extent,
+                todo,
+                sealed,
+            } => self.write_next(extent, todo, sealed)?,
             Sealing::Sync(sealed) => {
                 if let Some(container) = &self.container {
                     container.file.sync()?;
@@ -101,8 +120,12 @@ impl SealJob {
 
     /// Freezes the newest layers: what is committed from now on goes to new ones.
     fn begin(&mut self) -> Result<Begun, StorageError> {
-        let Some(busy) = self.shard.sealing.try_begin() else { return Ok(Begun::Waits) };
-        let Some(writer) = self.shard.writer() else { return Ok(Begun::Waits) };
+        let Some(busy) = self.shard.sealing.try_begin() else {
+            return Ok(Begun::Waits);
+        };
+        let Some(writer) = self.shard.writer() else {
+            return Ok(Begun::Waits);
+        };
         let mut todo = VecDeque::new();
         for vbucket in &self.vbuckets {
             let version = self.shard.version(*vbucket)?;
@@ -115,7 +138,11 @@ impl SealJob {
         }
         drop(writer);
         self.busy = Some(busy);
-        Ok(if todo.is_empty() { Begun::Nothing } else { Begun::Frozen(todo) })
+        Ok(if todo.is_empty() {
+            Begun::Nothing
+        } else {
+            Begun::Frozen(todo)
+        })
     }
 
     fn write_next(
@@ -130,7 +157,11 @@ impl SealJob {
         };
         let (one, extent) = self.write_segment(extent, &version)?;
         sealed.push(one);
-        Ok(Sealing::Write { extent, todo, sealed })
+        Ok(Sealing::Write {
+            extent,
+            todo,
+            sealed,
+        })
     }
 
     fn write_segment(
@@ -148,7 +179,7 @@ impl SealJob {
             epoch: version.place.epoch,
         };
         let options = self.shard.options.segment_options();
-        let mut writer = SegmentWriter::new(extent, options, ident)?;
+        let mut writer = SegmentWriter::new(extent, options, ident);
         let locations = run.write_records(&mut writer)?;
         writer.begin_index()?;
         run.write_index(&mut writer, &locations)?;
@@ -165,7 +196,16 @@ impl SealJob {
         let kills = tail.kills.to_vec();
         let (meta, extent) = writer.finish(tail)?;
         let (place, layers, counts) = (version.place, frozen.to_vec(), run.counts);
-        Ok((Sealed { place, layers, meta, kills, counts }, extent))
+        Ok((
+            Sealed {
+                place,
+                layers,
+                meta,
+                kills,
+                counts,
+            },
+            extent,
+        ))
     }
 
     fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {
@@ -175,11 +215,18 @@ impl SealJob {
         let mut opened = Vec::with_capacity(sealed.len());
         let metas: Vec<SegmentMeta> = sealed.iter().map(|one| one.meta.clone()).collect();
         for one in sealed {
-            let segment = self.shard.containers.open_segment(&one.meta).inspect_err(|_| {
-                // Nothing refers to them yet, so they may go at once.
-                self.shard.retire(&metas, 0);
-            })?;
-            opened.push(Opened { sealed: one, segment });
+            let segment = self
+                .shard
+                .containers
+                .open_segment(&one.meta)
+                .inspect_err(|_| {
+                    // Nothing refers to them yet, so they may go at once.
+                    self.shard.retire(&metas, 0);
+                })?;
+            opened.push(Opened {
+                sealed: one,
+                segment,
+            });
         }
         Ok(Sealing::Publish(opened))
     }
@@ -211,7 +258,8 @@ impl SealJob {
         }
         for (one, version) in current {
             let vbucket = one.sealed.place.vbucket;
-            self.shard.publish(vbucket, Slot::Up(Arc::new(one.applied_to(&version))));
+            self.shard
+                .publish(vbucket, Slot::Up(Arc::new(one.applied_to(&version))));
         }
         Ok(match gone {
             Some(reason) if edits.is_empty() => Outcome::Aborted(reason),
@@ -233,12 +281,17 @@ fn freeze(version: &Arc<Version>) -> Option<Arc<Version>> {
         return (version.layers.len() > 1).then(|| Arc::clone(version));
     }
     let mut frozen = Version::clone(version);
-    frozen.layers.push(Arc::new(Layer::new(active.state().clone())));
+    frozen
+        .layers
+        .push(Arc::new(Layer::new(active.state().clone())));
     Some(Arc::new(frozen))
 }
 
 fn frozen_layers(version: &Version) -> &[Arc<Layer>] {
-    version.layers.split_last().map_or(&[], |(_, frozen)| frozen)
+    version
+        .layers
+        .split_last()
+        .map_or(&[], |(_, frozen)| frozen)
 }
 
 /// The batches' ends, as rollback and point-in-time reads need them: the last state at each high seqno.
@@ -306,13 +359,19 @@ impl<'v> Run<'v> {
         let mut kept = Vec::with_capacity(by_key.len());
         let mut newer: Option<&Arc<Item>> = None;
         for (place, number) in by_key.iter().enumerate() {
-            let Some(item) = self.item(*number) else { continue };
-            let killer = newer.filter(|newer| same_key(newer, item)).map(|newer| newer.seqno);
+            let Some(item) = self.item(*number) else {
+                continue;
+            };
+            let killer = newer
+                .filter(|newer| same_key(newer, item))
+                .map(|newer| newer.seqno);
             self.judge(*number, item, killer, floor);
             if !self.dropped.get(*number as usize).copied().unwrap_or(false) {
                 kept.push(*number);
             }
-            let next = by_key.get(place.saturating_add(1)).and_then(|next| self.item(*next));
+            let next = by_key
+                .get(place.saturating_add(1))
+                .and_then(|next| self.item(*next));
             if next.is_none_or(|next| !same_key(next, item)) {
                 self.kill_sealed(version, item)?;
             }
@@ -348,7 +407,8 @@ impl<'v> Run<'v> {
         let Some((_, found)) = version.find_sealed(killer.namespace(), key.as_encoded())? else {
             return Ok(());
         };
-        self.counts.lost(key.collection(), found.weight(killer.namespace()));
+        self.counts
+            .lost(key.collection(), found.weight(killer.namespace()));
         self.kills.push(Kill {
             victim: found.seqno,
             killer: killer.seqno,
@@ -377,7 +437,9 @@ impl<'v> Run<'v> {
     ) -> Result<(), StorageError> {
         for number in &self.by_key {
             let location = locations.get(*number as usize).copied().flatten();
-            let (Some(item), Some(location)) = (self.item(*number), location) else { continue };
+            let (Some(item), Some(location)) = (self.item(*number), location) else {
+                continue;
+            };
             let key = IndexKey::new(item.namespace(), item.document.key.as_encoded());
             writer.push_index(IndexEntry {
                 key: key.as_bytes(),
@@ -397,7 +459,11 @@ impl<'v> Run<'v> {
             let location = locations.get(*number as usize).copied().flatten();
             if let (Some(item), Some(location)) = (self.item(*number), location) {
                 let victim_bytes = location.length;
-                kills.push(Kill { victim: item.seqno, killer: *killer, victim_bytes });
+                kills.push(Kill {
+                    victim: item.seqno,
+                    killer: *killer,
+                    victim_bytes,
+                });
             }
         }
         kills.sort_unstable_by_key(|kill| kill.victim);
@@ -415,15 +481,18 @@ fn sorted_by_key(items: &[&Arc<Item>]) -> Vec<u32> {
     let prefix = |item: &Item| {
         let mut bytes = [0u8; 8];
         let key = item.document.key.as_encoded();
-        let source = std::iter::once(&(item.namespace() as u8)).chain(key);
+        let source = std::iter::once(item.namespace() as u8).chain(key.iter().copied());
         for (slot, byte) in bytes.iter_mut().zip(source) {
-            *slot = *byte;
+            *slot = byte;
         }
         u64::from_be_bytes(bytes)
     };
     let numbers = 0..u32::try_from(items.len()).unwrap_or(u32::MAX);
-    let mut order: Vec<(u64, u32)> =
-        items.iter().zip(numbers).map(|(item, number)| (prefix(item), number)).collect();
+    let mut order: Vec<(u64, u32)> = items
+        .iter()
+        .zip(numbers)
+        .map(|(item, number)| (prefix(item), number))
+        .collect();
     order.sort_unstable_by(|(prefix_a, a), (prefix_b, b)| {
         prefix_a.cmp(prefix_b).then_with(|| {
             let key = |n: &u32| items.get(*n as usize).map(|i| i.document.key.as_encoded());
@@ -454,9 +523,14 @@ impl Opened {
         counts.apply(&sealed.counts);
         next.counts = Arc::new(counts);
         next.sealed = sealed.meta.last_seqno;
-        next.layers.retain(|layer| !sealed.layers.iter().any(|gone| Arc::ptr_eq(gone, layer)));
+        next.layers
+            .retain(|layer| !sealed.layers.iter().any(|gone| Arc::ptr_eq(gone, layer)));
         let dead = Arc::new(RoaringTreemap::new());
-        next.segments.push(SegmentView { segment, dead, dead_bytes: 0 });
+        next.segments.push(SegmentView {
+            segment,
+            dead,
+            dead_bytes: 0,
+        });
         apply_kills(&mut next.segments, &sealed.kills);
         next
     }

@@ -32,7 +32,15 @@ pub(crate) struct SeqnoScan {
 impl SeqnoScan {
     pub(crate) fn new(snapshot: LogSnapshot, range: SeqnoRange) -> SeqnoScan {
         let next = range.first;
-        SeqnoScan { snapshot, range, next, segment: 0, cursor: None, items: 0, end: None }
+        SeqnoScan {
+            snapshot,
+            range,
+            next,
+            segment: 0,
+            cursor: None,
+            items: 0,
+            end: None,
+        }
     }
 
     fn advance(&mut self, bytes_max: usize, visit: Visit<'_>) -> Outcome<ScanEnd> {
@@ -48,7 +56,10 @@ impl SeqnoScan {
 
     fn complete(&self) -> Outcome<ScanEnd> {
         let high_seqno = self.snapshot.state.watermarks.high_seqno;
-        Outcome::Complete(ScanEnd { items: self.items, high_seqno })
+        Outcome::Complete(ScanEnd {
+            items: self.items,
+            high_seqno,
+        })
     }
 
     fn read_segment(
@@ -91,7 +102,9 @@ impl SeqnoScan {
             }
             self.next = item.seqno.next();
             let is_superseded = view.dead.contains(item.seqno.0)
-                || killers.iter().any(|k| k.supersedes(item.namespace(), item.key, item.seqno));
+                || killers
+                    .iter()
+                    .any(|k| k.supersedes(item.namespace(), item.key, item.seqno));
             if is_superseded {
                 continue;
             }
@@ -127,7 +140,9 @@ impl SeqnoScan {
                 self.next = item.seqno.next();
                 let view = ItemView::of(item);
                 let is_superseded = !layer.is_newest(index)
-                    || newer.iter().any(|n| n.supersedes(view.namespace(), view.key, view.seqno));
+                    || newer
+                        .iter()
+                        .any(|n| n.supersedes(view.namespace(), view.key, view.seqno));
                 if is_superseded {
                     continue;
                 }

@@ -58,7 +58,28 @@ pub(crate) struct Writer {
     pub(crate) is_closed: bool,
 }
 
-pub(crate) type WriterGuard = ArcMutexGuard<RawMutex, Writer>;
+/// The right to change versions, held.
+pub(crate) struct WriterGuard(ArcMutexGuard<RawMutex, Writer>);
+
+impl std::fmt::Debug for WriterGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WriterGuard")
+    }
+}
+
+impl std::ops::Deref for WriterGuard {
+    type Target = Writer;
+
+    fn deref(&self) -> &Writer {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for WriterGuard {
+    fn deref_mut(&mut self) -> &mut Writer {
+        &mut self.0
+    }
+}
 
 /// The vbuckets of one log.
 #[derive(Debug)]
@@ -113,7 +134,8 @@ impl Shard {
         if vbucket.get() % self.shard_count != self.number {
             return None;
         }
-        self.slots.get(vbucket.index() / usize::from(self.shard_count))
+        self.slots
+            .get(vbucket.index() / usize::from(self.shard_count))
     }
 
     /// The vbuckets that may live here.
@@ -124,7 +146,8 @@ impl Shard {
     }
 
     pub(crate) fn read_slot(&self, vbucket: VbucketId) -> Slot {
-        self.slot(vbucket).map_or(Slot::Absent, |slot| slot.read().clone())
+        self.slot(vbucket)
+            .map_or(Slot::Absent, |slot| slot.read().clone())
     }
 
     /// The vbucket's version now.
@@ -141,23 +164,32 @@ impl Shard {
 
     /// Every version there is.
     pub(crate) fn versions(&self) -> Vec<Arc<Version>> {
-        self.vbuckets().filter_map(|vbucket| self.version(vbucket).ok()).collect()
+        self.vbuckets()
+            .filter_map(|vbucket| self.version(vbucket).ok())
+            .collect()
     }
 
     pub(crate) fn position(&self, vbucket: VbucketId) -> Result<VbucketPosition, StorageError> {
         let version = self.version(vbucket)?;
-        let Place { incarnation, epoch, .. } = version.place;
+        let Place {
+            incarnation, epoch, ..
+        } = version.place;
         let state = version.state().ok_or(StorageError::Closed)?;
-        Ok(VbucketPosition { incarnation, epoch, high_seqno: state.watermarks.high_seqno })
+        Ok(VbucketPosition {
+            incarnation,
+            epoch,
+            high_seqno: state.watermarks.high_seqno,
+        })
     }
 
     /// The right to write: waits for it, or (stepped) says `None` when somebody has it.
     pub(crate) fn writer(&self) -> Option<WriterGuard> {
-        if self.options.is_stepped {
+        let guard = if self.options.is_stepped {
             self.writer.try_lock_arc()
         } else {
             Some(self.writer.lock_arc())
-        }
+        };
+        guard.map(WriterGuard)
     }
 
     /// Puts a slot in place. The caller holds the writer.
@@ -170,7 +202,8 @@ impl Shard {
             let after = unsealed(&slot);
             let before = std::mem::replace(&mut *place.write(), slot);
             self.unsealed_bytes.fetch_add(after, Ordering::Relaxed);
-            self.unsealed_bytes.fetch_sub(unsealed(&before), Ordering::Relaxed);
+            self.unsealed_bytes
+                .fetch_sub(unsealed(&before), Ordering::Relaxed);
         }
     }
 
@@ -187,12 +220,14 @@ impl Shard {
 
     /// Whether a vbucket is down: then nothing that it may need is given back.
     pub(crate) fn holds_everything(&self) -> bool {
-        self.vbuckets().any(|vbucket| matches!(self.read_slot(vbucket), Slot::Down(_)))
+        self.vbuckets()
+            .any(|vbucket| matches!(self.read_slot(vbucket), Slot::Down(_)))
     }
 
     /// Takes note of how far the log is durable.
     pub(crate) fn note_synced(&self, writer: &Writer) {
-        self.synced.fetch_max(writer.log.synced().sequence, Ordering::Release);
+        self.synced
+            .fetch_max(writer.log.synced().sequence, Ordering::Release);
     }
 
     /// Highest frame whose retired extents may go.
@@ -202,7 +237,11 @@ impl Shard {
             Some(writer) => writer.needs_manifest,
             None => return 0,
         };
-        if held || waits { 0 } else { self.synced.load(Ordering::Acquire) }
+        if held || waits {
+            0
+        } else {
+            self.synced.load(Ordering::Acquire)
+        }
     }
 
     pub(crate) fn new_segment_id(&self) -> u64 {
@@ -231,8 +270,9 @@ impl Writer {
         let mut encoded = Vec::with_capacity(edits.len());
         for edit in edits {
             touched.insert(edit.place().vbucket);
-            let bytes = codec::encode(edit)
-                .map_err(|error| StorageError::Setting(format!("edit beyond its limit: {error}")))?;
+            let bytes = codec::encode(edit).map_err(|error| {
+                StorageError::Setting(format!("edit beyond its limit: {error}"))
+            })?;
             encoded.push(bytes);
         }
         let before = self.log.last_sequence();
@@ -281,12 +321,17 @@ pub(crate) fn image_of(version: &Version, covers: u64) -> Option<Image> {
         identity: state.identity,
         watermarks: state.watermarks,
         base: version.base(),
-        segments: version.segments.iter().map(|view| view.segment.meta().clone()).collect(),
+        segments: version
+            .segments
+            .iter()
+            .map(|view| view.segment.meta().clone())
+            .collect(),
         sealed: version.sealed,
         exact_from: version.exact_from,
         counts: VbucketCounts::clone(&version.counts),
         covers,
-        needs_from: version.log_begin().map_or(after, |begin| begin.sequence.min(after)),
+        needs_from: version
+            .log_begin()
+            .map_or(after, |begin| begin.sequence.min(after)),
     })
 }
-

@@ -14,9 +14,7 @@ use crate::log_store::layer::LayerView;
 use crate::log_store::seqno_scan::SeqnoScan;
 use crate::log_store::version::Version;
 use crate::seqno::SeqnoRange;
-use crate::vbucket::{
-    Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord,
-};
+use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord};
 
 /// A version, and how much of its layers counts.
 #[derive(Clone, Debug)]
@@ -31,7 +29,11 @@ impl LogSnapshot {
     pub(crate) fn of(version: Arc<Version>) -> Option<LogSnapshot> {
         let views: Arc<[LayerView]> = version.views().into();
         let state = views.last()?.state().clone();
-        Some(LogSnapshot { version, views, state })
+        Some(LogSnapshot {
+            version,
+            views,
+            state,
+        })
     }
 }
 

@@ -60,7 +60,8 @@ pub(crate) struct SegmentView {
 impl SegmentView {
     /// Highest seqno that may be read.
     pub(crate) fn high(&self) -> Seqno {
-        self.segment.meta().visible_last()
+        let meta = self.segment.meta();
+        meta.last_seqno.min(meta.visible_last())
     }
 
     /// Kills by what may be read: those of a killer above a cut never happened.
@@ -164,11 +165,18 @@ impl Version {
         namespace: Namespace,
         key: &[u8],
     ) -> Result<Option<Item>, StorageError> {
-        if let Some(item) = views.iter().rev().find_map(|view| view.find(namespace, key)) {
+        if let Some(item) = views
+            .iter()
+            .rev()
+            .find_map(|view| view.find(namespace, key))
+        {
             return Ok(Some(Item::clone(&item)));
         }
         match self.find_sealed(namespace, key)? {
-            Some((view, found)) => view.segment.read_record(found.location, found.seqno).map(Some),
+            Some((view, found)) => view
+                .segment
+                .read_record(found.location, found.seqno)
+                .map(Some),
             None => Ok(None),
         }
     }
@@ -179,7 +187,10 @@ impl Version {
         for (number, view) in views.iter().enumerate() {
             let older = views.get(..number).unwrap_or_default();
             let changes = view.count_changes(&mut |namespace, key| {
-                let unsealed = older.iter().rev().find_map(|view| view.find(namespace, key));
+                let unsealed = older
+                    .iter()
+                    .rev()
+                    .find_map(|view| view.find(namespace, key));
                 if let Some(item) = unsealed {
                     return Ok(Some(Weight::of(&item)));
                 }
@@ -195,7 +206,11 @@ impl Version {
 impl FoundEntry {
     /// What the version it stands for counts.
     pub(crate) fn weight(&self, namespace: Namespace) -> Weight {
-        Weight { namespace, is_tombstone: self.is_tombstone, user_bytes: self.user_bytes }
+        Weight {
+            namespace,
+            is_tombstone: self.is_tombstone,
+            user_bytes: self.user_bytes,
+        }
     }
 }
 

@@ -58,7 +58,9 @@ impl LogFileHeader {
             return None;
         }
         let (words, _) = body.as_chunks::<8>();
-        let [magic, store_id, number, nonce, capacity, shard] = words else { return None };
+        let [magic, store_id, number, nonce, capacity, shard] = words else {
+            return None;
+        };
         let header = LogFileHeader {
             store_id: u64::from_le_bytes(*store_id),
             shard: u16::try_from(u64::from_le_bytes(*shard)).ok()?,
@@ -107,7 +109,12 @@ impl PrepareLogFile {
         header: LogFileHeader,
         recycled: Option<String>,
     ) -> PrepareLogFile {
-        PrepareLogFile { disk, header, recycled, state: Preparing::Begin }
+        PrepareLogFile {
+            disk,
+            header,
+            recycled,
+            state: Preparing::Begin,
+        }
     }
 
     fn name(&self, kind: Kind) -> String {
@@ -120,7 +127,11 @@ impl PrepareLogFile {
         self.state = match state {
             Preparing::Begin => self.begin()?,
             Preparing::Zeroing { file, done } => {
-                let length = self.header.capacity.saturating_sub(done).min(ZERO_STEP_BYTES);
+                let length = self
+                    .header
+                    .capacity
+                    .saturating_sub(done)
+                    .min(ZERO_STEP_BYTES);
                 file.zero(done, length)?;
                 let done = done.saturating_add(length);
                 if done < self.header.capacity {
@@ -135,14 +146,22 @@ impl PrepareLogFile {
                 Preparing::Name { file }
             }
             Preparing::Name { file } => {
-                self.disk.rename(&self.name(Kind::LogPreparing), &self.name(Kind::Log))?;
+                self.disk
+                    .rename(&self.name(Kind::LogPreparing), &self.name(Kind::Log))?;
                 Preparing::SyncName { file }
             }
             Preparing::SyncName { file } => {
                 self.disk.sync_directory()?;
                 let name = self.name(Kind::Log);
-                let LogFileHeader { identity, capacity, .. } = self.header;
-                return Ok(Some(LogFile { file, name, identity, capacity }));
+                let LogFileHeader {
+                    identity, capacity, ..
+                } = self.header;
+                return Ok(Some(LogFile {
+                    file,
+                    name,
+                    identity,
+                    capacity,
+                }));
             }
         };
         Ok(None)

@@ -108,7 +108,10 @@ impl FrameHeader {
             payload_length,
             payload_crc,
             touched: Touched(u128::from_le_bytes(*touched)),
-            continues: LogPosition { file: continues_file, sequence: continues_sequence },
+            continues: LogPosition {
+                file: continues_file,
+                sequence: continues_sequence,
+            },
         })
     }
 
@@ -120,7 +123,9 @@ impl FrameHeader {
 
 /// Bytes on disk of a frame with a payload of that length.
 pub(crate) fn frame_length(payload_length: usize) -> usize {
-    payload_length.saturating_add(HEADER_LENGTH).next_multiple_of(HEADER_LENGTH)
+    payload_length
+        .saturating_add(HEADER_LENGTH)
+        .next_multiple_of(HEADER_LENGTH)
 }
 
 fn checksum(file: FileIdentity, offset: u64, body: &[u8]) -> u32 {

@@ -30,7 +30,11 @@ const IS_DISK_SNAPSHOT: u8 = 2;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Edit {
     /// A vbucket begins.
-    Create { place: Place, identity: Arc<VbucketIdentity>, watermarks: Watermarks },
+    Create {
+        place: Place,
+        identity: Arc<VbucketIdentity>,
+        watermarks: Watermarks,
+    },
     /// A vbucket ends.
     Delete { place: Place },
     /// The vbucket goes back to `to`; `place` names the epoch before, batches from now on are of the next.
@@ -44,11 +48,25 @@ pub(crate) enum Edit {
         counts: VbucketCounts,
     },
     /// Items up to `sealed` lie in `segment` now.
-    Seal { place: Place, segment: SegmentMeta, sealed: Seqno, counts: VbucketCounts },
+    Seal {
+        place: Place,
+        segment: SegmentMeta,
+        sealed: Seqno,
+        counts: VbucketCounts,
+    },
     /// The segments with these ids are replaced by `output`.
-    Merge { place: Place, inputs: Vec<u64>, output: SegmentMeta },
+    Merge {
+        place: Place,
+        inputs: Vec<u64>,
+        output: SegmentMeta,
+    },
     /// A segment's bytes lie elsewhere now.
-    Relocate { place: Place, segment: u64, container: u64, offset: u64 },
+    Relocate {
+        place: Place,
+        segment: u64,
+        container: u64,
+        offset: u64,
+    },
 }
 
 /// The past of a vbucket an edit belongs to (rule R2).
@@ -178,7 +196,15 @@ fn take_batch<'a>(payload: &Bytes, body: &'a [u8]) -> Option<(Record, &'a [u8])>
         (Some(Arc::new(codec::decode(identity).ok()?)), rest)
     };
     let (items, rest) = take_items(payload, rest)?;
-    Some((Record::Batch(LoggedBatch { place, watermarks, identity, items }), rest))
+    Some((
+        Record::Batch(LoggedBatch {
+            place,
+            watermarks,
+            identity,
+            items,
+        }),
+        rest,
+    ))
 }
 
 fn take_watermarks(flags: u8, mut rest: &[u8]) -> Option<(Watermarks, &[u8])> {
@@ -186,7 +212,17 @@ fn take_watermarks(flags: u8, mut rest: &[u8]) -> Option<(Watermarks, &[u8])> {
     for number in &mut numbers {
         (*number, rest) = take_u64(rest)?;
     }
-    let [high, max_visible, prepared, completed, high_prepared, purge, start, end, time] = numbers;
+    let [
+        high,
+        max_visible,
+        prepared,
+        completed,
+        high_prepared,
+        purge,
+        start,
+        end,
+        time,
+    ] = numbers;
     let watermarks = Watermarks {
         high_seqno: Seqno(high),
         max_visible_seqno: Seqno(max_visible),
@@ -194,7 +230,10 @@ fn take_watermarks(flags: u8, mut rest: &[u8]) -> Option<(Watermarks, &[u8])> {
         completed_seqno: Seqno(completed),
         high_prepared_seqno: Seqno(high_prepared),
         purge_seqno: Seqno(purge),
-        snapshot: SnapshotRange { start: Seqno(start), end: Seqno(end) },
+        snapshot: SnapshotRange {
+            start: Seqno(start),
+            end: Seqno(end),
+        },
         snapshot_kind: if flags & IS_DISK_SNAPSHOT == 0 {
             SnapshotKind::Memory
         } else {

@@ -71,7 +71,10 @@ pub(crate) fn read_log(
     store_id: u64,
     bounds: LogBounds,
 ) -> Result<FoundLog, StorageError> {
-    let mut found = FoundLog { last: bounds.begin, ..FoundLog::default() };
+    let mut found = FoundLog {
+        last: bounds.begin,
+        ..FoundLog::default()
+    };
     let mut files = Vec::new();
     for name in names.iter().filter(|name| name.kind == Kind::Log) {
         found.highest_number = found.highest_number.max(name.number);
@@ -83,7 +86,11 @@ pub(crate) fn read_log(
     }
     let chain = follow_chain(files, bounds, &mut found.unused);
     let newest = chain.len().saturating_sub(1);
-    let mut walk = Walk { found, bounds, expected: bounds.begin.sequence.saturating_add(1) };
+    let mut walk = Walk {
+        found,
+        bounds,
+        expected: bounds.begin.sequence.saturating_add(1),
+    };
     for (index, (file, limit)) in chain.into_iter().enumerate() {
         walk.file(file, limit, index == newest);
     }
@@ -111,14 +118,25 @@ impl ScannedFile {
             && header.shard == name.shard
             && header.identity.number == name.number;
         if !belongs {
-            return Err(StorageError::corruption(&*text, 0, "the log file belongs elsewhere"));
+            return Err(StorageError::corruption(
+                &*text,
+                0,
+                "the log file belongs elsewhere",
+            ));
         }
         let length = usize::try_from(file.length()?.min(header.capacity)).unwrap_or(0);
         let mut bytes = vec![0u8; length];
         file.read_at(&mut bytes, 0)?;
         let bytes = Bytes::from(bytes);
         let (frames, damaged) = (Vec::new(), Vec::new());
-        let mut scanned = ScannedFile { name: text, header, file, bytes, frames, damaged };
+        let mut scanned = ScannedFile {
+            name: text,
+            header,
+            file,
+            bytes,
+            frames,
+            damaged,
+        };
         scanned.find_frames();
         Ok(scanned)
     }
@@ -147,28 +165,46 @@ impl ScannedFile {
     fn is_whole(&self, header: &FrameHeader, rest: &[u8]) -> bool {
         let end = HEADER_LENGTH.saturating_add(header.payload_length as usize);
         let payload = rest.get(HEADER_LENGTH..end);
-        let rises = self.frames.last().is_none_or(|(_, last)| last.sequence < header.sequence);
+        let rises = self
+            .frames
+            .last()
+            .is_none_or(|(_, last)| last.sequence < header.sequence);
         rises && payload.is_some_and(|payload| crc32c::crc32c(payload) == header.payload_crc)
     }
 
     fn payload(&self, offset: u64, header: &FrameHeader) -> Bytes {
-        let begin = usize::try_from(offset).unwrap_or(usize::MAX).saturating_add(HEADER_LENGTH);
-        let end = begin.saturating_add(header.payload_length as usize).min(self.bytes.len());
+        let begin = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .saturating_add(HEADER_LENGTH);
+        let end = begin
+            .saturating_add(header.payload_length as usize)
+            .min(self.bytes.len());
         self.bytes.slice(begin.min(end)..end)
     }
 
     /// The place this file goes on after.
     fn continues(&self) -> Option<LogPosition> {
-        self.frames.iter().chain(&self.damaged).next().map(|(_, header)| header.continues)
+        self.frames
+            .iter()
+            .chain(&self.damaged)
+            .next()
+            .map(|(_, header)| header.continues)
     }
 
     /// Highest frame the file itself knows to have been durable.
     fn told_durable(&self) -> u64 {
-        self.frames.iter().map(|(_, header)| header.synced_through).max().unwrap_or(0)
+        self.frames
+            .iter()
+            .map(|(_, header)| header.synced_through)
+            .max()
+            .unwrap_or(0)
     }
 
     fn damage(&self, sequence: u64, until: u64, offset: u64) -> LogDamage {
-        let single = self.damaged.iter().find(|(_, header)| header.sequence == sequence);
+        let single = self
+            .damaged
+            .iter()
+            .find(|(_, header)| header.sequence == sequence);
         let touched = match single {
             Some((_, header)) if until == sequence => header.touched,
             _ => Touched::ALL,
@@ -176,7 +212,12 @@ impl ScannedFile {
         let offset = single.map_or(offset, |(offset, _)| *offset);
         let what = format!("log frames {sequence} to {until} are damaged");
         let error = StorageError::corruption(&*self.name, offset, what);
-        LogDamage { sequence, until, touched, error }
+        LogDamage {
+            sequence,
+            until,
+            touched,
+            error,
+        }
     }
 }
 
@@ -222,7 +263,9 @@ impl Walk {
             name: file.name.to_string(),
             number,
             capacity: file.header.capacity,
-            after: file.continues().map_or(self.found.last.sequence, |after| after.sequence),
+            after: file
+                .continues()
+                .map_or(self.found.last.sequence, |after| after.sequence),
         });
         let durable = limit.unwrap_or_else(|| file.told_durable().max(self.bounds.synced.sequence));
         let mut end = FRAMES_BEGIN;
@@ -236,15 +279,22 @@ impl Walk {
                         break;
                     }
                     let until = header.sequence.saturating_sub(1);
-                    self.found.damage.push(file.damage(self.expected, until, end));
+                    self.found
+                        .damage
+                        .push(file.damage(self.expected, until, end));
                 }
                 self.take(&file, number, *offset, header);
             }
             end = offset.saturating_add(header.frame_length() as u64);
         }
         if durable >= self.expected {
-            self.found.damage.push(file.damage(self.expected, durable, end));
-            self.found.last = LogPosition { file: number, sequence: durable };
+            self.found
+                .damage
+                .push(file.damage(self.expected, durable, end));
+            self.found.last = LogPosition {
+                file: number,
+                sequence: durable,
+            };
             self.expected = durable.saturating_add(1);
         }
         if is_newest {
@@ -253,7 +303,10 @@ impl Walk {
     }
 
     fn take(&mut self, file: &ScannedFile, number: u64, offset: u64, header: &FrameHeader) {
-        self.found.last = LogPosition { file: number, sequence: header.sequence };
+        self.found.last = LogPosition {
+            file: number,
+            sequence: header.sequence,
+        };
         self.expected = header.sequence.saturating_add(1);
         self.found.frames.push(FoundFrame {
             position: self.found.last,
@@ -269,11 +322,26 @@ impl Walk {
         let is_whole = self.bounds.is_clean
             && self.found.damage.is_empty()
             && self.found.last == self.bounds.synced
-            && file.frames.last().is_none_or(|(_, last)| last.sequence == self.found.last.sequence);
+            && file
+                .frames
+                .last()
+                .is_none_or(|(_, last)| last.sequence == self.found.last.sequence);
         let after = file.continues();
         if let (true, Some(after)) = (is_whole, after) {
-            let ScannedFile { name, header: LogFileHeader { identity, capacity, .. }, file, .. } = file;
-            let log = LogFile { file, name: name.to_string(), identity, capacity };
+            let ScannedFile {
+                name,
+                header: LogFileHeader {
+                    identity, capacity, ..
+                },
+                file,
+                ..
+            } = file;
+            let log = LogFile {
+                file,
+                name: name.to_string(),
+                identity,
+                capacity,
+            };
             self.found.tail = Some((log, end, after));
         }
     }

@@ -88,7 +88,11 @@ struct Current {
 
 impl Current {
     fn new(log: LogFile, position: u64, continues: LogPosition) -> Current {
-        Current { log, position, continues }
+        Current {
+            log,
+            position,
+            continues,
+        }
     }
 }
 
@@ -114,7 +118,9 @@ impl LogWriter {
             disk,
             owner,
             sizes,
-            current: resume.current.map(|(log, at, after)| Current::new(log, at, after)),
+            current: resume
+                .current
+                .map(|(log, at, after)| Current::new(log, at, after)),
             spare: None,
             discarded: Vec::new(),
             next_number: resume.next_number,
@@ -142,13 +148,21 @@ impl LogWriter {
         self.buffer.resize(start.saturating_add(length), 0);
         // A payload is bounded by what one commit may carry, far below 4 GiB.
         let payload_length = u32::try_from(payload_length).unwrap_or(u32::MAX);
-        self.frames.push(BufferedFrame { start, length, payload_length, payload_crc, touched });
+        self.frames.push(BufferedFrame {
+            start,
+            length,
+            payload_length,
+            payload_crc,
+            touched,
+        });
         self.last_sequence()
     }
 
     /// Sequence of the newest frame, on disk or not.
     pub(crate) fn last_sequence(&self) -> u64 {
-        self.synced.sequence.saturating_add(self.frames.len() as u64)
+        self.synced
+            .sequence
+            .saturating_add(self.frames.len() as u64)
     }
 
     /// The last frame known durable.
@@ -163,7 +177,9 @@ impl LogWriter {
 
     /// Number of the file the newest written frame lies in.
     pub(crate) fn current_file(&self) -> u64 {
-        self.current.as_ref().map_or(self.synced.file, |current| current.log.identity.number)
+        self.current
+            .as_ref()
+            .map_or(self.synced.file, |current| current.log.identity.number)
     }
 
     /// Writes every frame not yet written. After an error none of them may be counted on, but they are kept: call
@@ -183,8 +199,10 @@ impl LogWriter {
         self.write()?;
         if let Err(first) = self.sync_current() {
             self.abandon(&first);
-            self.try_write().inspect_err(|second| self.abandon(second))?;
-            self.sync_current().inspect_err(|third| self.abandon(third))?;
+            self.try_write()
+                .inspect_err(|second| self.abandon(second))?;
+            self.sync_current()
+                .inspect_err(|third| self.abandon(third))?;
         }
         Ok(())
     }
@@ -201,7 +219,10 @@ impl LogWriter {
             self.written = 0;
         }
         self.frames.truncate(keep);
-        let end = self.frames.last().map_or(0, |frame| frame.start.saturating_add(frame.length));
+        let end = self
+            .frames
+            .last()
+            .map_or(0, |frame| frame.start.saturating_add(frame.length));
         self.buffer.truncate(end);
     }
 
@@ -241,14 +262,22 @@ impl LogWriter {
     }
 
     fn write_run(&mut self, run: Range<usize>) -> Result<(), DiskError> {
-        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
         let begin = current.position;
         let mut position = begin;
         let mut bytes = 0..0;
         for index in run.clone() {
-            let Some(frame) = self.frames.get(index) else { break };
+            let Some(frame) = self.frames.get(index) else {
+                break;
+            };
             let header = FrameHeader {
-                sequence: self.synced.sequence.saturating_add(index as u64).saturating_add(1),
+                sequence: self
+                    .synced
+                    .sequence
+                    .saturating_add(index as u64)
+                    .saturating_add(1),
                 synced_through: self.synced.sequence,
                 payload_length: frame.payload_length,
                 payload_crc: frame.payload_crc,
@@ -266,14 +295,19 @@ impl LogWriter {
             bytes.end = frame.start.saturating_add(frame.length);
             position = position.saturating_add(frame.length as u64);
         }
-        current.log.file.write_at(self.buffer.get(bytes).unwrap_or_default(), begin)?;
+        current
+            .log
+            .file
+            .write_at(self.buffer.get(bytes).unwrap_or_default(), begin)?;
         current.position = position;
         self.written = run.end;
         Ok(())
     }
 
     fn sync_current(&mut self) -> Result<(), DiskError> {
-        let Some(current) = &self.current else { return Ok(()) };
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
         if self.written == 0 {
             return Ok(());
         }
@@ -297,7 +331,10 @@ impl LogWriter {
     /// name its predecessor.
     fn rotate(&mut self) -> Result<(), DiskError> {
         self.sync_current()?;
-        let need = self.frames.get(self.written).map_or(0, |frame| frame.length as u64);
+        let need = self
+            .frames
+            .get(self.written)
+            .map_or(0, |frame| frame.length as u64);
         let need = need.saturating_add(FRAMES_BEGIN);
         let log = match self.spare.take() {
             Some(spare) if spare.capacity >= need => spare,
@@ -319,7 +356,9 @@ impl LogWriter {
 
     fn make_inline(&mut self, need: u64) -> Result<LogFile, DiskError> {
         self.files_made_inline = self.files_made_inline.saturating_add(1);
-        let capacity = need.next_multiple_of(FRAMES_BEGIN).max(self.sizes.file_bytes_min);
+        let capacity = need
+            .next_multiple_of(FRAMES_BEGIN)
+            .max(self.sizes.file_bytes_min);
         let header = self.next_header(capacity);
         PrepareLogFile::new(Arc::clone(&self.disk), header, None).run()
     }
@@ -345,7 +384,8 @@ impl LogWriter {
 
     /// Capacity a file prepared now should have.
     pub(crate) fn capacity_wanted(&self) -> u64 {
-        self.next_capacity.clamp(self.sizes.file_bytes_min, self.sizes.file_bytes_max)
+        self.next_capacity
+            .clamp(self.sizes.file_bytes_min, self.sizes.file_bytes_max)
     }
 
     /// Takes over a prepared file. Its number is below that of every file made later, so it is used only if no
@@ -366,7 +406,10 @@ impl LogWriter {
 
     /// The last frame before file `number`, if that is a file of the log.
     pub(crate) fn before_file(&self, number: u64) -> Option<u64> {
-        self.files.iter().find(|span| span.number == number).map(|span| span.after)
+        self.files
+            .iter()
+            .find(|span| span.number == number)
+            .map(|span| span.after)
     }
 
     /// The number the next file will have.
@@ -381,10 +424,15 @@ impl LogWriter {
 
     /// Takes the files below number `oldest_needed` out of the log; the current one always stays.
     pub(crate) fn take_obsolete(&mut self, oldest_needed: u64) -> Vec<LogFileSpan> {
-        let current = self.current.as_ref().map_or(u64::MAX, |current| current.log.identity.number);
+        let current = self
+            .current
+            .as_ref()
+            .map_or(u64::MAX, |current| current.log.identity.number);
         let keep_from = oldest_needed.min(current);
-        let (obsolete, kept) =
-            self.files.drain(..).partition(|span: &LogFileSpan| span.number < keep_from);
+        let (obsolete, kept) = self
+            .files
+            .drain(..)
+            .partition(|span: &LogFileSpan| span.number < keep_from);
         self.files = kept;
         obsolete
     }

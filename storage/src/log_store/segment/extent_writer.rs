@@ -45,6 +45,15 @@ impl ExtentWriter {
         &self.file_name
     }
 
+    /// Goes on at the next multiple of `alignment`, with zeros between.
+    pub(crate) fn align(&mut self, alignment: u64) -> Result<(), StorageError> {
+        let position = self.position();
+        let gap = position
+            .next_multiple_of(alignment.max(1))
+            .saturating_sub(position);
+        self.write(&vec![0u8; usize::try_from(gap).unwrap_or(0)])
+    }
+
     /// Takes bytes; they may stay in memory until the next [`ExtentWriter::flush`].
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         if self.buffer.len().saturating_add(bytes.len()) > WRITE_BYTES {

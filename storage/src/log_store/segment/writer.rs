@@ -77,8 +77,8 @@ enum Phase {
 
 /// A segment being written.
 #[derive(Debug)]
-pub(crate) struct SegmentWriter<'w> {
-    out: &'w mut ExtentWriter,
+pub(crate) struct SegmentWriter {
+    out: ExtentWriter,
     options: SegmentOptions,
     ident: SegmentIdent,
     start: u64,
@@ -99,13 +99,13 @@ pub(crate) struct SegmentWriter<'w> {
     key_hashes: Vec<u64>,
 }
 
-impl<'w> SegmentWriter<'w> {
+impl SegmentWriter {
     /// A writer whose segment begins where `out` stands.
     pub(crate) fn new(
-        out: &'w mut ExtentWriter,
+        out: ExtentWriter,
         options: SegmentOptions,
         ident: SegmentIdent,
-    ) -> SegmentWriter<'w> {
+    ) -> SegmentWriter {
         let start = out.position();
         SegmentWriter {
             out,
@@ -253,7 +253,11 @@ impl<'w> SegmentWriter<'w> {
     }
 
     /// Writes what is left. The segment is in the file after [`ExtentWriter::flush`], and durable after a sync.
-    pub(crate) fn finish(mut self, tail: SegmentTail<'_>) -> Result<SegmentMeta, StorageError> {
+    /// The writer comes back, for the next segment.
+    pub(crate) fn finish(
+        mut self,
+        tail: SegmentTail<'_>,
+    ) -> Result<(SegmentMeta, ExtentWriter), StorageError> {
         if self.phase != Phase::Index || self.index_entries != self.records {
             return Err(self.misuse("an index that is not complete"));
         }
@@ -284,7 +288,7 @@ impl<'w> SegmentWriter<'w> {
         };
         let (end, footer_crc) = footer.encode();
         self.out.write(&end)?;
-        Ok(SegmentMeta {
+        let meta = SegmentMeta {
             id: tail.id,
             container: tail.container,
             offset: self.start,
@@ -297,7 +301,8 @@ impl<'w> SegmentWriter<'w> {
             kills: footer.kills,
             footer_crc,
             cut: None,
-        })
+        };
+        Ok((meta, self.out))
     }
 
     /// Everything between the index pages, which were written, and the footer.

@@ -1,0 +1,498 @@
+//! The log store: shards behind the store trait, and their opening and closing.
+//!
+//! Invariant: a directory belongs to one open store at a time; every call goes to the one shard its vbucket was dealt
+//! to at creation (rule R5). The store has no thread of its own: background work is done by whoever calls
+//! [`LogStore::maintain`].
+
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskLock};
+use crate::error::StorageError;
+use crate::kv_store::{
+    Batch, CommitDurability, FileStatistics, KvStore, RolledBack, Snapshot, VbucketStatus,
+};
+use crate::log_store::checkpoint::CheckpointJob;
+use crate::log_store::commit::CommitJob;
+use crate::log_store::identity::Identity;
+use crate::log_store::log::payload::{Edit, Place};
+use crate::log_store::log::writer::mix;
+use crate::log_store::maintenance::{self, MaintenanceJob};
+use crate::log_store::merge::MergeJob;
+use crate::log_store::names::LOCK;
+use crate::log_store::options::{CreateOptions, OpenOptions};
+use crate::log_store::recovery;
+use crate::log_store::rollback::RollbackJob;
+use crate::log_store::seal::SealJob;
+use crate::log_store::shard::{Shard, Slot};
+use crate::log_store::snapshot::LogSnapshot;
+use crate::log_store::version::Version;
+use crate::outcome::{AbortReason, Job, Outcome};
+use crate::seqno::Seqno;
+use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord};
+
+/// A durable store of vbuckets in one directory. Clones are handles to the same store.
+#[derive(Clone, Debug)]
+pub struct LogStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shape: CreateOptions,
+    shards: Vec<Arc<Shard>>,
+    disk: Arc<dyn Disk>,
+    _lock: Box<dyn DiskLock>,
+}
+
+/// What a call of [`LogStore::maintain`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maintained {
+    /// There was nothing to do.
+    Nothing,
+    /// A piece of work was done; there may be more.
+    Worked,
+}
+
+/// Space of the whole store on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStatistics {
+    /// Bytes of the log's files.
+    pub log_bytes: u64,
+    /// How many log files there are.
+    pub log_files: usize,
+    /// Bytes of the container files, punched holes included.
+    pub container_bytes: u64,
+    /// Bytes of the segments that are part of a vbucket.
+    pub live_extent_bytes: u64,
+    /// Key and value bytes that are in no segment yet.
+    pub unsealed_bytes: u64,
+    /// Log files abandoned after a failed write or sync since the store was opened.
+    pub log_files_abandoned: u64,
+    /// Log files made on the commit path since the store was opened, because none was prepared.
+    pub log_files_made_inline: u64,
+}
+
+impl LogStore {
+    /// Makes an empty directory a store, and opens it.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        shape: CreateOptions,
+        options: OpenOptions,
+    ) -> Result<LogStore, StorageError> {
+        shape.check()?;
+        let lock = disk.lock(LOCK)?;
+        let identity = Identity {
+            store_id: mix(options.entropy),
+            shape,
+        };
+        identity.create(&*disk)?;
+        LogStore::open_locked(disk, lock, options)
+    }
+
+    /// Opens the store in this directory, whatever state it was left in.
+    pub fn open(disk: Arc<dyn Disk>, options: OpenOptions) -> Result<LogStore, StorageError> {
+        // Before the lock, which would leave its file in a directory that is no store.
+        Identity::open(&*disk)?;
+        let lock = disk.lock(LOCK)?;
+        LogStore::open_locked(disk, lock, options)
+    }
+
+    fn open_locked(
+        disk: Arc<dyn Disk>,
+        lock: Box<dyn DiskLock>,
+        options: OpenOptions,
+    ) -> Result<LogStore, StorageError> {
+        let identity = Identity::open(&*disk)?;
+        let mut shards = Vec::new();
+        for number in 0..identity.shape.log_shards {
+            shards.push(Arc::new(recovery::open_shard(
+                &disk, identity, number, options,
+            )?));
+        }
+        let shape = identity.shape;
+        Ok(LogStore {
+            inner: Arc::new(Inner {
+                shape,
+                shards,
+                disk,
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// The store's shape, as decided at creation.
+    #[must_use]
+    pub fn shape(&self) -> CreateOptions {
+        self.inner.shape
+    }
+
+    /// The log shard a vbucket was dealt to.
+    #[must_use]
+    pub fn shard_of(&self, vbucket: VbucketId) -> u16 {
+        vbucket.get() % self.inner.shape.log_shards.max(1)
+    }
+
+    fn shard(&self, vbucket: VbucketId) -> Result<&Arc<Shard>, StorageError> {
+        let shard = self.inner.shards.get(usize::from(self.shard_of(vbucket)));
+        let exists = vbucket.get() < self.inner.shape.vbuckets;
+        shard
+            .filter(|_| exists)
+            .ok_or(StorageError::UnknownVbucket(vbucket))
+    }
+
+    /// Commits a group of batches of one shard in steps: written, synced, applied.
+    pub fn commit_job<'g>(
+        &self,
+        shard: u16,
+        group: &'g [Batch],
+        durability: CommitDurability,
+    ) -> Result<impl Job<Output = Vec<Result<(), StorageError>>> + use<'g>, StorageError> {
+        let shard = self.inner.shards.get(usize::from(shard));
+        let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
+        Ok(CommitJob::new(Arc::clone(shard), group, durability))
+    }
+
+    /// Seals one vbucket in steps.
+    pub fn seal_job(
+        &self,
+        vbucket: VbucketId,
+        history_floor: Seqno,
+    ) -> Result<impl Job<Output = ()> + use<>, StorageError> {
+        Ok(SealJob::new(
+            Arc::clone(self.shard(vbucket)?),
+            vec![vbucket],
+            history_floor,
+        ))
+    }
+
+    /// Merges all segments of one vbucket into one, in steps.
+    pub fn merge_job(
+        &self,
+        vbucket: VbucketId,
+        history_floor: Seqno,
+    ) -> Result<impl Job<Output = ()> + use<>, StorageError> {
+        Ok(MergeJob::new(
+            Arc::clone(self.shard(vbucket)?),
+            vbucket,
+            history_floor,
+        ))
+    }
+
+    /// Rolls one vbucket back in steps.
+    pub fn rollback_job(
+        &self,
+        vbucket: VbucketId,
+        to: Seqno,
+    ) -> Result<impl Job<Output = RolledBack> + use<>, StorageError> {
+        Ok(RollbackJob::new(
+            Arc::clone(self.shard(vbucket)?),
+            vbucket,
+            to,
+        ))
+    }
+
+    /// Writes a shard's manifest in steps, after which older log files are no longer needed.
+    pub fn checkpoint_job(
+        &self,
+        shard: u16,
+    ) -> Result<impl Job<Output = ()> + use<>, StorageError> {
+        let shard = self.inner.shards.get(usize::from(shard));
+        let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
+        Ok(CheckpointJob::new(Arc::clone(shard), false))
+    }
+
+    /// The most urgent background work of a shard in steps, if there is any.
+    #[must_use]
+    pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = ()> + use<>> {
+        let shard = self.inner.shards.get(usize::from(shard))?;
+        let work = maintenance::decide(&maintenance::figures(shard)?)?;
+        tracing::debug!(shard = shard.number, ?work, "maintenance");
+        Some(MaintenanceJob::new(shard, work))
+    }
+
+    /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives
+    /// space back. Call it in a loop from a thread of your own.
+    pub fn maintain(&self) -> Outcome<Maintained> {
+        for number in 0..self.inner.shape.log_shards {
+            let Some(mut job) = self.maintenance_job(number) else {
+                continue;
+            };
+            return match job.run() {
+                // Somebody else is at it: that is work done.
+                Outcome::Aborted(AbortReason::Superseded) => Outcome::Complete(Maintained::Worked),
+                outcome => outcome.map(|()| Maintained::Worked),
+            };
+        }
+        Outcome::Complete(Maintained::Nothing)
+    }
+
+    /// Merges all segments of one vbucket into one, without versions whose killer is at or below `history_floor`.
+    pub fn merge(&self, vbucket: VbucketId, history_floor: Seqno) -> Outcome<()> {
+        match self.merge_job(vbucket, history_floor) {
+            Ok(mut job) => job.run(),
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    /// Writes every shard's manifest.
+    pub fn checkpoint(&self) -> Result<(), StorageError> {
+        for number in 0..self.inner.shape.log_shards {
+            finished(self.checkpoint_job(number)?.run())?;
+        }
+        Ok(())
+    }
+
+    /// Closes the store in order: seals what is unsealed, so that the next opening need not read the log, and marks
+    /// the end. After an error the store is closed too; what was acknowledged is safe, and the next opening
+    /// recovers it.
+    pub fn close(self) -> Result<(), StorageError> {
+        let mut first = Ok(());
+        for shard in &self.inner.shards {
+            let vbuckets = shard
+                .versions()
+                .iter()
+                .map(|version| version.place.vbucket)
+                .collect();
+            let floor = shard.options.history_floor;
+            let sealed = finished(SealJob::new(Arc::clone(shard), vbuckets, floor).run());
+            let marked = finished(CheckpointJob::new(Arc::clone(shard), true).run());
+            if let Some(mut writer) = shard.writer() {
+                writer.is_closed = true;
+            }
+            first = first.and(sealed).and(marked);
+        }
+        first
+    }
+
+    /// Space of the whole store.
+    pub fn statistics(&self) -> Result<StoreStatistics, StorageError> {
+        let mut sum = StoreStatistics::default();
+        for shard in &self.inner.shards {
+            let (live, total) = shard.containers.sizes()?;
+            sum.container_bytes = sum.container_bytes.saturating_add(total);
+            sum.live_extent_bytes = sum.live_extent_bytes.saturating_add(live);
+            let unsealed = shard
+                .unsealed_bytes
+                .load(std::sync::atomic::Ordering::Relaxed);
+            sum.unsealed_bytes = sum.unsealed_bytes.saturating_add(unsealed);
+            let Some(writer) = shard.writer() else {
+                continue;
+            };
+            for span in writer.log.files() {
+                sum.log_files = sum.log_files.saturating_add(1);
+                sum.log_bytes = sum.log_bytes.saturating_add(span.capacity);
+            }
+            let log = &writer.log;
+            sum.log_files_abandoned = sum.log_files_abandoned.saturating_add(log.abandoned_files);
+            sum.log_files_made_inline = sum
+                .log_files_made_inline
+                .saturating_add(log.files_made_inline);
+        }
+        Ok(sum)
+    }
+
+    pub(crate) fn shards(&self) -> &[Arc<Shard>] {
+        &self.inner.shards
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.disk
+    }
+}
+
+/// The result of a job that was run to its end.
+fn finished<T>(outcome: Outcome<T>) -> Result<T, StorageError> {
+    match outcome {
+        Outcome::Complete(value) => Ok(value),
+        Outcome::Failed(error) => Err(error),
+        Outcome::Yielded | Outcome::Aborted(_) => Err(StorageError::Closed),
+    }
+}
+
+impl KvStore for LogStore {
+    fn create_vbucket(
+        &self,
+        vbucket: VbucketId,
+        state: &VbucketStateRecord,
+    ) -> Result<Incarnation, StorageError> {
+        let shard = self.shard(vbucket)?;
+        let mut writer = shard.writer().ok_or(StorageError::Closed)?;
+        if !matches!(shard.read_slot(vbucket), Slot::Absent) {
+            return Err(StorageError::VbucketExists(vbucket));
+        }
+        let incarnation = Incarnation(writer.next_incarnation);
+        let place = Place {
+            vbucket,
+            incarnation,
+            epoch: RollbackEpoch(0),
+        };
+        let edit = Edit::Create {
+            place,
+            identity: Arc::clone(&state.identity),
+            watermarks: state.watermarks,
+        };
+        writer.next_incarnation = incarnation.0.saturating_add(1);
+        writer.write_edits_synced(&[edit])?;
+        shard.note_synced(&writer);
+        shard.publish(
+            vbucket,
+            Slot::Up(Arc::new(Version::empty(place, state.clone()))),
+        );
+        Ok(incarnation)
+    }
+
+    fn delete_vbucket(&self, vbucket: VbucketId) -> Result<(), StorageError> {
+        let shard = self.shard(vbucket)?;
+        let mut writer = shard.writer().ok_or(StorageError::Closed)?;
+        let (place, segments) = match shard.read_slot(vbucket) {
+            Slot::Absent => return Err(StorageError::UnknownVbucket(vbucket)),
+            Slot::Up(version) => (version.place, version.segments.clone()),
+            Slot::Down(_) => {
+                let (incarnation, epoch) = (Incarnation(0), RollbackEpoch(0));
+                (
+                    Place {
+                        vbucket,
+                        incarnation,
+                        epoch,
+                    },
+                    Vec::new(),
+                )
+            }
+        };
+        let sequence = writer.write_edits_synced(&[Edit::Delete { place }])?;
+        shard.note_synced(&writer);
+        shard.publish(vbucket, Slot::Absent);
+        shard.retire(segments.iter().map(|view| view.segment.meta()), sequence);
+        // The log files it pinned can go after the next manifest.
+        shard
+            .wants_checkpoint
+            .store(true, std::sync::atomic::Ordering::Release);
+        Ok(())
+    }
+
+    fn vbuckets(&self) -> Vec<VbucketStatus> {
+        let mut all = Vec::new();
+        for shard in &self.inner.shards {
+            for vbucket in shard.vbuckets() {
+                if !matches!(shard.read_slot(vbucket), Slot::Absent) {
+                    all.push(VbucketStatus {
+                        vbucket,
+                        position: shard.position(vbucket),
+                    });
+                }
+            }
+        }
+        all.sort_by_key(|status| status.vbucket);
+        all
+    }
+
+    fn commit(
+        &self,
+        group: &[Batch],
+        durability: CommitDurability,
+    ) -> Vec<Result<(), StorageError>> {
+        if let [shard] = self.inner.shards.as_slice()
+            && group
+                .iter()
+                .all(|batch| batch.vbucket.get() < self.inner.shape.vbuckets)
+        {
+            return run_commit(shard, group, durability);
+        }
+        let mut results: Vec<Result<(), StorageError>> = group
+            .iter()
+            .map(|batch| Err(StorageError::UnknownVbucket(batch.vbucket)))
+            .collect();
+        for (number, shard) in self.inner.shards.iter().enumerate() {
+            let mine = |batch: &Batch| {
+                usize::from(self.shard_of(batch.vbucket)) == number
+                    && batch.vbucket.get() < self.inner.shape.vbuckets
+            };
+            let part: Vec<Batch> = group.iter().filter(|batch| mine(batch)).cloned().collect();
+            if part.is_empty() {
+                continue;
+            }
+            let mut answers = run_commit(shard, &part, durability).into_iter();
+            for (batch, result) in group.iter().zip(&mut results) {
+                if mine(batch)
+                    && let Some(answer) = answers.next()
+                {
+                    *result = answer;
+                }
+            }
+        }
+        results
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        for shard in &self.inner.shards {
+            let mut writer = shard.writer().ok_or(StorageError::Closed)?;
+            writer.sync()?;
+            shard.note_synced(&writer);
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self, vbucket: VbucketId) -> Result<Box<dyn Snapshot>, StorageError> {
+        let version = self.shard(vbucket)?.version(vbucket)?;
+        let snapshot = LogSnapshot::of(version).ok_or(StorageError::Closed)?;
+        Ok(Box::new(snapshot))
+    }
+
+    fn get(
+        &self,
+        vbucket: VbucketId,
+        namespace: crate::document::Namespace,
+        key: &crate::document::DocumentKey,
+    ) -> Result<Option<crate::document::Item>, StorageError> {
+        let version = self.shard(vbucket)?.version(vbucket)?;
+        version.get(&version.views(), namespace, key.as_encoded())
+    }
+
+    fn rollback(&self, vbucket: VbucketId, to: Seqno) -> Outcome<RolledBack> {
+        match self.rollback_job(vbucket, to) {
+            Ok(mut job) => job.run(),
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    fn seal(&self, vbucket: VbucketId, history_floor: Seqno) -> Outcome<()> {
+        match self.seal_job(vbucket, history_floor) {
+            Ok(mut job) => job.run(),
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    fn file_statistics(&self, vbucket: VbucketId) -> Result<FileStatistics, StorageError> {
+        let version = self.shard(vbucket)?.version(vbucket)?;
+        let mut statistics = FileStatistics {
+            unsealed_bytes: version.unsealed_bytes(),
+            segments: version.segments.len(),
+            ..FileStatistics::default()
+        };
+        for view in &version.segments {
+            let meta = view.segment.meta();
+            statistics.total_bytes = statistics.total_bytes.saturating_add(meta.length);
+            // Indexes count with the records they belong to.
+            let live_data = meta.data_bytes.saturating_sub(view.dead_bytes);
+            let share = u128::from(meta.length).saturating_mul(u128::from(live_data));
+            let live = share.checked_div(u128::from(meta.data_bytes)).unwrap_or(0);
+            let live = u64::try_from(live).unwrap_or(meta.length);
+            statistics.live_bytes = statistics.live_bytes.saturating_add(live);
+        }
+        Ok(statistics)
+    }
+}
+
+fn run_commit(
+    shard: &Arc<Shard>,
+    group: &[Batch],
+    durability: CommitDurability,
+) -> Vec<Result<(), StorageError>> {
+    match CommitJob::new(Arc::clone(shard), group, durability).run() {
+        Outcome::Complete(results) => results,
+        Outcome::Failed(error) => group.iter().map(|_| Err(error.clone())).collect(),
+        Outcome::Yielded | Outcome::Aborted(_) => {
+            group.iter().map(|_| Err(StorageError::Closed)).collect()
+        }
+    }
+}
