@@ -20,7 +20,7 @@ use self::random::Random;
 use self::vbucket::{Expected, ModelVbucket};
 use crate::support::{self, StoreFactory, without_hint};
 
-const VBUCKETS: u16 = 5;
+const VBUCKETS: u16 = 4;
 const KEPT_SNAPSHOTS_MAX: usize = 6;
 
 /// Does `steps` random operations on a store of `factory` and on the model.

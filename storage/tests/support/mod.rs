@@ -4,6 +4,8 @@
 //! [`factories`], so that a promise holds for every store or for none.
 #![allow(dead_code, reason = "each test file uses only a part of these")]
 
+pub(crate) mod log_store;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -39,7 +41,12 @@ impl StoreFactory for InMemory {
 
 /// Every kind of store the tests run on. A new kind is one line here.
 pub(crate) fn factories() -> Vec<Box<dyn StoreFactory>> {
-    vec![Box::new(InMemory)]
+    vec![
+        Box::new(InMemory),
+        Box::new(log_store::OnLog::default()),
+        Box::new(log_store::OnLog::closed_in_order()),
+        Box::new(log_store::OnLog::maintained()),
+    ]
 }
 
 /// Runs a test on a new vbucket of every kind of store.
