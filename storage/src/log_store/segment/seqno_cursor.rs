@@ -210,10 +210,6 @@ impl<'a> Chunk<'a> {
     }
 
     /// The next record; `None` at the end, and after an error.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "named like its lending twin, peek and advance"
-    )]
     pub(crate) fn next(&mut self) -> Option<Result<RawRecord<'a>, StorageError>> {
         loop {
             if self.left == 0 && !self.enter_next_block() {

@@ -60,9 +60,10 @@ struct Check<'s, 'v> {
 impl Check<'_, '_> {
     fn fault(&mut self, error: StorageError) {
         self.faults = self.faults.saturating_add(1);
-        match error {
-            StorageError::Corruption { offset, what, .. } => (self.visit_fault)(offset, what),
-            other => (self.visit_fault)(self.segment.meta.offset, other.to_string()),
+        if let StorageError::Corruption { offset, what, .. } = error {
+            (self.visit_fault)(offset, what);
+        } else {
+            (self.visit_fault)(self.segment.meta.offset, error.to_string());
         }
     }
 
