@@ -386,11 +386,11 @@ impl IndexTop {
         }
         let wanted = head(key, self.shared);
         let mut low = self.heads.partition_point(|head| *head < wanted);
-        let mut high = low;
-        // Heads that are equal are rare; only among them do whole keys decide.
-        while self.heads.get(high) == Some(&wanted) {
-            high = high.saturating_add(1);
-        }
+        // Equal heads are rare where keys are random and many where they share prefixes; among them whole keys decide.
+        let mut high = match self.heads.get(low) {
+            Some(head) if *head == wanted => self.heads.partition_point(|head| *head <= wanted),
+            _ => low,
+        };
         while low < high {
             let middle = low.midpoint(high);
             let first_seqno = self

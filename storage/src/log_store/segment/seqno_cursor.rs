@@ -42,7 +42,7 @@ impl SeqnoCursor {
 
     /// The next records, out of blocks of about `bytes_max` bytes together (at least one block; at most about a
     /// mebibyte); `None` at the end. A chunk may turn out to hold no record. After an error the same call fails
-    /// again.
+    /// again; after one out of a chunk the scan is over, and its owner must not go on.
     pub(crate) fn next_chunk(
         &mut self,
         bytes_max: usize,

@@ -1023,3 +1023,26 @@ fn the_format_is_what_it_was() {
     let bytes = small().file.0.read()[saturating_usize(START)..].to_vec();
     assert_eq!((bytes.len(), crc32c::crc32c(&bytes)), (2_586, 787_614_396));
 }
+
+/// Pages whose first keys share more than the top's dense heads can tell apart.
+#[test]
+fn keys_with_long_shared_prefixes_are_found() {
+    let key = |n: u64| format!("{}::a-rather-long-prefix::{:05}", n % 2, n / 2);
+    let items: Vec<Item> = (1..1_200)
+        .map(|n| mutation(n, key(n).as_bytes(), b"v"))
+        .collect();
+    let segment = write(&items, plain(8_000), tail()).open().unwrap();
+    assert!(segment.index_top.len() > 20);
+    for n in 1..1_200 {
+        let index_key = IndexKey::new(Namespace::Committed, &[b"\0", key(n).as_bytes()].concat());
+        let found = segment
+            .find(index_key.as_bytes(), Seqno::MAX)
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.seqno, Seqno(n));
+        assert_eq!(
+            segment.find(index_key.as_bytes(), Seqno(n - 1)).unwrap(),
+            None
+        );
+    }
+}

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::IndexKey;
-use super::fields::{Decoded, saturating_usize};
+use super::fields::{Decoded, Fields, saturating_usize};
 use super::filter::hash;
 use super::key_index::{IndexEntry, Page, PageEntry, order};
 use super::reader::Segment;
@@ -211,8 +211,9 @@ impl Check<'_, '_> {
     }
 
     fn lists(&mut self) {
-        let read = self.segment.kills().map(|_| ());
-        if let Err(error) = read.and_then(|()| self.segment.boundaries().map(|_| ())) {
+        let kills = self.segment.kills().err();
+        let boundaries = self.segment.boundaries().err();
+        for error in kills.into_iter().chain(boundaries) {
             self.fault(error);
         }
     }
@@ -251,7 +252,7 @@ fn entry_at<'a>(page: &Page<'a>, place: usize, at: &mut usize) -> Decoded<IndexE
         return Err("an index entry lies elsewhere than its page says");
     }
     let bytes = page.entries().get(*at..).unwrap_or(&[]);
-    let mut fields = super::fields::Fields::new(bytes);
+    let mut fields = Fields::new(bytes);
     let entry = IndexEntry::take(&mut fields)?;
     *at = page.entries().len().saturating_sub(fields.rest().len());
     Ok(entry)
