@@ -225,10 +225,10 @@ impl<'a> Page<'a> {
             let middle = range.start.midpoint(range.end);
             let mut fields = self.fields(middle)?;
             let (middle_key, _) = take_key(&mut fields)?;
-            let order = match middle_key.cmp(key) {
-                Ordering::Equal => seqno.0.cmp(&fields.varint_u64()?),
-                other => other,
-            };
+            let mut order = middle_key.cmp(key);
+            if order.is_eq() {
+                order = seqno.0.cmp(&fields.varint_u64()?);
+            }
             match order {
                 Ordering::Less => range.start = middle.saturating_add(1),
                 Ordering::Equal => return self.entry(middle).map(Some),
@@ -306,10 +306,11 @@ impl IndexTop {
         }
         let key = fields.bytes(key_length)?;
         let first_seqno = Seqno(fields.varint_u64()?);
-        if let Some((last, number)) = self.pages.last().zip(self.pages.len().checked_sub(1)) {
-            if order((self.key(number), last.first_seqno), (key, first_seqno)).is_ge() {
-                return Err("index pages are out of order");
-            }
+        let last = self.pages.len().saturating_sub(1);
+        if let Some(page) = self.pages.last()
+            && order((self.key(last), page.first_seqno), (key, first_seqno)).is_ge()
+        {
+            return Err("index pages are out of order");
         }
         let offset = self.section_length();
         self.keys.extend_from_slice(key);
@@ -385,11 +386,11 @@ impl IndexTop {
         }
         let wanted = head(key, self.shared);
         let mut low = self.heads.partition_point(|head| *head < wanted);
-        let mut high = low;
-        // Heads that are equal are rare; only among them do whole keys decide.
-        while self.heads.get(high) == Some(&wanted) {
-            high = high.saturating_add(1);
-        }
+        // Equal heads are rare where keys are random and many where they share prefixes; among them whole keys decide.
+        let mut high = match self.heads.get(low) {
+            Some(head) if *head == wanted => self.heads.partition_point(|head| *head <= wanted),
+            _ => low,
+        };
         while low < high {
             let middle = low.midpoint(high);
             let first_seqno = self
@@ -409,14 +410,12 @@ impl IndexTop {
 /// The eight bytes of `key` behind `skip`, zero where it is shorter: orders like the key, but for ties.
 fn head(key: &[u8], skip: usize) -> u64 {
     let rest = key.get(skip..).unwrap_or(&[]);
-    match rest.first_chunk() {
-        Some(eight) => u64::from_be_bytes(*eight),
-        None => {
-            let mut eight = [0; 8];
-            for (to, from) in eight.iter_mut().zip(rest) {
-                *to = *from;
-            }
-            u64::from_be_bytes(eight)
-        }
+    if let Some(eight) = rest.first_chunk() {
+        return u64::from_be_bytes(*eight);
     }
+    let mut eight = [0; 8];
+    for (to, from) in eight.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    u64::from_be_bytes(eight)
 }

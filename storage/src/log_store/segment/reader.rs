@@ -100,13 +100,13 @@ impl Segment {
     ) -> Result<Option<FoundEntry>, StorageError> {
         let at_most = at_most.min(self.meta.visible_last());
         let behind = self.index_top.pages_upto(index_key, at_most);
-        if let Some(page) = behind
+        let page = behind
             .checked_sub(1)
-            .and_then(|page| self.index_top.get(page))
+            .and_then(|page| self.index_top.get(page));
+        if let Some(page) = page
+            && let Some(found) = self.find_in_page(page, index_key, at_most)?
         {
-            if let Some(found) = self.find_in_page(page, index_key, at_most)? {
-                return Ok(found.if_same_key());
-            }
+            return Ok(found.if_same_key());
         }
         // Past the end of its page, the key can only go on where the next page begins.
         match self.index_top.get(behind) {
@@ -288,14 +288,13 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     pub(super) fn read_into(&self, buffer: &mut [u8], offset: u64) -> Result<(), StorageError> {
         let at = self.start.saturating_add(offset);
-        self.file
-            .read_at(buffer, at)
-            .map_err(|error| match error.kind {
-                DiskErrorKind::EndOfFile => {
-                    self.corrupt(offset, "the file ends inside the segment")
-                }
-                _ => StorageError::Disk(error),
-            })
+        self.file.read_at(buffer, at).map_err(|error| {
+            if error.kind == DiskErrorKind::EndOfFile {
+                self.corrupt(offset, "the file ends inside the segment")
+            } else {
+                StorageError::Disk(error)
+            }
+        })
     }
 
     /// Bytes whose length the caller has checked.

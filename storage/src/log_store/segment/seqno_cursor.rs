@@ -42,7 +42,7 @@ impl SeqnoCursor {
 
     /// The next records, out of blocks of about `bytes_max` bytes together (at least one block; at most about a
     /// mebibyte); `None` at the end. A chunk may turn out to hold no record. After an error the same call fails
-    /// again.
+    /// again; after one out of a chunk the scan is over, and its owner must not go on.
     pub(crate) fn next_chunk(
         &mut self,
         bytes_max: usize,
@@ -210,10 +210,6 @@ impl<'a> Chunk<'a> {
     }
 
     /// The next record; `None` at the end, and after an error.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "named like its lending twin, peek and advance"
-    )]
     pub(crate) fn next(&mut self) -> Option<Result<RawRecord<'a>, StorageError>> {
         loop {
             if self.left == 0 && !self.enter_next_block() {

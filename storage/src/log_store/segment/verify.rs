@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::IndexKey;
-use super::fields::{Decoded, saturating_usize};
+use super::fields::{Decoded, Fields, saturating_usize};
 use super::filter::hash;
 use super::key_index::{IndexEntry, Page, PageEntry, order};
 use super::reader::Segment;
@@ -60,9 +60,10 @@ struct Check<'s, 'v> {
 impl Check<'_, '_> {
     fn fault(&mut self, error: StorageError) {
         self.faults = self.faults.saturating_add(1);
-        match error {
-            StorageError::Corruption { offset, what, .. } => (self.visit_fault)(offset, what),
-            other => (self.visit_fault)(self.segment.meta.offset, other.to_string()),
+        if let StorageError::Corruption { offset, what, .. } = error {
+            (self.visit_fault)(offset, what);
+        } else {
+            (self.visit_fault)(self.segment.meta.offset, error.to_string());
         }
     }
 
@@ -210,8 +211,9 @@ impl Check<'_, '_> {
     }
 
     fn lists(&mut self) {
-        let read = self.segment.kills().map(|_| ());
-        if let Err(error) = read.and_then(|()| self.segment.boundaries().map(|_| ())) {
+        let kills = self.segment.kills().err();
+        let boundaries = self.segment.boundaries().err();
+        for error in kills.into_iter().chain(boundaries) {
             self.fault(error);
         }
     }
@@ -250,7 +252,7 @@ fn entry_at<'a>(page: &Page<'a>, place: usize, at: &mut usize) -> Decoded<IndexE
         return Err("an index entry lies elsewhere than its page says");
     }
     let bytes = page.entries().get(*at..).unwrap_or(&[]);
-    let mut fields = super::fields::Fields::new(bytes);
+    let mut fields = Fields::new(bytes);
     let entry = IndexEntry::take(&mut fields)?;
     *at = page.entries().len().saturating_sub(fields.rest().len());
     Ok(entry)
