@@ -120,7 +120,7 @@ impl CheckpointJob {
             synced_file: synced.file,
             synced_sequence: synced.sequence,
             is_clean: self.is_closing,
-            next_incarnation: writer.next_incarnation,
+            next_incarnation: self.shard.next_incarnation.load(Ordering::Relaxed),
             next_segment: self.shard.next_segment.load(Ordering::Relaxed),
             next_container: self.shard.containers.next_number(),
             next_log_file: writer.log.next_number(),

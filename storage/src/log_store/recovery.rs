@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -50,12 +50,13 @@ struct Recovery {
     next_container: u64,
 }
 
-/// Opens one shard from what is in the directory.
+/// Opens one shard from what is in the directory. `incarnations` is the counter all shards share.
 pub(crate) fn open_shard(
     disk: &Arc<dyn Disk>,
     identity: Identity,
     number: u16,
     options: OpenOptions,
+    incarnations: &Arc<AtomicU64>,
 ) -> Result<Shard, StorageError> {
     let names = disk.list()?;
     let names: Vec<Name> = names.iter().filter_map(|name| Name::parse(name)).collect();
@@ -69,7 +70,7 @@ pub(crate) fn open_shard(
     let mut found = read_log(disk, &names, identity.store_id, recovery.record.bounds())?;
     recovery.replay(std::mem::take(&mut found.frames), &found.damage);
     settle(disk, &found)?;
-    recovery.finish(&names, newest.unwrap_or(0), found)
+    recovery.finish(&names, newest.unwrap_or(0), found, incarnations)
 }
 
 /// Makes durable what recovery read: it may have come from memory, not from the disk.
@@ -255,7 +256,9 @@ impl Recovery {
         names: &[Name],
         newest_manifest: u64,
         found: FoundLog,
+        incarnations: &Arc<AtomicU64>,
     ) -> Result<Shard, StorageError> {
+        incarnations.fetch_max(self.next_incarnation, Ordering::Relaxed);
         for name in names.iter().filter(|name| name.kind == Kind::Container) {
             self.next_container = self.next_container.max(name.number.saturating_add(1));
         }
@@ -265,7 +268,13 @@ impl Recovery {
         let slots = self.open_slots(&containers);
         let holds = slots.values().any(|slot| matches!(slot, Slot::Down(_)));
         self.remove_leftovers(names, newest_manifest, &found, &containers, holds)?;
-        Ok(self.shard(containers, slots, newest_manifest, found))
+        Ok(self.shard(
+            containers,
+            slots,
+            newest_manifest,
+            found,
+            Arc::clone(incarnations),
+        ))
     }
 
     /// Opens the segments of every vbucket; one whose segments cannot be read stays down.
@@ -320,6 +329,7 @@ impl Recovery {
         mut slots: BTreeMap<VbucketId, Slot>,
         newest_manifest: u64,
         found: FoundLog,
+        incarnations: Arc<AtomicU64>,
     ) -> Shard {
         let owner = LogOwner {
             store_id: self.identity.store_id,
@@ -344,7 +354,6 @@ impl Recovery {
         let bounds = self.record.bounds();
         let writer = Writer {
             log,
-            next_incarnation: self.next_incarnation,
             next_manifest: newest_manifest.saturating_add(1),
             begin: bounds.begin,
             needs_manifest: false,
@@ -374,6 +383,7 @@ impl Recovery {
             synced: AtomicU64::new(writer.log.synced().sequence),
             writer: Arc::new(Mutex::new(writer)),
             containers,
+            next_incarnation: incarnations,
             next_segment: AtomicU64::new(self.next_segment),
             unsealed_bytes,
             sealing: Busy::default(),

@@ -49,7 +49,6 @@ pub(crate) struct Down {
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) log: LogWriter,
-    pub(crate) next_incarnation: u64,
     pub(crate) next_manifest: u64,
     /// Where the newest manifest says the log begins.
     pub(crate) begin: LogPosition,
@@ -92,6 +91,8 @@ pub(crate) struct Shard {
     pub(crate) slots: Vec<RwLock<Slot>>,
     pub(crate) writer: Arc<Mutex<Writer>>,
     pub(crate) containers: Containers,
+    /// Shared by all shards of the store.
+    pub(crate) next_incarnation: Arc<AtomicU64>,
     pub(crate) next_segment: AtomicU64,
     /// Key and value bytes that are in no segment yet.
     pub(crate) unsealed_bytes: AtomicU64,

@@ -5,6 +5,7 @@
 //! [`LogStore::maintain`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk::{Disk, DiskLock};
 use crate::error::StorageError;
@@ -104,10 +105,10 @@ impl LogStore {
     ) -> Result<LogStore, StorageError> {
         let identity = Identity::open(&*disk)?;
         let mut shards = Vec::new();
+        let incarnations = Arc::new(AtomicU64::new(1));
         for number in 0..identity.shape.log_shards {
-            shards.push(Arc::new(recovery::open_shard(
-                &disk, identity, number, options,
-            )?));
+            let shard = recovery::open_shard(&disk, identity, number, options, &incarnations)?;
+            shards.push(Arc::new(shard));
         }
         let shape = identity.shape;
         Ok(LogStore {
@@ -271,9 +272,7 @@ impl LogStore {
             let (live, total) = shard.containers.sizes()?;
             sum.container_bytes = sum.container_bytes.saturating_add(total);
             sum.live_extent_bytes = sum.live_extent_bytes.saturating_add(live);
-            let unsealed = shard
-                .unsealed_bytes
-                .load(std::sync::atomic::Ordering::Relaxed);
+            let unsealed = shard.unsealed_bytes.load(Ordering::Relaxed);
             sum.unsealed_bytes = sum.unsealed_bytes.saturating_add(unsealed);
             let Some(writer) = shard.writer() else {
                 continue;
@@ -320,7 +319,7 @@ impl KvStore for LogStore {
         if !matches!(shard.read_slot(vbucket), Slot::Absent) {
             return Err(StorageError::VbucketExists(vbucket));
         }
-        let incarnation = Incarnation(writer.next_incarnation);
+        let incarnation = Incarnation(shard.next_incarnation.fetch_add(1, Ordering::Relaxed));
         let place = Place {
             vbucket,
             incarnation,
@@ -331,7 +330,6 @@ impl KvStore for LogStore {
             identity: Arc::clone(&state.identity),
             watermarks: state.watermarks,
         };
-        writer.next_incarnation = incarnation.0.saturating_add(1);
         writer.write_edits_synced(&[edit])?;
         shard.note_synced(&writer);
         shard.publish(
@@ -364,9 +362,7 @@ impl KvStore for LogStore {
         shard.publish(vbucket, Slot::Absent);
         shard.retire(segments.iter().map(|view| view.segment.meta()), sequence);
         // The log files it pinned can go after the next manifest.
-        shard
-            .wants_checkpoint
-            .store(true, std::sync::atomic::Ordering::Release);
+        shard.wants_checkpoint.store(true, Ordering::Release);
         Ok(())
     }
 

@@ -47,29 +47,51 @@ struct Opened {
 
 impl OnLog {
     pub(crate) fn closed_in_order() -> OnLog {
-        OnLog { closes: true, ..OnLog::default() }
+        OnLog {
+            closes: true,
+            ..OnLog::default()
+        }
     }
 
     pub(crate) fn maintained() -> OnLog {
-        OnLog { maintains: true, closes: false, open: Mutex::default() }
+        OnLog {
+            maintains: true,
+            closes: false,
+            open: Mutex::default(),
+        }
     }
 
     fn handle(&self, store: LogStore) -> Arc<dyn KvStore> {
-        if self.maintains { Arc::new(WithMaintenance(store)) } else { Arc::new(store) }
+        if self.maintains {
+            Arc::new(WithMaintenance(store))
+        } else {
+            Arc::new(store)
+        }
     }
 }
 
 impl StoreFactory for OnLog {
     fn create(&self, vbuckets: u16) -> Arc<dyn KvStore> {
         let disk = SimulatedDisk::new();
-        let shape = CreateOptions { vbuckets, log_shards: 2.min(vbuckets) };
+        let shape = CreateOptions {
+            vbuckets,
+            log_shards: 2.min(vbuckets),
+        };
         let store = LogStore::create(Arc::new(disk.clone()), shape, small_options(1)).unwrap();
-        *self.open.lock().unwrap() = Some(Opened { disk, store: store.clone(), times: 1 });
+        *self.open.lock().unwrap() = Some(Opened {
+            disk,
+            store: store.clone(),
+            times: 1,
+        });
         self.handle(store)
     }
 
     fn reopen(&self, store: Arc<dyn KvStore>) -> Arc<dyn KvStore> {
-        let Opened { disk, store: last, times } = self.open.lock().unwrap().take().unwrap();
+        let Opened {
+            disk,
+            store: last,
+            times,
+        } = self.open.lock().unwrap().take().unwrap();
         drop(store);
         if self.closes {
             last.close().unwrap();
@@ -78,7 +100,11 @@ impl StoreFactory for OnLog {
         }
         let times = times + 1;
         let store = LogStore::open(Arc::new(disk.clone()), small_options(times)).unwrap();
-        *self.open.lock().unwrap() = Some(Opened { disk, store: store.clone(), times });
+        *self.open.lock().unwrap() = Some(Opened {
+            disk,
+            store: store.clone(),
+            times,
+        });
         self.handle(store)
     }
 }
@@ -119,7 +145,11 @@ impl KvStore for WithMaintenance {
         self.0.vbuckets()
     }
 
-    fn commit(&self, group: &[Batch], durability: CommitDurability) -> Vec<Result<(), StorageError>> {
+    fn commit(
+        &self,
+        group: &[Batch],
+        durability: CommitDurability,
+    ) -> Vec<Result<(), StorageError>> {
         let results = self.0.commit(group, durability);
         self.maintain();
         results

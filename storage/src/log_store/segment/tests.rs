@@ -163,8 +163,8 @@ fn index_key(item: &Item) -> Vec<u8> {
 
 fn write(items: &[Item], options: SegmentOptions, tail: SegmentTail<'_>) -> Written {
     let file = Arc::new(MemoryFile::default());
-    let mut out = ExtentWriter::new(file.clone(), "container-9".into(), START);
-    let mut writer = SegmentWriter::new(&mut out, options, ident());
+    let out = ExtentWriter::new(file.clone(), "container-9".into(), START);
+    let mut writer = SegmentWriter::new(out, options, ident());
     let mut entries = Entries::new();
     for item in items {
         let location = writer.push(&ItemView::of(item)).unwrap();
@@ -176,7 +176,7 @@ fn write(items: &[Item], options: SegmentOptions, tail: SegmentTail<'_>) -> Writ
         };
         entries.insert((index_key(item), std::cmp::Reverse(item.seqno)), found);
     }
-    let meta = finish(writer, &entries, tail).unwrap();
+    let (meta, mut out) = finish(writer, &entries, tail).unwrap();
     out.flush().unwrap();
     Written {
         file,
@@ -186,10 +186,10 @@ fn write(items: &[Item], options: SegmentOptions, tail: SegmentTail<'_>) -> Writ
 }
 
 fn finish(
-    mut writer: SegmentWriter<'_>,
+    mut writer: SegmentWriter,
     entries: &Entries,
     tail: SegmentTail<'_>,
-) -> Result<SegmentMeta, StorageError> {
+) -> Result<(SegmentMeta, ExtentWriter), StorageError> {
     writer.begin_index()?;
     for ((key, _), found) in entries {
         writer.push_index(entry(key, found))?;
@@ -432,8 +432,8 @@ proptest! {
     fn a_merge_may_copy_records_as_they_are(items in any_items()) {
         let from = write(&items, lz4(4_000), tail()).open().unwrap();
         let file = Arc::new(MemoryFile::default());
-        let mut out = ExtentWriter::new(file.clone(), "container-9".into(), START);
-        let mut writer = SegmentWriter::new(&mut out, plain(7_000), ident());
+        let out = ExtentWriter::new(file.clone(), "container-9".into(), START);
+        let mut writer = SegmentWriter::new(out, plain(7_000), ident());
         let mut cursor = SeqnoCursor::new(from, Seqno::ZERO);
         let mut entries = Entries::new();
         while let Some(mut chunk) = cursor.next_chunk(10_000).unwrap() {
@@ -450,7 +450,7 @@ proptest! {
                 entries.insert((key, std::cmp::Reverse(item.seqno)), found);
             }
         }
-        let meta = finish(writer, &entries, tail()).unwrap();
+        let (meta, mut out) = finish(writer, &entries, tail()).unwrap();
         out.flush().unwrap();
         check_all(&Written { file, meta, entries }, &items);
     }
@@ -885,14 +885,14 @@ fn an_index_that_lies_is_found_by_verify() {
     ];
     for lie in lies {
         let file = Arc::new(MemoryFile::default());
-        let mut out = ExtentWriter::new(file.clone(), "container-9".into(), START);
-        let mut writer = SegmentWriter::new(&mut out, plain(600), ident());
+        let out = ExtentWriter::new(file.clone(), "container-9".into(), START);
+        let mut writer = SegmentWriter::new(out, plain(600), ident());
         for item in &items {
             writer.push(&ItemView::of(item)).unwrap();
         }
         let mut entries = small().entries;
         lie(entries.first_entry().unwrap().get_mut());
-        let meta = finish(writer, &entries, tail()).unwrap();
+        let (meta, mut out) = finish(writer, &entries, tail()).unwrap();
         out.flush().unwrap();
         let segment = Written {
             file,
@@ -908,8 +908,8 @@ fn an_index_that_lies_is_found_by_verify() {
 #[test]
 fn what_is_out_of_order_is_refused() {
     let file = Arc::new(MemoryFile::default());
-    let mut out = ExtentWriter::new(file, "container-9".into(), START);
-    let mut writer = SegmentWriter::new(&mut out, plain(600), ident());
+    let out = ExtentWriter::new(file, "container-9".into(), START);
+    let mut writer = SegmentWriter::new(out, plain(600), ident());
     let key = b"\0\0apple".as_slice();
     let found = *small().entries.values().next().unwrap();
     assert!(writer.push_index(entry(key, &found)).is_err());
@@ -965,8 +965,8 @@ fn what_is_out_of_order_is_refused() {
 
 #[test]
 fn an_index_that_is_not_complete_is_refused() {
-    let mut out = ExtentWriter::new(Arc::new(MemoryFile::default()), "container-9".into(), START);
-    let mut writer = SegmentWriter::new(&mut out, plain(600), ident());
+    let out = ExtentWriter::new(Arc::new(MemoryFile::default()), "container-9".into(), START);
+    let mut writer = SegmentWriter::new(out, plain(600), ident());
     writer
         .push(&ItemView::of(&mutation(5, b"apple", b"")))
         .unwrap();
@@ -981,7 +981,7 @@ fn segments_follow_each_other_in_one_extent_writer() {
     let mut metas = Vec::new();
     for round in 0..3u64 {
         let item = mutation(round + 1, b"key", &vec![round.to_le_bytes()[0]; 700_000]);
-        let mut writer = SegmentWriter::new(&mut out, SegmentOptions::default(), ident());
+        let mut writer = SegmentWriter::new(out, SegmentOptions::default(), ident());
         let location = writer.push(&ItemView::of(&item)).unwrap();
         let found = FoundEntry {
             seqno: item.seqno,
@@ -990,7 +990,9 @@ fn segments_follow_each_other_in_one_extent_writer() {
             user_bytes: item.user_bytes(),
         };
         let entries = Entries::from([((index_key(&item), std::cmp::Reverse(item.seqno)), found)]);
-        metas.push((finish(writer, &entries, tail()).unwrap(), entries, item));
+        let (meta, back) = finish(writer, &entries, tail()).unwrap();
+        out = back;
+        metas.push((meta, entries, item));
     }
     out.flush().unwrap();
     assert_eq!(out.position(), file.length().unwrap());
