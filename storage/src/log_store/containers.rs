@@ -254,13 +254,16 @@ impl Containers {
         Ok(true)
     }
 
-    /// A container of which less than half is live (of those large enough to matter), with the segments in it.
+    /// A container of which less than half is live, of those that are large enough to matter.
     pub(crate) fn mostly_dead(&self, bytes_min: u64) -> Option<u64> {
         let open = self.open.lock();
         let found = open.iter().find(|(_, container)| {
-            let live: u64 = container.live().map(|extent| extent.length).sum();
+            // Counted in whole blocks, as a copy would need them; else copying would never come to an end.
+            let blocks = container.live().map(|e| e.length.next_multiple_of(EXTENT_ALIGNMENT));
+            let live: u64 = blocks.sum();
             let length = container.file.length().unwrap_or(0);
-            live > 0 && length >= bytes_min && live.saturating_mul(2) < length
+            let used = length.saturating_sub(EXTENT_ALIGNMENT);
+            live > 0 && length >= bytes_min && live.saturating_mul(2) < used
         });
         found.map(|(number, _)| *number)
     }

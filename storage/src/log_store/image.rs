@@ -207,14 +207,17 @@ impl Replay {
         if to < self.image.base.high_seqno {
             self.image.base = watermarks;
         }
-        for batch in &mut self.batches {
-            if batch.state.watermarks.high_seqno > to {
+        self.batches.retain_mut(|batch| {
+            let is_cut = batch.state.watermarks.high_seqno > to;
+            if is_cut {
                 batch.items.retain(|item| item.seqno <= to);
                 batch.state.watermarks = watermarks;
             }
-        }
-        self.batches
-            .retain(|batch| !batch.items.is_empty() || batch.state.watermarks != watermarks);
+            !is_cut || !batch.items.is_empty()
+        });
+        // The moment gone back to is a boundary like the end of a batch.
+        let (position, items, state) = (LogPosition::default(), Vec::new(), self.image.state());
+        self.batches.push(UnsealedBatch { position, items, state });
     }
 
     fn seal_up_to(&mut self, sealed: Seqno) {
