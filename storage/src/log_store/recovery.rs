@@ -400,12 +400,14 @@ impl Recovery {
 fn version_of(replay: Replay, containers: &Containers) -> Result<Version, StorageError> {
     let Replay { image, batches } = replay;
     let state = image.state();
-    let base = VbucketStateRecord {
-        watermarks: image.base,
-        ..state.clone()
-    };
-    let layer = Layer::new(base.clone());
-    let mut last = base;
+    let known = |watermarks| VbucketStateRecord { watermarks, ..state.clone() };
+    let mut bases = image.base.iter().map(|mark| known(*mark));
+    let mut last = bases.next().unwrap_or_else(|| state.clone());
+    let layer = Layer::new(last.clone());
+    for base in bases {
+        layer.append(&[], base.clone(), LogPosition::default());
+        last = base;
+    }
     for batch in batches {
         layer.append(&batch.items, batch.state.clone(), batch.position);
         last = batch.state;
