@@ -94,7 +94,11 @@ impl Replay {
         if batch.place.incarnation != self.image.place.incarnation {
             return;
         }
-        let later = self.image.rollbacks.iter().filter(|mark| mark.epoch > batch.place.epoch);
+        let later = self
+            .image
+            .rollbacks
+            .iter()
+            .filter(|mark| mark.epoch > batch.place.epoch);
         if later.clone().any(|mark| mark.is_reset) {
             return;
         }
@@ -141,13 +145,28 @@ impl Replay {
         }
         match edit {
             Edit::Create { .. } | Edit::Delete { .. } => Ok(()),
-            Edit::Rollback { to, identity, watermarks, is_reset, segments, boundaries, counts, .. } => {
+            Edit::Rollback {
+                to,
+                identity,
+                watermarks,
+                is_reset,
+                segments,
+                boundaries,
+                counts,
+                ..
+            } => {
                 self.image.identity = identity;
                 self.image.watermarks = watermarks;
                 self.image.segments = segments;
                 self.image.counts.apply_exact(&counts);
                 let epoch = RollbackEpoch(place.epoch.0.saturating_add(1));
-                let mark = RollbackMark { epoch, to, watermarks, is_reset, sequence };
+                let mark = RollbackMark {
+                    epoch,
+                    to,
+                    watermarks,
+                    is_reset,
+                    sequence,
+                };
                 self.roll_back(mark, boundaries);
                 Ok(())
             }
@@ -184,7 +203,13 @@ impl Replay {
     }
 
     fn roll_back(&mut self, mark: RollbackMark, boundaries: Vec<Watermarks>) {
-        let RollbackMark { epoch, to, watermarks, is_reset, .. } = mark;
+        let RollbackMark {
+            epoch,
+            to,
+            watermarks,
+            is_reset,
+            ..
+        } = mark;
         let image = &mut self.image;
         image.place.epoch = epoch;
         image.sealed = image.sealed.min(to);
@@ -210,7 +235,11 @@ impl Replay {
         });
         // The moment gone back to is a boundary like the end of a batch.
         let (position, items, state) = (LogPosition::default(), Vec::new(), self.image.state());
-        self.batches.push(UnsealedBatch { position, items, state });
+        self.batches.push(UnsealedBatch {
+            position,
+            items,
+            state,
+        });
     }
 
     fn seal_up_to(&mut self, sealed: Seqno) {

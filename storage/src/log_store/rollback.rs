@@ -99,11 +99,25 @@ impl RollbackJob {
             let state = rollback_state::state_at_zero(&current);
             let mut after = Version::empty(before.place, state.clone());
             after.rollbacks.clone_from(&before.rollbacks);
-            return Ok(Prepared { writer, before, after, state, boundaries: Vec::new(), exact });
+            return Ok(Prepared {
+                writer,
+                before,
+                after,
+                state,
+                boundaries: Vec::new(),
+                exact,
+            });
         };
         let boundaries = boundaries_that_go(&before, to)?;
         let (state, after) = self.at(&before, &current, &boundaries, to)?;
-        Ok(Prepared { writer, before, after, state, boundaries, exact })
+        Ok(Prepared {
+            writer,
+            before,
+            after,
+            state,
+            boundaries,
+            exact,
+        })
     }
 
     /// The vbucket as it was at `to`, still of the old epoch.
@@ -123,7 +137,7 @@ impl RollbackJob {
             .map(|view| cut(view.segment.meta(), to))
             .collect();
         let mut after = Version::clone(before);
-        after.segments = open_segments(&kept, &self.shard.containers)?;
+        after.segments = open_segments(before.place, &kept, &self.shard.containers)?;
         after.sealed = before.sealed.min(to);
         after.exact_from = before.exact_from.min(to);
         after.layers = vec![Arc::new(layer_at(boundaries, &views, &state, to))];
@@ -139,7 +153,11 @@ impl RollbackJob {
         let Prepared {
             mut writer,
             before,
-            mut after, state, boundaries, exact } = prepared;
+            mut after,
+            state,
+            boundaries,
+            exact,
+        } = prepared;
         let to = exact.unwrap_or(Seqno::ZERO);
         let segments = after
             .segments
@@ -165,7 +183,13 @@ impl RollbackJob {
             ..before.place
         };
         let (watermarks, is_reset) = (state.watermarks, exact.is_none());
-        after.rollbacks.push(RollbackMark { epoch, to, watermarks, is_reset, sequence });
+        after.rollbacks.push(RollbackMark {
+            epoch,
+            to,
+            watermarks,
+            is_reset,
+            sequence,
+        });
         let gone: Vec<SegmentMeta> = before
             .segments
             .iter()
@@ -299,8 +323,15 @@ fn layer_at(
     to: Seqno,
 ) -> Layer {
     let before = views.first().map(|view| view.layer().base().watermarks);
-    let before = boundaries.iter().copied().chain(before).filter(|mark| mark.high_seqno <= to);
-    let mut before = before.map(|mark| VbucketStateRecord { watermarks: mark, ..state.clone() });
+    let before = boundaries
+        .iter()
+        .copied()
+        .chain(before)
+        .filter(|mark| mark.high_seqno <= to);
+    let mut before = before.map(|mark| VbucketStateRecord {
+        watermarks: mark,
+        ..state.clone()
+    });
     let layer = Layer::new(before.next().unwrap_or_else(|| state.clone()));
     for mark in before {
         layer.append(&[], mark, LogPosition::default());
