@@ -68,29 +68,43 @@ impl RawDisk {
     pub(crate) fn durable_write(&mut self, length: usize) -> DurableWrite {
         let mut attempt = 1;
         loop {
-            // Bytes another work left behind must not be written during this one.
-            rustix::fs::sync();
-            let page = self.write_and_sync(PAGE, self.duration / 4);
+            let is_quiet = self.is_quiet();
             let reference = self.write_and_sync(length, self.duration);
-            let is_small = length <= SMALL_LENGTH;
-            let p50_us = if is_small {
-                page.p50_us.max(reference.p50_us)
-            } else {
-                page.p50_us
-            };
-            if p50_us <= QUIET_P50_US {
+            if is_quiet && (length > SMALL_LENGTH || reference.p50_us <= QUIET_P50_US) {
                 return reference;
             }
-            if attempt == ATTEMPTS_MAX {
-                eprintln!("  the disk stays busy: a raw sync takes {p50_us:.0} us");
-                self.loud += 1;
+            if !self.try_again(attempt) {
                 return reference;
             }
-            eprintln!("  thrown away: a raw sync takes {p50_us:.0} us");
-            self.discarded += 1;
             attempt += 1;
-            std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Whether a small write and sync is as quick as it must be.
+    pub(crate) fn is_quiet(&self) -> bool {
+        // Bytes another work left behind must not be written during this one.
+        rustix::fs::sync();
+        let page = self.write_and_sync(PAGE, self.duration / 4);
+        if page.p50_us > QUIET_P50_US {
+            eprintln!(
+                "  the disk is busy: a raw 4 KiB sync takes {:.0} us",
+                page.p50_us
+            );
+        }
+        page.p50_us <= QUIET_P50_US
+    }
+
+    /// Throws a round away, counts and waits; or says, after the last attempt, that it must be taken as it is.
+    pub(crate) fn try_again(&mut self, attempt: u32) -> bool {
+        if attempt >= ATTEMPTS_MAX {
+            eprintln!("  the disk stays busy; taken all the same");
+            self.loud += 1;
+            return false;
+        }
+        eprintln!("  thrown away");
+        self.discarded += 1;
+        std::thread::sleep(PAUSE);
+        true
     }
 
     fn write_and_sync(&self, length: usize, limit: Duration) -> DurableWrite {

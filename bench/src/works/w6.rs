@@ -133,6 +133,7 @@ fn write_in_a_process_and_kill_it(doomed: &Doomed) {
         .arg(&doomed.dir)
         .args(["--documents", &doomed.documents.to_string()])
         .args(["--vbuckets", &doomed.vbuckets.to_string()])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -158,7 +159,8 @@ pub(crate) fn write_until_killed(doomed: &Doomed) -> ! {
     }
     println!("done");
     std::io::stdout().flush().unwrap();
-    loop {
-        std::thread::park();
-    }
+    // Here it is killed. Should the one who kills be gone, the pipe from it ends.
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    std::process::abort();
 }
