@@ -59,7 +59,7 @@ struct StorageArguments {
     /// Rounds of every work [default: 3, quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: Option<u8>,
-    /// Where the stores are made; on the disk to be measured. Emptied afterwards.
+    /// Where the stores are made and removed again; on the disk to be measured.
     #[arg(long, default_value = "bench-data")]
     dir: PathBuf,
     /// Vbuckets the documents are spread over.

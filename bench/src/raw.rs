@@ -80,6 +80,15 @@ impl RawDisk {
         }
     }
 
+    /// Waits for a quiet moment, where the figure that follows is not of durable writes. A small write and sync tells
+    /// a busy processor as well: it has to wait for its turn.
+    pub(crate) fn wait_until_quiet(&mut self) {
+        let mut attempt = 1;
+        while !self.is_quiet() && self.try_again(attempt) {
+            attempt += 1;
+        }
+    }
+
     /// Whether a small write and sync is as quick as it must be.
     pub(crate) fn is_quiet(&self) -> bool {
         // Bytes another work left behind must not be written during this one.

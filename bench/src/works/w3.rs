@@ -19,6 +19,7 @@ const THREADS: [usize; 2] = [1, 2];
 /// Measures both thread counts.
 pub(crate) fn run(bench: &mut Bench, loaded: &Loaded) {
     check(bench, loaded);
+    bench.raw.wait_until_quiet();
     let mut passes = THREADS.map(|_| Vec::new());
     for pass in 0..PASSES {
         for (passes, threads) in passes.iter_mut().zip(THREADS) {

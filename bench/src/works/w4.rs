@@ -12,6 +12,7 @@ use crate::workload::Workload;
 
 /// Measures both, and hands the store back, opened anew.
 pub(crate) fn run(bench: &mut Bench, loaded: Loaded) -> Loaded {
+    bench.raw.wait_until_quiet();
     // The first pass brings everything into memory.
     scan(bench, &*loaded.store, &loaded.workload);
     let warm = scan(bench, &*loaded.store, &loaded.workload);
@@ -24,6 +25,7 @@ pub(crate) fn run(bench: &mut Bench, loaded: Loaded) -> Loaded {
         workload,
     } = loaded;
     store.close();
+    bench.raw.wait_until_quiet();
     let raw = bench.raw.cold_sequential_read(user_bytes);
     let is_cold = drop_caches();
     let store = bench.open(column, &directory);

@@ -60,7 +60,7 @@ fn clean(bench: &mut Bench, column: Column) {
         store.settle();
     }
     store.close();
-    rustix::fs::sync();
+    bench.raw.wait_until_quiet();
     let (warm, store) = opening(bench, column, &directory, &workload);
     bench.results.add(Figure::OpenClean, column, warm);
     store.close();
@@ -88,6 +88,7 @@ fn after_crash(bench: &mut Bench, column: Column) {
     write_in_a_process_and_kill_it(&doomed);
     let mut workload = Workload::new(bench.vbuckets, VALUE_LENGTH, documents);
     workload.batch(0..documents);
+    bench.raw.wait_until_quiet();
     let (sample, store) = opening(bench, column, &directory, &workload);
     bench.results.add(Figure::OpenAfterCrash, column, sample);
     store.close();
