@@ -6,10 +6,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::counts::VbucketCounts;
 use bytes::Bytes;
 
 use crate::cas::Cas;
+use crate::counts::VbucketCounts;
 use crate::document::{
     Datatype, Document, DocumentKey, Expiry, Item, KeyError, Namespace, Operation, Predecessor,
     RevSeqno,
