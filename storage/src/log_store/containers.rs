@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::names::{Kind, Name};
-use crate::log_store::segment::{ExtentWriter, Segment, SegmentMeta};
+use crate::log_store::segment::{ExtentWriter, PageCache, Segment, SegmentMeta};
 
 /// Where the first extent begins, and what extents are aligned to: a disk block, so that all of it can be punched.
 pub(crate) const EXTENT_ALIGNMENT: u64 = 4096;
@@ -27,6 +27,7 @@ pub(crate) struct Containers {
     store_id: u64,
     shard: u16,
     next_number: AtomicU64,
+    pages: Arc<PageCache>,
     /// Never held over a call on the disk but an open: whoever publishes waits for it.
     open: Mutex<Open>,
 }
@@ -115,6 +116,7 @@ impl Containers {
         store_id: u64,
         shard: u16,
         next_number: u64,
+        index_cache_bytes: usize,
     ) -> Containers {
         let next_number = AtomicU64::new(next_number);
         Containers {
@@ -122,6 +124,7 @@ impl Containers {
             store_id,
             shard,
             next_number,
+            pages: Arc::new(PageCache::new(index_cache_bytes)),
             open: Mutex::default(),
         }
     }
@@ -177,7 +180,8 @@ impl Containers {
     /// Opens a segment, and keeps its extent until it is retired.
     pub(crate) fn open_segment(&self, meta: &SegmentMeta) -> Result<Arc<Segment>, StorageError> {
         let (handle, name) = self.lease(meta)?;
-        Ok(Arc::new(Segment::open(handle, name, meta.clone())?))
+        let segment = Segment::open(handle, name, meta.clone())?;
+        Ok(Arc::new(segment.cached(Arc::clone(&self.pages))))
     }
 
     /// A way to the bytes of a segment; while it is held, they stay.

@@ -25,6 +25,7 @@ mod boundaries;
 mod footer;
 mod extent_writer;
 mod writer;
+mod page_cache;
 mod reader;
 mod seqno_cursor;
 mod key_cursor;
@@ -43,6 +44,7 @@ pub(crate) use filter::hash;
 pub(crate) use key_cursor::KeyCursor;
 pub(crate) use key_index::{FoundEntry, IndexEntry};
 pub(crate) use kill_list::Kill;
+pub(crate) use page_cache::PageCache;
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
 #[cfg(test)]
