@@ -259,7 +259,9 @@ impl Containers {
         let open = self.open.lock();
         let found = open.iter().find(|(_, container)| {
             // Counted in whole blocks, as a copy would need them; else copying would never come to an end.
-            let blocks = container.live().map(|e| e.length.next_multiple_of(EXTENT_ALIGNMENT));
+            let blocks = container
+                .live()
+                .map(|e| e.length.next_multiple_of(EXTENT_ALIGNMENT));
             let live: u64 = blocks.sum();
             let length = container.file.length().unwrap_or(0);
             let used = length.saturating_sub(EXTENT_ALIGNMENT);

@@ -217,7 +217,11 @@ impl Replay {
         });
         // The moment gone back to is a boundary like the end of a batch.
         let (position, items, state) = (LogPosition::default(), Vec::new(), self.image.state());
-        self.batches.push(UnsealedBatch { position, items, state });
+        self.batches.push(UnsealedBatch {
+            position,
+            items,
+            state,
+        });
     }
 
     fn seal_up_to(&mut self, sealed: Seqno) {
