@@ -29,8 +29,10 @@ mod image;
 mod maintenance;
 mod recovery;
 mod rollback;
+mod verify;
 mod identity;
 mod names;
 
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub use store::{LogStore, Maintained, StoreStatistics};
+pub use verify::{Fault, VerifyReport};
