@@ -201,6 +201,7 @@ impl Past {
 
     /// The store, opened anew, is at one point of this past, which is its only one from now on.
     pub(crate) fn settle(&mut self, random: &mut Random, store: &LogStore) {
+        self.tell("opened");
         let found = self.observe(store);
         for shard in 0..self.log_shards {
             self.settle_shard(shard, &found);
@@ -331,15 +332,18 @@ impl Past {
         found.map(State::Is)
     }
 
+    /// What was done last.
+    pub(crate) fn story(&self) -> String {
+        let told = self.story.len().saturating_sub(40);
+        let lines: Vec<&str> = self.story.iter().skip(told).map(|line| &**line).collect();
+        lines.join("\n")
+    }
+
     fn describe(&self, vbucket: VbucketId) -> String {
         let mut text = format!(
             "  durable through {:?}\n",
             self.durable[self.shard_of(vbucket)]
         );
-        let told = self.story.len().saturating_sub(12);
-        for line in self.story.iter().skip(told) {
-            text += &format!("  {line}\n");
-        }
         for moment in &self.moments[&vbucket] {
             let what = match &moment.state {
                 State::Absent => "absent".to_owned(),

@@ -317,3 +317,11 @@ pub(crate) fn finished<T: std::fmt::Debug>(outcome: Outcome<T>) -> Result<T, Sto
         other @ (Outcome::Yielded | Outcome::Aborted(_)) => panic!("a job ended as {other:?}"),
     }
 }
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.past.story());
+        }
+    }
+}
