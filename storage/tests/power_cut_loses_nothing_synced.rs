@@ -16,9 +16,33 @@ use piggin_storage::StorageError;
 use piggin_storage::disk::{DiskErrorKind, SimulatedDisk};
 
 use proof::Place;
+use proof::stepped::UnderWay;
 use proof::world::{Failed, World};
 
-const STEPS: u64 = 40;
+/// What is cut.
+#[derive(Clone, Copy)]
+struct Run {
+    operations: u64,
+    /// Jobs and scans are under way at the same time, in steps.
+    is_stepped: bool,
+}
+
+const ONE_BY_ONE: Run = Run {
+    operations: 40,
+    is_stepped: false,
+};
+const LONG: Run = Run {
+    operations: 150,
+    is_stepped: false,
+};
+const ALL_AT_ONCE: Run = Run {
+    operations: 40,
+    is_stepped: true,
+};
+const LONG_ALL_AT_ONCE: Run = Run {
+    operations: 150,
+    is_stepped: true,
+};
 
 /// What a power cut leaves.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +76,9 @@ struct Tried {
     cuts: u64,
     crashes: u64,
     second_cuts: u64,
+    steps_of_jobs: u64,
+    jobs_completed: u64,
+    jobs_aborted: u64,
 }
 
 fn is_power_cut(error: &StorageError) -> bool {
@@ -59,16 +86,32 @@ fn is_power_cut(error: &StorageError) -> bool {
 }
 
 /// Runs until the cut; whether it came.
-fn run_until_cut(seed: u64, call: u64, disk: &SimulatedDisk) -> (Option<World>, bool) {
+fn run_until_cut(
+    run: Run,
+    seed: u64,
+    call: u64,
+    disk: &SimulatedDisk,
+    tried: &mut Tried,
+) -> (Option<World>, bool) {
     disk.cut_power_at_call(call);
-    let mut world = match World::create(seed, disk) {
+    let mut world = match World::create(seed, disk, run.is_stepped) {
         Ok(world) => world,
         Err(error) => {
             assert!(is_power_cut(&error), "{error:?}");
             return (None, true);
         }
     };
-    match world.run(STEPS) {
+    let ended = if run.is_stepped {
+        let mut under_way = UnderWay::default();
+        let ended = world.run_stepped(run.operations, &mut under_way);
+        tried.steps_of_jobs += under_way.steps;
+        tried.jobs_completed += under_way.completed;
+        tried.jobs_aborted += under_way.aborted;
+        ended
+    } else {
+        world.run(run.operations)
+    };
+    match ended {
         Ok(()) => (Some(world), false),
         Err(Failed { error, .. }) => {
             assert!(is_power_cut(&error), "{error:?}");
@@ -77,7 +120,7 @@ fn run_until_cut(seed: u64, call: u64, disk: &SimulatedDisk) -> (Option<World>, 
     }
 }
 
-fn cut_everywhere(seeds: std::ops::Range<u64>) {
+fn cut_everywhere(run: Run, seeds: std::ops::Range<u64>) {
     let mut tried = Tried::default();
     let mut place = Place(String::new());
     for seed in seeds {
@@ -85,7 +128,7 @@ fn cut_everywhere(seeds: std::ops::Range<u64>) {
         for call in 1.. {
             place.0 = format!("seed {seed}, call {call}");
             let disk = SimulatedDisk::new();
-            let (world, was_cut) = run_until_cut(seed, call, &disk);
+            let (world, was_cut) = run_until_cut(run, seed, call, &disk, &mut tried);
             if let Some(world) = world {
                 tried.cuts += 1;
                 for (number, crash) in CRASHES.into_iter().enumerate() {
@@ -138,10 +181,20 @@ fn cut_again(world: &World, left: &SimulatedDisk, salt: u64, place: &mut Place) 
 
 #[test]
 fn wherever_it_comes() {
-    cut_everywhere(10..11);
+    cut_everywhere(ONE_BY_ONE, 0..6);
 }
 
 #[test]
-fn wherever_it_comes_in_other_runs() {
-    cut_everywhere(107..108);
+fn wherever_it_comes_in_a_long_run() {
+    cut_everywhere(LONG, 1000..1001);
+}
+
+#[test]
+fn wherever_it_comes_while_jobs_are_at_work() {
+    cut_everywhere(ALL_AT_ONCE, 0..6);
+}
+
+#[test]
+fn wherever_it_comes_in_a_long_run_while_jobs_are_at_work() {
+    cut_everywhere(LONG_ALL_AT_ONCE, 1000..1001);
 }

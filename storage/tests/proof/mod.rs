@@ -11,6 +11,7 @@ pub(crate) mod past;
 pub(crate) mod look;
 pub(crate) mod operation;
 pub(crate) mod world;
+pub(crate) mod stepped;
 
 /// Says where a proof was when it failed: dropped in a panic, it prints what it was told last.
 pub(crate) struct Place(pub(crate) String);

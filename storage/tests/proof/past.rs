@@ -135,6 +135,17 @@ impl Past {
         moment.state = state;
     }
 
+    /// What was before the rollback attempted at that point.
+    pub(crate) fn may_have_been(&self, vbucket: VbucketId, at: Point) -> Option<Arc<ModelVbucket>> {
+        let moment = self.moments[&vbucket]
+            .iter()
+            .find(|moment| moment.at == at)?;
+        match &moment.state {
+            State::RolledBack { before, .. } => Some(Arc::clone(before)),
+            State::Absent | State::Is(_) | State::Created(_) => None,
+        }
+    }
+
     /// The state a known attempt leads to.
     pub(crate) fn became_as_planned(&mut self, vbucket: VbucketId, at: Point) {
         let moments = &self.moments[&vbucket];
@@ -146,8 +157,11 @@ impl Past {
     /// Versions whose killer is at or below `floor` may be gone from now on.
     pub(crate) fn may_forget(&mut self, vbucket: VbucketId, floor: Seqno) {
         for moment in self.moments.get_mut(&vbucket).unwrap() {
-            if let State::Is(model) = &mut moment.state {
-                Arc::make_mut(model).seal(floor);
+            match &mut moment.state {
+                State::Is(model) | State::RolledBack { before: model, .. } => {
+                    Arc::make_mut(model).seal(floor);
+                }
+                State::Absent | State::Created(_) => {}
             }
         }
     }

@@ -41,8 +41,15 @@ pub(crate) struct World {
 
 impl World {
     /// An empty store.
-    pub(crate) fn create(seed: u64, disk: &SimulatedDisk) -> Result<World, StorageError> {
-        let mut options = small_options(1);
+    pub(crate) fn create(
+        seed: u64,
+        disk: &SimulatedDisk,
+        is_stepped: bool,
+    ) -> Result<World, StorageError> {
+        let mut options = OpenOptions {
+            is_stepped,
+            ..small_options(1)
+        };
         // Every third run drops superseded versions in the background.
         if seed.is_multiple_of(3) {
             options.history_floor = Seqno::MAX;
@@ -77,6 +84,7 @@ impl World {
             store: None,
             options: OpenOptions {
                 entropy: self.options.entropy + 1000 + seed,
+                is_stepped: false,
                 ..self.options
             },
             past: self.past.clone(),
