@@ -16,6 +16,7 @@ use piggin_storage::StorageError;
 use piggin_storage::disk::{DiskErrorKind, SimulatedDisk};
 
 use proof::Place;
+use proof::crash::CRASHES;
 use proof::stepped::UnderWay;
 use proof::world::{Failed, World};
 
@@ -43,32 +44,6 @@ const LONG_ALL_AT_ONCE: Run = Run {
     operations: 150,
     is_stepped: true,
 };
-
-/// What a power cut leaves.
-#[derive(Clone, Copy, Debug)]
-enum Crash {
-    LosesUnsynced,
-    KeepsEverything,
-    Seed(u64),
-}
-
-const CRASHES: [Crash; 5] = [
-    Crash::LosesUnsynced,
-    Crash::KeepsEverything,
-    Crash::Seed(1),
-    Crash::Seed(2),
-    Crash::Seed(3),
-];
-
-impl Crash {
-    fn of(self, disk: &SimulatedDisk, salt: u64) -> SimulatedDisk {
-        match self {
-            Crash::LosesUnsynced => disk.crash_losing_everything_unsynced(),
-            Crash::KeepsEverything => disk.crash_keeping_everything(),
-            Crash::Seed(seed) => disk.crash(seed.wrapping_add(salt.wrapping_mul(0x9e37_79b9))),
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct Tried {

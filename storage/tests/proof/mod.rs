@@ -7,6 +7,7 @@
 //! Invariant: a run is decided by its seed; every failure says how to run it again.
 #![allow(dead_code, reason = "each proof uses only a part of these")]
 
+pub(crate) mod crash;
 pub(crate) mod past;
 pub(crate) mod look;
 pub(crate) mod operation;

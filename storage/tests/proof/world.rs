@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use piggin_storage::disk::SimulatedDisk;
 use piggin_storage::{
-    Batch, CommitDurability, CreateOptions, KvStore, LogStore, OpenOptions, Outcome, RollbackEpoch,
-    RolledBack, Seqno, StorageError, VbucketId,
+    Advice, Batch, CommitDurability, CreateOptions, KvStore, LogStore, OpenOptions, Outcome,
+    RollbackEpoch, RolledBack, Seqno, StorageError, VbucketId,
 };
 
 use super::operation::{self, Operation};
@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) has_failed: bool,
     /// The store was just dropped, and no power cut came after: everything acknowledged must be there.
     lost_nothing: bool,
+    /// How often vbuckets were down after an opening because the disk failed.
+    pub(crate) opened_down: u64,
 }
 
 impl World {
@@ -73,6 +75,7 @@ impl World {
             past: Past::new(VBUCKETS, LOG_SHARDS),
             has_failed: false,
             lost_nothing: false,
+            opened_down: 0,
         }
     }
 
@@ -90,6 +93,7 @@ impl World {
             past: self.past.clone(),
             has_failed: false,
             lost_nothing: false,
+            opened_down: 0,
         }
     }
 
@@ -109,7 +113,18 @@ impl World {
     /// Opens what is there and finds its place in the past.
     pub(crate) fn open(&mut self) -> Result<(), StorageError> {
         self.options.entropy += 1;
-        let store = LogStore::open(Arc::new(self.disk.clone()), self.options)?;
+        let mut store = LogStore::open(Arc::new(self.disk.clone()), self.options)?;
+        if self.is_down_by_disk(&store) {
+            self.opened_down += 1;
+            // Going on without what is down must not harm it.
+            let _ = store.checkpoint();
+            for _ in 0..8 {
+                let _ = store.maintain();
+            }
+            drop(store);
+            self.options.entropy += 1;
+            store = LogStore::open(Arc::new(self.disk.clone()), self.options)?;
+        }
         if self.lost_nothing {
             self.past.all_is_durable();
         }
@@ -118,6 +133,21 @@ impl World {
         self.has_failed = false;
         self.lost_nothing = false;
         Ok(())
+    }
+
+    /// Whether the disk failed while the store was opened, so that vbuckets are out of service for now.
+    fn is_down_by_disk(&self, store: &LogStore) -> bool {
+        let mut is_down = false;
+        for status in store.vbuckets() {
+            if let Err(StorageError::VbucketDown { cause, .. }) = &status.position {
+                assert!(matches!(**cause, StorageError::Disk(_)), "{cause}");
+                let error = status.position.unwrap_err();
+                assert_eq!(error.advice(), Advice::Reopen, "{error}");
+                assert_eq!(store.snapshot(status.vbucket).err(), Some(error));
+                is_down = true;
+            }
+        }
+        is_down
     }
 
     /// Closes in order.
