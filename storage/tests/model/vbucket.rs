@@ -42,6 +42,7 @@ pub(crate) struct ModelVbucket {
 }
 
 /// What a snapshot of one moment must answer.
+#[derive(Clone)]
 pub(crate) struct Expected {
     pub(crate) vbucket: VbucketId,
     pub(crate) incarnation: Incarnation,
