@@ -5,6 +5,7 @@
 //! is removed (rule R13). Which extents live is told by the manifest and the log, never by the container itself.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -166,12 +167,9 @@ impl Containers {
         meta: &SegmentMeta,
     ) -> Result<(Arc<dyn DiskFile>, Arc<str>), StorageError> {
         let mut open = self.open.lock();
-        if !open.contains_key(&meta.container) {
-            let container = self.open_container(meta.container)?;
-            open.insert(meta.container, container);
-        }
-        let Some(container) = open.get_mut(&meta.container) else {
-            return Err(StorageError::Closed);
+        let container = match open.entry(meta.container) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.open_container(meta.container)?),
         };
         let file = &container.file;
         let extent = container.extents.entry(meta.offset);

@@ -34,6 +34,10 @@ pub(crate) enum Work {
 
 /// What the decision is made from.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent observations, no state machine"
+)]
 pub(crate) struct Figures {
     /// The current log file is half full, and none is prepared to follow it.
     pub(crate) wants_log_file: bool,

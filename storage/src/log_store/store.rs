@@ -221,7 +221,10 @@ impl LogStore {
             return match job.run() {
                 // Somebody else is at it: that is work done.
                 Outcome::Aborted(AbortReason::Superseded) => Outcome::Complete(Maintained::Worked),
-                outcome => outcome.map(|()| Maintained::Worked),
+                ended @ (Outcome::Complete(())
+                | Outcome::Yielded
+                | Outcome::Aborted(_)
+                | Outcome::Failed(_)) => ended.map(|()| Maintained::Worked),
             };
         }
         Outcome::Complete(Maintained::Nothing)

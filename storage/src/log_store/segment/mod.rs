@@ -45,6 +45,8 @@ pub(crate) use key_index::{FoundEntry, IndexEntry};
 pub(crate) use kill_list::Kill;
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
+#[cfg(test)]
+pub(crate) use seqno_cursor::RawRecord;
 pub(crate) use seqno_cursor::SeqnoCursor;
 pub(crate) use writer::{SegmentIdent, SegmentOptions, SegmentTail, SegmentWriter};
 
