@@ -97,12 +97,17 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         .max()
         .filter(|(count, _)| *count > shard.options.segments_max.max(1))
         .map(|(_, vbucket)| vbucket);
+    let unsealed_bytes = shard.unsealed_bytes.load(Ordering::Relaxed);
+    // States without items are never sealed: only a manifest frees the log of them.
+    let only_states = unsealed_bytes == 0 && log_files > LOG_FILES_MAX && !shard.holds_everything();
     Some(Figures {
         wants_log_file,
-        unsealed_bytes: shard.unsealed_bytes.load(Ordering::Relaxed),
+        unsealed_bytes,
         unsealed_bytes_max: shard.options.unsealed_bytes,
         log_files,
-        wants_checkpoint: needs_manifest || shard.wants_checkpoint.load(Ordering::Acquire),
+        wants_checkpoint: needs_manifest
+            || shard.wants_checkpoint.load(Ordering::Acquire)
+            || only_states,
         has_obsolete_log: !shard.obsolete.lock().is_empty(),
         has_garbage: reclaimable > 0 && shard.containers.has_garbage(reclaimable),
         most_segments,

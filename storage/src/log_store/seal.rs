@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use roaring::RoaringTreemap;
 
@@ -263,6 +264,10 @@ impl SealJob {
             let vbucket = one.sealed.place.vbucket;
             self.shard
                 .publish(vbucket, Slot::Up(Arc::new(one.applied_to(&version))));
+        }
+        if !edits.is_empty() {
+            // The log files whose items are sealed now can go after the next manifest.
+            self.shard.wants_checkpoint.store(true, Ordering::Release);
         }
         Ok(match gone {
             Some(reason) if edits.is_empty() => Outcome::Aborted(reason),
