@@ -259,7 +259,9 @@ impl Containers {
         let open = self.open.lock();
         let found = open.iter().find(|(_, container)| {
             // Counted in whole blocks, as a copy would need them; else copying would never come to an end.
-            let blocks = container.live().map(|e| e.length.next_multiple_of(EXTENT_ALIGNMENT));
+            let blocks = container
+                .live()
+                .map(|e| e.length.next_multiple_of(EXTENT_ALIGNMENT));
             let live: u64 = blocks.sum();
             let length = container.file.length().unwrap_or(0);
             let used = length.saturating_sub(EXTENT_ALIGNMENT);
@@ -334,7 +336,7 @@ fn ignore_missing(error: DiskError) -> Result<(), DiskError> {
     }
 }
 
-fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
+pub(crate) fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&store_id.to_le_bytes());
     bytes.extend_from_slice(&u64::from(shard).to_le_bytes());

@@ -31,6 +31,12 @@ mod recovery;
 mod rollback;
 mod identity;
 mod names;
+#[cfg(any(test, feature = "fuzzing"))]
+mod samples;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+#[cfg(test)]
+mod conformance;
 
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub use store::{LogStore, Maintained, StoreStatistics};

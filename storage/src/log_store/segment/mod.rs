@@ -29,6 +29,8 @@ mod reader;
 mod seqno_cursor;
 mod key_cursor;
 mod verify;
+#[cfg(any(test, feature = "fuzzing"))]
+mod lies;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,8 @@ pub(crate) use filter::hash;
 pub(crate) use key_cursor::KeyCursor;
 pub(crate) use key_index::{FoundEntry, IndexEntry};
 pub(crate) use kill_list::Kill;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use lies::{decode_parts, reseal};
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
 pub(crate) use seqno_cursor::{Chunk, RawRecord, SeqnoCursor};

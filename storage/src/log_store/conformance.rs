@@ -1,0 +1,121 @@
+//! The bytes of every encoding, pinned: one fixed value each, its length and its hash.
+//!
+//! Invariant: whoever changes an encoding makes this fail, and so cannot do it by accident. The hash is no crc: the
+//! crc of bytes that end in their own crc is the same for all of them. Segments are pinned in their own tests, whole
+//! stores by the folders in `storage/fixtures/`.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::log_store::identity::FORMAT_VERSION;
+use crate::log_store::log::payload;
+use crate::log_store::manifest::{self, RawEntry};
+use crate::log_store::{codec, containers, samples};
+
+/// Name, length and hash.
+type Pin = (String, usize, u64);
+
+fn pin(name: impl Into<String>, bytes: &[u8]) -> Pin {
+    (name.into(), bytes.len(), xxh3_64(bytes))
+}
+
+const PINNED: &[(&str, usize, u64)] = &[
+    ("identity", 32, 0xdf00420413095c53),
+    ("log file header", 56, 0xa367df651fa4e751),
+    ("frame header", 64, 0x7d03c1a484e1590c),
+    ("container header", 40, 0xb7b6c329b059eab1),
+    ("item record: mutation", 51, 0x9c03a0f50f5d3513),
+    ("item record: mutation of a new key", 51, 0x9f5051e65beebced),
+    (
+        "item record: mutation of a known key",
+        53,
+        0x3772eb9ae3e8853d,
+    ),
+    ("item record: deletion", 56, 0xfdf6522de87141a8),
+    ("item record: expiration", 56, 0xe8ead2196afc051b),
+    ("item record: prepare", 52, 0x12df5f9b3fc8c9b9),
+    ("item record: prepare of a deletion", 52, 0x98507c83a5cf35f7),
+    ("item record: abort", 58, 0x484d9ef586e8c464),
+    ("item record: commit", 53, 0xd699216e1cedc84b),
+    ("item record: commit of a deletion", 59, 0x97536542b7f3661e),
+    ("item record: system event begins", 51, 0x423050238c8bcbeb),
+    ("item record: system event ends", 51, 0x2d7a908f48c6db77),
+    ("batch with identity", 158, 0x96395ce43a91db32),
+    ("batch without identity", 133, 0xb4b3677a17411a43),
+    ("edit: create", 66, 0x85b2612524ec2ac3),
+    ("edit: delete", 9, 0xa7f219aec4db4bd8),
+    ("edit: rollback", 109, 0xf64d0a3f1c384c35),
+    ("edit: seal", 51, 0xc90e28d6302c0516),
+    ("edit: merge", 39, 0x7df2b1da4665e1e8),
+    ("edit: relocate", 14, 0xc2dc5643a4380dd4),
+    ("failover table", 10, 0x97885491c3d97760),
+    ("vbucket identity", 24, 0xf746ad4fbe4f3ffd),
+    ("manifest entry", 159, 0x89d53a57561ac524),
+    ("manifest without entries", 55, 0x1f63ac553fe636c9),
+    ("manifest", 223, 0xbc4fac74c2aa8a05),
+];
+
+fn computed() -> Vec<Pin> {
+    let mut pins = vec![
+        pin("identity", &samples::IDENTITY.encode(FORMAT_VERSION)),
+        pin("log file header", &samples::LOG_FILE_HEADER.encode()),
+        pin(
+            "frame header",
+            &samples::frame_header().encode(samples::FILE, 8192),
+        ),
+        pin(
+            "container header",
+            &containers::header(samples::STORE_ID, 1, 22),
+        ),
+    ];
+    for (name, operation, predecessor) in samples::OPERATIONS {
+        let bytes = samples::record(operation, predecessor).unwrap();
+        pins.push(pin(format!("item record: {name}"), &bytes));
+    }
+    let place = samples::place().unwrap();
+    let batch = samples::batch(place).unwrap();
+    let identity = codec::encode(&*samples::identity()).unwrap();
+    for (name, identity) in [
+        ("batch with identity", Some(&*identity)),
+        ("batch without identity", None),
+    ] {
+        let mut bytes = Vec::new();
+        payload::put_batch(&mut bytes, &batch, &batch.watermarks, identity);
+        pins.push(pin(name, &bytes));
+    }
+    for (name, edit) in samples::edits(place) {
+        let mut bytes = Vec::new();
+        payload::put_edit(&mut bytes, &codec::encode(&edit).unwrap());
+        pins.push(pin(format!("edit: {name}"), &bytes));
+    }
+    let table = &samples::identity().failover_table;
+    pins.push(pin("failover table", &codec::encode(table).unwrap()));
+    pins.push(pin("vbucket identity", &identity));
+    let entry = RawEntry::of(&samples::image(place)).unwrap();
+    pins.push(pin("manifest entry", &entry.bytes));
+    let empty = manifest::encode(samples::OWNER, samples::SHARD_RECORD, &[]).unwrap();
+    pins.push(pin("manifest without entries", &empty));
+    let whole = manifest::encode(samples::OWNER, samples::SHARD_RECORD, &[entry]).unwrap();
+    pins.push(pin("manifest", &whole));
+    pins
+}
+
+#[test]
+fn every_encoding_is_what_it_was() {
+    let computed = computed();
+    let lines: Vec<String> = computed
+        .iter()
+        .map(|(name, length, hash)| format!("    ({name:?}, {length}, {hash:#018x}),"))
+        .collect();
+    let pinned: Vec<Pin> = PINNED
+        .iter()
+        .map(|(name, length, hash)| ((*name).to_owned(), *length, *hash))
+        .collect();
+    assert_eq!(
+        computed,
+        pinned,
+        "\nAn encoding changed. Stores written before can no longer be read unless the old form is still decoded: \
+         raise FORMAT_VERSION in identity.rs, keep the old fixtures, add a fixture folder for the new version \
+         (storage/fixtures/README.md), describe the change in docs/storage-format.md, and pin the new bytes:\n{}\n",
+        lines.join("\n")
+    );
+}
