@@ -23,8 +23,8 @@ pub(crate) struct Image {
     pub(crate) rollbacks: Vec<RollbackMark>,
     pub(crate) identity: Arc<VbucketIdentity>,
     pub(crate) watermarks: Watermarks,
-    /// What the vbucket was before the first unsealed item.
-    pub(crate) base: Watermarks,
+    /// What the vbucket was before the first unsealed item: at least one, by rising high seqno.
+    pub(crate) base: Vec<Watermarks>,
     pub(crate) segments: Vec<SegmentMeta>,
     pub(crate) sealed: Seqno,
     pub(crate) exact_from: Seqno,
@@ -79,7 +79,7 @@ impl Replay {
             rollbacks: Vec::new(),
             identity,
             watermarks,
-            base: watermarks,
+            base: vec![watermarks],
             segments: Vec::new(),
             sealed: Seqno::ZERO,
             exact_from: watermarks.high_seqno,
@@ -94,8 +94,17 @@ impl Replay {
         if batch.place.incarnation != self.image.place.incarnation {
             return;
         }
+        let later = self
+            .image
+            .rollbacks
+            .iter()
+            .filter(|mark| mark.epoch > batch.place.epoch);
+        if later.clone().any(|mark| mark.is_reset) {
+            return;
+        }
         let mut watermarks = batch.watermarks;
-        let undone = self.undone_above(batch.place.epoch);
+        // The rollback that undid the most of what this epoch wrote.
+        let undone = later.min_by_key(|mark| mark.to).copied();
         if let Some(mark) = undone.filter(|mark| mark.to < watermarks.high_seqno) {
             watermarks = mark.watermarks;
         }
@@ -122,16 +131,6 @@ impl Replay {
         }
     }
 
-    /// The rollback that undid the most of what `epoch` wrote.
-    fn undone_above(&self, epoch: RollbackEpoch) -> Option<RollbackMark> {
-        let later = self
-            .image
-            .rollbacks
-            .iter()
-            .filter(|mark| mark.epoch > epoch);
-        later.min_by_key(|mark| mark.to).copied()
-    }
-
     /// Applies an edit of this vbucket other than its creation or deletion.
     pub(crate) fn edit(&mut self, edit: Edit, sequence: u64) -> Result<(), String> {
         let place = edit.place();
@@ -150,7 +149,9 @@ impl Replay {
                 to,
                 identity,
                 watermarks,
+                is_reset,
                 segments,
+                boundaries,
                 counts,
                 ..
             } => {
@@ -158,7 +159,15 @@ impl Replay {
                 self.image.watermarks = watermarks;
                 self.image.segments = segments;
                 self.image.counts.apply_exact(&counts);
-                self.roll_back(to, watermarks, sequence);
+                let epoch = RollbackEpoch(place.epoch.0.saturating_add(1));
+                let mark = RollbackMark {
+                    epoch,
+                    to,
+                    watermarks,
+                    is_reset,
+                    sequence,
+                };
+                self.roll_back(mark, boundaries);
                 Ok(())
             }
             Edit::Seal {
@@ -193,19 +202,28 @@ impl Replay {
         }
     }
 
-    fn roll_back(&mut self, to: Seqno, watermarks: Watermarks, sequence: u64) {
-        let epoch = RollbackEpoch(self.image.place.epoch.0.saturating_add(1));
-        self.image.place.epoch = epoch;
-        self.image.sealed = self.image.sealed.min(to);
-        self.image.exact_from = self.image.exact_from.min(to);
-        self.image.rollbacks.push(RollbackMark {
+    fn roll_back(&mut self, mark: RollbackMark, boundaries: Vec<Watermarks>) {
+        let RollbackMark {
             epoch,
             to,
             watermarks,
-            sequence,
-        });
-        if to < self.image.base.high_seqno {
-            self.image.base = watermarks;
+            is_reset,
+            ..
+        } = mark;
+        let image = &mut self.image;
+        image.place.epoch = epoch;
+        image.sealed = image.sealed.min(to);
+        image.exact_from = image.exact_from.min(to);
+        image.rollbacks.push(mark);
+        let before = std::mem::take(&mut image.base);
+        if is_reset {
+            self.batches.clear();
+        } else {
+            let known = boundaries.into_iter().chain(before);
+            image.base = known.filter(|mark| mark.high_seqno <= to).collect();
+        }
+        if image.base.is_empty() {
+            image.base.push(watermarks);
         }
         self.batches.retain_mut(|batch| {
             let is_cut = batch.state.watermarks.high_seqno > to;
@@ -217,7 +235,11 @@ impl Replay {
         });
         // The moment gone back to is a boundary like the end of a batch.
         let (position, items, state) = (LogPosition::default(), Vec::new(), self.image.state());
-        self.batches.push(UnsealedBatch { position, items, state });
+        self.batches.push(UnsealedBatch {
+            position,
+            items,
+            state,
+        });
     }
 
     fn seal_up_to(&mut self, sealed: Seqno) {
@@ -227,7 +249,7 @@ impl Replay {
         }
         let bases = self.batches.iter().map(|batch| batch.state.watermarks);
         if let Some(base) = bases.filter(|base| base.high_seqno <= sealed).last() {
-            self.image.base = base;
+            self.image.base = vec![base];
         }
         self.batches
             .retain(|batch| !batch.items.is_empty() || batch.state.watermarks.high_seqno > sealed);

@@ -156,6 +156,11 @@ impl LayerView {
         last.map_or(&self.layer.base, |batch| &batch.state)
     }
 
+    /// High seqno after the last batch.
+    pub(crate) fn high_seqno(&self) -> Seqno {
+        self.state().watermarks.high_seqno
+    }
+
     /// How many items.
     pub(crate) fn len(&self) -> usize {
         self.entries

@@ -11,13 +11,12 @@ use roaring::RoaringTreemap;
 use crate::error::StorageError;
 use crate::log_store::containers::NewContainer;
 use crate::log_store::log::payload::{Edit, Place};
-use crate::log_store::seal::last_at_each_seqno;
 use crate::log_store::segment::{
     IndexEntry, KeyCursor, Kill, RecordLocation, Segment, SegmentIdent, SegmentMeta, SegmentTail,
     SegmentWriter, SeqnoCursor,
 };
 use crate::log_store::shard::{BusyGuard, Shard, Slot};
-use crate::log_store::version::{SegmentView, Version};
+use crate::log_store::version::{SegmentView, Version, last_at_each_seqno};
 use crate::outcome::{AbortReason, Job, Outcome};
 use crate::seqno::Seqno;
 use crate::vbucket::{VbucketId, Watermarks};

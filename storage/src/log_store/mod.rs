@@ -29,6 +29,7 @@ mod image;
 mod maintenance;
 mod recovery;
 mod rollback;
+mod verify;
 mod identity;
 mod names;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -40,3 +41,4 @@ mod conformance;
 
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub use store::{LogStore, Maintained, StoreStatistics};
+pub use verify::{Fault, VerifyReport};

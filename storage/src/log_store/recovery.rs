@@ -17,7 +17,7 @@ use crate::log_store::identity::Identity;
 use crate::log_store::image::Replay;
 use crate::log_store::layer::Layer;
 use crate::log_store::log::frame::{LogPosition, Touched};
-use crate::log_store::log::payload::{self, Edit, Record};
+use crate::log_store::log::payload::{self, Edit, Place, Record};
 use crate::log_store::log::reader::{FoundFrame, FoundLog, LogDamage, read_log};
 use crate::log_store::log::writer::{LogOwner, LogResume, LogWriter};
 use crate::log_store::manifest::{self, Manifest, ManifestOwner, RawEntry, ShardRecord};
@@ -400,12 +400,17 @@ impl Recovery {
 fn version_of(replay: Replay, containers: &Containers) -> Result<Version, StorageError> {
     let Replay { image, batches } = replay;
     let state = image.state();
-    let base = VbucketStateRecord {
-        watermarks: image.base,
+    let known = |watermarks| VbucketStateRecord {
+        watermarks,
         ..state.clone()
     };
-    let layer = Layer::new(base.clone());
-    let mut last = base;
+    let mut bases = image.base.iter().map(|mark| known(*mark));
+    let mut last = bases.next().unwrap_or_else(|| state.clone());
+    let layer = Layer::new(last.clone());
+    for base in bases {
+        layer.append(&[], base.clone(), LogPosition::default());
+        last = base;
+    }
     for batch in batches {
         layer.append(&batch.items, batch.state.clone(), batch.position);
         last = batch.state;
@@ -417,7 +422,7 @@ fn version_of(replay: Replay, containers: &Containers) -> Result<Version, Storag
     Ok(Version {
         place: image.place,
         rollbacks: image.rollbacks,
-        segments: open_segments(&image.segments, containers)?,
+        segments: open_segments(image.place, &image.segments, containers)?,
         layers: vec![Arc::new(layer)],
         sealed: image.sealed,
         exact_from: image.exact_from,
@@ -427,12 +432,25 @@ fn version_of(replay: Replay, containers: &Containers) -> Result<Version, Storag
 
 /// Opens segments and finds out which of their versions are dead.
 pub(crate) fn open_segments(
+    place: Place,
     metas: &[SegmentMeta],
     containers: &Containers,
 ) -> Result<Vec<SegmentView>, StorageError> {
     let mut views = Vec::with_capacity(metas.len());
     for meta in metas {
         let segment = containers.open_segment(meta)?;
+        let ident = segment.ident();
+        if (ident.vbucket, ident.incarnation) != (place.vbucket, place.incarnation) {
+            let what = format!(
+                "the segment is of vbucket {}, not {}",
+                ident.vbucket, place.vbucket
+            );
+            return Err(StorageError::corruption(
+                segment.file_name(),
+                meta.offset,
+                what,
+            ));
+        }
         views.push(SegmentView {
             segment,
             dead: Arc::default(),

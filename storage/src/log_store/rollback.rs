@@ -48,6 +48,8 @@ struct Prepared {
     before: Arc<Version>,
     after: Version,
     state: VbucketStateRecord,
+    /// Batch ends of segments that go.
+    boundaries: Vec<Watermarks>,
     /// `None` when the moment is not known any more.
     exact: Option<Seqno>,
 }
@@ -93,18 +95,27 @@ impl RollbackJob {
         }
         let is_known = self.to >= before.exact_at(self.to);
         let exact = is_known.then_some(self.to);
-        let (state, after) = match exact {
-            Some(to) => self.at(&before, &current, to)?,
-            None => {
-                let state = rollback_state::state_at_zero(&current);
-                (state.clone(), Version::empty(before.place, state))
-            }
+        let Some(to) = exact else {
+            let state = rollback_state::state_at_zero(&current);
+            let mut after = Version::empty(before.place, state.clone());
+            after.rollbacks.clone_from(&before.rollbacks);
+            return Ok(Prepared {
+                writer,
+                before,
+                after,
+                state,
+                boundaries: Vec::new(),
+                exact,
+            });
         };
+        let boundaries = boundaries_that_go(&before, to)?;
+        let (state, after) = self.at(&before, &current, &boundaries, to)?;
         Ok(Prepared {
             writer,
             before,
             after,
             state,
+            boundaries,
             exact,
         })
     }
@@ -114,6 +125,7 @@ impl RollbackJob {
         &self,
         before: &Version,
         current: &VbucketStateRecord,
+        boundaries: &[Watermarks],
         to: Seqno,
     ) -> Result<(VbucketStateRecord, Version), StorageError> {
         let views = before.views();
@@ -125,10 +137,10 @@ impl RollbackJob {
             .map(|view| cut(view.segment.meta(), to))
             .collect();
         let mut after = Version::clone(before);
-        after.segments = open_segments(&kept, &self.shard.containers)?;
+        after.segments = open_segments(before.place, &kept, &self.shard.containers)?;
         after.sealed = before.sealed.min(to);
         after.exact_from = before.exact_from.min(to);
-        after.layers = vec![Arc::new(layer_at(&views, &state, to))];
+        after.layers = vec![Arc::new(layer_at(boundaries, &views, &state, to))];
         after.counts = Arc::new(if before.sealed <= to {
             VbucketCounts::clone(&before.counts)
         } else {
@@ -143,6 +155,7 @@ impl RollbackJob {
             before,
             mut after,
             state,
+            boundaries,
             exact,
         } = prepared;
         let to = exact.unwrap_or(Seqno::ZERO);
@@ -156,7 +169,10 @@ impl RollbackJob {
             to,
             identity: Arc::clone(&state.identity),
             watermarks: state.watermarks,
+            is_reset: exact.is_none(),
             segments,
+            boundaries,
+
             counts: after.counts.since(&before.counts),
         };
         let sequence = writer.write_edits_synced(&[edit])?;
@@ -166,12 +182,12 @@ impl RollbackJob {
             epoch,
             ..before.place
         };
-        after.rollbacks.clone_from(&before.rollbacks);
-        let watermarks = state.watermarks;
+        let (watermarks, is_reset) = (state.watermarks, exact.is_none());
         after.rollbacks.push(RollbackMark {
             epoch,
             to,
             watermarks,
+            is_reset,
             sequence,
         });
         let gone: Vec<SegmentMeta> = before
@@ -287,13 +303,39 @@ fn each_record(
     Ok(())
 }
 
-/// The unsealed items up to `to`, in a layer of their own.
-fn layer_at(views: &[LayerView], state: &VbucketStateRecord, to: Seqno) -> Layer {
-    let base = views.first().map(|view| view.layer().base());
-    let base = base
-        .filter(|base| base.watermarks.high_seqno <= to)
-        .unwrap_or(state);
-    let layer = Layer::new(base.clone());
+/// Batch ends at or below `to` in segments that begin above it.
+fn boundaries_that_go(version: &Version, to: Seqno) -> Result<Vec<Watermarks>, StorageError> {
+    let mut marks = Vec::new();
+    for view in &version.segments {
+        if view.segment.meta().first_seqno > to {
+            let known = view.segment.boundaries()?;
+            marks.extend(known.into_iter().filter(|mark| mark.high_seqno <= to));
+        }
+    }
+    Ok(marks)
+}
+
+/// The unsealed items up to `to`, in a layer of their own that begins with `boundaries`.
+fn layer_at(
+    boundaries: &[Watermarks],
+    views: &[LayerView],
+    state: &VbucketStateRecord,
+    to: Seqno,
+) -> Layer {
+    let before = views.first().map(|view| view.layer().base().watermarks);
+    let before = boundaries
+        .iter()
+        .copied()
+        .chain(before)
+        .filter(|mark| mark.high_seqno <= to);
+    let mut before = before.map(|mark| VbucketStateRecord {
+        watermarks: mark,
+        ..state.clone()
+    });
+    let layer = Layer::new(before.next().unwrap_or_else(|| state.clone()));
+    for mark in before {
+        layer.append(&[], mark, LogPosition::default());
+    }
     for view in views {
         let place = view.layer().begin().unwrap_or_default();
         let mut begin = 0;

@@ -21,10 +21,10 @@ use crate::log_store::segment::{
     SegmentTail, SegmentWriter,
 };
 use crate::log_store::shard::{BusyGuard, Shard, Slot};
-use crate::log_store::version::{SegmentView, Version, apply_kills};
+use crate::log_store::version::{SegmentView, Version, apply_kills, last_at_each_seqno};
 use crate::outcome::{Job, Outcome};
 use crate::seqno::Seqno;
-use crate::vbucket::{VbucketId, Watermarks};
+use crate::vbucket::VbucketId;
 
 /// Seals vbuckets of one shard.
 #[derive(Debug)]
@@ -191,7 +191,8 @@ impl SealJob {
             kills: &run.kills_with_bytes(&locations),
             boundaries: &boundaries,
             first_seqno_ceiling: run.first(),
-            last_seqno_floor: run.last(),
+            // After a rollback the high seqno may lie above the last item.
+            last_seqno_floor: views.last().map_or(Seqno::ZERO, LayerView::high_seqno),
         };
         let kills = tail.kills.to_vec();
         let (meta, extent) = writer.finish(tail)?;
@@ -294,18 +295,6 @@ fn frozen_layers(version: &Version) -> &[Arc<Layer>] {
         .map_or(&[], |(_, frozen)| frozen)
 }
 
-/// The batches' ends, as rollback and point-in-time reads need them: the last state at each high seqno.
-pub(crate) fn last_at_each_seqno(marks: impl IntoIterator<Item = Watermarks>) -> Vec<Watermarks> {
-    let mut boundaries: Vec<Watermarks> = Vec::new();
-    for mark in marks {
-        match boundaries.last_mut() {
-            Some(last) if last.high_seqno == mark.high_seqno => *last = mark,
-            _ => boundaries.push(mark),
-        }
-    }
-    boundaries
-}
-
 /// The items of a seal, by seqno and by key, and what becomes of each.
 struct Run<'v> {
     items: Vec<&'v Arc<Item>>,
@@ -347,10 +336,6 @@ impl<'v> Run<'v> {
 
     fn first(&self) -> Seqno {
         self.items.first().map_or(Seqno::ZERO, |item| item.seqno)
-    }
-
-    fn last(&self) -> Seqno {
-        self.items.last().map_or(Seqno::ZERO, |item| item.seqno)
     }
 
     /// Key by key: the newest version lives, older ones go or become history, what lies in segments dies.

@@ -44,6 +44,8 @@ pub(crate) struct RollbackMark {
     pub(crate) to: Seqno,
     /// What the vbucket was right after: the boundary of a batch that was cut.
     pub(crate) watermarks: Watermarks,
+    /// Nothing of older epochs is left at all.
+    pub(crate) is_reset: bool,
     /// The frame that says so.
     pub(crate) sequence: u64,
 }
@@ -111,12 +113,12 @@ impl Version {
         self.active().map(|layer| layer.view().state().clone())
     }
 
-    /// What the vbucket was before the first unsealed item.
-    pub(crate) fn base(&self) -> Watermarks {
+    /// What the vbucket was before the first unsealed item, with what layers know of the time before.
+    pub(crate) fn base(&self) -> Vec<Watermarks> {
         let views = self.views();
         let marks = views.iter().flat_map(LayerView::boundaries);
-        let sealed = marks.take_while(|mark| mark.high_seqno <= self.sealed_or_created());
-        sealed.last().unwrap_or_default()
+        let limit = self.sealed_or_created();
+        last_at_each_seqno(marks.take_while(|mark| mark.high_seqno <= limit))
     }
 
     /// The high seqno of what needs no log: sealed, or there from the beginning.
@@ -212,6 +214,19 @@ impl FoundEntry {
             user_bytes: self.user_bytes,
         }
     }
+}
+
+/// Of states one after another, the last at each high seqno: the ends of batches, as rollback and point-in-time
+/// reads need them.
+pub(crate) fn last_at_each_seqno(marks: impl IntoIterator<Item = Watermarks>) -> Vec<Watermarks> {
+    let mut boundaries: Vec<Watermarks> = Vec::new();
+    for mark in marks {
+        match boundaries.last_mut() {
+            Some(last) if last.high_seqno == mark.high_seqno => *last = mark,
+            _ => boundaries.push(mark),
+        }
+    }
+    boundaries
 }
 
 /// Marks the victims of a kill list, sorted by victim, dead, each in the segment that holds it.

@@ -122,7 +122,15 @@ impl WithMaintenance {
                 other => panic!("maintenance: {other:?}"),
             }
         }
-        panic!("maintenance does not come to an end: {:?} {:?}", self.0.statistics(), self.0.vbuckets().iter().map(|v| self.0.file_statistics(v.vbucket)).collect::<Vec<_>>());
+        panic!(
+            "maintenance does not come to an end: {:?} {:?}",
+            self.0.statistics(),
+            self.0
+                .vbuckets()
+                .iter()
+                .map(|v| self.0.file_statistics(v.vbucket))
+                .collect::<Vec<_>>()
+        );
     }
 }
 

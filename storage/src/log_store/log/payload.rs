@@ -43,8 +43,12 @@ pub(crate) enum Edit {
         to: Seqno,
         identity: Arc<VbucketIdentity>,
         watermarks: Watermarks,
+        /// The moment `to` was not known any more: nothing of the past is left.
+        is_reset: bool,
         /// What is left of the segments, cut where one reaches beyond `to`.
         segments: Vec<SegmentMeta>,
+        /// Batch ends at or below `to` that were known only to segments that are gone.
+        boundaries: Vec<Watermarks>,
         counts: VbucketCounts,
     },
     /// Items up to `sealed` lie in `segment` now.

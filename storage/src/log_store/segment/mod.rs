@@ -49,7 +49,7 @@ pub(crate) use kill_list::Kill;
 pub(crate) use lies::{decode_parts, reseal};
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
-pub(crate) use seqno_cursor::{Chunk, RawRecord, SeqnoCursor};
+pub(crate) use seqno_cursor::SeqnoCursor;
 pub(crate) use writer::{SegmentIdent, SegmentOptions, SegmentTail, SegmentWriter};
 
 /// Version of everything between a segment's first and last byte.

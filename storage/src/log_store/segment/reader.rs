@@ -77,6 +77,11 @@ impl Segment {
         })
     }
 
+    /// Name of the file it lies in.
+    pub(crate) fn file_name(&self) -> &str {
+        &self.file_name
+    }
+
     /// What the manifest remembers of it.
     pub(crate) fn meta(&self) -> &SegmentMeta {
         &self.meta

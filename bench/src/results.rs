@@ -1,0 +1,158 @@
+//! What was measured: samples by figure and column, one per round.
+
+use std::collections::BTreeMap;
+
+use crate::statistics::{Percentiles, ProcessorTime, Summary};
+use crate::stores::Column;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Figure {
+    /// W1: durable batches.
+    Commit { value_length: usize, batch: usize },
+    /// W1: durable batches with one mutation for every vbucket.
+    CommitToEveryVbucket,
+    /// W2: a load that is not synced until its end.
+    Load,
+    /// W3: random gets.
+    Get { threads: usize },
+    /// W4: by-seqno scan of everything, in memory.
+    ScanWarm,
+    /// W4: the same, not in memory.
+    ScanCold,
+    /// W6: open after a clean close, until the first get is answered; files in memory.
+    OpenClean,
+    /// W6: the same, files not in memory.
+    OpenCleanCold,
+    /// W6: open after the writer was killed, until its last write is read back; files in memory.
+    OpenAfterCrash,
+}
+
+impl Figure {
+    /// What its amount is counted in.
+    pub(crate) const fn unit(self) -> &'static str {
+        match self {
+            Figure::Commit { .. } | Figure::CommitToEveryVbucket | Figure::Load => "mutations/s",
+            Figure::Get { .. } => "gets/s",
+            Figure::ScanWarm | Figure::ScanCold => "MB/s",
+            Figure::OpenClean | Figure::OpenCleanCold | Figure::OpenAfterCrash => "ms",
+        }
+    }
+}
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Figure::Commit {
+                value_length,
+                batch,
+            } => write!(f, "W1 {value_length} B, batch {batch}"),
+            Figure::CommitToEveryVbucket => f.write_str("W1 one mutation per vbucket"),
+            Figure::Load => f.write_str("W2 load"),
+            Figure::Get { threads: 1 } => f.write_str("W3 get, 1 thread"),
+            Figure::Get { threads } => write!(f, "W3 get, {threads} threads"),
+            Figure::ScanWarm => f.write_str("W4 scan, warm"),
+            Figure::ScanCold => f.write_str("W4 scan, cold"),
+            Figure::OpenClean => f.write_str("W6 clean open, warm"),
+            Figure::OpenCleanCold => f.write_str("W6 clean open, cold"),
+            Figure::OpenAfterCrash => f.write_str("W6 open after a crash"),
+        }
+    }
+}
+
+/// One measurement of one figure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// In the figure's unit.
+    pub(crate) amount: f64,
+    /// Mutations, gets or documents it is of.
+    pub(crate) operations: u64,
+    /// Of a batch or a get.
+    pub(crate) latency: Option<Percentiles>,
+    pub(crate) bytes_on_disk: Option<u64>,
+    /// The thread is the one that writes, reads or opens.
+    pub(crate) processor: ProcessorTime,
+    pub(crate) raw: Option<Raw>,
+}
+
+impl Sample {
+    /// Processor microseconds of the measuring thread for each operation.
+    pub(crate) fn thread_us_each(&self) -> f64 {
+        self.processor.thread * 1e6 / self.operations.max(1) as f64
+    }
+}
+
+/// What the disk itself does, measured just before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw {
+    /// The same bytes written and synced.
+    pub(crate) p50_us: Option<f64>,
+    /// The limit in the figure's unit.
+    pub(crate) amount: Option<f64>,
+    /// Two writes and syncs in a file per vbucket.
+    pub(crate) files_p50_us: Option<f64>,
+}
+
+/// Everything measured.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    samples: BTreeMap<(Figure, Column), Vec<Sample>>,
+}
+
+impl Results {
+    /// Takes a sample in.
+    pub(crate) fn add(&mut self, figure: Figure, column: Column, sample: Sample) {
+        eprintln!(
+            "  {figure}: {column}: {:.1} {}{}",
+            sample.amount,
+            figure.unit(),
+            match sample.latency {
+                Some(latency) => format!(", p50 {:.1} us", latency.p50),
+                None => String::new(),
+            }
+        );
+        self.samples
+            .entry((figure, column))
+            .or_default()
+            .push(sample);
+    }
+
+    /// All of them, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Figure, Column, &[Sample])> {
+        let samples = self.samples.iter();
+        samples.map(|(&(figure, column), samples)| (figure, column, samples.as_slice()))
+    }
+
+    /// Of one figure and column, by round; empty when it was not measured.
+    pub(crate) fn samples(&self, figure: Figure, column: Column) -> &[Sample] {
+        let samples = self.samples.get(&(figure, column));
+        samples.map_or(&[], Vec::as_slice)
+    }
+
+    /// Median and range of something of a figure.
+    pub(crate) fn summary(
+        &self,
+        figure: Figure,
+        column: Column,
+        pick: impl Fn(&Sample) -> Option<f64>,
+    ) -> Option<Summary> {
+        Summary::of(self.samples(figure, column).iter().filter_map(pick))
+    }
+
+    /// Median and range of the raw limit of a figure, over every column's measurement of it.
+    pub(crate) fn raw(
+        &self,
+        figure: Figure,
+        pick: impl Fn(&Raw) -> Option<f64>,
+    ) -> Option<Summary> {
+        let of_figure = self.iter().filter(|&(of, _, _)| of == figure);
+        let raws = of_figure.flat_map(|(_, _, samples)| samples.iter().filter_map(|s| s.raw));
+        Summary::of(raws.filter_map(|raw| pick(&raw)))
+    }
+
+    /// The columns a figure was measured for.
+    pub(crate) fn columns(&self, figure: Figure) -> impl Iterator<Item = Column> {
+        let keys = self.samples.keys();
+        keys.filter_map(move |&(of, column)| (of == figure).then_some(column))
+    }
+}
