@@ -25,11 +25,7 @@ const PINNED: &[(&str, usize, u64)] = &[
     ("container header", 40, 0xb7b6c329b059eab1),
     ("item record: mutation", 51, 0x9c03a0f50f5d3513),
     ("item record: mutation of a new key", 51, 0x9f5051e65beebced),
-    (
-        "item record: mutation of a known key",
-        53,
-        0x3772eb9ae3e8853d,
-    ),
+    ("item record: mutation of a known key", 53, 0x3772eb9ae3e8853d),
     ("item record: deletion", 56, 0xfdf6522de87141a8),
     ("item record: expiration", 56, 0xe8ead2196afc051b),
     ("item record: prepare", 52, 0x12df5f9b3fc8c9b9),
@@ -43,15 +39,15 @@ const PINNED: &[(&str, usize, u64)] = &[
     ("batch without identity", 133, 0xb4b3677a17411a43),
     ("edit: create", 66, 0x85b2612524ec2ac3),
     ("edit: delete", 9, 0xa7f219aec4db4bd8),
-    ("edit: rollback", 109, 0xf64d0a3f1c384c35),
+    ("edit: rollback", 121, 0xca4b04c97605507d),
     ("edit: seal", 51, 0xc90e28d6302c0516),
     ("edit: merge", 39, 0x7df2b1da4665e1e8),
     ("edit: relocate", 14, 0xc2dc5643a4380dd4),
     ("failover table", 10, 0x97885491c3d97760),
     ("vbucket identity", 24, 0xf746ad4fbe4f3ffd),
-    ("manifest entry", 159, 0x89d53a57561ac524),
+    ("manifest entry", 195, 0x7b50c4d81e445142),
     ("manifest without entries", 55, 0x1f63ac553fe636c9),
-    ("manifest", 223, 0xbc4fac74c2aa8a05),
+    ("manifest", 259, 0x2eab6d4386933bef),
 ];
 
 fn computed() -> Vec<Pin> {

@@ -258,3 +258,6 @@ fn head_length(bytes: &[u8]) -> Option<usize> {
 fn too_large(error: &codec::CodecError) -> StorageError {
     StorageError::Setting(format!("a manifest entry is beyond its limit: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

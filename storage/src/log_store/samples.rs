@@ -271,7 +271,9 @@ pub(crate) fn edits(place: Place) -> [(&'static str, Edit); 6] {
                 to: Seqno(270),
                 identity: identity(),
                 watermarks: watermarks(),
+                is_reset: false,
                 segments: vec![segment_meta()],
+                boundaries: vec![Watermarks::default()],
                 counts: counts(),
             },
         ),
@@ -323,6 +325,7 @@ pub(crate) fn image(place: Place) -> Image {
         epoch: RollbackEpoch(3),
         to: Seqno(270),
         watermarks: watermarks(),
+        is_reset: true,
         sequence: 35,
     };
     Image {
@@ -330,7 +333,7 @@ pub(crate) fn image(place: Place) -> Image {
         rollbacks: vec![mark],
         identity: identity(),
         watermarks: watermarks(),
-        base: Watermarks::default(),
+        base: vec![Watermarks::default(), watermarks()],
         segments: vec![segment_meta()],
         sealed: Seqno(280),
         exact_from: Seqno(24),

@@ -203,3 +203,6 @@ impl PrepareLogFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

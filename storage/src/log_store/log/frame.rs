@@ -144,3 +144,6 @@ fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*head), rest))
 }
+
+#[cfg(test)]
+mod tests;
