@@ -25,7 +25,11 @@ const PINNED: &[(&str, usize, u64)] = &[
     ("container header", 40, 0xb7b6c329b059eab1),
     ("item record: mutation", 51, 0x9c03a0f50f5d3513),
     ("item record: mutation of a new key", 51, 0x9f5051e65beebced),
-    ("item record: mutation of a known key", 53, 0x3772eb9ae3e8853d),
+    (
+        "item record: mutation of a known key",
+        53,
+        0x3772eb9ae3e8853d,
+    ),
     ("item record: deletion", 56, 0xfdf6522de87141a8),
     ("item record: expiration", 56, 0xe8ead2196afc051b),
     ("item record: prepare", 52, 0x12df5f9b3fc8c9b9),
