@@ -1,16 +1,5 @@
 //! Piggin's storage beside other embedded stores and the raw disk: one command, one table. See README.md.
 
-#![cfg_attr(
-    not(any(
-        feature = "log-store",
-        feature = "fjall",
-        feature = "redb",
-        feature = "rocksdb",
-        feature = "lmdb"
-    )),
-    expect(dead_code, reason = "without a store, nobody looks into a batch")
-)]
-
 mod statistics;
 mod workload;
 mod raw;

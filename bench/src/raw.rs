@@ -140,7 +140,12 @@ impl RawDisk {
     }
 
     /// The commit of a store with a file per vbucket: in each, a write and a sync of the data, then of the header.
-    pub(crate) fn two_syncs_per_vbucket_file(&self, vbuckets: u16, limit: Duration) -> Percentiles {
+    pub(crate) fn two_syncs_per_vbucket_file(
+        &mut self,
+        vbuckets: u16,
+        limit: Duration,
+    ) -> Percentiles {
+        self.wait_until_quiet();
         let path = |vbucket: u16| self.directory.join(format!("raw-{vbucket}.data"));
         let create = |vbucket| {
             let file = create(&path(vbucket));

@@ -10,7 +10,6 @@
     feature = "lmdb"
 ))]
 mod two_trees;
-#[cfg(feature = "log-store")]
 mod piggin;
 #[cfg(feature = "fjall")]
 mod fjall;
@@ -81,7 +80,7 @@ impl Kind {
     /// Whether it was compiled in.
     pub(crate) const fn is_available(self) -> bool {
         match self {
-            Kind::Piggin => cfg!(feature = "log-store"),
+            Kind::Piggin => true,
             Kind::Fjall => cfg!(feature = "fjall"),
             Kind::Redb => cfg!(feature = "redb"),
             Kind::Rocksdb => cfg!(feature = "rocksdb"),
@@ -167,9 +166,7 @@ pub(crate) fn open(
     background: Background,
 ) -> Box<dyn Store> {
     std::fs::create_dir_all(directory).unwrap();
-    let _ = (vbuckets, background);
     match column.kind {
-        #[cfg(feature = "log-store")]
         Kind::Piggin => Box::new(piggin::Piggin::open(directory, vbuckets, background)),
         #[cfg(feature = "fjall")]
         Kind::Fjall => two_trees::open(fjall::Fjall::open(directory), column.layout),
@@ -180,7 +177,6 @@ pub(crate) fn open(
         #[cfg(feature = "lmdb")]
         Kind::Lmdb => two_trees::open(lmdb::Lmdb::open(directory), column.layout),
         #[cfg(not(all(
-            feature = "log-store",
             feature = "fjall",
             feature = "redb",
             feature = "rocksdb",

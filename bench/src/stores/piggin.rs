@@ -46,12 +46,14 @@ impl Piggin {
     pub(super) fn open(directory: &Path, vbuckets: u16, background: Background) -> Piggin {
         let is_new = std::fs::read_dir(directory).unwrap().next().is_none();
         let disk: Arc<dyn Disk> = Arc::new(FileSystemDisk::create(directory).unwrap());
-        let options = OpenOptions::default();
+        let options = OpenOptions {
+            entropy: entropy(),
+            ..OpenOptions::default()
+        };
         let store = if is_new {
             let creation = CreateOptions {
                 vbuckets,
                 log_shards: 1,
-                ..CreateOptions::default()
             };
             let store = LogStore::create(disk, creation, options).unwrap();
             for vbucket in 0..vbuckets {
@@ -107,6 +109,12 @@ impl Piggin {
     }
 }
 
+/// A number no earlier opening had.
+fn entropy() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap()
+}
+
 impl Store for Piggin {
     fn write(&mut self, batch: Batch<'_>, durability: Durability) {
         let group = self.group(batch);
@@ -124,14 +132,11 @@ impl Store for Piggin {
     }
 
     fn settle(&self) {
-        for status in self.store.vbuckets() {
-            loop {
-                match self.store.seal(status.vbucket, Seqno::MAX) {
-                    Outcome::Complete(()) => break,
-                    // Another job is at the same vbucket; when it is done there may still be something left.
-                    Outcome::Yielded | Outcome::Aborted(_) => std::thread::yield_now(),
-                    Outcome::Failed(error) => panic!("sealing: {error}"),
-                }
+        loop {
+            match self.store.seal_all(Seqno::MAX) {
+                Outcome::Complete(()) => break,
+                Outcome::Yielded | Outcome::Aborted(_) => std::thread::yield_now(),
+                Outcome::Failed(error) => panic!("sealing: {error}"),
             }
         }
         while maintain(&self.store) == Maintained::Worked {}

@@ -129,13 +129,21 @@ impl Containers {
         Ok(NewContainer { number, name, file })
     }
 
-    /// Takes a written and synced container over, with no extents yet.
-    pub(crate) fn adopt(&self, new: NewContainer) {
+    /// Takes over a container, written and synced, with its extents, which stay until they are retired.
+    pub(crate) fn adopt<'m>(
+        &self,
+        new: NewContainer,
+        metas: impl IntoIterator<Item = &'m SegmentMeta>,
+    ) {
         let NewContainer { number, name, file } = new;
+        let extents = metas
+            .into_iter()
+            .map(|meta| (meta.offset, Extent::new(&file, meta.length)));
+        let extents = extents.collect();
         let container = Container {
             name,
             file,
-            extents: BTreeMap::new(),
+            extents,
             punched: true,
         };
         self.open.lock().insert(number, container);
@@ -166,14 +174,8 @@ impl Containers {
             return Err(StorageError::Closed);
         };
         let file = &container.file;
-        let extent = container
-            .extents
-            .entry(meta.offset)
-            .or_insert_with(|| Extent {
-                length: meta.length,
-                handle: Arc::new(ExtentHandle(Arc::clone(file))),
-                retired_at: None,
-            });
+        let extent = container.extents.entry(meta.offset);
+        let extent = extent.or_insert_with(|| Extent::new(file, meta.length));
         let handle: Arc<dyn DiskFile> = Arc::<ExtentHandle>::clone(&extent.handle);
         Ok((handle, Arc::clone(&container.name)))
     }
@@ -323,6 +325,14 @@ impl Container {
 }
 
 impl Extent {
+    fn new(file: &Arc<dyn DiskFile>, length: u64) -> Extent {
+        Extent {
+            length,
+            handle: Arc::new(ExtentHandle(Arc::clone(file))),
+            retired_at: None,
+        }
+    }
+
     fn is_free(&self, durable: u64) -> bool {
         self.retired_at.is_some_and(|at| at <= durable) && Arc::strong_count(&self.handle) == 1
     }

@@ -157,7 +157,9 @@ impl CopyOutJob {
     /// Opens the copies, which verifies their footers. A damaged source is found here, and stays where it is.
     fn open(&mut self, done: Vec<Moving>) -> Result<CopyingOut, StorageError> {
         if let Some(container) = self.container.take() {
-            self.shard.containers.adopt(container);
+            self.shard
+                .containers
+                .adopt(container, done.iter().map(|moving| &moving.new));
         }
         let metas: Vec<SegmentMeta> = done.iter().map(|moving| moving.new.clone()).collect();
         let mut moved = Vec::with_capacity(done.len());

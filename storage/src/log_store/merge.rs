@@ -240,7 +240,7 @@ impl MergeJob {
 
     fn open(&mut self, merged: Merged) -> Result<Merging, StorageError> {
         if let Some(container) = self.container.take() {
-            self.shard.containers.adopt(container);
+            self.shard.containers.adopt(container, [&merged.meta]);
         }
         let segment = self
             .shard

@@ -211,7 +211,9 @@ impl SealJob {
 
     fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {
         if let Some(container) = self.container.take() {
-            self.shard.containers.adopt(container);
+            self.shard
+                .containers
+                .adopt(container, sealed.iter().map(|one| &one.meta));
         }
         let mut opened = Vec::with_capacity(sealed.len());
         let metas: Vec<SegmentMeta> = sealed.iter().map(|one| one.meta.clone()).collect();

@@ -235,6 +235,24 @@ impl LogStore {
         }
     }
 
+    /// Seals all vbuckets, with one container and one sync per log shard.
+    pub fn seal_all(&self, history_floor: Seqno) -> Outcome<()> {
+        for shard in &self.inner.shards {
+            let vbuckets = shard
+                .versions()
+                .iter()
+                .map(|version| version.place.vbucket)
+                .collect();
+            match SealJob::new(Arc::clone(shard), vbuckets, history_floor).run() {
+                Outcome::Complete(()) => {}
+                ended @ (Outcome::Yielded | Outcome::Aborted(_) | Outcome::Failed(_)) => {
+                    return ended;
+                }
+            }
+        }
+        Outcome::Complete(())
+    }
+
     /// Writes every shard's manifest.
     pub fn checkpoint(&self) -> Result<(), StorageError> {
         for number in 0..self.inner.shape.log_shards {
