@@ -34,10 +34,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
     };
     // The limit counts bytes in memory, of which a byte of input gives up to eight. It is a constant of the type, so
     // there is one for each size of input: a text of four bytes that claims sixty million must not get them first.
-    let (value, read) = match body.len() {
-        ..=SMALL => decode_within::<T, { SMALL * EXPANSION }>(body),
-        ..=MEDIUM => decode_within::<T, { MEDIUM * EXPANSION }>(body),
-        _ => decode_within::<T, LIMIT>(body),
+    let (value, read) = if body.len() <= SMALL {
+        decode_within::<T, { SMALL * EXPANSION }>(body)
+    } else if body.len() <= MEDIUM {
+        decode_within::<T, { MEDIUM * EXPANSION }>(body)
+    } else {
+        decode_within::<T, LIMIT>(body)
     }?;
     if read == body.len() {
         Ok(value)

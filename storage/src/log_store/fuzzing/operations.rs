@@ -20,6 +20,8 @@ use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId};
 
 const VBUCKETS: u16 = 4;
 const OPERATIONS_MAX: usize = 200;
+/// Operations are told apart by four bits; from here on they commit.
+const COMMITS_FROM: u8 = 8;
 
 /// Two bytes: which call fails (zero: none) and how; then operations of two bytes each.
 pub fn store_ops(bytes: &[u8]) {
@@ -37,9 +39,12 @@ pub fn store_ops(bytes: &[u8]) {
         run.disk
             .inject(fault(*how).nth(u64::from(*call).saturating_mul(2)));
     }
-    for operation in operations.as_chunks::<2>().0.iter().take(OPERATIONS_MAX) {
-        run.operation(*operation);
-        run.compare();
+    for [what, argument] in operations.as_chunks::<2>().0.iter().take(OPERATIONS_MAX) {
+        run.operation([*what, *argument]);
+        // Commits are many and alike; what they did is seen at the next other operation.
+        if what >> 4 < COMMITS_FROM {
+            run.compare();
+        }
     }
     run.disk.clear_faults();
     run.reopen(true);
@@ -105,7 +110,7 @@ impl Run {
                 drop(log);
                 self.reopen(argument % 2 == 0);
             }
-            8 => {
+            COMMITS_FROM => {
                 self.commit(&log, vbucket, argument, CommitDurability::Buffered);
                 drop(log.sync());
             }

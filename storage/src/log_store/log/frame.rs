@@ -2,7 +2,7 @@
 //!
 //! Invariant: a header is valid only in the file and at the offset it was written for, because its checksum covers
 //! the file's nonce, its number and the offset (rule R4): bytes inside a value, or frames left in a recycled file,
-//! never pass as a frame. Drawn in `docs/storage-format.md`, section "Log".
+//! never pass as a frame. Drawn in `docs/storage-format.md`, section "Frame".
 
 use crate::vbucket::VbucketId;
 

@@ -3,7 +3,7 @@
 //! Invariant: a segment never changes once written, and every byte of it is bound to its [`SegmentMeta`]: the meta
 //! names the footer's crc, the footer those of its sections, the block table that of every block header (and it the
 //! block's), the index top that of every index page. Bytes of another time or place are corruption, never data.
-//! Drawn byte by byte in `docs/storage-format-segment.md`.
+//! Drawn byte by byte in `docs/storage-format.md`, section "Segment".
 //!
 //! ```text
 //!  offset                                                                            offset + length

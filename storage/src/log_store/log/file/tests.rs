@@ -103,3 +103,15 @@ fn a_preparation_that_failed_leaves_nothing_behind() {
     assert!(failed.is_err());
     assert_eq!(disk.list().unwrap(), [String::new(); 0]);
 }
+
+#[test]
+fn a_file_too_short_for_a_header_is_corruption_that_names_it() {
+    let bytes = samples::LOG_FILE_HEADER.encode();
+    for end in [0, 1, HEADER_LENGTH - 1] {
+        let disk = SimulatedDisk::from_files([("l".to_owned(), bytes[..end].to_vec())].into());
+        let file = disk.open("l", OpenMode::Existing).unwrap();
+        let read = LogFileHeader::read(&*file, "l").unwrap_err();
+        let is_named = matches!(&read, StorageError::Corruption { file, .. } if file == "l");
+        assert!(is_named, "{read}");
+    }
+}
