@@ -162,6 +162,20 @@ pub struct Document {
 impl Document {
     /// Longest value in bytes (20 MiB).
     pub const VALUE_LENGTH_MAX: usize = 20 * 1024 * 1024;
+
+    /// A first version of a document, as raw bytes that never expire.
+    #[must_use]
+    pub fn new(key: DocumentKey, value: impl Into<Bytes>, cas: Cas) -> Document {
+        Document {
+            key,
+            value: value.into(),
+            datatype: Datatype::RAW,
+            flags: 0,
+            expiry: Expiry(0),
+            cas,
+            rev_seqno: RevSeqno(1),
+        }
+    }
 }
 
 /// Why a document is gone.
@@ -306,6 +320,18 @@ pub struct Item {
 }
 
 impl Item {
+    /// A document written at `seqno`, whatever was there before.
+    #[must_use]
+    pub fn mutation(seqno: Seqno, document: Document) -> Item {
+        let (operation, predecessor) = (Operation::Mutation, Predecessor::Unknown);
+        Item {
+            seqno,
+            operation,
+            predecessor,
+            document,
+        }
+    }
+
     /// The namespace it lies in.
     #[must_use]
     pub const fn namespace(&self) -> Namespace {

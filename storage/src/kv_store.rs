@@ -6,10 +6,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::counts::VbucketCounts;
 use bytes::Bytes;
 
 use crate::cas::Cas;
+use crate::counts::VbucketCounts;
 use crate::document::{
     Datatype, Document, DocumentKey, Expiry, Item, KeyError, Namespace, Operation, Predecessor,
     RevSeqno,
@@ -249,6 +249,27 @@ pub struct Batch {
     pub watermarks: Watermarks,
     /// What the vbucket is, when that changed.
     pub identity: Option<Arc<VbucketIdentity>>,
+}
+
+impl Batch {
+    /// A batch of written documents for a vbucket at `position`, with the watermarks they lead to.
+    #[must_use]
+    pub fn of_documents(
+        vbucket: VbucketId,
+        position: &VbucketPosition,
+        items: Vec<Arc<Item>>,
+        commit_time_ms: u64,
+    ) -> Batch {
+        let high_seqno = items.last().map_or(position.high_seqno, |item| item.seqno);
+        Batch {
+            vbucket,
+            incarnation: position.incarnation,
+            epoch: position.epoch,
+            items,
+            watermarks: Watermarks::at(high_seqno, commit_time_ms),
+            identity: None,
+        }
+    }
 }
 
 /// When a commit is answered.

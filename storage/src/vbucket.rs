@@ -159,3 +159,38 @@ pub struct VbucketStateRecord {
     /// How far it has come.
     pub watermarks: Watermarks,
 }
+
+impl VbucketStateRecord {
+    /// A new active vbucket, whose history begins as `uuid`.
+    #[must_use]
+    pub fn new(uuid: VbucketUuid) -> VbucketStateRecord {
+        let identity = VbucketIdentity {
+            state: VbucketState::Active,
+            failover_table: FailoverTable::new(uuid),
+            topology: Topology::default(),
+            manifest_uid: 0,
+        };
+        VbucketStateRecord {
+            identity: Arc::new(identity),
+            watermarks: Watermarks::default(),
+        }
+    }
+}
+
+impl Watermarks {
+    /// Those of a batch of documents that ends at `high_seqno`, committed at `commit_time_ms` in one snapshot of its
+    /// own.
+    #[must_use]
+    pub fn at(high_seqno: Seqno, commit_time_ms: u64) -> Watermarks {
+        Watermarks {
+            high_seqno,
+            max_visible_seqno: high_seqno,
+            snapshot: SnapshotRange {
+                start: high_seqno,
+                end: high_seqno,
+            },
+            commit_time_ms,
+            ..Watermarks::default()
+        }
+    }
+}

@@ -158,10 +158,7 @@ impl<'g> CommitJob<'g> {
             let Some(batch) = self.group.get(one.index) else {
                 continue;
             };
-            let identity = batch
-                .identity
-                .as_ref()
-                .map(|identity| codec::encode(identity));
+            let identity = batch.identity.as_ref().map(codec::encode);
             let identity = identity.transpose().map_err(|error| {
                 StorageError::Setting(format!("vbucket identity beyond its limit: {error}"))
             })?;

@@ -247,8 +247,8 @@ impl Replay {
         for batch in &mut self.batches {
             batch.items.retain(|item| item.seqno > sealed);
         }
-        let bases = self.batches.iter().map(|batch| batch.state.watermarks);
-        if let Some(base) = bases.filter(|base| base.high_seqno <= sealed).last() {
+        let mut bases = self.batches.iter().map(|batch| batch.state.watermarks);
+        if let Some(base) = bases.rfind(|base| base.high_seqno <= sealed) {
             self.image.base = vec![base];
         }
         self.batches

@@ -41,7 +41,8 @@ impl KeyScan {
         }
     }
 
-    fn begin(&self) -> Result<(Vec<KeyCursor>, BTreeMap<Box<[u8]>, Arc<Item>>), StorageError> {
+    /// Opens a cursor on every segment and collects what is unsealed.
+    fn begin(&mut self) -> Result<Vec<KeyCursor>, StorageError> {
         let first = IndexKey::new(self.range.namespace, &self.range.first);
         let segments = self.snapshot.version.segments.iter();
         let cursors = segments
@@ -55,7 +56,8 @@ impl KeyScan {
         for view in self.snapshot.views.iter() {
             unsealed.extend(view.newest_by_key(self.range.namespace, wants));
         }
-        Ok((cursors, unsealed))
+        self.unsealed = unsealed;
+        Ok(cursors)
     }
 
     fn run(
@@ -65,11 +67,7 @@ impl KeyScan {
     ) -> Result<Outcome<ScanEnd>, StorageError> {
         let mut cursors = match self.cursors.take() {
             Some(cursors) => cursors,
-            None => {
-                let (cursors, unsealed) = self.begin()?;
-                self.unsealed = unsealed;
-                cursors
-            }
+            None => self.begin()?,
         };
         let mut budget = bytes_max;
         loop {
@@ -160,7 +158,7 @@ impl Scan for KeyScan {
         }
         let outcome = self
             .run(bytes_max.max(1), visit)
-            .unwrap_or_else(|error| Outcome::Failed(error));
+            .unwrap_or_else(Outcome::Failed);
         if !matches!(outcome, Outcome::Yielded) {
             self.end = Some(outcome.clone());
         }

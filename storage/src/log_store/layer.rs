@@ -138,6 +138,10 @@ impl Layer {
     }
 }
 
+/// Finds the weight of a key's newest version in what lies below a layer.
+pub(crate) type Below<'f> =
+    &'f mut dyn FnMut(Namespace, &[u8]) -> Result<Option<Weight>, StorageError>;
+
 /// A layer up to one of its batches.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerView {
@@ -287,10 +291,7 @@ impl LayerView {
 
     /// What this view changes in the counts of what lies below it; `below` finds the weight of a key's newest
     /// version there. What was counted once is remembered.
-    pub(crate) fn count_changes(
-        &self,
-        below: &mut dyn FnMut(Namespace, &[u8]) -> Result<Option<Weight>, StorageError>,
-    ) -> Result<VbucketCounts, StorageError> {
+    pub(crate) fn count_changes(&self, below: Below<'_>) -> Result<VbucketCounts, StorageError> {
         let (mut counted, mut changes) = self.layer.counted.lock().clone();
         if counted > self.entries {
             (counted, changes) = (0, VbucketCounts::default());

@@ -34,6 +34,10 @@ pub(crate) enum Work {
 
 /// What the decision is made from.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent observations, no state machine"
+)]
 pub(crate) struct Figures {
     /// The current log file is half full, and none is prepared to follow it.
     pub(crate) wants_log_file: bool,
@@ -150,7 +154,7 @@ impl Job for MaintenanceJob {
             MaintenanceJob::Merge(job) => job.step(),
             MaintenanceJob::CopyOut(job) => job.step(),
             MaintenanceJob::Reclaim(shard) => match shard.containers.reclaim(shard.reclaimable()) {
-                Ok(_) => Outcome::Complete(()),
+                Ok(()) => Outcome::Complete(()),
                 Err(error) => Outcome::Failed(error),
             },
             MaintenanceJob::RemoveObsoleteLog(shard) => match remove_obsolete(shard) {

@@ -30,7 +30,7 @@ impl CreateOptions {
     /// Most log shards of a store.
     pub const LOG_SHARDS_MAX: u16 = 8;
 
-    pub(crate) fn check(&self) -> Result<(), StorageError> {
+    pub(crate) fn check(self) -> Result<(), StorageError> {
         let vbuckets_fit = self.vbuckets.is_power_of_two() && self.vbuckets <= VbucketId::COUNT_MAX;
         if !vbuckets_fit {
             let what = format!(

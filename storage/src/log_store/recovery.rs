@@ -222,7 +222,12 @@ impl Recovery {
             Edit::Delete { .. } if sequence > self.record.covers => {
                 self.states.remove(&vbucket);
             }
-            edit => {
+            edit @ (Edit::Create { .. }
+            | Edit::Delete { .. }
+            | Edit::Rollback { .. }
+            | Edit::Seal { .. }
+            | Edit::Merge { .. }
+            | Edit::Relocate { .. }) => {
                 let Some(State::Up { replay, entry }) = self.states.get_mut(&vbucket) else {
                     return;
                 };
@@ -375,7 +380,7 @@ impl Recovery {
         let unsealed_bytes = AtomicU64::new(unsealed.sum());
         Shard {
             number: self.number,
-            shard_count: log_shards,
+            log_shards,
             store_id: self.identity.store_id,
             disk: self.disk,
             options: self.options,

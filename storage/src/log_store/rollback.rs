@@ -273,7 +273,7 @@ fn operations(
             continue;
         }
         each_record(view, after.next(), &mut |item| {
-            take(item.seqno, item.operation)
+            take(item.seqno, item.operation);
         })?;
     }
     for item in views.iter().flat_map(LayerView::items) {

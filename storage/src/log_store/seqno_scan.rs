@@ -96,7 +96,6 @@ impl SeqnoScan {
                 continue;
             }
             if item.seqno > view.high() || item.seqno > self.range.last {
-                drop(chunk);
                 self.leave_segment();
                 return Outcome::Yielded;
             }
@@ -113,7 +112,6 @@ impl SeqnoScan {
                 return Outcome::Aborted(AbortReason::Cancelled);
             }
         }
-        drop(chunk);
         self.cursor = Some(cursor);
         Outcome::Yielded
     }

@@ -84,7 +84,7 @@ impl std::ops::DerefMut for WriterGuard {
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) number: u16,
-    pub(crate) shard_count: u16,
+    pub(crate) log_shards: u16,
     pub(crate) store_id: u64,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) options: OpenOptions,
@@ -132,16 +132,16 @@ impl Drop for BusyGuard {
 
 impl Shard {
     fn slot(&self, vbucket: VbucketId) -> Option<&RwLock<Slot>> {
-        if vbucket.get() % self.shard_count != self.number {
+        if vbucket.get() % self.log_shards != self.number {
             return None;
         }
         self.slots
-            .get(vbucket.index() / usize::from(self.shard_count))
+            .get(vbucket.index() / usize::from(self.log_shards))
     }
 
     /// The vbuckets that may live here.
     pub(crate) fn vbuckets(&self) -> impl Iterator<Item = VbucketId> {
-        let step = usize::from(self.shard_count);
+        let step = usize::from(self.log_shards);
         let numbers = (self.number..VbucketId::COUNT_MAX).step_by(step);
         numbers.take(self.slots.len()).filter_map(VbucketId::new)
     }

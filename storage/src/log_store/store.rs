@@ -221,7 +221,10 @@ impl LogStore {
             return match job.run() {
                 // Somebody else is at it: that is work done.
                 Outcome::Aborted(AbortReason::Superseded) => Outcome::Complete(Maintained::Worked),
-                outcome => outcome.map(|()| Maintained::Worked),
+                ended @ (Outcome::Complete(())
+                | Outcome::Yielded
+                | Outcome::Aborted(_)
+                | Outcome::Failed(_)) => ended.map(|()| Maintained::Worked),
             };
         }
         Outcome::Complete(Maintained::Nothing)
@@ -284,10 +287,11 @@ impl LogStore {
     }
 
     /// Space of the whole store.
-    pub fn statistics(&self) -> Result<StoreStatistics, StorageError> {
+    #[must_use]
+    pub fn statistics(&self) -> StoreStatistics {
         let mut sum = StoreStatistics::default();
         for shard in &self.inner.shards {
-            let (live, total) = shard.containers.sizes()?;
+            let (live, total) = shard.containers.sizes();
             sum.container_bytes = sum.container_bytes.saturating_add(total);
             sum.live_extent_bytes = sum.live_extent_bytes.saturating_add(live);
             let unsealed = shard.unsealed_bytes.load(Ordering::Relaxed);
@@ -305,7 +309,7 @@ impl LogStore {
                 .log_files_made_inline
                 .saturating_add(log.files_made_inline);
         }
-        Ok(sum)
+        sum
     }
 
     pub(crate) fn shards(&self) -> &[Arc<Shard>] {

@@ -48,10 +48,12 @@ impl VerifyReport {
 
     /// Takes an error as a fault of `file`, or of the file it names itself.
     fn error(&mut self, file: &str, error: &StorageError) {
-        match error {
-            StorageError::Corruption { file, offset, what } => self.fault(file, *offset, what),
-            StorageError::Disk(disk) => self.fault(&disk.file, 0, disk.to_string()),
-            other => self.fault(file, 0, other.to_string()),
+        if let StorageError::Corruption { file, offset, what } = error {
+            self.fault(file, *offset, what);
+        } else if let StorageError::Disk(disk) = error {
+            self.fault(&disk.file, 0, disk.to_string());
+        } else {
+            self.fault(file, 0, error.to_string());
         }
     }
 }

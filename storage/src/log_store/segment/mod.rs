@@ -49,6 +49,8 @@ pub(crate) use kill_list::Kill;
 pub(crate) use lies::{decode_parts, reseal};
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
+#[cfg(test)]
+pub(crate) use seqno_cursor::RawRecord;
 pub(crate) use seqno_cursor::SeqnoCursor;
 pub(crate) use writer::{SegmentIdent, SegmentOptions, SegmentTail, SegmentWriter};
 
