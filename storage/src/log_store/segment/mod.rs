@@ -3,7 +3,7 @@
 //! Invariant: a segment never changes once written, and every byte of it is bound to its [`SegmentMeta`]: the meta
 //! names the footer's crc, the footer those of its sections, the block table that of every block header (and it the
 //! block's), the index top that of every index page. Bytes of another time or place are corruption, never data.
-//! Drawn byte by byte in `docs/storage-format-segment.md`.
+//! Drawn byte by byte in `docs/storage-format.md`, section "Segment".
 //!
 //! ```text
 //!  offset                                                                            offset + length
@@ -30,6 +30,8 @@ mod reader;
 mod seqno_cursor;
 mod key_cursor;
 mod verify;
+#[cfg(any(test, feature = "fuzzing"))]
+mod lies;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +47,8 @@ pub(crate) use key_cursor::KeyCursor;
 pub(crate) use key_index::{FoundEntry, IndexEntry};
 pub(crate) use kill_list::Kill;
 pub(crate) use page_cache::PageCache;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use lies::{decode_parts, reseal};
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
 #[cfg(test)]
