@@ -430,19 +430,7 @@ impl Extent {
     }
 }
 
-<<<<<<< HEAD
-fn ignore_missing(error: DiskError) -> Result<(), DiskError> {
-    if error.kind == DiskErrorKind::NotFound {
-        Ok(())
-    } else {
-        Err(error)
-    }
-}
-
 pub(crate) fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
-=======
-fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
->>>>>>> main
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&store_id.to_le_bytes());
     bytes.extend_from_slice(&u64::from(shard).to_le_bytes());
