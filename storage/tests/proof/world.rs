@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) has_failed: bool,
     /// The store was just dropped, and no power cut came after: everything acknowledged must be there.
     lost_nothing: bool,
+    /// Pieces of background work done at once.
+    pub(crate) maintains: u64,
     /// How often vbuckets were down after an opening because the disk failed.
     pub(crate) opened_down: u64,
 }
@@ -57,6 +59,13 @@ impl World {
             options.history_floor = Seqno::MAX;
         }
         let mut world = World::unopened(seed, disk, options);
+        if is_busy(seed) {
+            // Log files are used again, and containers copied out, after a few operations.
+            world.maintains = 6;
+            world.options.log_file_bytes_max = world.options.log_file_bytes_min;
+            world.options.container_bytes_min = 1;
+        }
+        let options = world.options;
         let shape = CreateOptions {
             vbuckets: VBUCKETS,
             log_shards: LOG_SHARDS,
@@ -75,6 +84,7 @@ impl World {
             past: Past::new(VBUCKETS, LOG_SHARDS),
             has_failed: false,
             lost_nothing: false,
+            maintains: 1,
             opened_down: 0,
         }
     }
@@ -93,6 +103,7 @@ impl World {
             past: self.past.clone(),
             has_failed: false,
             lost_nothing: false,
+            maintains: 1,
             opened_down: 0,
         }
     }
@@ -216,7 +227,9 @@ impl World {
                 self.past.all_is_durable();
             }
             Operation::Maintain => {
-                let _worked = finished(self.store().maintain())?;
+                for _ in 0..self.maintains {
+                    let _worked = finished(self.store().maintain())?;
+                }
             }
             Operation::Read(vbucket) => self.read(*vbucket)?,
             Operation::Reopen { closes } => self.reopen(*closes)?,
@@ -345,6 +358,11 @@ impl World {
         }
         self.open()
     }
+}
+
+/// Whether the seed is of a run with much background work.
+fn is_busy(seed: u64) -> bool {
+    seed >= 1000
 }
 
 /// The result of a job run to its end; nothing here cancels one.

@@ -46,13 +46,11 @@ pub(crate) use filter::hash;
 pub(crate) use key_cursor::KeyCursor;
 pub(crate) use key_index::{FoundEntry, IndexEntry};
 pub(crate) use kill_list::Kill;
-pub(crate) use page_cache::PageCache;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use lies::{decode_parts, reseal};
+pub(crate) use page_cache::PageCache;
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
-#[cfg(test)]
-pub(crate) use seqno_cursor::RawRecord;
 pub(crate) use seqno_cursor::SeqnoCursor;
 pub(crate) use writer::{SegmentIdent, SegmentOptions, SegmentTail, SegmentWriter};
 
