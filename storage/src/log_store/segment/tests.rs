@@ -13,6 +13,7 @@ use super::fields::saturating_usize;
 use super::filter::Filter;
 use super::footer::{END_BYTES, Footer};
 use super::key_index::{IndexTop, Page};
+use super::seqno_cursor::RawRecord;
 use super::*;
 use crate::cas::Cas;
 use crate::disk::{DiskError, DiskErrorKind, DiskFile, Verb};
