@@ -4,8 +4,8 @@
 //! a crash could bring back a version that needs them; then its space is punched, and a file without a live extent
 //! is removed (rule R13). Which extents live is told by the manifest and the log, never by the container itself.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::names::{Kind, Name};
-use crate::log_store::segment::{ExtentWriter, Segment, SegmentMeta};
+use crate::log_store::segment::{ExtentWriter, PageCache, Segment, SegmentMeta};
 
 /// Where the first extent begins, and what extents are aligned to: a disk block, so that all of it can be punched.
 pub(crate) const EXTENT_ALIGNMENT: u64 = 4096;
@@ -27,7 +27,20 @@ pub(crate) struct Containers {
     store_id: u64,
     shard: u16,
     next_number: AtomicU64,
-    open: Mutex<BTreeMap<u64, Container>>,
+    pages: Arc<PageCache>,
+    /// Never held over a call on the disk but an open: whoever publishes waits for it.
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    containers: BTreeMap<u64, Container>,
+    /// Containers with retired extents, or with gaps that may not be punched yet.
+    suspects: BTreeSet<u64>,
+    /// Containers of which less than half is live.
+    sparse: BTreeSet<u64>,
+    /// Files without a live extent, still to be removed.
+    doomed: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -36,9 +49,13 @@ struct Container {
     file: Arc<dyn DiskFile>,
     /// By offset.
     extents: BTreeMap<u64, Extent>,
-    /// Space given back, or never used by a live extent.
-    punched: bool,
+    length: u64,
+    /// Whether all gaps between extents were given back.
+    is_punched: bool,
 }
+
+/// A file, and the offsets and lengths of gaps in it.
+type Gaps = (Arc<dyn DiskFile>, Vec<(u64, u64)>);
 
 #[derive(Debug)]
 struct Extent {
@@ -99,6 +116,7 @@ impl Containers {
         store_id: u64,
         shard: u16,
         next_number: u64,
+        index_cache_bytes: usize,
     ) -> Containers {
         let next_number = AtomicU64::new(next_number);
         Containers {
@@ -106,6 +124,7 @@ impl Containers {
             store_id,
             shard,
             next_number,
+            pages: Arc::new(PageCache::new(index_cache_bytes)),
             open: Mutex::default(),
         }
     }
@@ -137,17 +156,20 @@ impl Containers {
         metas: impl IntoIterator<Item = &'m SegmentMeta>,
     ) {
         let NewContainer { number, name, file } = new;
-        let extents = metas
-            .into_iter()
-            .map(|meta| (meta.offset, Extent::new(&file, meta.length)));
-        let extents = extents.collect();
+        let mut extents = BTreeMap::new();
+        let mut length = EXTENT_ALIGNMENT;
+        for meta in metas {
+            extents.insert(meta.offset, Extent::new(&file, meta.length));
+            length = length.max(meta.offset.saturating_add(meta.length));
+        }
         let container = Container {
             name,
             file,
             extents,
-            punched: true,
+            length,
+            is_punched: true,
         };
-        self.open.lock().insert(number, container);
+        self.open.lock().containers.insert(number, container);
     }
 
     /// Removes a container that came to nothing.
@@ -158,7 +180,8 @@ impl Containers {
     /// Opens a segment, and keeps its extent until it is retired.
     pub(crate) fn open_segment(&self, meta: &SegmentMeta) -> Result<Arc<Segment>, StorageError> {
         let (handle, name) = self.lease(meta)?;
-        Ok(Arc::new(Segment::open(handle, name, meta.clone())?))
+        let segment = Segment::open(handle, name, meta.clone())?;
+        Ok(Arc::new(segment.cached(Arc::clone(&self.pages))))
     }
 
     /// A way to the bytes of a segment; while it is held, they stay.
@@ -167,9 +190,18 @@ impl Containers {
         meta: &SegmentMeta,
     ) -> Result<(Arc<dyn DiskFile>, Arc<str>), StorageError> {
         let mut open = self.open.lock();
-        let container = match open.entry(meta.container) {
+        let Open {
+            containers,
+            suspects,
+            ..
+        } = &mut *open;
+        let container = match containers.entry(meta.container) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.open_container(meta.container)?),
+            Entry::Vacant(entry) => {
+                // What the last life of the store gave back is not known, so it is given back again.
+                suspects.insert(meta.container);
+                entry.insert(self.open_container(meta.container)?)
+            }
         };
         let file = &container.file;
         let extent = container.extents.entry(meta.offset);
@@ -184,107 +216,95 @@ impl Containers {
             .into();
         let file = self.disk.open(&name, OpenMode::Existing)?;
         check_header(&*file, &name, self.store_id, self.shard, number)?;
+        let length = file.length()?;
         Ok(Container {
             name,
             file,
             extents: BTreeMap::new(),
-            punched: false,
+            length,
+            is_punched: false,
         })
     }
 
     /// Says that no version needs the segment any more, by an edit in frame `sequence`.
     pub(crate) fn retire(&self, meta: &SegmentMeta, sequence: u64) {
         let mut open = self.open.lock();
-        let extent = open
-            .get_mut(&meta.container)
-            .and_then(|c| c.extents.get_mut(&meta.offset));
+        let container = open.containers.get_mut(&meta.container);
+        let extent = container.and_then(|container| container.extents.get_mut(&meta.offset));
         if let Some(extent) = extent {
             extent.retired_at = Some(sequence);
+            open.suspects.insert(meta.container);
         }
     }
 
     /// Whether there is something to give back once frames up to `durable` count.
     pub(crate) fn has_garbage(&self, durable: u64) -> bool {
-        self.open.lock().values().any(|container| {
-            !container.punched
-                || container.extents.is_empty()
-                || container
-                    .extents
-                    .values()
-                    .any(|extent| extent.is_free(durable))
-        })
+        let open = self.open.lock();
+        !open.doomed.is_empty() || open.next_suspect(durable).is_some()
     }
 
-    /// Gives back the space of one container's dead extents, or the container. `true` when something was done.
-    pub(crate) fn reclaim(&self, durable: u64) -> Result<bool, StorageError> {
-        let mut open = self.open.lock();
-        let found = open.iter_mut().find(|(_, container)| {
-            !container.punched
-                || container.extents.is_empty()
-                || container
-                    .extents
-                    .values()
-                    .any(|extent| extent.is_free(durable))
-        });
-        let Some((&number, container)) = found else {
-            return Ok(false);
+    /// Gives back the space of one container's dead extents, or one container.
+    pub(crate) fn reclaim(&self, durable: u64) -> Result<(), StorageError> {
+        let (number, file, gaps) = {
+            let mut open = self.open.lock();
+            let Some(number) = open.next_suspect(durable) else {
+                drop(open);
+                return self.remove_doomed();
+            };
+            let Some((file, gaps)) = open.free(number, durable) else {
+                drop(open);
+                return self.remove_doomed();
+            };
+            (number, file, gaps)
         };
-        container
-            .extents
-            .retain(|_, extent| !extent.is_free(durable));
-        if container.extents.is_empty() {
-            self.disk.remove(&container.name).or_else(ignore_missing)?;
-            open.remove(&number);
-            return Ok(true);
-        }
-        container.punched = true;
-        let mut end = EXTENT_ALIGNMENT;
-        for (offset, extent) in &container.extents {
-            if *offset > end {
-                container.file.punch(end, offset.saturating_sub(end))?;
+        for (offset, length) in gaps {
+            if let Err(error) = file.punch(offset, length) {
+                self.open.lock().is_not_punched(number);
+                return Err(error.into());
             }
-            end = offset
-                .saturating_add(extent.length)
-                .next_multiple_of(EXTENT_ALIGNMENT);
         }
-        let length = container.file.length()?;
-        if length > end {
-            container.file.punch(end, length.saturating_sub(end))?;
+        Ok(())
+    }
+
+    fn remove_doomed(&self) -> Result<(), StorageError> {
+        let next = self.open.lock().doomed.pop();
+        let Some(name) = next else { return Ok(()) };
+        match self.disk.remove(&name) {
+            Err(error) if error.kind != DiskErrorKind::NotFound => {
+                self.open.lock().doomed.push(name);
+                Err(error.into())
+            }
+            Ok(()) | Err(_) => Ok(()),
         }
-        Ok(true)
     }
 
     /// A container of which less than half is live, of those that are large enough to matter.
     pub(crate) fn mostly_dead(&self, bytes_min: u64) -> Option<u64> {
         let open = self.open.lock();
-        let found = open.iter().find(|(_, container)| {
-            // Counted in whole blocks, as a copy would need them; else copying would never come to an end.
-            let blocks = container
-                .live()
-                .map(|e| e.length.next_multiple_of(EXTENT_ALIGNMENT));
-            let live: u64 = blocks.sum();
-            let length = container.file.length().unwrap_or(0);
-            let used = length.saturating_sub(EXTENT_ALIGNMENT);
-            live > 0 && length >= bytes_min && live.saturating_mul(2) < used
-        });
-        found.map(|(number, _)| *number)
+        let is_worth_it = |number: &&u64| {
+            open.containers
+                .get(number)
+                .is_some_and(|container| container.length >= bytes_min && container.is_sparse())
+        };
+        open.sparse.iter().find(is_worth_it).copied()
     }
 
     /// Bytes of live extents and of all container files.
-    pub(crate) fn sizes(&self) -> Result<(u64, u64), StorageError> {
+    pub(crate) fn sizes(&self) -> (u64, u64) {
         let open = self.open.lock();
         let (mut live, mut total) = (0u64, 0u64);
-        for container in open.values() {
+        for container in open.containers.values() {
             live = live.saturating_add(container.live().map(|extent| extent.length).sum());
-            total = total.saturating_add(container.file.length()?);
+            total = total.saturating_add(container.length);
         }
-        Ok((live, total))
+        (live, total)
     }
 
     /// Names of the files known.
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.open
             .lock()
+            .containers
             .values()
             .map(|container| Arc::clone(&container.name))
             .collect()
@@ -292,7 +312,7 @@ impl Containers {
 
     /// Checks the header of every container.
     pub(crate) fn verify(&self, fault: &mut dyn FnMut(&str, u64, String)) {
-        for (number, container) in self.open.lock().iter() {
+        for (number, container) in &self.open.lock().containers {
             let checked = check_header(
                 &*container.file,
                 &container.name,
@@ -314,7 +334,81 @@ impl Containers {
     }
 }
 
+impl Open {
+    /// A container that has something to give back.
+    fn next_suspect(&self, durable: u64) -> Option<u64> {
+        let has_some = |number: &&u64| {
+            self.containers.get(number).is_some_and(|container| {
+                !container.is_punched || container.extents.values().any(|e| e.is_free(durable))
+            })
+        };
+        self.suspects.iter().find(has_some).copied()
+    }
+
+    /// Forgets a container's free extents: the gaps to punch, or nothing when the whole container goes.
+    fn free(&mut self, number: u64, durable: u64) -> Option<Gaps> {
+        let container = self.containers.get_mut(&number)?;
+        container
+            .extents
+            .retain(|_, extent| !extent.is_free(durable));
+        if container.extents.is_empty() {
+            self.doomed.push(Arc::clone(&container.name));
+            self.containers.remove(&number);
+            self.suspects.remove(&number);
+            self.sparse.remove(&number);
+            return None;
+        }
+        container.is_punched = true;
+        if container
+            .extents
+            .values()
+            .all(|extent| extent.retired_at.is_none())
+        {
+            self.suspects.remove(&number);
+        }
+        if container.is_sparse() {
+            self.sparse.insert(number);
+        }
+        Some((Arc::clone(&container.file), container.gaps()))
+    }
+
+    fn is_not_punched(&mut self, number: u64) {
+        if let Some(container) = self.containers.get_mut(&number) {
+            container.is_punched = false;
+            self.suspects.insert(number);
+        }
+    }
+}
+
 impl Container {
+    /// The space between extents: offset and length.
+    fn gaps(&self) -> Vec<(u64, u64)> {
+        let mut gaps = Vec::new();
+        let mut end = EXTENT_ALIGNMENT;
+        for (offset, extent) in &self.extents {
+            if *offset > end {
+                gaps.push((end, offset.saturating_sub(end)));
+            }
+            end = offset
+                .saturating_add(extent.length)
+                .next_multiple_of(EXTENT_ALIGNMENT);
+        }
+        if self.length > end {
+            gaps.push((end, self.length.saturating_sub(end)));
+        }
+        gaps
+    }
+
+    /// Less than half of it is live, counted in whole blocks, as a copy would need them.
+    fn is_sparse(&self) -> bool {
+        let blocks = self
+            .live()
+            .map(|extent| extent.length.next_multiple_of(EXTENT_ALIGNMENT));
+        let live: u64 = blocks.sum();
+        let used = self.length.saturating_sub(EXTENT_ALIGNMENT);
+        live > 0 && live.saturating_mul(2) < used
+    }
+
     fn live(&self) -> impl Iterator<Item = &Extent> {
         self.extents
             .values()
@@ -336,15 +430,7 @@ impl Extent {
     }
 }
 
-fn ignore_missing(error: DiskError) -> Result<(), DiskError> {
-    if error.kind == DiskErrorKind::NotFound {
-        Ok(())
-    } else {
-        Err(error)
-    }
-}
-
-fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
+pub(crate) fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&store_id.to_le_bytes());
     bytes.extend_from_slice(&u64::from(shard).to_le_bytes());
@@ -363,7 +449,11 @@ fn check_header(
 ) -> Result<(), StorageError> {
     let expected = header(store_id, shard, number);
     let mut bytes = vec![0u8; expected.len()];
-    file.read_at(&mut bytes, 0)?;
+    match file.read_at(&mut bytes, 0) {
+        // Too short for a header: not the one expected.
+        Err(error) if error.kind == DiskErrorKind::EndOfFile => {}
+        read => read?,
+    }
     if bytes == expected {
         return Ok(());
     }
@@ -372,4 +462,36 @@ fn check_header(
         0,
         "the container's header is not the one expected",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimulatedDisk;
+
+    fn check(bytes: &[u8], number: u64) -> Result<(), StorageError> {
+        let disk = SimulatedDisk::from_files([("c".to_owned(), bytes.to_vec())].into());
+        let file = disk.open("c", OpenMode::Existing).unwrap();
+        check_header(&*file, "c", 11, 1, number)
+    }
+
+    #[test]
+    fn a_header_that_is_damaged_cut_or_of_another_container_is_corruption() {
+        let bytes = header(11, 1, 5);
+        assert_eq!(check(&bytes, 5), Ok(()));
+        let is_corrupt = |bytes: &[u8], number| {
+            let checked = check(bytes, number);
+            matches!(checked, Err(StorageError::Corruption { offset: 0, .. }))
+        };
+        assert!(is_corrupt(&bytes, 6));
+        assert!(is_corrupt(&header(12, 1, 5), 5) && is_corrupt(&header(11, 0, 5), 5));
+        for end in 0..bytes.len() {
+            assert!(is_corrupt(&bytes[..end], 5), "cut off at {end}");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(is_corrupt(&damaged, 5), "bit {bit}");
+        }
+    }
 }

@@ -159,7 +159,7 @@ impl Job for MaintenanceJob {
             MaintenanceJob::Merge(job) => job.step(),
             MaintenanceJob::CopyOut(job) => job.step(),
             MaintenanceJob::Reclaim(shard) => match shard.containers.reclaim(shard.reclaimable()) {
-                Ok(_) => Outcome::Complete(()),
+                Ok(()) => Outcome::Complete(()),
                 Err(error) => Outcome::Failed(error),
             },
             MaintenanceJob::RemoveObsoleteLog(shard) => match remove_obsolete(shard) {

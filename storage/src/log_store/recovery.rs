@@ -290,7 +290,9 @@ impl Recovery {
         }
         let store_id = self.identity.store_id;
         let disk = Arc::clone(&self.disk);
-        let containers = Containers::new(disk, store_id, self.number, self.next_container);
+        let shards = usize::from(self.identity.shape.log_shards.max(1));
+        let cache = self.options.index_cache_bytes / shards;
+        let containers = Containers::new(disk, store_id, self.number, self.next_container, cache);
         let slots = self.open_slots(&containers);
         let holds = slots.values().any(|slot| matches!(slot, Slot::Down(_)));
         self.remove_leftovers(names, newest_manifest, &found, &containers, holds)?;
