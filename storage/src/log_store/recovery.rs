@@ -168,6 +168,27 @@ impl Recovery {
                 });
             }
         }
+        if damage.until > self.record.covers {
+            self.take_down_absent(damage);
+        }
+    }
+
+    /// What is not known may have been created in the damaged part: it must not look as if it had never been.
+    fn take_down_absent(&mut self, damage: &LogDamage) {
+        let CreateOptions {
+            vbuckets,
+            log_shards,
+        } = self.identity.shape;
+        let mine = (self.number..vbuckets).step_by(usize::from(log_shards.max(1)));
+        let touched = mine
+            .filter_map(VbucketId::new)
+            .filter(|vbucket| damage.touched.contains(*vbucket));
+        for vbucket in touched {
+            self.states.entry(vbucket).or_insert_with(|| {
+                let cause = damage.error.clone();
+                State::Down(Down { cause, entry: None })
+            });
+        }
     }
 
     fn frame(&mut self, frame: &FoundFrame) {
