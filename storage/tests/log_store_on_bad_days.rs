@@ -66,6 +66,45 @@ fn maintain(store: &LogStore, calls: usize) -> usize {
 }
 
 #[test]
+fn log_files_are_given_back_after_seals() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writer = Writer::create(&shared, 0);
+    for seqno in 1..=800 {
+        writer.write(vec![large(seqno, &format!("k{}", seqno % 7), 2000)]);
+        assert_eq!(maintain(&store, 1000), 0);
+    }
+    let statistics = store.statistics();
+    assert!(statistics.log_files <= 6, "{statistics:?}");
+}
+
+#[test]
+fn commit_that_failed_does_not_return_after_a_checkpoint_or_an_orderly_close() {
+    for closes in [true, false] {
+        let disk = SimulatedDisk::new();
+        let (store, shared) = create(&disk, small_options(1));
+        let mut writer = Writer::create(&shared, 0);
+        writer.write(vec![mutation(1, "a", "one")]);
+        writer.seal(Seqno::ZERO);
+        store.sync().unwrap();
+        disk.inject(failed(Verb::Sync, "log").lasting());
+        let batch = writer.batch(vec![mutation(2, "b", "two")]);
+        writer.try_commit(&batch).unwrap_err();
+        disk.clear_faults();
+        let before = image(&store, 0);
+        drop((writer, shared));
+        let left = if closes {
+            store.close().unwrap();
+            disk
+        } else {
+            store.checkpoint().unwrap();
+            disk.crash_keeping_everything()
+        };
+        assert_eq!(image(&open(&left, 2), 0), before, "closed: {closes}");
+    }
+}
+
+#[test]
 fn commit_job_dropped_between_its_steps_leaves_all_or_nothing() {
     for steps in 1..=2 {
         let disk = SimulatedDisk::new();
@@ -91,3 +130,113 @@ fn commit_job_dropped_between_its_steps_leaves_all_or_nothing() {
     }
 }
 
+#[test]
+fn damage_of_one_vbucket_does_not_keep_the_others_from_being_sealed() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writers = [Writer::create(&shared, 0), Writer::create(&shared, 1)];
+    for writer in &mut writers {
+        writer.write(vec![mutation(1, "a", "one")]);
+    }
+    assert_eq!(store.seal_all(Seqno::ZERO), Outcome::Complete(()));
+    // The first extent of the container is that of vbucket 0.
+    let container = names(&disk, "container").remove(0);
+    let damage = failed(Verb::Read, &container).touching(4096..8192);
+    disk.inject(damage.lasting());
+    for writer in &mut writers {
+        writer.write(vec![mutation(2, "a", "two")]);
+    }
+    assert!(matches!(store.seal_all(Seqno::ZERO), Outcome::Failed(_)));
+    let unsealed = |number| {
+        store
+            .file_statistics(vbucket(number))
+            .unwrap()
+            .unsealed_bytes
+    };
+    assert!(unsealed(0) > 0);
+    assert_eq!(unsealed(1), 0);
+}
+
+#[test]
+fn damage_of_one_vbucket_does_not_keep_the_others_from_being_merged() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writers = [Writer::create(&shared, 0), Writer::create(&shared, 1)];
+    for round in 1..=4 {
+        for (writer, seqno) in writers.iter_mut().zip([round, round]) {
+            writer.write(vec![mutation(seqno, &format!("k{seqno}"), "value")]);
+            writer.seal(Seqno::ZERO);
+        }
+    }
+    writers[0].write(vec![mutation(5, "k5", "value")]);
+    writers[0].seal(Seqno::ZERO);
+    let first = names(&disk, "container").remove(0);
+    disk.inject(failed(Verb::Read, &first).lasting());
+    assert!(maintain(&store, 50) > 0);
+    let segments = |number| store.file_statistics(vbucket(number)).unwrap().segments;
+    assert_eq!((segments(0), segments(1)), (5, 1));
+}
+
+#[test]
+fn vbucket_deleted_meanwhile_does_not_fail_the_seal_of_the_others() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writers = [Writer::create(&shared, 0), Writer::create(&shared, 1)];
+    for writer in &mut writers {
+        writer.write(vec![large(1, "a", 4000)]);
+    }
+    let mut job = store.maintenance_job(0).unwrap();
+    store.delete_vbucket(vbucket(0)).unwrap();
+    assert_eq!(job.run(), Outcome::Complete(()));
+    assert_eq!(store.file_statistics(vbucket(1)).unwrap().segments, 1);
+}
+
+
+#[test]
+fn checkpoint_that_fails_leaves_no_file_behind() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    Writer::create(&shared, 0);
+    for fault in [
+        failed(Verb::Write, "manifest-new"),
+        failed(Verb::Sync, "manifest-new"),
+    ] {
+        disk.inject(fault);
+        store.checkpoint().unwrap_err();
+        assert_eq!(names(&disk, "manifest-new"), [""; 0]);
+    }
+    store.checkpoint().unwrap();
+}
+
+#[test]
+fn work_that_cannot_be_done_does_not_keep_maintenance_from_the_rest() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writer = Writer::create(&shared, 0);
+    for seqno in 1..=30 {
+        writer.write(vec![large(seqno, "a", 1500)]);
+    }
+    disk.inject(
+        Fault::failed_call(DiskErrorKind::Full)
+            .on(Verb::Open)
+            .of_files("log-new")
+            .lasting(),
+    );
+    assert!(maintain(&store, 50) > 0);
+    assert_eq!(store.statistics().unsealed_bytes, 0);
+}
+
+#[test]
+fn two_checkpoints_at_once_both_succeed() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    Writer::create(&shared, 0);
+    let mut first = store.checkpoint_job(0).unwrap();
+    assert!(matches!(first.step(), Outcome::Yielded));
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| store.checkpoint());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(first.run(), Outcome::Complete(()));
+        second.join().unwrap().unwrap();
+    });
+}

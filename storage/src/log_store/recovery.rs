@@ -397,6 +397,7 @@ impl Recovery {
             preparing: Busy::default(),
             obsolete: Mutex::default(),
             wants_checkpoint: AtomicBool::new(false),
+            failed_work: Mutex::default(),
         }
     }
 }
