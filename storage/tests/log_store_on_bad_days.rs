@@ -131,6 +131,25 @@ fn commit_job_dropped_between_its_steps_leaves_all_or_nothing() {
 }
 
 #[test]
+fn recovery_makes_durable_what_a_failed_sync_left_in_memory_only() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writer = Writer::create(&shared, 0);
+    writer.write(vec![mutation(1, "a", "one")]);
+    disk.inject(Fault::failed_sync(SyncFailure::KeepsPages).of_files("log"));
+    disk.inject(failed(Verb::Open, "log-new").lasting());
+    let batch = writer.batch(vec![mutation(2, "b", "two")]);
+    writer.try_commit(&batch).unwrap_err();
+    disk.clear_faults();
+    drop((writer, shared, store));
+    let store = open(&disk, 2);
+    let before = image(&store, 0);
+    drop(store);
+    let left = disk.crash_losing_everything_unsynced();
+    assert_eq!(image(&open(&left, 3), 0), before);
+}
+
+#[test]
 fn damage_of_one_vbucket_does_not_keep_the_others_from_being_sealed() {
     let disk = SimulatedDisk::new();
     let (store, shared) = create(&disk, small_options(1));
@@ -191,6 +210,50 @@ fn vbucket_deleted_meanwhile_does_not_fail_the_seal_of_the_others() {
     assert_eq!(store.file_statistics(vbucket(1)).unwrap().segments, 1);
 }
 
+/// Where the frames of a log file begin.
+fn frames(bytes: &[u8]) -> Vec<u64> {
+    let places = (0..bytes.len() as u64).step_by(64);
+    let begins = |at: &u64| {
+        let at = usize::try_from(*at).unwrap();
+        bytes.get(at..at + 4) == Some(b"PGFR")
+    };
+    places.filter(begins).collect()
+}
+
+#[test]
+fn vbucket_whose_creation_is_damaged_is_down_and_its_files_stay() {
+    for writes in [0, 1, 2] {
+        let disk = SimulatedDisk::new();
+        let (store, shared) = create(&disk, small_options(1));
+        let mut healthy = Writer::create(&shared, 0);
+        let mut damaged = Writer::create(&shared, 1);
+        for seqno in 1..=writes {
+            damaged.write(vec![mutation(seqno, "a", "value")]);
+            damaged.seal(Seqno::ZERO);
+        }
+        healthy.write(vec![mutation(1, "a", "value")]);
+        healthy.write(vec![mutation(2, "a", "value")]);
+        drop((healthy, damaged, shared, store));
+        let (name, bytes) = disk
+            .files()
+            .into_iter()
+            .find(|(name, _)| name.starts_with("log."))
+            .unwrap();
+        disk.flip_bit(&name, frames(&bytes)[1] + 70, 0).unwrap();
+        let containers = names(&disk, "container");
+        let store = open(&disk, 2);
+        assert_eq!(image(&store, 0).seqnos(), [2]);
+        let down = store.snapshot(vbucket(1)).unwrap_err();
+        assert!(
+            matches!(down, StorageError::VbucketDown { .. }),
+            "{writes} writes: {down:?}"
+        );
+        assert_eq!(names(&disk, "container"), containers);
+        store.delete_vbucket(vbucket(1)).unwrap();
+        drop(store);
+        assert_eq!(open(&disk, 3).vbuckets().len(), 1);
+    }
+}
 
 #[test]
 fn checkpoint_that_fails_leaves_no_file_behind() {
