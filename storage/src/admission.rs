@@ -58,6 +58,7 @@ pub(crate) fn admit(batch: &Batch, current: &VbucketPosition) -> Result<(), Refu
 /// Checks the items one by one; the high seqno of a vbucket that holds them.
 fn high_seqno_after(batch: &Batch, persisted: Seqno) -> Result<Seqno, Refusal> {
     let mut high = persisted;
+    let mut bytes = 0u64;
     for (place, item) in batch.items.iter().enumerate() {
         if item.seqno <= high {
             return Err(match place {
@@ -68,6 +69,10 @@ fn high_seqno_after(batch: &Batch, persisted: Seqno) -> Result<Seqno, Refusal> {
                 _ => Refusal::SeqnoOrder { at: item.seqno },
             });
         }
+        if item.seqno == Seqno::MAX {
+            // Nothing could ever follow it.
+            return Err(Refusal::SeqnoOrder { at: item.seqno });
+        }
         let length = item.document.value.len();
         if length > Document::VALUE_LENGTH_MAX {
             return Err(Refusal::ValueTooLarge {
@@ -76,6 +81,10 @@ fn high_seqno_after(batch: &Batch, persisted: Seqno) -> Result<Seqno, Refusal> {
             });
         }
         high = item.seqno;
+        bytes = bytes.saturating_add(item.user_bytes());
+    }
+    if bytes > Batch::BYTES_MAX {
+        return Err(Refusal::BatchTooLarge { bytes });
     }
     Ok(high)
 }

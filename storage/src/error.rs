@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::disk::{DiskError, DiskErrorKind};
 use crate::document::KeyError;
+use crate::kv_store::Batch;
 use crate::seqno::Seqno;
 use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId};
 
@@ -117,7 +118,7 @@ pub enum Refusal {
         /// Highest seqno in the store.
         persisted: Seqno,
     },
-    /// Its items do not rise in seqno.
+    /// Its items do not rise in seqno, or one has the seqno that none may have.
     #[error("its items do not rise in seqno at {at}")]
     SeqnoOrder {
         /// The first seqno out of order.
@@ -138,6 +139,12 @@ pub enum Refusal {
         seqno: Seqno,
         /// Its length in bytes.
         length: usize,
+    },
+    /// Keys and values over what one batch may hold.
+    #[error("its items are {bytes} bytes; the most is {max}", max = Batch::BYTES_MAX)]
+    BatchTooLarge {
+        /// Bytes of its keys and values.
+        bytes: u64,
     },
     /// Two batches of one group are for the same vbucket.
     #[error("the group holds another batch of the same vbucket")]
@@ -181,6 +188,7 @@ impl StorageError {
                 Refusal::SeqnoOrder { .. }
                 | Refusal::HighSeqno { .. }
                 | Refusal::ValueTooLarge { .. }
+                | Refusal::BatchTooLarge { .. }
                 | Refusal::DuplicateVbucket => Advice::FixRequest,
             },
             // Down because a call on the disk failed: its data may be as it should be.

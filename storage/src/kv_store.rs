@@ -252,6 +252,9 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Most bytes of keys and values: a batch is one frame of the log, which is written, and read back, whole.
+    pub const BYTES_MAX: u64 = 1 << 30;
+
     /// A batch of written documents for a vbucket at `position`, with the watermarks they lead to.
     #[must_use]
     pub fn of_documents(

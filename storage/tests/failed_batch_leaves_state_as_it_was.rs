@@ -58,6 +58,16 @@ fn refusals() -> Vec<Case> {
             let (seqno, length) = (Seqno(12), Document::VALUE_LENGTH_MAX + 1);
             *refusal == Refusal::ValueTooLarge { seqno, length }
         }),
+        (
+            |batch| {
+                batch.items.push(mutation(u64::MAX, "d", "two"));
+                batch.watermarks.high_seqno = Seqno::MAX;
+            },
+            |refusal| *refusal == Refusal::SeqnoOrder { at: Seqno::MAX },
+        ),
+        (make_batch_too_large, |refusal| {
+            matches!(refusal, Refusal::BatchTooLarge { .. })
+        }),
     ]
 }
 
@@ -65,6 +75,17 @@ fn make_too_large(batch: &mut Batch) {
     let mut item = Item::clone(&batch.items[1]);
     item.document.value = Bytes::from(vec![0; Document::VALUE_LENGTH_MAX + 1]);
     batch.items[1] = Arc::new(item);
+}
+
+/// One value shared by many items: little memory here, but far too much in one frame of the log.
+fn make_batch_too_large(batch: &mut Batch) {
+    let mut item = Item::clone(&batch.items[1]);
+    item.document.value = Bytes::from(vec![0; Document::VALUE_LENGTH_MAX]);
+    for seqno in 13..=70 {
+        item.seqno = Seqno(seqno);
+        batch.items.push(Arc::new(item.clone()));
+    }
+    batch.watermarks.high_seqno = Seqno(70);
 }
 
 fn refusal_of(verdict: &Result<(), StorageError>) -> Refusal {

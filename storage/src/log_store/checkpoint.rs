@@ -14,7 +14,7 @@ use crate::log_store::manifest::{self, ManifestOwner, RawEntry, ShardRecord};
 use crate::log_store::names::{Kind, Name};
 use crate::log_store::shard::{BusyGuard, Shard, Slot, Writer, image_of};
 use crate::log_store::version::{RollbackMark, Version};
-use crate::outcome::{AbortReason, Job, Outcome};
+use crate::outcome::{Job, Outcome};
 
 /// A layer of nothing but states is made anew when it holds this many, so that it does not grow for ever.
 const STATES_MAX: usize = 64;
@@ -63,27 +63,27 @@ impl CheckpointJob {
         self.state = match std::mem::replace(&mut self.state, Checkpointing::Done) {
             Checkpointing::Begin => {
                 if self.busy.is_none() {
-                    self.busy = self.shard.checkpointing.try_begin();
+                    self.busy = self.shard.begin(&self.shard.checkpointing);
                 }
-                if self.busy.is_none() {
-                    return Ok(Outcome::Aborted(AbortReason::Superseded));
-                }
-                match self.capture()? {
-                    Some(captured) => Checkpointing::Write(captured),
-                    None => Checkpointing::Begin,
-                }
+                let captured = match self.busy {
+                    Some(_) => self.capture()?,
+                    None => None,
+                };
+                captured.map_or(Checkpointing::Begin, Checkpointing::Write)
             }
             Checkpointing::Write(captured) => {
                 let name = self.name(Kind::ManifestPreparing, captured.number);
-                let file = self.shard.disk.open(&name, OpenMode::CreateNew)?;
-                file.append(&captured.bytes)?;
-                file.sync()?;
+                self.write(&name, &captured.bytes)
+                    .inspect_err(|_| self.remove_leftover(&name))?;
                 Checkpointing::Rename(captured)
             }
             Checkpointing::Rename(captured) => {
                 let preparing = self.name(Kind::ManifestPreparing, captured.number);
                 let name = self.name(Kind::Manifest, captured.number);
-                self.shard.disk.rename(&preparing, &name)?;
+                self.shard
+                    .disk
+                    .rename(&preparing, &name)
+                    .inspect_err(|_| self.remove_leftover(&preparing))?;
                 Checkpointing::SyncDirectory(captured)
             }
             Checkpointing::SyncDirectory(captured) => {
@@ -96,6 +96,20 @@ impl CheckpointJob {
         Ok(Outcome::Yielded)
     }
 
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        let file = self.shard.disk.open(name, OpenMode::CreateNew)?;
+        file.append(bytes)?;
+        file.sync()?;
+        Ok(())
+    }
+
+    /// On a full disk every attempt would leave one.
+    fn remove_leftover(&self, name: &str) {
+        if let Err(error) = self.shard.disk.remove(name) {
+            tracing::debug!(file = name, %error, "leftover stays until the next open");
+        }
+    }
+
     fn name(&self, kind: Kind, number: u64) -> String {
         Name::new(kind, self.shard.number, number).to_string()
     }
@@ -104,6 +118,10 @@ impl CheckpointJob {
         let Some(mut writer) = self.shard.writer() else {
             return Ok(None);
         };
+        if writer.is_closed {
+            return Err(StorageError::Closed);
+        }
+        writer.log.settle_doubt();
         writer.sync()?;
         self.shard.note_synced(&writer);
         self.shard.wants_checkpoint.store(false, Ordering::Release);

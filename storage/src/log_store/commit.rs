@@ -231,6 +231,17 @@ impl Admitted {
     }
 }
 
+/// A job dropped between its steps: what is not durable yet is given up, what is durable is applied.
+impl Drop for CommitJob<'_> {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.state, Committing::Done) {
+            Committing::Written(mut written) => written.writer.log.forget_after(written.before),
+            Committing::Durable(written) => self.apply(written),
+            Committing::Begin | Committing::Done => {}
+        }
+    }
+}
+
 impl Job for CommitJob<'_> {
     type Output = Vec<Result<(), StorageError>>;
 

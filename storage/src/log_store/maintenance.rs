@@ -43,6 +43,8 @@ pub(crate) struct Figures {
     pub(crate) wants_log_file: bool,
     pub(crate) unsealed_bytes: u64,
     pub(crate) unsealed_bytes_max: u64,
+    pub(crate) is_sealing: bool,
+    /// Log files that a seal and a checkpoint could give back.
     pub(crate) log_files: usize,
     /// A seal since the last checkpoint, or a failed sync that only a manifest settles.
     pub(crate) wants_checkpoint: bool,
@@ -53,36 +55,40 @@ pub(crate) struct Figures {
     pub(crate) mostly_dead: Option<u64>,
 }
 
-/// The most urgent work: first what the commit path will need, then what frees memory and log, then space.
-pub(crate) fn decide(figures: &Figures) -> Option<Work> {
-    if figures.wants_log_file {
-        return Some(Work::PrepareLogFile);
-    }
+/// The most urgent work. What failed last time steps back behind the rest for once: on a full disk preparing a log
+/// file fails, and only what comes behind it makes room.
+pub(crate) fn decide(figures: &Figures, failed: Option<Work>) -> Option<Work> {
+    let wanted: Vec<Work> = by_urgency(figures).into_iter().flatten().collect();
+    let failed = wanted.iter().position(|work| Some(*work) == failed);
+    let behind = failed.and_then(|at| wanted.get(at.saturating_add(1)));
+    behind.or(wanted.first()).copied()
+}
+
+/// First what the commit path will need, then what frees memory and log, then space.
+fn by_urgency(figures: &Figures) -> [Option<Work>; 7] {
     let has_unsealed = figures.unsealed_bytes > 0;
     let is_pinned = has_unsealed && figures.log_files > LOG_FILES_MAX && !figures.wants_checkpoint;
-    if figures.unsealed_bytes > figures.unsealed_bytes_max || is_pinned {
-        return Some(Work::Seal);
-    }
-    if figures.wants_checkpoint {
-        return Some(Work::Checkpoint);
-    }
-    if figures.has_garbage {
-        return Some(Work::Reclaim);
-    }
-    if let Some(vbucket) = figures.most_segments {
-        return Some(Work::Merge(vbucket));
-    }
-    if let Some(container) = figures.mostly_dead {
-        return Some(Work::CopyOut(container));
-    }
-    figures.has_obsolete_log.then_some(Work::RemoveObsoleteLog)
+    let wants_seal = figures.unsealed_bytes > figures.unsealed_bytes_max || is_pinned;
+    [
+        figures.wants_log_file.then_some(Work::PrepareLogFile),
+        (wants_seal && !figures.is_sealing).then_some(Work::Seal),
+        figures.wants_checkpoint.then_some(Work::Checkpoint),
+        figures.has_garbage.then_some(Work::Reclaim),
+        figures.most_segments.map(Work::Merge),
+        figures.mostly_dead.map(Work::CopyOut),
+        figures.has_obsolete_log.then_some(Work::RemoveObsoleteLog),
+    ]
 }
 
 /// A shard's figures now.
 pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     let writer = shard.writer()?;
-    let wants_log_file = writer.log.wants_spare();
-    let log_files = writer.log.files().len();
+    let wants_log_file = writer.log.wants_spare() && !shard.preparing.is_at_work();
+    // While a vbucket is down no log file is given back, whatever is sealed.
+    let log_files = match shard.holds_everything() {
+        true => 0,
+        false => writer.log.files().len(),
+    };
     let needs_manifest = writer.needs_manifest;
     let is_closed = writer.is_closed;
     drop(writer);
@@ -90,13 +96,21 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         return Some(Figures::default());
     }
     let reclaimable = shard.reclaimable();
+    let failed = *shard.failed_work.lock();
+    let has_turn = |vbucket| failed != Some(Work::Merge(vbucket));
     let most_segments = shard
         .versions()
         .into_iter()
         .map(|version| (version.segments.len(), version.place.vbucket))
-        .max()
         .filter(|(count, _)| *count > shard.options.segments_max.max(1))
-        .map(|(_, vbucket)| vbucket);
+        .max_by_key(|(count, vbucket)| (has_turn(*vbucket), *count))
+        .map(|(_, vbucket)| vbucket)
+        .filter(|_| !shard.merging.is_at_work());
+    let wants_checkpoint = log_files > 1 && shard.wants_checkpoint.load(Ordering::Acquire);
+    let mostly_dead = shard
+        .containers
+        .mostly_dead(shard.options.container_bytes_min)
+        .filter(|_| !shard.merging.is_at_work());
     let unsealed_bytes = shard.unsealed_bytes.load(Ordering::Relaxed);
     // States without items are never sealed: only a manifest frees the log of them.
     let only_states = unsealed_bytes == 0 && log_files > LOG_FILES_MAX && !shard.holds_everything();
@@ -104,69 +118,88 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         wants_log_file,
         unsealed_bytes,
         unsealed_bytes_max: shard.options.unsealed_bytes,
+        is_sealing: shard.sealing.is_at_work(),
         log_files,
-        wants_checkpoint: needs_manifest
-            || shard.wants_checkpoint.load(Ordering::Acquire)
-            || only_states,
+        wants_checkpoint: (needs_manifest || wants_checkpoint || only_states)
+            && !shard.checkpointing.is_at_work(),
         has_obsolete_log: !shard.obsolete.lock().is_empty(),
         has_garbage: reclaimable > 0 && shard.containers.has_garbage(reclaimable),
         most_segments,
-        mostly_dead: shard
-            .containers
-            .mostly_dead(shard.options.container_bytes_min),
+        mostly_dead,
     })
 }
 
 /// One piece of background work, in steps.
 #[derive(Debug)]
-pub(crate) enum MaintenanceJob {
+pub(crate) struct MaintenanceJob {
+    shard: Arc<Shard>,
+    work: Work,
+    doing: Doing,
+}
+
+#[derive(Debug)]
+enum Doing {
     Prepare(PrepareJob),
     Seal(SealJob),
     Checkpoint(CheckpointJob),
     Merge(MergeJob),
     CopyOut(CopyOutJob),
-    Reclaim(Arc<Shard>),
-    RemoveObsoleteLog(Arc<Shard>),
+    Reclaim,
+    RemoveObsoleteLog,
 }
 
 impl MaintenanceJob {
     pub(crate) fn new(shard: &Arc<Shard>, work: Work) -> MaintenanceJob {
         let floor = shard.options.history_floor;
+        let of = Arc::clone(shard);
+        let doing = match work {
+            Work::PrepareLogFile => Doing::Prepare(PrepareJob::new(of)),
+            Work::Seal => Doing::Seal(SealJob::all(of, floor)),
+            Work::Checkpoint => Doing::Checkpoint(CheckpointJob::new(of, false)),
+            Work::Merge(vbucket) => Doing::Merge(MergeJob::new(of, vbucket, floor)),
+            Work::CopyOut(container) => Doing::CopyOut(CopyOutJob::new(of, container)),
+            Work::Reclaim => Doing::Reclaim,
+            Work::RemoveObsoleteLog => Doing::RemoveObsoleteLog,
+        };
         let shard = Arc::clone(shard);
-        match work {
-            Work::PrepareLogFile => MaintenanceJob::Prepare(PrepareJob::new(shard)),
-            Work::Seal => {
-                let vbuckets = shard.versions().iter().map(|v| v.place.vbucket).collect();
-                MaintenanceJob::Seal(SealJob::new(shard, vbuckets, floor))
-            }
-            Work::Checkpoint => MaintenanceJob::Checkpoint(CheckpointJob::new(shard, false)),
-            Work::Merge(vbucket) => MaintenanceJob::Merge(MergeJob::new(shard, vbucket, floor)),
-            Work::CopyOut(container) => MaintenanceJob::CopyOut(CopyOutJob::new(shard, container)),
-            Work::Reclaim => MaintenanceJob::Reclaim(shard),
-            Work::RemoveObsoleteLog => MaintenanceJob::RemoveObsoleteLog(shard),
+        MaintenanceJob { shard, work, doing }
+    }
+
+    fn advance(&mut self) -> Outcome<()> {
+        let shard = &self.shard;
+        match &mut self.doing {
+            Doing::Prepare(job) => job.step(),
+            Doing::Seal(job) => job.step(),
+            Doing::Checkpoint(job) => job.step(),
+            Doing::Merge(job) => match job.step() {
+                // It was deleted after it was chosen.
+                Outcome::Failed(StorageError::UnknownVbucket(_)) => {
+                    Outcome::Aborted(AbortReason::Deleted)
+                }
+                outcome => outcome,
+            },
+            Doing::CopyOut(job) => job.step(),
+            Doing::Reclaim => ended(shard.containers.reclaim(shard.reclaimable())),
+            Doing::RemoveObsoleteLog => ended(remove_obsolete(shard)),
         }
     }
+}
+
+fn ended(result: Result<(), StorageError>) -> Outcome<()> {
+    result.map_or_else(Outcome::Failed, Outcome::Complete)
 }
 
 impl Job for MaintenanceJob {
     type Output = ();
 
     fn step(&mut self) -> Outcome<()> {
-        match self {
-            MaintenanceJob::Prepare(job) => job.step(),
-            MaintenanceJob::Seal(job) => job.step(),
-            MaintenanceJob::Checkpoint(job) => job.step(),
-            MaintenanceJob::Merge(job) => job.step(),
-            MaintenanceJob::CopyOut(job) => job.step(),
-            MaintenanceJob::Reclaim(shard) => match shard.containers.reclaim(shard.reclaimable()) {
-                Ok(()) => Outcome::Complete(()),
-                Err(error) => Outcome::Failed(error),
-            },
-            MaintenanceJob::RemoveObsoleteLog(shard) => match remove_obsolete(shard) {
-                Ok(()) => Outcome::Complete(()),
-                Err(error) => Outcome::Failed(error),
-            },
+        let outcome = self.advance();
+        match &outcome {
+            Outcome::Complete(()) => *self.shard.failed_work.lock() = None,
+            Outcome::Failed(_) => *self.shard.failed_work.lock() = Some(self.work),
+            Outcome::Yielded | Outcome::Aborted(_) => {}
         }
+        outcome
     }
 }
 

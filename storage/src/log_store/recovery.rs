@@ -45,6 +45,8 @@ struct Recovery {
     options: OpenOptions,
     record: ShardRecord,
     states: BTreeMap<VbucketId, State>,
+    /// The damage met so far.
+    damage: Vec<LogDamage>,
     next_incarnation: u64,
     next_segment: u64,
     next_container: u64,
@@ -73,8 +75,14 @@ pub(crate) fn open_shard(
     recovery.finish(&names, newest.unwrap_or(0), found, incarnations)
 }
 
-/// Makes durable what recovery read: it may have come from memory, not from the disk.
+/// Makes durable what recovery read: it may have come from memory, not from the disk. What may have been lost by a
+/// sync that failed in the last life is written again as it is, because a later sync does not bring it back.
 fn settle(disk: &Arc<dyn Disk>, found: &FoundLog) -> Result<(), StorageError> {
+    if let Some((file, frames)) = &found.unproven {
+        for (offset, bytes) in frames {
+            file.write_at(bytes, *offset)?;
+        }
+    }
     for span in &found.files {
         disk.open(&span.name, OpenMode::Existing)?.sync()?;
     }
@@ -133,6 +141,7 @@ impl Recovery {
             options,
             record,
             states,
+            damage: Vec::new(),
             next_incarnation: record.next_incarnation,
             next_segment: record.next_segment,
             next_container: record.next_container,
@@ -155,6 +164,13 @@ impl Recovery {
 
     /// Takes down what may have had records in the damaged part.
     fn take_down(&mut self, damage: &LogDamage) {
+        self.damage.push(damage.clone());
+        if damage.sequence > self.record.covers
+            && damage.sequence == damage.until
+            && damage.touched != Touched::ALL
+        {
+            self.take_down_created(damage);
+        }
         for (vbucket, state) in &mut self.states {
             let State::Up { replay, entry } = state else {
                 continue;
@@ -191,6 +207,43 @@ impl Recovery {
         }
     }
 
+    /// A vbucket that does not exist, but was touched, was created there: it is down, not missing.
+    fn take_down_created(&mut self, damage: &LogDamage) {
+        let shape = self.identity.shape;
+        let mine = (self.number..shape.vbuckets).step_by(usize::from(shape.log_shards.max(1)));
+        let touched = |vbucket: &VbucketId| damage.touched.contains(*vbucket);
+        let touched: Vec<VbucketId> = mine.filter_map(VbucketId::new).filter(touched).collect();
+        for vbucket in &touched {
+            // Where several vbuckets share a bit, another one may have been meant.
+            let shares = |other: &&VbucketId| other.get() % 128 == vbucket.get() % 128;
+            if !self.states.contains_key(vbucket) && touched.iter().filter(shares).count() == 1 {
+                let (cause, entry) = (damage.error.clone(), None);
+                self.states
+                    .insert(*vbucket, State::Down(Down { cause, entry }));
+            }
+        }
+    }
+
+    /// A record of a vbucket that does not exist, though all before it was replayed: its creation was in a part of
+    /// the log that is damaged.
+    fn note_unknown(&mut self, vbucket: VbucketId, frame: &FoundFrame) {
+        if frame.position.sequence <= self.record.covers || self.states.contains_key(&vbucket) {
+            return;
+        }
+        let touches = |damage: &&LogDamage| damage.touched.contains(vbucket);
+        let cause = match self.damage.iter().rfind(touches) {
+            Some(damage) => damage.error.clone(),
+            None => StorageError::corruption(
+                &*frame.file_name,
+                frame.offset,
+                format!("a record is of vbucket {vbucket}, which was never created"),
+            ),
+        };
+        let entry = None;
+        self.states
+            .insert(vbucket, State::Down(Down { cause, entry }));
+    }
+
     fn frame(&mut self, frame: &FoundFrame) {
         let records = match payload::read(&frame.payload) {
             Ok(records) => records,
@@ -211,6 +264,7 @@ impl Recovery {
         for record in records {
             match record {
                 Record::Batch(batch) => {
+                    self.note_unknown(batch.place.vbucket, frame);
                     if let Some(State::Up { replay, .. }) =
                         self.states.get_mut(&batch.place.vbucket)
                     {
@@ -249,6 +303,7 @@ impl Recovery {
             | Edit::Seal { .. }
             | Edit::Merge { .. }
             | Edit::Relocate { .. }) => {
+                self.note_unknown(vbucket, frame);
                 let Some(State::Up { replay, entry }) = self.states.get_mut(&vbucket) else {
                     return;
                 };
@@ -274,6 +329,10 @@ impl Recovery {
         };
         for meta in metas {
             self.next_segment = self.next_segment.max(meta.id.saturating_add(1));
+            self.next_container = self.next_container.max(meta.container.saturating_add(1));
+        }
+        if let Edit::Relocate { container, .. } = edit {
+            self.next_container = self.next_container.max(container.saturating_add(1));
         }
     }
 
@@ -294,7 +353,9 @@ impl Recovery {
         let cache = self.options.index_cache_bytes / shards;
         let containers = Containers::new(disk, store_id, self.number, self.next_container, cache);
         let slots = self.open_slots(&containers);
-        let holds = slots.values().any(|slot| matches!(slot, Slot::Down(_)));
+        // Where the log is damaged, a lost record may name what looks unused.
+        let holds =
+            !found.damage.is_empty() || slots.values().any(|slot| matches!(slot, Slot::Down(_)));
         self.remove_leftovers(names, newest_manifest, &found, &containers, holds)?;
         Ok(self.shard(
             containers,
@@ -420,6 +481,7 @@ impl Recovery {
             preparing: Busy::default(),
             obsolete: Mutex::default(),
             wants_checkpoint: AtomicBool::new(false),
+            failed_work: Mutex::default(),
         }
     }
 }

@@ -32,11 +32,20 @@ use crate::vbucket::VbucketId;
 pub(crate) struct SealJob {
     shard: Arc<Shard>,
     history_floor: Seqno,
-    vbuckets: Vec<VbucketId>,
+    which: Which,
+    /// Why a vbucket could not be sealed while the others were.
+    failed: Option<StorageError>,
     busy: Option<BusyGuard>,
     /// The container being filled; removed unless the seal gets as far as to publish.
     container: Option<NewContainer>,
     state: Sealing,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Which {
+    One(VbucketId),
+    /// Every vbucket that is up when the seal begins.
+    All,
 }
 
 #[derive(Debug)]
@@ -71,12 +80,24 @@ struct Opened {
 }
 
 impl SealJob {
-    pub(crate) fn new(shard: Arc<Shard>, vbuckets: Vec<VbucketId>, history_floor: Seqno) -> Self {
+    /// Seals one vbucket.
+    pub(crate) fn one(shard: Arc<Shard>, vbucket: VbucketId, history_floor: Seqno) -> Self {
+        SealJob::new(shard, Which::One(vbucket), history_floor)
+    }
+
+    /// Seals all vbuckets of the shard. One that cannot be sealed, because its segments are damaged, does not keep
+    /// the others from it, but the job ends as failed.
+    pub(crate) fn all(shard: Arc<Shard>, history_floor: Seqno) -> Self {
+        SealJob::new(shard, Which::All, history_floor)
+    }
+
+    fn new(shard: Arc<Shard>, which: Which, history_floor: Seqno) -> Self {
         let (busy, container, state) = (None, None, Sealing::Begin);
         SealJob {
             shard,
             history_floor,
-            vbuckets,
+            which,
+            failed: None,
             busy,
             container,
             state,
@@ -121,18 +142,22 @@ impl SealJob {
 
     /// Freezes the newest layers: what is committed from now on goes to new ones.
     fn begin(&mut self) -> Result<Begun, StorageError> {
-        let Some(busy) = self.shard.sealing.try_begin() else {
+        let Some(busy) = self.shard.begin(&self.shard.sealing) else {
             return Ok(Begun::Waits);
         };
         let Some(writer) = self.shard.writer() else {
             return Ok(Begun::Waits);
         };
         let mut todo = VecDeque::new();
-        for vbucket in &self.vbuckets {
-            let version = self.shard.version(*vbucket)?;
+        let versions = match self.which {
+            Which::One(vbucket) => vec![self.shard.version(vbucket)?],
+            Which::All => self.shard.versions(),
+        };
+        for version in versions {
             if let Some(frozen) = freeze(&version) {
                 if !Arc::ptr_eq(&frozen, &version) {
-                    self.shard.publish(*vbucket, Slot::Up(Arc::clone(&frozen)));
+                    let slot = Slot::Up(Arc::clone(&frozen));
+                    self.shard.publish(version.place.vbucket, slot);
                 }
                 todo.push_back(frozen);
             }
@@ -147,17 +172,29 @@ impl SealJob {
     }
 
     fn write_next(
-        &self,
+        &mut self,
         mut extent: ExtentWriter,
         mut todo: VecDeque<Arc<Version>>,
         mut sealed: Vec<Sealed>,
     ) -> Result<Sealing, StorageError> {
         let Some(version) = todo.pop_front() else {
+            if sealed.is_empty()
+                && let Some(error) = self.failed.take()
+            {
+                return Err(error);
+            }
             extent.flush()?;
             return Ok(Sealing::Sync(sealed));
         };
         let (one, extent) = self.write_segment(extent, &version)?;
-        sealed.push(one);
+        match one {
+            Ok(one) => sealed.push(one),
+            Err(error) => {
+                let vbucket = version.place.vbucket;
+                tracing::warn!(%vbucket, %error, "a vbucket cannot be sealed");
+                self.failed.get_or_insert(error);
+            }
+        }
         Ok(Sealing::Write {
             extent,
             todo,
@@ -165,14 +202,18 @@ impl SealJob {
         })
     }
 
+    /// Writes a vbucket's segment, unless the vbucket's own segments cannot be read; then nothing of it is written.
     fn write_segment(
         &self,
         mut extent: ExtentWriter,
         version: &Version,
-    ) -> Result<(Sealed, ExtentWriter), StorageError> {
+    ) -> Result<(Result<Sealed, StorageError>, ExtentWriter), StorageError> {
         let frozen = frozen_layers(version);
         let views: Vec<LayerView> = frozen.iter().map(Layer::view).collect();
-        let run = Run::of(&views, version, self.history_floor)?;
+        let run = match Run::of(&views, version, self.history_floor) {
+            Ok(run) => run,
+            Err(error) => return Ok((Err(error), extent)),
+        };
         extent.align(EXTENT_ALIGNMENT)?;
         let ident = SegmentIdent {
             vbucket: version.place.vbucket,
@@ -198,16 +239,14 @@ impl SealJob {
         let kills = tail.kills.to_vec();
         let (meta, extent) = writer.finish(tail)?;
         let (place, layers, counts) = (version.place, frozen.to_vec(), run.counts);
-        Ok((
-            Sealed {
-                place,
-                layers,
-                meta,
-                kills,
-                counts,
-            },
-            extent,
-        ))
+        let sealed = Sealed {
+            place,
+            layers,
+            meta,
+            kills,
+            counts,
+        };
+        Ok((Ok(sealed), extent))
     }
 
     fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {
@@ -268,6 +307,9 @@ impl SealJob {
         if !edits.is_empty() {
             // The log files whose items are sealed now can go after the next manifest.
             self.shard.wants_checkpoint.store(true, Ordering::Release);
+        }
+        if let Some(error) = self.failed.take() {
+            return Ok(Outcome::Failed(error));
         }
         Ok(match gone {
             Some(reason) if edits.is_empty() => Outcome::Aborted(reason),

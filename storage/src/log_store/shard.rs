@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::lock_api::ArcMutexGuard;
-use parking_lot::{Mutex, RawMutex, RwLock};
+use parking_lot::{Condvar, Mutex, RawMutex, RwLock};
 
 use crate::counts::VbucketCounts;
 use crate::disk::Disk;
@@ -20,6 +20,7 @@ use crate::log_store::image::Image;
 use crate::log_store::log::frame::{LogPosition, Touched};
 use crate::log_store::log::payload::{self, Edit, Place};
 use crate::log_store::log::writer::{LogFileSpan, LogWriter};
+use crate::log_store::maintenance;
 use crate::log_store::manifest::RawEntry;
 use crate::log_store::options::OpenOptions;
 use crate::log_store::segment::SegmentMeta;
@@ -105,28 +106,51 @@ pub(crate) struct Shard {
     pub(crate) preparing: Busy,
     /// Log files no manifest needs any more, waiting to be used again or removed.
     pub(crate) obsolete: Mutex<Vec<LogFileSpan>>,
-    /// Seals since the last checkpoint: there may be log files to give back.
+    /// Seals or deletes since the last checkpoint: there may be log files to give back.
     pub(crate) wants_checkpoint: AtomicBool,
+    /// The maintenance work that failed last, so that the rest has its turn.
+    pub(crate) failed_work: Mutex<Option<maintenance::Work>>,
 }
 
 /// Whether a job of one kind is at work.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Busy(Arc<AtomicBool>);
+pub(crate) struct Busy(Arc<Work>);
+
+#[derive(Debug, Default)]
+struct Work {
+    is_at_work: Mutex<bool>,
+    ended: Condvar,
+}
 
 /// Held by the job at work.
 #[derive(Debug)]
-pub(crate) struct BusyGuard(Arc<AtomicBool>);
+pub(crate) struct BusyGuard(Arc<Work>);
 
 impl Busy {
     pub(crate) fn try_begin(&self) -> Option<BusyGuard> {
-        let was_busy = self.0.swap(true, Ordering::AcqRel);
+        let was_busy = std::mem::replace(&mut *self.0.is_at_work.lock(), true);
         (!was_busy).then(|| BusyGuard(Arc::clone(&self.0)))
+    }
+
+    /// Waits for the job at work.
+    fn begin(&self) -> BusyGuard {
+        let mut is_at_work = self.0.is_at_work.lock();
+        while *is_at_work {
+            self.0.ended.wait(&mut is_at_work);
+        }
+        *is_at_work = true;
+        BusyGuard(Arc::clone(&self.0))
+    }
+
+    pub(crate) fn is_at_work(&self) -> bool {
+        *self.0.is_at_work.lock()
     }
 }
 
 impl Drop for BusyGuard {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        *self.0.is_at_work.lock() = false;
+        self.0.ended.notify_one();
     }
 }
 
@@ -193,6 +217,15 @@ impl Shard {
         guard.map(WriterGuard)
     }
 
+    /// The right to do work of one kind: waits for it, or (stepped) says `None` when another job is at it.
+    pub(crate) fn begin(&self, busy: &Busy) -> Option<BusyGuard> {
+        if self.options.is_stepped {
+            busy.try_begin()
+        } else {
+            Some(busy.begin())
+        }
+    }
+
     /// Puts a slot in place. The caller holds the writer.
     pub(crate) fn publish(&self, vbucket: VbucketId, slot: Slot) {
         let unsealed = |slot: &Slot| match slot {
@@ -234,14 +267,10 @@ impl Shard {
     /// Highest frame whose retired extents may go.
     pub(crate) fn reclaimable(&self) -> u64 {
         let held = self.holds_everything();
-        let waits = match self.writer.try_lock() {
-            Some(writer) => writer.needs_manifest,
-            None => return 0,
-        };
-        if held || waits {
-            0
-        } else {
-            self.synced.load(Ordering::Acquire)
+        // A busy shard must not keep its space for ever, so this waits for the writer.
+        match self.writer() {
+            Some(writer) if !held && !writer.needs_manifest => self.synced.load(Ordering::Acquire),
+            Some(_) | None => 0,
         }
     }
 

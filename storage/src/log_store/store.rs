@@ -159,9 +159,9 @@ impl LogStore {
         vbucket: VbucketId,
         history_floor: Seqno,
     ) -> Result<impl Job<Output = ()> + use<>, StorageError> {
-        Ok(SealJob::new(
+        Ok(SealJob::one(
             Arc::clone(self.shard(vbucket)?),
-            vec![vbucket],
+            vbucket,
             history_floor,
         ))
     }
@@ -206,7 +206,9 @@ impl LogStore {
     #[must_use]
     pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = ()> + use<>> {
         let shard = self.inner.shards.get(usize::from(shard))?;
-        let work = maintenance::decide(&maintenance::figures(shard)?)?;
+        let figures = maintenance::figures(shard)?;
+        let failed = *shard.failed_work.lock();
+        let work = maintenance::decide(&figures, failed)?;
         tracing::debug!(shard = shard.number, ?work, "maintenance");
         Some(MaintenanceJob::new(shard, work))
     }
@@ -241,12 +243,7 @@ impl LogStore {
     /// Seals all vbuckets, with one container and one sync per log shard.
     pub fn seal_all(&self, history_floor: Seqno) -> Outcome<()> {
         for shard in &self.inner.shards {
-            let vbuckets = shard
-                .versions()
-                .iter()
-                .map(|version| version.place.vbucket)
-                .collect();
-            match SealJob::new(Arc::clone(shard), vbuckets, history_floor).run() {
+            match SealJob::all(Arc::clone(shard), history_floor).run() {
                 Outcome::Complete(()) => {}
                 ended @ (Outcome::Yielded | Outcome::Aborted(_) | Outcome::Failed(_)) => {
                     return ended;
@@ -270,13 +267,12 @@ impl LogStore {
     pub fn close(self) -> Result<(), StorageError> {
         let mut first = Ok(());
         for shard in &self.inner.shards {
-            let vbuckets = shard
-                .versions()
-                .iter()
-                .map(|version| version.place.vbucket)
-                .collect();
+            let is_closed = shard.writer().is_some_and(|writer| writer.is_closed);
+            if is_closed {
+                continue;
+            }
             let floor = shard.options.history_floor;
-            let sealed = finished(SealJob::new(Arc::clone(shard), vbuckets, floor).run());
+            let sealed = finished(SealJob::all(Arc::clone(shard), floor).run());
             let marked = finished(CheckpointJob::new(Arc::clone(shard), true).run());
             if let Some(mut writer) = shard.writer() {
                 writer.is_closed = true;

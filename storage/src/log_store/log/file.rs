@@ -187,9 +187,14 @@ impl PrepareLogFile {
     /// Removes what an unfinished preparation left; what cannot be removed is removed at the next open.
     pub(crate) fn clean_up(self) {
         let is_unfinished = !matches!(self.state, Preparing::Begin) || self.recycled.is_none();
-        let name = self.name(Kind::LogPreparing);
-        if is_unfinished && let Err(error) = self.disk.remove(&name) {
-            tracing::debug!(file = %name, %error, "no leftover removed");
+        if !is_unfinished {
+            return;
+        }
+        // It has either name, if it exists at all.
+        for name in [self.name(Kind::LogPreparing), self.name(Kind::Log)] {
+            if let Err(error) = self.disk.remove(&name) {
+                tracing::debug!(file = %name, %error, "no leftover removed");
+            }
         }
     }
 

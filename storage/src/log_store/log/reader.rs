@@ -49,6 +49,8 @@ pub(crate) struct FoundLog {
     pub(crate) unused: Vec<String>,
     /// Highest file number seen.
     pub(crate) highest_number: u64,
+    /// Of the last file, the frames nothing proves durable, as they were read: its file, and place and bytes of each.
+    pub(crate) unproven: Option<(Arc<dyn DiskFile>, Vec<(u64, Bytes)>)>,
     /// The last file, the place behind its last frame and the place it goes on after, when it may be written on.
     pub(crate) tail: Option<(LogFile, u64, LogPosition)>,
 }
@@ -182,6 +184,15 @@ impl ScannedFile {
         self.bytes.slice(begin.min(end)..end)
     }
 
+    /// A frame as it stands in the file, header and padding included.
+    fn whole(&self, offset: u64, header: &FrameHeader) -> Bytes {
+        let begin = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = begin
+            .saturating_add(header.frame_length())
+            .min(self.bytes.len());
+        self.bytes.slice(begin.min(end)..end)
+    }
+
     /// The place this file goes on after.
     fn continues(&self) -> Option<LogPosition> {
         self.frames
@@ -268,6 +279,7 @@ impl Walk {
                 .map_or(self.found.last.sequence, |after| after.sequence),
         });
         let durable = limit.unwrap_or_else(|| file.told_durable().max(self.bounds.synced.sequence));
+        let mut unproven = Vec::new();
         let mut end = FRAMES_BEGIN;
         for (offset, header) in &file.frames {
             if limit.is_some_and(|limit| header.sequence > limit) {
@@ -283,6 +295,9 @@ impl Walk {
                         .damage
                         .push(file.damage(self.expected, until, end));
                 }
+                if header.sequence > durable {
+                    unproven.push((*offset, file.whole(*offset, header)));
+                }
                 self.take(&file, number, *offset, header);
             }
             end = offset.saturating_add(header.frame_length() as u64);
@@ -296,6 +311,9 @@ impl Walk {
                 sequence: durable,
             };
             self.expected = durable.saturating_add(1);
+        }
+        if !unproven.is_empty() {
+            self.found.unproven = Some((Arc::clone(&file.file), unproven));
         }
         if is_newest {
             self.keep_tail(file, end);

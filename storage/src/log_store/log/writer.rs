@@ -73,6 +73,9 @@ pub(crate) struct LogWriter {
     frames: Vec<BufferedFrame>,
     /// How many of `frames` are written to the current file.
     written: usize,
+    /// An abandoned file may hold frames that were given up, and no later file holds a durable frame yet: a recovery
+    /// now could take them for the end of the log.
+    is_in_doubt: bool,
     /// Files abandoned, or made on the commit path because none was prepared.
     pub(crate) abandoned_files: u64,
     pub(crate) files_made_inline: u64,
@@ -84,6 +87,8 @@ struct Current {
     position: u64,
     /// The last frame before this file.
     continues: LogPosition,
+    /// Something was written since the last sync.
+    is_unsynced: bool,
 }
 
 impl Current {
@@ -92,6 +97,7 @@ impl Current {
             log,
             position,
             continues,
+            is_unsynced: false,
         }
     }
 }
@@ -130,6 +136,7 @@ impl LogWriter {
             buffer: Vec::new(),
             frames: Vec::new(),
             written: 0,
+            is_in_doubt: false,
             abandoned_files: 0,
             files_made_inline: 0,
         }
@@ -215,8 +222,7 @@ impl LogWriter {
             return;
         }
         if self.written > keep {
-            self.current = None;
-            self.written = 0;
+            self.leave_current();
         }
         self.frames.truncate(keep);
         let end = self
@@ -227,11 +233,25 @@ impl LogWriter {
     }
 
     fn abandon(&mut self, why: &DiskError) {
-        if let Some(current) = self.current.take() {
+        if let Some(log) = self.leave_current() {
             self.abandoned_files = self.abandoned_files.saturating_add(1);
-            tracing::warn!(file = %current.log.name, error = %why, "log file abandoned");
+            tracing::warn!(file = %log.name, error = %why, "log file abandoned");
         }
+    }
+
+    fn leave_current(&mut self) -> Option<LogFile> {
         self.written = 0;
+        let current = self.current.take()?;
+        self.is_in_doubt |= current.is_unsynced;
+        Some(current.log)
+    }
+
+    /// Makes sure that the next sync leaves no doubt about what was given up: a durable frame in a new file, an
+    /// empty one if there is no other, cuts off what abandoned files hold beyond the last frame that counts.
+    pub(crate) fn settle_doubt(&mut self) {
+        if self.is_in_doubt && self.frames.is_empty() {
+            self.push_frame(Touched::default(), |_| {});
+        }
     }
 
     fn try_write(&mut self) -> Result<(), DiskError> {
@@ -295,6 +315,7 @@ impl LogWriter {
             bytes.end = frame.start.saturating_add(frame.length);
             position = position.saturating_add(frame.length as u64);
         }
+        current.is_unsynced = true;
         current
             .log
             .file
@@ -305,13 +326,15 @@ impl LogWriter {
     }
 
     fn sync_current(&mut self) -> Result<(), DiskError> {
-        let Some(current) = &self.current else {
+        let Some(current) = &mut self.current else {
             return Ok(());
         };
         if self.written == 0 {
             return Ok(());
         }
         current.log.file.sync()?;
+        current.is_unsynced = false;
+        self.is_in_doubt = false;
         self.synced = LogPosition {
             file: current.log.identity.number,
             sequence: self.synced.sequence.saturating_add(self.written as u64),

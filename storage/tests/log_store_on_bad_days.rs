@@ -1,0 +1,305 @@
+//! The log store when something goes wrong beside it: a sync fails, the disk is full, one vbucket is damaged, a job is
+//! dropped. What failed stays failed, what is sound goes on, and nothing is piled up.
+//!
+//! Each test is one day that once ended badly.
+#![cfg(test)]
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use piggin_storage::disk::{DiskErrorKind, Fault, SimulatedDisk, SyncFailure, Verb};
+use piggin_storage::log_store::Maintained;
+use piggin_storage::{
+    CommitDurability, CreateOptions, Item, Job, KvStore, LogStore, OpenOptions, Outcome, Seqno,
+    StorageError,
+};
+use support::log_store::small_options;
+use support::{Image, Writer, mutation, vbucket};
+
+fn create(disk: &SimulatedDisk, options: OpenOptions) -> (LogStore, Arc<dyn KvStore>) {
+    let shape = CreateOptions {
+        vbuckets: 4,
+        log_shards: 1,
+    };
+    let store = LogStore::create(Arc::new(disk.clone()), shape, options).unwrap();
+    (store.clone(), Arc::new(store))
+}
+
+fn open(disk: &SimulatedDisk, entropy: u64) -> LogStore {
+    LogStore::open(Arc::new(disk.clone()), small_options(entropy)).unwrap()
+}
+
+fn image(store: &LogStore, number: u16) -> Image {
+    Image::of(store.snapshot(vbucket(number)).unwrap().as_ref())
+}
+
+fn large(seqno: u64, name: &str, bytes: usize) -> Arc<Item> {
+    let mut item = Item::clone(&mutation(seqno, name, ""));
+    item.document.value = Bytes::from(vec![7; bytes]);
+    Arc::new(item)
+}
+
+fn names(disk: &SimulatedDisk, prefix: &str) -> Vec<String> {
+    let names = disk.files().into_keys();
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+fn failed(verb: Verb, files: &str) -> Fault {
+    let kind = DiskErrorKind::Other("a bad day".into());
+    Fault::failed_call(kind).on(verb).of_files(files)
+}
+
+/// Calls `maintain` until there is nothing to do; how often it failed.
+fn maintain(store: &LogStore, calls: usize) -> usize {
+    let mut failures = 0;
+    for _ in 0..calls {
+        match store.maintain() {
+            Outcome::Complete(Maintained::Nothing) => return failures,
+            Outcome::Complete(Maintained::Worked) => {}
+            Outcome::Failed(_) => failures += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    failures
+}
+
+#[test]
+fn log_files_are_given_back_after_seals() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writer = Writer::create(&shared, 0);
+    for seqno in 1..=800 {
+        writer.write(vec![large(seqno, &format!("k{}", seqno % 7), 2000)]);
+        assert_eq!(maintain(&store, 1000), 0);
+    }
+    let statistics = store.statistics();
+    assert!(statistics.log_files <= 6, "{statistics:?}");
+}
+
+#[test]
+fn commit_that_failed_does_not_return_after_a_checkpoint_or_an_orderly_close() {
+    for closes in [true, false] {
+        let disk = SimulatedDisk::new();
+        let (store, shared) = create(&disk, small_options(1));
+        let mut writer = Writer::create(&shared, 0);
+        writer.write(vec![mutation(1, "a", "one")]);
+        writer.seal(Seqno::ZERO);
+        store.sync().unwrap();
+        disk.inject(failed(Verb::Sync, "log").lasting());
+        let batch = writer.batch(vec![mutation(2, "b", "two")]);
+        writer.try_commit(&batch).unwrap_err();
+        disk.clear_faults();
+        let before = image(&store, 0);
+        drop((writer, shared));
+        let left = if closes {
+            store.close().unwrap();
+            disk
+        } else {
+            store.checkpoint().unwrap();
+            disk.crash_keeping_everything()
+        };
+        assert_eq!(image(&open(&left, 2), 0), before, "closed: {closes}");
+    }
+}
+
+#[test]
+fn commit_job_dropped_between_its_steps_leaves_all_or_nothing() {
+    for steps in 1..=2 {
+        let disk = SimulatedDisk::new();
+        let (store, shared) = create(&disk, small_options(1));
+        let mut writer = Writer::create(&shared, 0);
+        writer.write(vec![mutation(1, "a", "one")]);
+        let group = [writer.batch(vec![mutation(2, "b", "dropped")])];
+        let mut job = store
+            .commit_job(0, &group, CommitDurability::Synced)
+            .unwrap();
+        for _ in 0..steps {
+            assert!(matches!(job.step(), Outcome::Yielded));
+        }
+        drop(job);
+        let high = writer.stored_watermarks().high_seqno.0;
+        writer.watermarks = writer.stored_watermarks();
+        writer.write(vec![mutation(high + 1, "c", "next")]);
+        let before = image(&store, 0);
+        drop((writer, shared, store));
+        let store = open(&disk, 2);
+        assert_eq!(image(&store, 0), before, "dropped after {steps} steps");
+        assert_eq!(store.seal(vbucket(0), Seqno::ZERO), Outcome::Complete(()));
+    }
+}
+
+#[test]
+fn recovery_makes_durable_what_a_failed_sync_left_in_memory_only() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writer = Writer::create(&shared, 0);
+    writer.write(vec![mutation(1, "a", "one")]);
+    disk.inject(Fault::failed_sync(SyncFailure::KeepsPages).of_files("log"));
+    disk.inject(failed(Verb::Open, "log-new").lasting());
+    let batch = writer.batch(vec![mutation(2, "b", "two")]);
+    writer.try_commit(&batch).unwrap_err();
+    disk.clear_faults();
+    drop((writer, shared, store));
+    let store = open(&disk, 2);
+    let before = image(&store, 0);
+    drop(store);
+    let left = disk.crash_losing_everything_unsynced();
+    assert_eq!(image(&open(&left, 3), 0), before);
+}
+
+#[test]
+fn damage_of_one_vbucket_does_not_keep_the_others_from_being_sealed() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writers = [Writer::create(&shared, 0), Writer::create(&shared, 1)];
+    for writer in &mut writers {
+        writer.write(vec![mutation(1, "a", "one")]);
+    }
+    assert_eq!(store.seal_all(Seqno::ZERO), Outcome::Complete(()));
+    // The first extent of the container is that of vbucket 0.
+    let container = names(&disk, "container").remove(0);
+    let damage = failed(Verb::Read, &container).touching(4096..8192);
+    disk.inject(damage.lasting());
+    for writer in &mut writers {
+        writer.write(vec![mutation(2, "a", "two")]);
+    }
+    assert!(matches!(store.seal_all(Seqno::ZERO), Outcome::Failed(_)));
+    let unsealed = |number| {
+        store
+            .file_statistics(vbucket(number))
+            .unwrap()
+            .unsealed_bytes
+    };
+    assert!(unsealed(0) > 0);
+    assert_eq!(unsealed(1), 0);
+}
+
+#[test]
+fn damage_of_one_vbucket_does_not_keep_the_others_from_being_merged() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writers = [Writer::create(&shared, 0), Writer::create(&shared, 1)];
+    for round in 1..=4 {
+        for (writer, seqno) in writers.iter_mut().zip([round, round]) {
+            writer.write(vec![mutation(seqno, &format!("k{seqno}"), "value")]);
+            writer.seal(Seqno::ZERO);
+        }
+    }
+    writers[0].write(vec![mutation(5, "k5", "value")]);
+    writers[0].seal(Seqno::ZERO);
+    let first = names(&disk, "container").remove(0);
+    disk.inject(failed(Verb::Read, &first).lasting());
+    assert!(maintain(&store, 50) > 0);
+    let segments = |number| store.file_statistics(vbucket(number)).unwrap().segments;
+    assert_eq!((segments(0), segments(1)), (5, 1));
+}
+
+#[test]
+fn vbucket_deleted_meanwhile_does_not_fail_the_seal_of_the_others() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writers = [Writer::create(&shared, 0), Writer::create(&shared, 1)];
+    for writer in &mut writers {
+        writer.write(vec![large(1, "a", 4000)]);
+    }
+    let mut job = store.maintenance_job(0).unwrap();
+    store.delete_vbucket(vbucket(0)).unwrap();
+    assert_eq!(job.run(), Outcome::Complete(()));
+    assert_eq!(store.file_statistics(vbucket(1)).unwrap().segments, 1);
+}
+
+/// Where the frames of a log file begin.
+fn frames(bytes: &[u8]) -> Vec<u64> {
+    let places = (0..bytes.len() as u64).step_by(64);
+    let begins = |at: &u64| {
+        let at = usize::try_from(*at).unwrap();
+        bytes.get(at..at + 4) == Some(b"PGFR")
+    };
+    places.filter(begins).collect()
+}
+
+#[test]
+fn vbucket_whose_creation_is_damaged_is_down_and_its_files_stay() {
+    for writes in [0, 1, 2] {
+        let disk = SimulatedDisk::new();
+        let (store, shared) = create(&disk, small_options(1));
+        let mut healthy = Writer::create(&shared, 0);
+        let mut damaged = Writer::create(&shared, 1);
+        for seqno in 1..=writes {
+            damaged.write(vec![mutation(seqno, "a", "value")]);
+            damaged.seal(Seqno::ZERO);
+        }
+        healthy.write(vec![mutation(1, "a", "value")]);
+        healthy.write(vec![mutation(2, "a", "value")]);
+        drop((healthy, damaged, shared, store));
+        let (name, bytes) = disk
+            .files()
+            .into_iter()
+            .find(|(name, _)| name.starts_with("log."))
+            .unwrap();
+        disk.flip_bit(&name, frames(&bytes)[1] + 70, 0).unwrap();
+        let containers = names(&disk, "container");
+        let store = open(&disk, 2);
+        assert_eq!(image(&store, 0).seqnos(), [2]);
+        let down = store.snapshot(vbucket(1)).unwrap_err();
+        assert!(
+            matches!(down, StorageError::VbucketDown { .. }),
+            "{writes} writes: {down:?}"
+        );
+        assert_eq!(names(&disk, "container"), containers);
+        store.delete_vbucket(vbucket(1)).unwrap();
+        drop(store);
+        assert_eq!(open(&disk, 3).vbuckets().len(), 1);
+    }
+}
+
+#[test]
+fn checkpoint_that_fails_leaves_no_file_behind() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    Writer::create(&shared, 0);
+    for fault in [
+        failed(Verb::Write, "manifest-new"),
+        failed(Verb::Sync, "manifest-new"),
+    ] {
+        disk.inject(fault);
+        store.checkpoint().unwrap_err();
+        assert_eq!(names(&disk, "manifest-new"), [""; 0]);
+    }
+    store.checkpoint().unwrap();
+}
+
+#[test]
+fn work_that_cannot_be_done_does_not_keep_maintenance_from_the_rest() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writer = Writer::create(&shared, 0);
+    for seqno in 1..=30 {
+        writer.write(vec![large(seqno, "a", 1500)]);
+    }
+    disk.inject(
+        Fault::failed_call(DiskErrorKind::Full)
+            .on(Verb::Open)
+            .of_files("log-new")
+            .lasting(),
+    );
+    assert!(maintain(&store, 50) > 0);
+    assert_eq!(store.statistics().unsealed_bytes, 0);
+}
+
+#[test]
+fn two_checkpoints_at_once_both_succeed() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    Writer::create(&shared, 0);
+    let mut first = store.checkpoint_job(0).unwrap();
+    assert!(matches!(first.step(), Outcome::Yielded));
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| store.checkpoint());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(first.run(), Outcome::Complete(()));
+        second.join().unwrap().unwrap();
+    });
+}
