@@ -85,10 +85,8 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     let writer = shard.writer()?;
     let wants_log_file = writer.log.wants_spare() && !shard.preparing.is_at_work();
     // While a vbucket is down no log file is given back, whatever is sealed.
-    let log_files = match shard.holds_everything() {
-        true => 0,
-        false => writer.log.files().len(),
-    };
+    let holds = shard.holds_everything();
+    let log_files = if holds { 0 } else { writer.log.files().len() };
     let needs_manifest = writer.needs_manifest;
     let is_closed = writer.is_closed;
     drop(writer);
@@ -113,7 +111,7 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         .filter(|_| !shard.merging.is_at_work());
     let unsealed_bytes = shard.unsealed_bytes.load(Ordering::Relaxed);
     // States without items are never sealed: only a manifest frees the log of them.
-    let only_states = unsealed_bytes == 0 && log_files > LOG_FILES_MAX && !shard.holds_everything();
+    let only_states = unsealed_bytes == 0 && log_files > LOG_FILES_MAX;
     Some(Figures {
         wants_log_file,
         unsealed_bytes,
@@ -176,7 +174,10 @@ impl MaintenanceJob {
                 Outcome::Failed(StorageError::UnknownVbucket(_)) => {
                     Outcome::Aborted(AbortReason::Deleted)
                 }
-                outcome => outcome,
+                other @ (Outcome::Complete(())
+                | Outcome::Yielded
+                | Outcome::Aborted(_)
+                | Outcome::Failed(_)) => other,
             },
             Doing::CopyOut(job) => job.step(),
             Doing::Reclaim => ended(shard.containers.reclaim(shard.reclaimable())),
