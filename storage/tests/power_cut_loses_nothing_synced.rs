@@ -134,6 +134,10 @@ fn go_on(mut world: World) {
         Err(Failed { error, left }) => panic!("{left:?} after a crash: {error}"),
     }
     world.check();
+    for crash in CRASHES.into_iter().step_by(2) {
+        let left = crash.of(&world.disk, 7);
+        world.after_crash(left, 7).open().unwrap();
+    }
     world.close().unwrap();
     world.open().unwrap();
     let report = world.store().verify();

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use piggin_storage::{
-    Incarnation, KvStore, LogStore, RollbackEpoch, Seqno, VbucketId, VbucketStateRecord,
+    Incarnation, KvStore, LogStore, RollbackEpoch, Seqno, StorageError, VbucketId,
+    VbucketStateRecord,
 };
 
 use super::look::{self, Observed, summary};
@@ -225,13 +226,12 @@ impl Past {
     }
 
     /// The store, opened anew, is at one point of this past, which is its only one from now on.
-    pub(crate) fn settle(&mut self, random: &mut Random, store: &LogStore) {
+    pub(crate) fn settle(&mut self, store: &LogStore) {
         self.tell("opened");
         let found = self.observe(store);
         for shard in 0..self.log_shards {
             self.settle_shard(shard, &found);
         }
-        self.check_current(random, store);
     }
 
     fn observe(&self, store: &LogStore) -> BTreeMap<VbucketId, Option<Observed>> {
@@ -246,7 +246,13 @@ impl Past {
                 panic!("vbucket {vbucket} is down: {cause}");
             }
             let snapshot = store.snapshot(vbucket).unwrap();
-            let observed = Observed::of(snapshot.as_ref()).unwrap();
+            // A call that fails once may be one of these; then the same snapshot is read again.
+            let observed = Observed::of(snapshot.as_ref());
+            let observed = observed.or_else(|error| {
+                assert!(matches!(error, StorageError::Disk(_)), "{error}");
+                Observed::of(snapshot.as_ref())
+            });
+            let observed = observed.unwrap();
             assert!(
                 found.insert(vbucket, Some(observed)).is_some(),
                 "vbucket {vbucket} appeared"

@@ -139,7 +139,10 @@ impl World {
         if self.lost_nothing {
             self.past.all_is_durable();
         }
-        self.past.settle(&mut self.random, &store);
+        self.past.settle(&store);
+        if self.disk.faults_waiting() == 0 {
+            self.past.check_current(&mut self.random, &store);
+        }
         self.store = Some(store);
         self.has_failed = false;
         self.lost_nothing = false;
