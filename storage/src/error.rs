@@ -191,6 +191,10 @@ impl StorageError {
                 | Refusal::BatchTooLarge { .. }
                 | Refusal::DuplicateVbucket => Advice::FixRequest,
             },
+            // Down because a call on the disk failed: its data may be as it should be.
+            StorageError::VbucketDown { cause, .. } if matches!(**cause, StorageError::Disk(_)) => {
+                Advice::Reopen
+            }
             StorageError::VbucketDown { .. } | StorageError::Corruption { .. } => Advice::Repair,
             StorageError::Closed => Advice::Reopen,
             StorageError::Disk(error) => match error.kind {

@@ -34,6 +34,9 @@ pub use kv_store::{
     Batch, CommitDurability, FileStatistics, ItemView, KeyRange, KvStore, RolledBack, Scan,
     ScanEnd, Snapshot, VbucketPosition, VbucketStatus,
 };
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use log_store::fuzzing;
 pub use log_store::{CreateOptions, LogStore, OpenOptions};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::names::{Kind, Name};
-use crate::log_store::segment::{ExtentWriter, Segment, SegmentMeta};
+use crate::log_store::segment::{ExtentWriter, PageCache, Segment, SegmentMeta};
 
 /// Where the first extent begins, and what extents are aligned to: a disk block, so that all of it can be punched.
 pub(crate) const EXTENT_ALIGNMENT: u64 = 4096;
@@ -27,6 +27,7 @@ pub(crate) struct Containers {
     store_id: u64,
     shard: u16,
     next_number: AtomicU64,
+    pages: Arc<PageCache>,
     /// Never held over a call on the disk but an open: whoever publishes waits for it.
     open: Mutex<Open>,
 }
@@ -115,6 +116,7 @@ impl Containers {
         store_id: u64,
         shard: u16,
         next_number: u64,
+        index_cache_bytes: usize,
     ) -> Containers {
         let next_number = AtomicU64::new(next_number);
         Containers {
@@ -122,6 +124,7 @@ impl Containers {
             store_id,
             shard,
             next_number,
+            pages: Arc::new(PageCache::new(index_cache_bytes)),
             open: Mutex::default(),
         }
     }
@@ -177,7 +180,8 @@ impl Containers {
     /// Opens a segment, and keeps its extent until it is retired.
     pub(crate) fn open_segment(&self, meta: &SegmentMeta) -> Result<Arc<Segment>, StorageError> {
         let (handle, name) = self.lease(meta)?;
-        Ok(Arc::new(Segment::open(handle, name, meta.clone())?))
+        let segment = Segment::open(handle, name, meta.clone())?;
+        Ok(Arc::new(segment.cached(Arc::clone(&self.pages))))
     }
 
     /// A way to the bytes of a segment; while it is held, they stay.
@@ -426,7 +430,7 @@ impl Extent {
     }
 }
 
-fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
+pub(crate) fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&store_id.to_le_bytes());
     bytes.extend_from_slice(&u64::from(shard).to_le_bytes());
@@ -445,7 +449,11 @@ fn check_header(
 ) -> Result<(), StorageError> {
     let expected = header(store_id, shard, number);
     let mut bytes = vec![0u8; expected.len()];
-    file.read_at(&mut bytes, 0)?;
+    match file.read_at(&mut bytes, 0) {
+        // Too short for a header: not the one expected.
+        Err(error) if error.kind == DiskErrorKind::EndOfFile => {}
+        read => read?,
+    }
     if bytes == expected {
         return Ok(());
     }
@@ -454,4 +462,36 @@ fn check_header(
         0,
         "the container's header is not the one expected",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimulatedDisk;
+
+    fn check(bytes: &[u8], number: u64) -> Result<(), StorageError> {
+        let disk = SimulatedDisk::from_files([("c".to_owned(), bytes.to_vec())].into());
+        let file = disk.open("c", OpenMode::Existing).unwrap();
+        check_header(&*file, "c", 11, 1, number)
+    }
+
+    #[test]
+    fn a_header_that_is_damaged_cut_or_of_another_container_is_corruption() {
+        let bytes = header(11, 1, 5);
+        assert_eq!(check(&bytes, 5), Ok(()));
+        let is_corrupt = |bytes: &[u8], number| {
+            let checked = check(bytes, number);
+            matches!(checked, Err(StorageError::Corruption { offset: 0, .. }))
+        };
+        assert!(is_corrupt(&bytes, 6));
+        assert!(is_corrupt(&header(12, 1, 5), 5) && is_corrupt(&header(11, 0, 5), 5));
+        for end in 0..bytes.len() {
+            assert!(is_corrupt(&bytes[..end], 5), "cut off at {end}");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(is_corrupt(&damaged, 5), "bit {bit}");
+        }
+    }
 }

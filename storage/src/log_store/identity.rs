@@ -121,3 +121,6 @@ fn missing(names: &[String]) -> StorageError {
         None => StorageError::NoStore,
     }
 }
+
+#[cfg(test)]
+mod tests;

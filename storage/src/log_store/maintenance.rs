@@ -106,18 +106,22 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         .max_by_key(|(count, vbucket)| (has_turn(*vbucket), *count))
         .map(|(_, vbucket)| vbucket)
         .filter(|_| !shard.merging.is_at_work());
-    let wants_checkpoint = log_files > 1 && shard.wants_checkpoint.load(Ordering::Acquire);
     let mostly_dead = shard
         .containers
         .mostly_dead(shard.options.container_bytes_min)
         .filter(|_| !shard.merging.is_at_work());
+    let unsealed_bytes = shard.unsealed_bytes.load(Ordering::Relaxed);
+    // States without items are never sealed: only a manifest frees the log of them.
+    let only_states = unsealed_bytes == 0 && log_files > LOG_FILES_MAX;
+    let wants_checkpoint =
+        needs_manifest || shard.wants_checkpoint.load(Ordering::Acquire) || only_states;
     Some(Figures {
         wants_log_file,
-        unsealed_bytes: shard.unsealed_bytes.load(Ordering::Relaxed),
+        unsealed_bytes,
         unsealed_bytes_max: shard.options.unsealed_bytes,
         is_sealing: shard.sealing.is_at_work(),
         log_files,
-        wants_checkpoint: (needs_manifest || wants_checkpoint) && !shard.checkpointing.is_at_work(),
+        wants_checkpoint: wants_checkpoint && !shard.checkpointing.is_at_work(),
         has_obsolete_log: !shard.obsolete.lock().is_empty(),
         has_garbage: reclaimable > 0 && shard.containers.has_garbage(reclaimable),
         most_segments,

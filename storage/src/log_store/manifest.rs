@@ -165,16 +165,22 @@ pub(crate) fn encode(
         directory: directory.collect(),
     };
     let head = codec::encode(&head).map_err(|error| too_large(&error))?;
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&(head.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(&u64::from(crc32c::crc32c(&head)).to_le_bytes());
-    let prefix_crc = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&u64::from(prefix_crc).to_le_bytes());
+    let mut bytes = prefix(&head);
     bytes.extend_from_slice(&head);
     for entry in entries {
         bytes.extend_from_slice(&entry.bytes);
     }
     Ok(bytes)
+}
+
+/// What stands before the head: magic, the head's length and checksum, and the checksum of those.
+pub(crate) fn prefix(head: &[u8]) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&(head.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&u64::from(crc32c::crc32c(head)).to_le_bytes());
+    let prefix_crc = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&u64::from(prefix_crc).to_le_bytes());
+    bytes
 }
 
 /// Reads and checks the manifest in `name`.
@@ -252,3 +258,6 @@ fn head_length(bytes: &[u8]) -> Option<usize> {
 fn too_large(error: &codec::CodecError) -> StorageError {
     StorageError::Setting(format!("a manifest entry is beyond its limit: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,12 @@ mod rollback;
 mod verify;
 mod identity;
 mod names;
+#[cfg(any(test, feature = "fuzzing"))]
+mod samples;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+#[cfg(test)]
+mod conformance;
 
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub use store::{LogStore, Maintained, StoreStatistics};

@@ -70,3 +70,6 @@ impl std::fmt::Display for Name {
         write!(f, "{prefix}.{:02}.{:010}", self.shard, self.number)
     }
 }
+
+#[cfg(test)]
+mod tests;

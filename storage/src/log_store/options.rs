@@ -75,6 +75,8 @@ pub struct OpenOptions {
     pub segments_max: usize,
     /// Container files of less than this are not copied out when they are mostly dead.
     pub container_bytes_min: u64,
+    /// Memory for index pages, for the whole store: a point read whose page is here reads the disk once.
+    pub index_cache_bytes: usize,
     /// Uncompressed size of a block.
     pub block_bytes: usize,
     /// How blocks are compressed.
@@ -98,6 +100,7 @@ impl Default for OpenOptions {
             unsealed_bytes: 32 << 20,
             segments_max: 8,
             container_bytes_min: 4 << 20,
+            index_cache_bytes: 64 << 20,
             block_bytes: 64 << 10,
             compression: BlockCompression::None,
             history_floor: crate::seqno::Seqno::MAX,

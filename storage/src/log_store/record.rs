@@ -207,3 +207,6 @@ fn take_operation(kind: u8, rest: &[u8]) -> Option<(Operation, &[u8])> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("these bytes are no item record")]
 pub(crate) struct RecordError;
+
+#[cfg(test)]
+mod tests;

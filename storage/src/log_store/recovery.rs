@@ -328,7 +328,9 @@ impl Recovery {
         }
         let store_id = self.identity.store_id;
         let disk = Arc::clone(&self.disk);
-        let containers = Containers::new(disk, store_id, self.number, self.next_container);
+        let shards = usize::from(self.identity.shape.log_shards.max(1));
+        let cache = self.options.index_cache_bytes / shards;
+        let containers = Containers::new(disk, store_id, self.number, self.next_container, cache);
         let slots = self.open_slots(&containers);
         // Where the log is damaged, a lost record may name what looks unused.
         let holds =

@@ -305,6 +305,7 @@ impl SealJob {
                 .publish(vbucket, Slot::Up(Arc::new(one.applied_to(&version))));
         }
         if !edits.is_empty() {
+            // The log files whose items are sealed now can go after the next manifest.
             self.shard.wants_checkpoint.store(true, Ordering::Release);
         }
         if let Some(error) = self.failed.take() {

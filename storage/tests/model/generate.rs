@@ -22,10 +22,10 @@ static TOO_LARGE: LazyLock<Bytes> =
     LazyLock::new(|| Bytes::from(vec![0; Document::VALUE_LENGTH_MAX + 1]));
 
 /// Few enough keys that most writes replace something; with prefixes of each other and of other collections'.
-const KEYS: [&[u8]; 8] = [
+pub(crate) const KEYS: [&[u8]; 8] = [
     b"a", b"aa", b"a\0", b"b", b"\xff", b"\x01", b"key-7", b"key-8",
 ];
-const COLLECTIONS: [u32; 4] = [0, 8, 0x12c, u32::MAX];
+pub(crate) const COLLECTIONS: [u32; 4] = [0, 8, 0x12c, u32::MAX];
 
 pub(crate) fn key(random: &mut Random) -> DocumentKey {
     let collection = CollectionId(random.pick(&COLLECTIONS));

@@ -3,10 +3,10 @@
 //! Invariant: a run is decided by its seed alone. [`run`] takes any store; what it may not assume of all of them
 //! (how much of its history a store keeps) the model accepts both ways, everything else must match exactly.
 
-mod random;
-mod vbucket;
-mod generate;
-mod check;
+pub(crate) mod random;
+pub(crate) mod vbucket;
+pub(crate) mod generate;
+pub(crate) mod check;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -20,6 +20,7 @@ pub(crate) fn slot(item: &Item) -> Slot {
     (item.namespace(), item.document.key.as_encoded().to_vec())
 }
 
+#[derive(Clone)]
 struct Version {
     item: Item,
     /// A seal allowed the store to drop it.
@@ -27,6 +28,7 @@ struct Version {
 }
 
 /// What a vbucket should be.
+#[derive(Clone)]
 pub(crate) struct ModelVbucket {
     pub(crate) vbucket: VbucketId,
     pub(crate) incarnation: Incarnation,
@@ -40,6 +42,7 @@ pub(crate) struct ModelVbucket {
 }
 
 /// What a snapshot of one moment must answer.
+#[derive(Clone)]
 pub(crate) struct Expected {
     pub(crate) vbucket: VbucketId,
     pub(crate) incarnation: Incarnation,

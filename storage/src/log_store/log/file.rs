@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::log::frame::FileIdentity;
 use crate::log_store::names::{Kind, Name};
@@ -76,7 +76,11 @@ impl LogFileHeader {
     /// Reads the header of an open log file.
     pub(crate) fn read(file: &dyn DiskFile, name: &str) -> Result<LogFileHeader, StorageError> {
         let mut bytes = [0u8; HEADER_LENGTH];
-        file.read_at(&mut bytes, 0)?;
+        match file.read_at(&mut bytes, 0) {
+            // Too short for a header: no bytes that one could be made of.
+            Err(error) if error.kind == DiskErrorKind::EndOfFile => {}
+            read => read?,
+        }
         LogFileHeader::decode(&bytes)
             .ok_or_else(|| StorageError::corruption(name, 0, "the log file's header is damaged"))
     }
@@ -208,3 +212,6 @@ impl PrepareLogFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

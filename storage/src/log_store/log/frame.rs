@@ -2,7 +2,7 @@
 //!
 //! Invariant: a header is valid only in the file and at the offset it was written for, because its checksum covers
 //! the file's nonce, its number and the offset (rule R4): bytes inside a value, or frames left in a recycled file,
-//! never pass as a frame. Drawn in `docs/storage-format.md`, section "Log".
+//! never pass as a frame. Drawn in `docs/storage-format.md`, section "Frame".
 
 use crate::vbucket::VbucketId;
 
@@ -144,3 +144,6 @@ fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*head), rest))
 }
+
+#[cfg(test)]
+mod tests;

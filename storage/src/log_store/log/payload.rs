@@ -260,3 +260,6 @@ fn take_items<'a>(payload: &Bytes, rest: &'a [u8]) -> Option<(Vec<Arc<Item>>, &'
     }
     Some((items, rest))
 }
+
+#[cfg(test)]
+mod tests;

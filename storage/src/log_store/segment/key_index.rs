@@ -260,10 +260,17 @@ impl PageEntry {
 
     /// The page in `bytes`, once it is found to be the one written.
     pub(super) fn verified<'a>(&self, bytes: &'a [u8]) -> Decoded<Page<'a>> {
-        if crc32c::crc32c(bytes) != self.crc {
-            return Err("an index page's checksum does not match");
-        }
+        self.check(bytes)?;
         Page::parse(bytes)
+    }
+
+    /// Whether `bytes` are the page written.
+    pub(super) fn check(&self, bytes: &[u8]) -> Decoded<()> {
+        if crc32c::crc32c(bytes) == self.crc {
+            Ok(())
+        } else {
+            Err("an index page's checksum does not match")
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: a segment never changes once written, and every byte of it is bound to its [`SegmentMeta`]: the meta
 //! names the footer's crc, the footer those of its sections, the block table that of every block header (and it the
 //! block's), the index top that of every index page. Bytes of another time or place are corruption, never data.
-//! Drawn byte by byte in `docs/storage-format-segment.md`.
+//! Drawn byte by byte in `docs/storage-format.md`, section "Segment".
 //!
 //! ```text
 //!  offset                                                                            offset + length
@@ -25,10 +25,13 @@ mod boundaries;
 mod footer;
 mod extent_writer;
 mod writer;
+mod page_cache;
 mod reader;
 mod seqno_cursor;
 mod key_cursor;
 mod verify;
+#[cfg(any(test, feature = "fuzzing"))]
+mod lies;
 #[cfg(test)]
 mod tests;
 
@@ -43,10 +46,11 @@ pub(crate) use filter::hash;
 pub(crate) use key_cursor::KeyCursor;
 pub(crate) use key_index::{FoundEntry, IndexEntry};
 pub(crate) use kill_list::Kill;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use lies::{decode_parts, reseal};
+pub(crate) use page_cache::PageCache;
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
-#[cfg(test)]
-pub(crate) use seqno_cursor::RawRecord;
 pub(crate) use seqno_cursor::SeqnoCursor;
 pub(crate) use writer::{SegmentIdent, SegmentOptions, SegmentTail, SegmentWriter};
 

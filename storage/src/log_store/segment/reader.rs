@@ -13,8 +13,9 @@ use super::block::{BlockEntry, BlockTable, Compression, HEADER_BYTES};
 use super::fields::{Decoded, saturating_usize};
 use super::filter::Filter;
 use super::footer::{END_BYTES, Footer, Section};
-use super::key_index::{FoundEntry, IndexEntry, IndexTop, PAGE_BYTES_MAX, PageEntry};
+use super::key_index::{FoundEntry, IndexEntry, IndexTop, PAGE_BYTES_MAX, Page, PageEntry};
 use super::kill_list::{self, Kill};
+use super::page_cache::PageCache;
 use super::record_location::{self, RecordLocation};
 use super::{boundaries, writer::SegmentIdent};
 use crate::disk::{DiskErrorKind, DiskFile};
@@ -36,6 +37,7 @@ pub(crate) struct Segment {
     pub(super) filter: Filter,
     pub(super) blocks: BlockTable,
     pub(super) index_top: IndexTop,
+    pages: Option<Arc<PageCache>>,
 }
 
 impl Segment {
@@ -74,7 +76,16 @@ impl Segment {
             filter,
             blocks,
             index_top,
+            pages: None,
         })
+    }
+
+    /// The same segment, with its index pages kept in `pages` once they were read.
+    pub(crate) fn cached(self, pages: Arc<PageCache>) -> Segment {
+        Segment {
+            pages: Some(pages),
+            ..self
+        }
     }
 
     /// Name of the file it lies in.
@@ -130,7 +141,6 @@ impl Segment {
         index_key: &[u8],
         at_most: Seqno,
     ) -> Result<Option<Neighbour>, StorageError> {
-        let mut buffer = [0; PAGE_BYTES_MAX];
         let offset = self
             .footer
             .sections
@@ -138,15 +148,25 @@ impl Segment {
             .offset
             .saturating_add(page.offset);
         let corrupt = |what| self.source().corrupt(offset, what);
+        let find = |bytes: &[u8]| {
+            let page = Page::parse(bytes).map_err(corrupt)?;
+            let entry = page.first_from(index_key, at_most).map_err(corrupt)?;
+            Ok(entry.map(|entry| Neighbour::new(&entry, index_key)))
+        };
+        let cache = self.pages.as_ref();
+        if let Some(bytes) = cache.and_then(|cache| cache.get(self.meta.id, offset)) {
+            return find(&bytes);
+        }
+        let mut buffer = [0; PAGE_BYTES_MAX];
         let bytes = buffer
             .get_mut(..usize::from(page.length))
             .ok_or_else(|| corrupt("an index page is too large"))?;
         self.source().read_into(bytes, offset)?;
-        let entry = page
-            .verified(bytes)
-            .and_then(|page| page.first_from(index_key, at_most))
-            .map_err(corrupt)?;
-        Ok(entry.map(|entry| Neighbour::new(&entry, index_key)))
+        page.check(bytes).map_err(corrupt)?;
+        if let Some(cache) = cache {
+            cache.insert(self.meta.id, offset, bytes);
+        }
+        find(bytes)
     }
 
     /// The item at `location`, where the index says one of this seqno is.

@@ -1,0 +1,7 @@
+//! Described at `piggin_storage::fuzzing::store_ops`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use piggin_storage::fuzzing;
+
+fuzz_target!(|bytes: &[u8]| fuzzing::store_ops(bytes));

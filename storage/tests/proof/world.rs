@@ -1,0 +1,383 @@
+//! A store on a simulated disk, operations on it, and the past that results.
+//!
+//! Invariant: an operation that is answered is noted as the answer says, one that is not may have happened; so the
+//! past is right wherever the disk stops working.
+
+use std::sync::Arc;
+
+use piggin_storage::disk::SimulatedDisk;
+use piggin_storage::{
+    Advice, Batch, CommitDurability, CreateOptions, KvStore, LogStore, OpenOptions, Outcome,
+    RollbackEpoch, RolledBack, Seqno, StorageError, VbucketId,
+};
+
+use super::operation::{self, Operation};
+use super::past::{Past, State};
+use crate::model::random::Random;
+use crate::model::vbucket::ModelVbucket;
+use crate::support::log_store::small_options;
+
+pub(crate) const VBUCKETS: u16 = 4;
+pub(crate) const LOG_SHARDS: u16 = 2;
+
+/// An operation that failed: what of it is left to do, and why.
+pub(crate) struct Failed {
+    pub(crate) left: Operation,
+    pub(crate) error: StorageError,
+}
+
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) disk: SimulatedDisk,
+    /// `None` after a failed opening or closing.
+    pub(crate) store: Option<LogStore>,
+    pub(crate) options: OpenOptions,
+    pub(crate) past: Past,
+    /// A call failed, so what is only buffered may be lost even without a crash.
+    pub(crate) has_failed: bool,
+    /// The store was just dropped, and no power cut came after: everything acknowledged must be there.
+    lost_nothing: bool,
+    /// Pieces of background work done at once.
+    pub(crate) maintains: u64,
+    /// How often vbuckets were down after an opening because the disk failed.
+    pub(crate) opened_down: u64,
+}
+
+impl World {
+    /// An empty store.
+    pub(crate) fn create(
+        seed: u64,
+        disk: &SimulatedDisk,
+        is_stepped: bool,
+    ) -> Result<World, StorageError> {
+        let mut options = OpenOptions {
+            is_stepped,
+            ..small_options(1)
+        };
+        // Every third run drops superseded versions in the background.
+        if seed.is_multiple_of(3) {
+            options.history_floor = Seqno::MAX;
+        }
+        let mut world = World::unopened(seed, disk, options);
+        if is_busy(seed) {
+            // Log files are used again, and containers copied out, after a few operations.
+            world.maintains = 6;
+            world.options.log_file_bytes_max = world.options.log_file_bytes_min;
+            world.options.container_bytes_min = 1;
+        }
+        let options = world.options;
+        let shape = CreateOptions {
+            vbuckets: VBUCKETS,
+            log_shards: LOG_SHARDS,
+        };
+        let store = LogStore::create(Arc::new(disk.clone()), shape, options)?;
+        world.store = Some(store);
+        Ok(world)
+    }
+
+    pub(crate) fn unopened(seed: u64, disk: &SimulatedDisk, options: OpenOptions) -> World {
+        World {
+            random: Random::new(seed),
+            disk: disk.clone(),
+            store: None,
+            options,
+            past: Past::new(VBUCKETS, LOG_SHARDS),
+            has_failed: false,
+            lost_nothing: false,
+            maintains: 1,
+            opened_down: 0,
+        }
+    }
+
+    /// The world as it goes on from what a crash left on `disk`, not opened yet.
+    pub(crate) fn after_crash(&self, disk: SimulatedDisk, seed: u64) -> World {
+        World {
+            random: Random::new(seed),
+            disk,
+            store: None,
+            options: OpenOptions {
+                entropy: self.options.entropy + 1000 + seed,
+                is_stepped: false,
+                ..self.options
+            },
+            past: self.past.clone(),
+            has_failed: false,
+            lost_nothing: false,
+            maintains: 1,
+            opened_down: 0,
+        }
+    }
+
+    pub(crate) fn store(&self) -> &LogStore {
+        self.store.as_ref().unwrap()
+    }
+
+    /// Does up to `steps` operations, until one fails.
+    pub(crate) fn run(&mut self, steps: u64) -> Result<(), Failed> {
+        for _ in 0..steps {
+            let operation = operation::next(&mut self.random, &self.past);
+            self.apply(operation)?;
+        }
+        Ok(())
+    }
+
+    /// Opens what is there and finds its place in the past.
+    pub(crate) fn open(&mut self) -> Result<(), StorageError> {
+        self.options.entropy += 1;
+        let mut store = LogStore::open(Arc::new(self.disk.clone()), self.options)?;
+        if self.is_down_by_disk(&store) {
+            self.opened_down += 1;
+            // Going on without what is down must not harm it.
+            let _ = store.checkpoint();
+            for _ in 0..8 {
+                let _ = store.maintain();
+            }
+            drop(store);
+            self.options.entropy += 1;
+            store = LogStore::open(Arc::new(self.disk.clone()), self.options)?;
+        }
+        if self.lost_nothing {
+            self.past.all_is_durable();
+        }
+        self.past.settle(&mut self.random, &store);
+        self.store = Some(store);
+        self.has_failed = false;
+        self.lost_nothing = false;
+        Ok(())
+    }
+
+    /// Whether the disk failed while the store was opened, so that vbuckets are out of service for now.
+    fn is_down_by_disk(&self, store: &LogStore) -> bool {
+        let mut is_down = false;
+        for status in store.vbuckets() {
+            if let Err(StorageError::VbucketDown { cause, .. }) = &status.position {
+                assert!(matches!(**cause, StorageError::Disk(_)), "{cause}");
+                let error = status.position.unwrap_err();
+                assert_eq!(error.advice(), Advice::Reopen, "{error}");
+                assert_eq!(store.snapshot(status.vbucket).err(), Some(error));
+                is_down = true;
+            }
+        }
+        is_down
+    }
+
+    /// Closes in order.
+    pub(crate) fn close(&mut self) -> Result<(), StorageError> {
+        if let Some(store) = self.store.take() {
+            store.close()?;
+            self.past.all_is_durable();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check(&mut self) {
+        let store = self.store.as_ref().unwrap();
+        self.past.check_current(&mut self.random, store);
+    }
+
+    pub(crate) fn apply(&mut self, operation: Operation) -> Result<(), Failed> {
+        self.past.tell(&operation.summary());
+        if let Operation::Commit(group, durability) = operation {
+            return self.commit(group, durability);
+        }
+        self.apply_one(&operation).map_err(|error| {
+            self.has_failed = true;
+            let left = match operation {
+                Operation::Reopen { .. } => Operation::Reopen { closes: false },
+                same => same,
+            };
+            Failed { left, error }
+        })
+    }
+
+    fn apply_one(&mut self, operation: &Operation) -> Result<(), StorageError> {
+        match operation {
+            Operation::Create(vbucket, state) => {
+                let at = (self.past.attempt(), 0);
+                let created = State::Created(Arc::new(state.clone()));
+                self.past.may_become(*vbucket, at, created);
+                let incarnation = self.store().create_vbucket(*vbucket, state)?;
+                let model = ModelVbucket::new(*vbucket, incarnation, state.clone());
+                self.past.became(*vbucket, at, State::Is(Arc::new(model)));
+                self.shard_is_durable(*vbucket);
+            }
+            Operation::Delete(vbucket) => {
+                let at = (self.past.attempt(), 0);
+                self.past.may_become(*vbucket, at, State::Absent);
+                self.store().delete_vbucket(*vbucket)?;
+                self.past.became_as_planned(*vbucket, at);
+                self.shard_is_durable(*vbucket);
+            }
+            Operation::Commit(..) => {}
+            Operation::Sync => {
+                self.store().sync()?;
+                self.past.all_is_durable();
+            }
+            Operation::Seal(vbucket, floor) => {
+                self.past.may_forget(*vbucket, *floor);
+                finished(self.store().seal(*vbucket, *floor))?;
+            }
+            Operation::Merge(vbucket, floor) => {
+                self.past.may_forget(*vbucket, *floor);
+                finished(self.store().merge(*vbucket, *floor))?;
+            }
+            Operation::Rollback(vbucket, to) => self.rollback(*vbucket, *to)?,
+            Operation::Checkpoint => {
+                self.store().checkpoint()?;
+                self.past.all_is_durable();
+            }
+            Operation::Maintain => {
+                for _ in 0..self.maintains {
+                    let _worked = finished(self.store().maintain())?;
+                }
+            }
+            Operation::Read(vbucket) => self.read(*vbucket)?,
+            Operation::Reopen { closes } => self.reopen(*closes)?,
+        }
+        Ok(())
+    }
+
+    fn shard_is_durable(&mut self, vbucket: VbucketId) {
+        self.past.is_durable(vbucket.get() % LOG_SHARDS);
+    }
+
+    /// Notes what the batches of a group may do, from now on, as attempt `attempt`.
+    pub(crate) fn may_commit(&mut self, attempt: u64, group: &[Batch]) {
+        for (index, batch) in group.iter().enumerate() {
+            let mut model = ModelVbucket::clone(self.past.current(batch.vbucket).unwrap());
+            model.commit(batch);
+            model.seal(self.options.history_floor);
+            let at = (attempt, u16::try_from(index).unwrap());
+            let state = State::Is(Arc::new(model));
+            self.past.may_become(batch.vbucket, at, state);
+        }
+    }
+
+    /// Notes what became of a group; the batches that failed, and why the first of them.
+    pub(crate) fn committed(
+        &mut self,
+        attempt: u64,
+        group: &[Batch],
+        durability: CommitDurability,
+        results: Vec<Result<(), StorageError>>,
+    ) -> (Vec<Batch>, Option<StorageError>) {
+        assert_eq!(results.len(), group.len());
+        let mut left = Vec::new();
+        let mut first = None;
+        for (index, (batch, result)) in group.iter().zip(results).enumerate() {
+            match result {
+                Ok(()) => {
+                    let at = (attempt, u16::try_from(index).unwrap());
+                    self.past.became_as_planned(batch.vbucket, at);
+                }
+                Err(error) => {
+                    left.push(batch.clone());
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        let failed = |batch: &Batch| left.iter().any(|failed| failed.vbucket == batch.vbucket);
+        let succeeded = group.iter().filter(|batch| !failed(batch));
+        let shards: Vec<u16> = succeeded
+            .map(|batch| batch.vbucket.get() % LOG_SHARDS)
+            .collect();
+        if durability == CommitDurability::Synced {
+            for shard in shards {
+                self.past.is_durable(shard);
+            }
+        }
+        (left, first)
+    }
+
+    fn commit(&mut self, group: Vec<Batch>, durability: CommitDurability) -> Result<(), Failed> {
+        let attempt = self.past.attempt();
+        self.may_commit(attempt, &group);
+        let results = self.store().commit(&group, durability);
+        let (left, error) = self.committed(attempt, &group, durability, results);
+        match error {
+            None => Ok(()),
+            Some(error) => {
+                self.has_failed = true;
+                let left = Operation::Commit(left, durability);
+                Err(Failed { left, error })
+            }
+        }
+    }
+
+    fn rollback(&mut self, vbucket: VbucketId, to: Seqno) -> Result<(), StorageError> {
+        let at = (self.past.attempt(), 0);
+        let before = Arc::clone(self.past.current(vbucket).unwrap());
+        let state = State::RolledBack {
+            before: Arc::clone(&before),
+            to,
+        };
+        self.past.may_become(vbucket, at, state);
+        let rolled_back = finished(self.store().rollback(vbucket, to))?;
+        self.rolled_back(at, &before, to, rolled_back);
+        Ok(())
+    }
+
+    /// Notes a rollback that is complete.
+    pub(crate) fn rolled_back(
+        &mut self,
+        at: super::past::Point,
+        before: &ModelVbucket,
+        to: Seqno,
+        rolled_back: RolledBack,
+    ) {
+        let vbucket = before.vbucket;
+        let mut after = before.clone();
+        let next = RollbackEpoch(before.epoch.0 + 1);
+        match rolled_back {
+            RolledBack::To { seqno, epoch } => {
+                assert_eq!((seqno, epoch), (to, next));
+                assert!(!after.must_forget(to), "nobody knows what was at {to}");
+                let actual = self.store().state(vbucket).unwrap().watermarks;
+                after.rollback(to, epoch, &actual);
+            }
+            RolledBack::ToZero { epoch } => {
+                assert_eq!(epoch, next);
+                assert!(after.may_forget(to), "what was at {to} should be known");
+                after.reset(epoch);
+            }
+        }
+        self.past.became(vbucket, at, State::Is(Arc::new(after)));
+        self.shard_is_durable(vbucket);
+    }
+
+    fn read(&mut self, vbucket: VbucketId) -> Result<(), StorageError> {
+        let expected = self.past.current(vbucket).unwrap().expected();
+        super::look::attempt(self.store(), &expected)
+    }
+
+    fn reopen(&mut self, closes: bool) -> Result<(), StorageError> {
+        if closes {
+            self.close()?;
+        } else if self.store.take().is_some() {
+            self.lost_nothing = !self.has_failed;
+        }
+        self.open()
+    }
+}
+
+/// Whether the seed is of a run with much background work.
+fn is_busy(seed: u64) -> bool {
+    seed >= 1000
+}
+
+/// The result of a job run to its end; nothing here cancels one.
+pub(crate) fn finished<T: std::fmt::Debug>(outcome: Outcome<T>) -> Result<T, StorageError> {
+    match outcome {
+        Outcome::Complete(value) => Ok(value),
+        Outcome::Failed(error) => Err(error),
+        other @ (Outcome::Yielded | Outcome::Aborted(_)) => panic!("a job ended as {other:?}"),
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.past.story());
+        }
+    }
+}
