@@ -351,10 +351,20 @@ impl Recovery {
         for (vbucket, state) in std::mem::take(&mut self.states) {
             let slot = match state {
                 State::Down(down) => Slot::Down(Arc::new(down)),
-                State::Up { replay, entry } => match version_of(*replay, containers) {
-                    Ok(version) => Slot::Up(Arc::new(version)),
-                    Err(cause) => Slot::Down(Arc::new(Down { cause, entry })),
-                },
+                State::Up { replay, entry } => {
+                    let metas = replay.image.segments.clone();
+                    match version_of(*replay, containers) {
+                        Ok(version) => Slot::Up(Arc::new(version)),
+                        Err(cause) => {
+                            // Nothing is given back while a vbucket is down; once this one is deleted, its extents
+                            // must not seem to live for ever.
+                            for meta in &metas {
+                                containers.retire(meta, 1);
+                            }
+                            Slot::Down(Arc::new(Down { cause, entry }))
+                        }
+                    }
+                }
             };
             slots.insert(vbucket, slot);
         }
