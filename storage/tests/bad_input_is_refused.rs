@@ -353,3 +353,46 @@ fn a_file_that_is_removed_underneath_an_open_store() {
         }
     }
 }
+
+#[test]
+fn a_manifest_that_is_removed_after_the_log_before_it_was_given_back() {
+    let disk = SimulatedDisk::new();
+    let (store, images) = filled(&disk);
+    let mut writer = writer_of(&store, &images, 0);
+    let value = "v".repeat(10_000);
+    for seqno in 4..60 {
+        writer.write(vec![mutation(seqno, "d", &value)]);
+        let _ = store.maintain();
+    }
+    for _ in 0..100 {
+        let _ = store.maintain();
+    }
+    drop(writer);
+    store.close().unwrap();
+    let names = disk.list().unwrap();
+    let manifest = names
+        .iter()
+        .find(|name| name.starts_with("manifest.00"))
+        .unwrap();
+    disk.remove_underneath(manifest).unwrap();
+    match open(&disk) {
+        Ok(store) => {
+            let there: Vec<u16> = store
+                .vbuckets()
+                .iter()
+                .map(|one| one.vbucket.get())
+                .collect();
+            assert_eq!(there, [0, 1, 2, 3], "vbuckets vanished in silence");
+            for status in store.vbuckets() {
+                let is_down = status.position.is_err();
+                assert_eq!(is_down, status.vbucket.get() % 2 == 0, "{status:?}");
+            }
+        }
+        Err(error) => assert_eq!(error.advice(), Advice::Repair, "{error}"),
+    }
+    let containers = disk.list().unwrap();
+    let containers = containers
+        .iter()
+        .filter(|name| name.starts_with("container.00"));
+    assert!(containers.count() > 0, "what may be needed was removed");
+}

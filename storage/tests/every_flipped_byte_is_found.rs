@@ -31,7 +31,9 @@ struct Victim {
     /// What each vbucket must be.
     expected: BTreeMap<VbucketId, Expected>,
     /// Per log file, the bytes of the last frame, and what the shard's vbuckets were before it.
-    torn: BTreeMap<String, (Range<usize>, BTreeMap<VbucketId, Expected>)>,
+    torn: Torn,
+    /// Only files whose names begin so are damaged.
+    only: &'static str,
 }
 
 #[derive(Debug, Default)]
@@ -112,14 +114,17 @@ fn closed(seed: u64) -> Victim {
         disk: world.disk.crash_losing_everything_unsynced(),
         expected: expected(&world),
         torn: BTreeMap::new(),
+        only: "",
     }
 }
 
-fn left_by_a_crash(seed: u64) -> Victim {
-    let mut world = build(seed);
+type Torn = BTreeMap<String, (Range<usize>, BTreeMap<VbucketId, Expected>)>;
+
+/// A last frame in each log.
+fn commit_last(world: &mut World) -> Torn {
     let mut torn = BTreeMap::new();
     for number in 0..LOG_SHARDS {
-        let before = expected(&world);
+        let before = expected(world);
         let files = world.disk.files();
         let vbucket = support::vbucket(number);
         let model = Arc::clone(world.past.current(vbucket).unwrap());
@@ -128,7 +133,7 @@ fn left_by_a_crash(seed: u64) -> Victim {
             batch = generate::batch(&mut world.random, &model, 4);
         }
         apply(
-            &mut world,
+            world,
             Operation::Commit(vec![batch], CommitDurability::Synced),
         );
         let mine = before
@@ -143,10 +148,17 @@ fn left_by_a_crash(seed: u64) -> Victim {
             }
         }
     }
+    torn
+}
+
+fn left_by_a_crash(seed: u64) -> Victim {
+    let mut world = build(seed);
+    let torn = commit_last(&mut world);
     Victim {
         disk: world.disk.crash_losing_everything_unsynced(),
         expected: expected(&world),
         torn,
+        only: "",
     }
 }
 
@@ -257,7 +269,8 @@ fn is_unwritten(bytes: &[u8], offset: usize) -> bool {
 fn flip_everywhere(victim: &Victim, seed: u64) {
     let mut place = Place(String::new());
     let mut random = Random::new(seed);
-    for (file, bytes) in victim.disk.files() {
+    let files = victim.disk.files().into_iter();
+    for (file, bytes) in files.filter(|(name, _)| name.starts_with(victim.only)) {
         let mut tried = Tried::default();
         for offset in 0..bytes.len() {
             if is_unwritten(&bytes, offset) && random.below(32) > 0 {
@@ -280,6 +293,41 @@ fn flip_everywhere(victim: &Victim, seed: u64) {
         }
         println!("{file}: {tried:?}");
     }
+}
+
+/// A store that was never checkpointed but for the second shard, so that creations are only in the log.
+fn young(seed: u64, has_manifest: bool) -> Victim {
+    let disk = SimulatedDisk::new();
+    let mut world = World::create(seed, &disk, false).unwrap();
+    if has_manifest {
+        apply(&mut world, Operation::Checkpoint);
+    }
+    for number in 0..4 {
+        let state = generate::new_state(&mut world.random);
+        apply(
+            &mut world,
+            Operation::Create(support::vbucket(number), state),
+        );
+    }
+    commit(&mut world, 3);
+    commit(&mut world, 3);
+    let torn = commit_last(&mut world);
+    Victim {
+        disk: world.disk.crash_losing_everything_unsynced(),
+        expected: expected(&world),
+        torn,
+        only: "log.00",
+    }
+}
+
+#[test]
+fn in_a_log_that_creates_vbuckets() {
+    flip_everywhere(&young(3, false), 3);
+}
+
+#[test]
+fn in_a_log_that_creates_vbuckets_after_a_manifest() {
+    flip_everywhere(&young(4, true), 4);
 }
 
 #[test]

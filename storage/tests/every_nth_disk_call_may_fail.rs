@@ -12,7 +12,7 @@ mod model;
 mod proof;
 
 use piggin_storage::disk::{DiskErrorKind, Fault, SimulatedDisk, SyncFailure, Verb};
-use piggin_storage::{Advice, StorageError};
+use piggin_storage::{Advice, KvStore, StorageError};
 
 use proof::Place;
 use proof::crash::CRASHES;
@@ -143,14 +143,141 @@ fn crash(world: &World, salt: u64, tried: &mut Tried, place: &mut Place) {
     place.0 = said;
 }
 
+/// Repeats the run with the disk failing from the operation `begin` on, for some operations, in the way `fail` says.
+fn fail_for_a_while(
+    seeds: std::ops::Range<u64>,
+    kind: &DiskErrorKind,
+    fail: impl Fn(&SimulatedDisk),
+    heal: impl Fn(&SimulatedDisk),
+) {
+    let mut tried = Tried::default();
+    let mut place = Place(String::new());
+    for seed in seeds {
+        tried.runs += 1;
+        for begin in 0..OPERATIONS / 2 {
+            place.0 = format!("seed {seed}, from operation {begin} on");
+            let disk = SimulatedDisk::new();
+            let mut world = create(seed, &disk);
+            if let Err(Failed { error, .. }) = world.run(begin) {
+                panic!("{error}");
+            }
+            fail(&disk);
+            let mut left = None;
+            for _ in 0..12 {
+                let next = match operation::next(&mut world.random, &world.past) {
+                    Operation::Reopen { .. } => Operation::Sync,
+                    other => other,
+                };
+                if let Err(failed) = world.apply(next) {
+                    assert!(is_of(&failed.error, kind), "{}", failed.error);
+                    assert_eq!(failed.error.advice(), Advice::RetryLater);
+                    world.past.tell(&format!("failed: {}", failed.error));
+                    tried.failures += 1;
+                    left = Some(failed.left);
+                }
+            }
+            heal(&disk);
+            world.check();
+            crash(&world, begin, &mut tried, &mut place);
+            if let Some(Err(failed)) = left
+                .filter(is_current(&world))
+                .map(|left| world.apply(left))
+            {
+                panic!(
+                    "{:?} failed on a healthy disk: {}",
+                    failed.left, failed.error
+                );
+            }
+            if let Err(failed) = world.run(10) {
+                panic!(
+                    "{:?} failed on a healthy disk: {}",
+                    failed.left, failed.error
+                );
+            }
+            world.check();
+            crash(&world, begin, &mut tried, &mut place);
+            world.close().unwrap();
+            world.open().unwrap();
+        }
+    }
+    println!("{tried:?}");
+}
+
+fn is_of(error: &StorageError, kind: &DiskErrorKind) -> bool {
+    matches!(error, StorageError::Disk(error) if error.kind == *kind)
+}
+
+/// Whether an operation may be tried again after others: those on a vbucket as it was may be refused by now.
+fn is_current(world: &World) -> impl FnOnce(&Operation) -> bool {
+    let present = world.past.present();
+    let positions: Vec<_> = present
+        .iter()
+        .map(|vbucket| {
+            world
+                .store()
+                .vbuckets()
+                .into_iter()
+                .find(|one| one.vbucket == *vbucket)
+        })
+        .collect();
+    move |operation| match operation {
+        Operation::Commit(group, _) => group.iter().all(|batch| {
+            positions.iter().flatten().any(|status| {
+                status.vbucket == batch.vbucket
+                    && status.position.as_ref().is_ok_and(|position| {
+                        position.incarnation == batch.incarnation
+                            && position.epoch == batch.epoch
+                            && batch.items.first().map_or(
+                                position.high_seqno == batch.watermarks.high_seqno,
+                                |first| position.high_seqno < first.seqno,
+                            )
+                    })
+            })
+        }),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while() {
+    for room in [0, 10_000, 100_000] {
+        fail_for_a_while(
+            0..3,
+            &DiskErrorKind::Full,
+            |disk| disk.set_space_limit(Some(disk.space_used() + room)),
+            |disk| disk.set_space_limit(None),
+        );
+    }
+}
+
+#[test]
+fn syncs_that_fail_for_a_while() {
+    fail_for_a_while(
+        0..3,
+        &other(),
+        |disk| disk.inject(Fault::failed_call(other()).on(Verb::Sync).lasting()),
+        SimulatedDisk::clear_faults,
+    );
+}
+
+#[test]
+fn reads_that_fail_for_a_while() {
+    fail_for_a_while(
+        0..3,
+        &other(),
+        |disk| disk.inject(Fault::failed_call(other()).on(Verb::Read).lasting()),
+        SimulatedDisk::clear_faults,
+    );
+}
+
 #[test]
 fn with_an_input_output_error() {
-    fail_everywhere(0..2, &Fault::failed_call(other()));
+    fail_everywhere(0..4, &Fault::failed_call(other()));
 }
 
 #[test]
 fn as_if_the_disk_were_full() {
-    fail_everywhere(1..2, &Fault::failed_call(DiskErrorKind::Full));
+    fail_everywhere(41..44, &Fault::failed_call(DiskErrorKind::Full));
 }
 
 #[test]
@@ -171,4 +298,12 @@ fn a_sync_that_loses_what_can_still_be_read() {
 #[test]
 fn a_sync_that_loses_the_pages() {
     fail_everywhere(0..8, &Fault::failed_sync(SyncFailure::DropsPages));
+}
+
+/// Recovery's own sync fails, and the opening with it; the next opening must not trust what it reads either, though a
+/// second sync of the same file succeeds (rule R3).
+#[test]
+#[ignore = "known fault: the second opening calls durable what a power cut then takes back"]
+fn a_sync_of_an_opening_that_loses_what_can_still_be_read() {
+    fail_everywhere(15..16, &Fault::failed_sync(SyncFailure::KeepsPages));
 }

@@ -2,6 +2,7 @@
 //!
 //! The folders are described in `storage/fixtures/README.md`. To write those of the present format anew:
 //! `cargo run -p piggin-storage --example write_fixtures -- storage/fixtures/v1`.
+#![cfg(test)]
 
 mod fixture_stores;
 
@@ -38,10 +39,12 @@ fn why_down(name: &str, vbucket: u16) -> (String, u64) {
     let store = LogStore::open(Arc::new(disk), options(9)).unwrap();
     let vbucket = VbucketId::new(vbucket).unwrap();
     match store.snapshot(vbucket) {
-        Err(StorageError::VbucketDown { cause, .. }) => match &*cause {
-            StorageError::Corruption { file, offset, .. } => (file.clone(), *offset),
-            other => panic!("{other}"),
-        },
+        Err(StorageError::VbucketDown { cause, .. }) => {
+            let StorageError::Corruption { file, offset, .. } = &*cause else {
+                panic!("{cause}");
+            };
+            (file.clone(), *offset)
+        }
         other => panic!("{other:?}"),
     }
 }

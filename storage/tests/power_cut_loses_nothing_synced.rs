@@ -127,6 +127,8 @@ fn cut_everywhere(run: Run, seeds: std::ops::Range<u64>) {
 /// Opens what the cut left, does something, closes, and opens again.
 fn go_on(mut world: World) {
     world.open().unwrap();
+    let report = world.store().verify();
+    assert!(report.faults.is_empty(), "{:?}", report.faults);
     match world.run(5) {
         Ok(()) => {}
         Err(Failed { error, left }) => panic!("{left:?} after a crash: {error}"),
@@ -134,6 +136,8 @@ fn go_on(mut world: World) {
     world.check();
     world.close().unwrap();
     world.open().unwrap();
+    let report = world.store().verify();
+    assert!(report.faults.is_empty(), "{:?}", report.faults);
 }
 
 /// Cuts the opening of what a cut left, at every call.

@@ -85,10 +85,8 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     let writer = shard.writer()?;
     let wants_log_file = writer.log.wants_spare() && !shard.preparing.is_at_work();
     // While a vbucket is down no log file is given back, whatever is sealed.
-    let log_files = match shard.holds_everything() {
-        true => 0,
-        false => writer.log.files().len(),
-    };
+    let holds = shard.holds_everything();
+    let log_files = if holds { 0 } else { writer.log.files().len() };
     let needs_manifest = writer.needs_manifest;
     let is_closed = writer.is_closed;
     drop(writer);
@@ -106,6 +104,7 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         .max_by_key(|(count, vbucket)| (has_turn(*vbucket), *count))
         .map(|(_, vbucket)| vbucket)
         .filter(|_| !shard.merging.is_at_work());
+    let wants_checkpoint = log_files > 1 && shard.wants_checkpoint.load(Ordering::Acquire);
     let mostly_dead = shard
         .containers
         .mostly_dead(shard.options.container_bytes_min)
@@ -113,15 +112,14 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     let unsealed_bytes = shard.unsealed_bytes.load(Ordering::Relaxed);
     // States without items are never sealed: only a manifest frees the log of them.
     let only_states = unsealed_bytes == 0 && log_files > LOG_FILES_MAX;
-    let wants_checkpoint =
-        needs_manifest || shard.wants_checkpoint.load(Ordering::Acquire) || only_states;
     Some(Figures {
         wants_log_file,
         unsealed_bytes,
         unsealed_bytes_max: shard.options.unsealed_bytes,
         is_sealing: shard.sealing.is_at_work(),
         log_files,
-        wants_checkpoint: wants_checkpoint && !shard.checkpointing.is_at_work(),
+        wants_checkpoint: (needs_manifest || wants_checkpoint || only_states)
+            && !shard.checkpointing.is_at_work(),
         has_obsolete_log: !shard.obsolete.lock().is_empty(),
         has_garbage: reclaimable > 0 && shard.containers.has_garbage(reclaimable),
         most_segments,
@@ -176,7 +174,10 @@ impl MaintenanceJob {
                 Outcome::Failed(StorageError::UnknownVbucket(_)) => {
                     Outcome::Aborted(AbortReason::Deleted)
                 }
-                outcome => outcome,
+                other @ (Outcome::Complete(())
+                | Outcome::Yielded
+                | Outcome::Aborted(_)
+                | Outcome::Failed(_)) => other,
             },
             Doing::CopyOut(job) => job.step(),
             Doing::Reclaim => ended(shard.containers.reclaim(shard.reclaimable())),

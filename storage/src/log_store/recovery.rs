@@ -165,12 +165,6 @@ impl Recovery {
     /// Takes down what may have had records in the damaged part.
     fn take_down(&mut self, damage: &LogDamage) {
         self.damage.push(damage.clone());
-        if damage.sequence > self.record.covers
-            && damage.sequence == damage.until
-            && damage.touched != Touched::ALL
-        {
-            self.take_down_created(damage);
-        }
         for (vbucket, state) in &mut self.states {
             let State::Up { replay, entry } = state else {
                 continue;
@@ -184,22 +178,26 @@ impl Recovery {
                 });
             }
         }
+        if damage.until > self.record.covers {
+            self.take_down_absent(damage);
+        }
     }
 
-    /// A vbucket that does not exist, but was touched, was created there: it is down, not missing.
-    fn take_down_created(&mut self, damage: &LogDamage) {
-        let shape = self.identity.shape;
-        let mine = (self.number..shape.vbuckets).step_by(usize::from(shape.log_shards.max(1)));
-        let touched = |vbucket: &VbucketId| damage.touched.contains(*vbucket);
-        let touched: Vec<VbucketId> = mine.filter_map(VbucketId::new).filter(touched).collect();
-        for vbucket in &touched {
-            // Where several vbuckets share a bit, another one may have been meant.
-            let shares = |other: &&VbucketId| other.get() % 128 == vbucket.get() % 128;
-            if !self.states.contains_key(vbucket) && touched.iter().filter(shares).count() == 1 {
-                let (cause, entry) = (damage.error.clone(), None);
-                self.states
-                    .insert(*vbucket, State::Down(Down { cause, entry }));
-            }
+    /// What is not known may have been created in the damaged part: it must not look as if it had never been.
+    fn take_down_absent(&mut self, damage: &LogDamage) {
+        let CreateOptions {
+            vbuckets,
+            log_shards,
+        } = self.identity.shape;
+        let mine = (self.number..vbuckets).step_by(usize::from(log_shards.max(1)));
+        let touched = mine
+            .filter_map(VbucketId::new)
+            .filter(|vbucket| damage.touched.contains(*vbucket));
+        for vbucket in touched {
+            self.states.entry(vbucket).or_insert_with(|| {
+                let cause = damage.error.clone();
+                State::Down(Down { cause, entry: None })
+            });
         }
     }
 

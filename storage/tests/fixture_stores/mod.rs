@@ -9,6 +9,7 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -180,7 +181,7 @@ pub(crate) fn write(folder: &Path, files: &Files) -> Result<(), Failure> {
             .map_or(0, |at| at + 1);
         let bytes_used = bytes.get(..used).unwrap_or_default();
         std::fs::write(folder.join(name), bytes_used)?;
-        sizes += &format!("{name} {}\n", bytes.len());
+        writeln!(sizes, "{name} {}", bytes.len())?;
     }
     std::fs::write(folder.join(SIZES), sizes)?;
     std::fs::write(folder.join(CONTENT), told(files)?)?;

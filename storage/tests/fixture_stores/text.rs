@@ -67,7 +67,9 @@ fn lines(mut scan: Box<dyn Scan>, snapshot: &dyn Snapshot) -> Result<Vec<String>
         match scan.step(1 << 20, &mut visit) {
             Outcome::Yielded => {}
             Outcome::Complete(_) => break,
-            other => return Err(format!("a scan ended as {other:?}").into()),
+            other @ (Outcome::Aborted(_) | Outcome::Failed(_)) => {
+                return Err(format!("a scan ended as {other:?}").into());
+            }
         }
     }
     let mut lines = Vec::new();

@@ -30,8 +30,11 @@ pub(crate) enum State {
         before: Arc<ModelVbucket>,
         to: Seqno,
     },
-    /// Created with an incarnation only the store knows.
-    Created(Arc<VbucketStateRecord>),
+    /// Created with an incarnation only the store knows, above all that were given before.
+    Created {
+        state: Arc<VbucketStateRecord>,
+        above: Incarnation,
+    },
 }
 
 #[derive(Clone)]
@@ -106,6 +109,14 @@ impl Past {
             .collect()
     }
 
+    /// What a creation may lead to.
+    pub(crate) fn created(&self, state: &VbucketStateRecord) -> State {
+        State::Created {
+            state: Arc::new(state.clone()),
+            above: self.newest_incarnation,
+        }
+    }
+
     /// A new attempt.
     pub(crate) fn attempt(&mut self) -> u64 {
         self.attempts += 1;
@@ -142,7 +153,7 @@ impl Past {
             .find(|moment| moment.at == at)?;
         match &moment.state {
             State::RolledBack { before, .. } => Some(Arc::clone(before)),
-            State::Absent | State::Is(_) | State::Created(_) => None,
+            State::Absent | State::Is(_) | State::Created { .. } => None,
         }
     }
 
@@ -161,7 +172,7 @@ impl Past {
                 State::Is(model) | State::RolledBack { before: model, .. } => {
                     Arc::make_mut(model).seal(floor);
                 }
-                State::Absent | State::Created(_) => {}
+                State::Absent | State::Created { .. } => {}
             }
         }
     }
@@ -328,8 +339,8 @@ impl Past {
         let candidates = match state {
             State::Absent => Vec::new(),
             State::Is(model) => vec![Arc::clone(model)],
-            State::Created(state) => {
-                let is_new = observed.incarnation > self.newest_incarnation;
+            State::Created { state, above } => {
+                let is_new = observed.incarnation > *above;
                 let state = VbucketStateRecord::clone(state);
                 let model = ModelVbucket::new(vbucket, observed.incarnation, state);
                 if is_new {
@@ -365,7 +376,7 @@ impl Past {
                 State::RolledBack { before, to } => {
                     format!("rolled back to {to} from {}", model_summary(before))
                 }
-                State::Created(_) => "just created".to_owned(),
+                State::Created { .. } => "just created".to_owned(),
             };
             let known = if moment.is_known { "known" } else { "perhaps" };
             text += &format!("  at {:?} {known}: {what}\n", moment.at);
@@ -397,7 +408,9 @@ fn rolled_back(
             return vec![Arc::new(reset)];
         }
     }
-    assert!(!before.must_forget(to), "nobody knows what was at {to}");
+    if observed.state.watermarks.high_seqno != to || before.must_forget(to) {
+        return Vec::new();
+    }
     let mut exact = ModelVbucket::clone(before);
     exact.rollback(to, epoch, &observed.state.watermarks);
     vec![Arc::new(exact)]

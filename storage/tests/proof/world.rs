@@ -182,6 +182,8 @@ impl World {
         }
         self.apply_one(&operation).map_err(|error| {
             self.has_failed = true;
+            // A sync of an opening that failed may have lost what was only buffered.
+            self.lost_nothing = false;
             let left = match operation {
                 Operation::Reopen { .. } => Operation::Reopen { closes: false },
                 same => same,
@@ -194,7 +196,7 @@ impl World {
         match operation {
             Operation::Create(vbucket, state) => {
                 let at = (self.past.attempt(), 0);
-                let created = State::Created(Arc::new(state.clone()));
+                let created = self.past.created(state);
                 self.past.may_become(*vbucket, at, created);
                 let incarnation = self.store().create_vbucket(*vbucket, state)?;
                 let model = ModelVbucket::new(*vbucket, incarnation, state.clone());

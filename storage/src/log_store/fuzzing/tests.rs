@@ -1,6 +1,7 @@
 //! The fixed corpus, and seeded mutations of it, on the stable toolchain in the usual test command.
 
 use super::*;
+use crate::disk::{Disk, FileSystemDisk, OpenMode};
 use crate::log_store::log::writer::mix;
 
 /// How often each seed is mutated: targets that open stores take milliseconds, decoders nanoseconds.
@@ -14,22 +15,14 @@ fn mutations(target: &str) -> u64 {
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/");
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(format!("{folder}{target}")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        files.push((name, read(&path)));
-    }
-    files.sort();
-    files
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a file of the source tree, not of a store"
-)]
-fn read(path: &std::path::Path) -> Vec<u8> {
-    std::fs::read(path).unwrap()
+    let disk = FileSystemDisk::new(format!("{folder}{target}")).unwrap();
+    let read = |name: String| {
+        let file = disk.open(&name, OpenMode::ReadOnly).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.length().unwrap()).unwrap()];
+        file.read_at(&mut bytes, 0).unwrap();
+        (name, bytes)
+    };
+    disk.list().unwrap().into_iter().map(read).collect()
 }
 
 fn mutate(bytes: &[u8], seed: u64) -> Vec<u8> {

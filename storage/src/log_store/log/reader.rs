@@ -50,10 +50,13 @@ pub(crate) struct FoundLog {
     /// Highest file number seen.
     pub(crate) highest_number: u64,
     /// Of the last file, the frames nothing proves durable, as they were read: its file, and place and bytes of each.
-    pub(crate) unproven: Option<(Arc<dyn DiskFile>, Vec<(u64, Bytes)>)>,
+    pub(crate) unproven: Option<Unproven>,
     /// The last file, the place behind its last frame and the place it goes on after, when it may be written on.
     pub(crate) tail: Option<(LogFile, u64, LogPosition)>,
 }
+
+/// A log file, and frames of it: place and bytes of each.
+pub(crate) type Unproven = (Arc<dyn DiskFile>, Vec<(u64, Bytes)>);
 
 /// What the manifest knows of the log.
 #[derive(Clone, Copy, Debug, Default)]
