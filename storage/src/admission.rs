@@ -6,6 +6,7 @@
 use crate::document::Document;
 use crate::error::{Refusal, StorageError};
 use crate::kv_store::{Batch, VbucketPosition};
+use crate::log_store::OVERHEAD_MAX;
 use crate::seqno::Seqno;
 use crate::vbucket::{VbucketId, Watermarks};
 
@@ -81,7 +82,9 @@ fn high_seqno_after(batch: &Batch, persisted: Seqno) -> Result<Seqno, Refusal> {
             });
         }
         high = item.seqno;
-        bytes = bytes.saturating_add(item.user_bytes());
+        bytes = bytes
+            .saturating_add(item.user_bytes())
+            .saturating_add(OVERHEAD_MAX as u64);
     }
     if bytes > Batch::BYTES_MAX {
         return Err(Refusal::BatchTooLarge { bytes });

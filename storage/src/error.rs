@@ -140,10 +140,10 @@ pub enum Refusal {
         /// Its length in bytes.
         length: usize,
     },
-    /// Keys and values over what one batch may hold.
+    /// Its items are over what one batch may hold.
     #[error("its items are {bytes} bytes; the most is {max}", max = Batch::BYTES_MAX)]
     BatchTooLarge {
-        /// Bytes of its keys and values.
+        /// Bytes of its keys, values and metadata.
         bytes: u64,
     },
     /// Two batches of one group are for the same vbucket.

@@ -252,7 +252,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Most bytes of keys and values: a batch is one frame of the log, which is written, and read back, whole.
+    /// Most bytes of keys, values and metadata: a batch is one frame of the log, written, and read back, whole.
     pub const BYTES_MAX: u64 = 1 << 30;
 
     /// A batch of written documents for a vbucket at `position`, with the watermarks they lead to.

@@ -59,7 +59,7 @@ fn maintain(store: &LogStore, calls: usize) -> usize {
             Outcome::Complete(Maintained::Nothing) => return failures,
             Outcome::Complete(Maintained::Worked) => {}
             Outcome::Failed(_) => failures += 1,
-            other => panic!("{other:?}"),
+            aborted @ (Outcome::Yielded | Outcome::Aborted(_)) => panic!("{aborted:?}"),
         }
     }
     failures
@@ -296,10 +296,62 @@ fn two_checkpoints_at_once_both_succeed() {
     Writer::create(&shared, 0);
     let mut first = store.checkpoint_job(0).unwrap();
     assert!(matches!(first.step(), Outcome::Yielded));
+    let begun = std::sync::Barrier::new(2);
     std::thread::scope(|scope| {
-        let second = scope.spawn(|| store.checkpoint());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        let second = scope.spawn(|| {
+            begun.wait();
+            store.checkpoint()
+        });
+        begun.wait();
+        for _ in 0..1000 {
+            std::thread::yield_now();
+        }
         assert_eq!(first.run(), Outcome::Complete(()));
         second.join().unwrap().unwrap();
     });
+}
+
+/// Flips the last byte of the last segment in a container.
+fn damage_end(disk: &SimulatedDisk, container: &str) {
+    let length = disk.files().remove(container).unwrap().len() as u64;
+    disk.flip_bit(container, length - 1, 0).unwrap();
+}
+
+#[test]
+fn maintenance_ends_after_a_damaged_vbucket_was_deleted() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create(&disk, small_options(1));
+    let mut writers = [0, 1, 2].map(|number| Writer::create(&shared, number));
+    for (writer, bytes) in writers.iter_mut().zip([100, 100, 60_000]) {
+        writer.write(vec![large(1, "a", bytes)]);
+    }
+    assert_eq!(store.seal_all(Seqno::ZERO), Outcome::Complete(()));
+    writers[0].write(vec![mutation(2, "b", "value")]);
+    writers[0].seal(Seqno::ZERO);
+    damage_end(&disk, &names(&disk, "container")[1]);
+    drop((writers, shared, store));
+    let store = open(&disk, 2);
+    store.snapshot(vbucket(0)).unwrap_err();
+    store.delete_vbucket(vbucket(0)).unwrap();
+    store.delete_vbucket(vbucket(2)).unwrap();
+    maintain(&store, 100);
+    assert_eq!(store.maintain(), Outcome::Complete(Maintained::Nothing));
+    assert_eq!(image(&store, 1).seqnos(), [1]);
+}
+
+#[test]
+fn sizes_without_a_limit_are_possible() {
+    let options = OpenOptions {
+        log_file_bytes_max: u64::MAX,
+        frame_bytes_max: usize::MAX,
+        unsynced_bytes_max: usize::MAX,
+        unsealed_bytes: u64::MAX,
+        segments_max: usize::MAX,
+        container_bytes_min: u64::MAX,
+        block_bytes: usize::MAX,
+        index_cache_bytes: usize::MAX,
+        ..small_options(1)
+    };
+    let (_store, shared) = create(&SimulatedDisk::new(), options);
+    Writer::create(&shared, 0).write(vec![mutation(1, "a", "value")]);
 }

@@ -136,7 +136,7 @@ impl<'g> CommitJob<'g> {
 
     /// Whole batches into frames of about the size allowed.
     fn push_frames(&self, writer: &mut Writer, admitted: &[Admitted]) -> Result<(), StorageError> {
-        let bytes_max = self.shard.options.frame_bytes_max as u64;
+        let bytes_max = (self.shard.options.frame_bytes_max as u64).min(Batch::BYTES_MAX);
         let mut rest = admitted;
         while !rest.is_empty() {
             let mut bytes = 0u64;

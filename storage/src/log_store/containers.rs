@@ -289,6 +289,11 @@ impl Containers {
         open.sparse.iter().find(is_worth_it).copied()
     }
 
+    /// Says that copying the container out would not help.
+    pub(crate) fn leave_sparse(&self, number: u64) {
+        self.open.lock().sparse.remove(&number);
+    }
+
     /// Bytes of live extents and of all container files.
     pub(crate) fn sizes(&self) -> (u64, u64) {
         let open = self.open.lock();

@@ -75,6 +75,7 @@ impl CopyOutJob {
                 }
                 let todo = self.live_segments()?;
                 if todo.is_empty() {
+                    self.shard.containers.leave_sparse(self.from);
                     return Ok(Outcome::Complete(()));
                 }
                 let extent = self.shard.containers.create()?.writer(&mut self.container);

@@ -40,5 +40,6 @@ pub mod fuzzing;
 mod conformance;
 
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
+pub(crate) use record::OVERHEAD_MAX;
 pub use store::{LogStore, Maintained, StoreStatistics};
 pub use verify::{Fault, VerifyReport};

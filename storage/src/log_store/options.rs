@@ -112,12 +112,11 @@ impl Default for OpenOptions {
 
 impl OpenOptions {
     pub(crate) fn log_sizes(&self) -> LogSizes {
-        // Two frames of the smallest useful size must fit, and the sizes must be in order.
-        let file_bytes_min = self.log_file_bytes_min.max(64 << 10).next_multiple_of(4096);
-        let file_bytes_max = self
-            .log_file_bytes_max
-            .max(file_bytes_min)
-            .next_multiple_of(4096);
+        // Two frames of the smallest useful size must fit, recovery reads a file whole, and the sizes must be in order.
+        let file_bytes_min = self.log_file_bytes_min.clamp(64 << 10, 1 << 30);
+        let file_bytes_max = self.log_file_bytes_max.clamp(file_bytes_min, 1 << 30);
+        let file_bytes_min = file_bytes_min.next_multiple_of(4096);
+        let file_bytes_max = file_bytes_max.next_multiple_of(4096);
         LogSizes {
             file_bytes_min,
             file_bytes_max,

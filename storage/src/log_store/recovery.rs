@@ -165,12 +165,6 @@ impl Recovery {
     /// Takes down what may have had records in the damaged part.
     fn take_down(&mut self, damage: &LogDamage) {
         self.damage.push(damage.clone());
-        if damage.sequence > self.record.covers
-            && damage.sequence == damage.until
-            && damage.touched != Touched::ALL
-        {
-            self.take_down_created(damage);
-        }
         for (vbucket, state) in &mut self.states {
             let State::Up { replay, entry } = state else {
                 continue;
@@ -204,23 +198,6 @@ impl Recovery {
                 let cause = damage.error.clone();
                 State::Down(Down { cause, entry: None })
             });
-        }
-    }
-
-    /// A vbucket that does not exist, but was touched, was created there: it is down, not missing.
-    fn take_down_created(&mut self, damage: &LogDamage) {
-        let shape = self.identity.shape;
-        let mine = (self.number..shape.vbuckets).step_by(usize::from(shape.log_shards.max(1)));
-        let touched = |vbucket: &VbucketId| damage.touched.contains(*vbucket);
-        let touched: Vec<VbucketId> = mine.filter_map(VbucketId::new).filter(touched).collect();
-        for vbucket in &touched {
-            // Where several vbuckets share a bit, another one may have been meant.
-            let shares = |other: &&VbucketId| other.get() % 128 == vbucket.get() % 128;
-            if !self.states.contains_key(vbucket) && touched.iter().filter(shares).count() == 1 {
-                let (cause, entry) = (damage.error.clone(), None);
-                self.states
-                    .insert(*vbucket, State::Down(Down { cause, entry }));
-            }
         }
     }
 
@@ -372,10 +349,20 @@ impl Recovery {
         for (vbucket, state) in std::mem::take(&mut self.states) {
             let slot = match state {
                 State::Down(down) => Slot::Down(Arc::new(down)),
-                State::Up { replay, entry } => match version_of(*replay, containers) {
-                    Ok(version) => Slot::Up(Arc::new(version)),
-                    Err(cause) => Slot::Down(Arc::new(Down { cause, entry })),
-                },
+                State::Up { replay, entry } => {
+                    let metas = replay.image.segments.clone();
+                    match version_of(*replay, containers) {
+                        Ok(version) => Slot::Up(Arc::new(version)),
+                        Err(cause) => {
+                            // Nothing is given back while a vbucket is down; once this one is deleted, its extents
+                            // must not seem to live for ever.
+                            for meta in &metas {
+                                containers.retire(meta, 1);
+                            }
+                            Slot::Down(Arc::new(Down { cause, entry }))
+                        }
+                    }
+                }
             };
             slots.insert(vbucket, slot);
         }
