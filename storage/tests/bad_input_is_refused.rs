@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use piggin_storage::disk::{Disk, DiskErrorKind, SimulatedDisk};
+use piggin_storage::disk::{Disk, DiskErrorKind, OpenMode, SimulatedDisk};
 use piggin_storage::{
     Advice, CollectionId, CommitDurability, CreateOptions, Document, DocumentKey, FileSystemDisk,
-    Item, KeyError, KvStore, LogStore, Namespace, Refusal, Seqno, StorageError,
+    Item, KeyError, KvStore, LogStore, Namespace, Outcome, Refusal, Seqno, StorageError,
 };
 
 use support::log_store::small_options;
@@ -31,6 +31,11 @@ fn create(disk: &SimulatedDisk) -> LogStore {
 
 fn open(disk: &SimulatedDisk) -> Result<LogStore, StorageError> {
     LogStore::open(Arc::new(disk.clone()), small_options(2))
+}
+
+fn maintain(store: &LogStore) {
+    let outcome = store.maintain();
+    assert!(matches!(outcome, Outcome::Complete(_)), "{outcome:?}");
 }
 
 /// A store with sealed and unsealed items in every vbucket, and what they are.
@@ -59,7 +64,8 @@ fn assert_holds(store: &LogStore, images: &BTreeMap<u16, Image>) {
 fn a_path_that_is_no_directory() {
     let directory = temporary_directory::TemporaryDirectory::new();
     let path = directory.path().join("file");
-    std::fs::write(&path, b"not a directory").unwrap();
+    let file = FileSystemDisk::new(directory.path()).unwrap();
+    drop(file.open("file", OpenMode::CreateNew).unwrap());
     let refused = FileSystemDisk::new(&path)
         .map(|_| ())
         .map_err(StorageError::from);
@@ -344,7 +350,11 @@ fn a_file_that_is_removed_underneath_an_open_store() {
         for number in 0..4 {
             let writer = writer_of(&store, &images, number);
             let batch = writer.batch(vec![mutation(4, "d", "4")]);
-            let _ = writer.try_commit(&batch);
+            let answer = writer.try_commit(&batch);
+            assert!(
+                matches!(answer, Ok(()) | Err(StorageError::Disk(_))),
+                "{answer:?}"
+            );
             let snapshot = store.snapshot(vbucket(number)).unwrap();
             for (name, seqno) in [("a", 1), ("b", 2), ("c", 3)] {
                 let found = snapshot.get(Namespace::Committed, &key(name));
@@ -362,10 +372,10 @@ fn a_manifest_that_is_removed_after_the_log_before_it_was_given_back() {
     let value = "v".repeat(10_000);
     for seqno in 4..60 {
         writer.write(vec![mutation(seqno, "d", &value)]);
-        let _ = store.maintain();
+        maintain(&store);
     }
     for _ in 0..100 {
-        let _ = store.maintain();
+        maintain(&store);
     }
     drop(writer);
     store.close().unwrap();
