@@ -7,7 +7,7 @@
 #![cfg(test)]
 
 mod support;
-#[allow(dead_code, reason = "the proofs use the model, not its runs")]
+#[expect(dead_code, reason = "the proofs use the model, not its runs")]
 mod model;
 mod proof;
 

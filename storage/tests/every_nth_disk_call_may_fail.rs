@@ -7,7 +7,7 @@
 #![cfg(test)]
 
 mod support;
-#[allow(dead_code, reason = "the proofs use the model, not its runs")]
+#[expect(dead_code, reason = "the proofs use the model, not its runs")]
 mod model;
 mod proof;
 
@@ -113,7 +113,7 @@ fn fail_once(
 
 /// See the ignored test: what follows is known to be wrong.
 fn is_failed_sync_of_opening(failed: &Failed) -> bool {
-    let is_opening = matches!(failed.left, Operation::Reopen { .. });
+    let is_opening = matches!(*failed.left, Operation::Reopen { .. });
     is_opening && matches!(&failed.error, StorageError::Disk(error) if error.verb == Verb::Sync)
 }
 
@@ -144,7 +144,7 @@ fn try_again(world: &mut World, failed: Failed) {
         world.check();
     }
     let again = match error.advice() {
-        Advice::RetryLater => left,
+        Advice::RetryLater => *left,
         Advice::Reopen => Operation::Reopen { closes: false },
         Advice::FixRequest | Advice::Resynchronize | Advice::Repair => {
             panic!("{error} says {:?}", error.advice())
@@ -201,7 +201,7 @@ fn fail_for_a_while(
                     assert_eq!(failed.error.advice(), Advice::RetryLater);
                     world.past.tell(&format!("failed: {}", failed.error));
                     tried.failures += 1;
-                    left = Some(failed.left);
+                    left = Some(*failed.left);
                 }
             }
             heal(&disk);

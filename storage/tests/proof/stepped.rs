@@ -230,7 +230,9 @@ impl World {
                         return Err(failed(error));
                     }
                 }
-                other => panic!("a commit ended as {other:?}"),
+                other @ (Outcome::Aborted(_) | Outcome::Failed(_)) => {
+                    panic!("a commit ended as {other:?}")
+                }
             }
         }
         Ok(())
@@ -269,7 +271,7 @@ impl World {
 
 fn failed(error: StorageError) -> Failed {
     Failed {
-        left: Operation::Sync,
+        left: Box::new(Operation::Sync),
         error,
     }
 }

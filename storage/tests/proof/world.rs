@@ -22,7 +22,7 @@ pub(crate) const LOG_SHARDS: u16 = 2;
 
 /// An operation that failed: what of it is left to do, and why.
 pub(crate) struct Failed {
-    pub(crate) left: Operation,
+    pub(crate) left: Box<Operation>,
     pub(crate) error: StorageError,
 }
 
@@ -125,12 +125,12 @@ impl World {
     pub(crate) fn open(&mut self) -> Result<(), StorageError> {
         self.options.entropy += 1;
         let mut store = LogStore::open(Arc::new(self.disk.clone()), self.options)?;
-        if self.is_down_by_disk(&store) {
+        if is_down_by_disk(&store) {
             self.opened_down += 1;
             // Going on without what is down must not harm it.
-            let _ = store.checkpoint();
+            store.checkpoint().unwrap();
             for _ in 0..8 {
-                let _ = store.maintain();
+                let _worked = finished(store.maintain()).unwrap();
             }
             drop(store);
             self.options.entropy += 1;
@@ -147,21 +147,6 @@ impl World {
         self.has_failed = false;
         self.lost_nothing = false;
         Ok(())
-    }
-
-    /// Whether the disk failed while the store was opened, so that vbuckets are out of service for now.
-    fn is_down_by_disk(&self, store: &LogStore) -> bool {
-        let mut is_down = false;
-        for status in store.vbuckets() {
-            if let Err(StorageError::VbucketDown { cause, .. }) = &status.position {
-                assert!(matches!(**cause, StorageError::Disk(_)), "{cause}");
-                let error = status.position.unwrap_err();
-                assert_eq!(error.advice(), Advice::Reopen, "{error}");
-                assert_eq!(store.snapshot(status.vbucket).err(), Some(error));
-                is_down = true;
-            }
-        }
-        is_down
     }
 
     /// Closes in order.
@@ -189,8 +174,18 @@ impl World {
             self.lost_nothing = false;
             let left = match operation {
                 Operation::Reopen { .. } => Operation::Reopen { closes: false },
-                same => same,
+                same @ (Operation::Create(..)
+                | Operation::Delete(_)
+                | Operation::Commit(..)
+                | Operation::Sync
+                | Operation::Seal(..)
+                | Operation::Merge(..)
+                | Operation::Rollback(..)
+                | Operation::Checkpoint
+                | Operation::Maintain
+                | Operation::Read(_)) => same,
             };
+            let left = Box::new(left);
             Failed { left, error }
         })
     }
@@ -303,7 +298,7 @@ impl World {
             None => Ok(()),
             Some(error) => {
                 self.has_failed = true;
-                let left = Operation::Commit(left, durability);
+                let left = Box::new(Operation::Commit(left, durability));
                 Err(Failed { left, error })
             }
         }
@@ -368,6 +363,21 @@ impl World {
 /// Whether the seed is of a run with much background work.
 fn is_busy(seed: u64) -> bool {
     seed >= 1000
+}
+
+/// Whether the disk failed while the store was opened, so that vbuckets are out of service for now.
+fn is_down_by_disk(store: &LogStore) -> bool {
+    let mut is_down = false;
+    for status in store.vbuckets() {
+        if let Err(StorageError::VbucketDown { cause, .. }) = &status.position {
+            assert!(matches!(**cause, StorageError::Disk(_)), "{cause}");
+            let error = status.position.unwrap_err();
+            assert_eq!(error.advice(), Advice::Reopen, "{error}");
+            assert_eq!(store.snapshot(status.vbucket).err(), Some(error));
+            is_down = true;
+        }
+    }
+    is_down
 }
 
 /// The result of a job run to its end; nothing here cancels one.
