@@ -4,6 +4,10 @@
 //! was overwritten is given back, so that the directory stays within a bound that the live data and the log's size
 //! decide, however much was written.
 #![cfg(test)]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else comes is printed by the panic"
+)]
 
 mod support;
 

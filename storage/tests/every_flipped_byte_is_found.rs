@@ -5,6 +5,10 @@
 //! the very last frame of a log for a torn tail, and is then what it was before that frame. Of long stretches of
 //! zeros, which nothing was written to yet, one byte in 32 is flipped.
 #![cfg(test)]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else comes is printed by the panic"
+)]
 
 mod support;
 #[expect(dead_code, reason = "the proofs use the model, not its runs")]
@@ -182,11 +186,10 @@ enum Found {
 }
 
 fn names_the_file(error: &StorageError, file: &str) -> bool {
-    match error {
-        StorageError::Corruption { file: named, .. } => named == file,
-        StorageError::VbucketDown { cause, .. } => names_the_file(cause, file),
-        _ => false,
+    if let StorageError::VbucketDown { cause, .. } = error {
+        return names_the_file(cause, file);
     }
+    matches!(error, StorageError::Corruption { file: named, .. } if named == file)
 }
 
 fn open_and_read(victim: &Victim, disk: &SimulatedDisk, file: &str, offset: usize) -> Found {
@@ -217,6 +220,7 @@ fn open_and_read(victim: &Victim, disk: &SimulatedDisk, file: &str, offset: usiz
             .get(file)
             .filter(|(range, _)| range.contains(&offset));
         let torn = torn.and_then(|(_, before)| before.get(vbucket));
+        #[expect(clippy::single_match_else, reason = "two findings of equal rank")]
         let one = match &listed[vbucket] {
             Err(error) => {
                 assert!(names_the_file(error, file), "down: {error}");

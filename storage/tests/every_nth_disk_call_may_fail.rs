@@ -5,6 +5,10 @@
 //! the same seqnos), and a power cut right after the failure, after the retry or at the end leaves one point of the
 //! run's past (rule R3).
 #![cfg(test)]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else comes is printed by the panic"
+)]
 
 mod support;
 #[expect(dead_code, reason = "the proofs use the model, not its runs")]

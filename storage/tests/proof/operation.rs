@@ -93,7 +93,15 @@ impl Operation {
                 let batches: Vec<String> = batches.collect();
                 format!("commit {durability:?} {}", batches.join(", "))
             }
-            other => format!("{other:?}"),
+            Operation::Delete(_)
+            | Operation::Sync
+            | Operation::Seal(..)
+            | Operation::Merge(..)
+            | Operation::Rollback(..)
+            | Operation::Checkpoint
+            | Operation::Maintain
+            | Operation::Read(_)
+            | Operation::Reopen { .. } => format!("{self:?}"),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! Invariant: an attempt that failed counts only up to the next attempt: what comes later was made without it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use piggin_storage::{
@@ -325,7 +326,7 @@ impl Past {
             if first > last {
                 continue;
             }
-            if let Some(state) = self.resolve(vbucket, &moment.state, observed) {
+            if let Some(state) = Self::resolve(vbucket, &moment.state, observed) {
                 matches.push(((first, last), state));
             }
         }
@@ -333,12 +334,7 @@ impl Past {
     }
 
     /// The state, if it is what was found.
-    fn resolve(
-        &self,
-        vbucket: VbucketId,
-        state: &State,
-        observed: Option<&Observed>,
-    ) -> Option<State> {
+    fn resolve(vbucket: VbucketId, state: &State, observed: Option<&Observed>) -> Option<State> {
         let Some(observed) = observed else {
             return matches!(state, State::Absent).then_some(State::Absent);
         };
@@ -385,7 +381,7 @@ impl Past {
                 State::Created { .. } => "just created".to_owned(),
             };
             let known = if moment.is_known { "known" } else { "perhaps" };
-            text += &format!("  at {:?} {known}: {what}\n", moment.at);
+            writeln!(text, "  at {:?} {known}: {what}", moment.at).unwrap();
         }
         text
     }

@@ -166,7 +166,7 @@ impl World {
     pub(crate) fn apply(&mut self, operation: Operation) -> Result<(), Failed> {
         self.past.tell(&operation.summary());
         if let Operation::Commit(group, durability) = operation {
-            return self.commit(group, durability);
+            return self.commit(&group, durability);
         }
         self.apply_one(&operation).map_err(|error| {
             self.has_failed = true;
@@ -289,11 +289,11 @@ impl World {
         (left, first)
     }
 
-    fn commit(&mut self, group: Vec<Batch>, durability: CommitDurability) -> Result<(), Failed> {
+    fn commit(&mut self, group: &[Batch], durability: CommitDurability) -> Result<(), Failed> {
         let attempt = self.past.attempt();
-        self.may_commit(attempt, &group);
-        let results = self.store().commit(&group, durability);
-        let (left, error) = self.committed(attempt, &group, durability, results);
+        self.may_commit(attempt, group);
+        let results = self.store().commit(group, durability);
+        let (left, error) = self.committed(attempt, group, durability, results);
         match error {
             None => Ok(()),
             Some(error) => {
