@@ -179,5 +179,5 @@ fn wherever_it_comes_while_jobs_are_at_work() {
 
 #[test]
 fn wherever_it_comes_in_a_long_run_while_jobs_are_at_work() {
-    cut_everywhere(LONG_ALL_AT_ONCE, 1000..1001);
+    cut_everywhere(LONG_ALL_AT_ONCE, 1001..1004);
 }
