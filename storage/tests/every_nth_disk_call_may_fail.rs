@@ -335,7 +335,6 @@ fn a_sync_that_loses_the_pages() {
 /// Recovery's own sync fails, and the opening with it; the next opening must not trust what it reads either, though a
 /// second sync of the same file succeeds (rule R3).
 #[test]
-#[ignore = "known fault: the second opening calls durable what a power cut then takes back"]
 fn a_sync_of_an_opening_that_loses_what_can_still_be_read() {
     fail_at_every(15..16, &Fault::failed_sync(SyncFailure::KeepsPages), false);
 }
