@@ -11,6 +11,7 @@ use crate::error::StorageError;
 use crate::log_store::checkpoint::CheckpointJob;
 use crate::log_store::copy_out::CopyOutJob;
 use crate::log_store::log::file::{LogFile, PrepareLogFile};
+use crate::log_store::log::writer::LogFileSpan;
 use crate::log_store::merge::MergeJob;
 use crate::log_store::seal::SealJob;
 use crate::log_store::shard::{BusyGuard, Shard};
@@ -39,7 +40,7 @@ pub(crate) enum Work {
     reason = "independent observations, no state machine"
 )]
 pub(crate) struct Figures {
-    /// The current log file is half full, and none is prepared to follow it.
+    /// The current log file is in use, and none is prepared to follow it.
     pub(crate) wants_log_file: bool,
     pub(crate) unsealed_bytes: u64,
     pub(crate) unsealed_bytes_max: u64,
@@ -282,10 +283,13 @@ impl PrepareJob {
         let wanted = writer.log.capacity_wanted();
         let recycled = {
             let mut obsolete = self.shard.obsolete.lock();
-            let found = obsolete.iter().position(|span| span.capacity == wanted);
+            // One of half the size is better than zeroing a new one.
+            let fits = |span: &LogFileSpan| span.capacity <= wanted && span.capacity >= wanted / 2;
+            let found = obsolete.iter().position(fits);
             found.map(|index| obsolete.swap_remove(index))
         };
-        let header = writer.log.next_header(wanted);
+        let capacity = recycled.as_ref().map_or(wanted, |span| span.capacity);
+        let header = writer.log.next_header(capacity);
         drop(writer);
         let name = recycled.map(|span| span.name);
         self.preparing = Some(PrepareLogFile::new(

@@ -93,6 +93,8 @@ pub(crate) struct PrepareLogFile {
     header: LogFileHeader,
     /// A file no longer needed, to be used again instead of a new one.
     recycled: Option<String>,
+    /// Not zeroed ahead: made at once, at a higher cost of each later sync.
+    is_sparse: bool,
     state: Preparing,
 }
 
@@ -117,7 +119,16 @@ impl PrepareLogFile {
             disk,
             header,
             recycled,
+            is_sparse: false,
             state: Preparing::Begin,
+        }
+    }
+
+    /// A file to be used at once, because none was prepared in time.
+    pub(crate) fn sparse(disk: Arc<dyn Disk>, header: LogFileHeader) -> PrepareLogFile {
+        PrepareLogFile {
+            is_sparse: true,
+            ..PrepareLogFile::new(disk, header, None)
         }
     }
 
@@ -137,6 +148,8 @@ impl PrepareLogFile {
                     .saturating_sub(done)
                     .min(ZERO_STEP_BYTES);
                 file.zero(done, length)?;
+                // Bit by bit: one big sync would hold up the commits' own.
+                file.sync()?;
                 let done = done.saturating_add(length);
                 if done < self.header.capacity {
                     Preparing::Zeroing { file, done }
@@ -175,6 +188,10 @@ impl PrepareLogFile {
         let preparing = self.name(Kind::LogPreparing);
         let Some(recycled) = self.recycled.take() else {
             let file = self.disk.open(&preparing, OpenMode::CreateNew)?;
+            if self.is_sparse {
+                file.truncate(self.header.capacity)?;
+                return Ok(Preparing::WriteHeader { file });
+            }
             return Ok(Preparing::Zeroing { file, done: 0 });
         };
         self.disk.rename(&recycled, &preparing)?;

@@ -381,9 +381,9 @@ impl LogWriter {
         self.files_made_inline = self.files_made_inline.saturating_add(1);
         let capacity = need
             .next_multiple_of(FRAMES_BEGIN)
-            .max(self.sizes.file_bytes_min);
+            .max(self.capacity_wanted());
         let header = self.next_header(capacity);
-        PrepareLogFile::new(Arc::clone(&self.disk), header, None).run()
+        PrepareLogFile::sparse(Arc::clone(&self.disk), header).run()
     }
 
     /// The header of the next file.
@@ -399,10 +399,10 @@ impl LogWriter {
         }
     }
 
-    /// Whether a file should be prepared: none is ready, and the current one is half full.
+    /// Whether a file should be prepared: none is ready, and the current one is in use.
     pub(crate) fn wants_spare(&self) -> bool {
-        let half_full = |current: &Current| current.position >= current.log.capacity / 2;
-        self.spare.is_none() && self.current.as_ref().is_some_and(half_full)
+        let in_use = |current: &Current| current.position >= current.log.capacity / 8;
+        self.spare.is_none() && self.current.as_ref().is_some_and(in_use)
     }
 
     /// Capacity a file prepared now should have.

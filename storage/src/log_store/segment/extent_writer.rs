@@ -11,6 +11,9 @@ use crate::error::StorageError;
 /// Bytes gathered before a write: large enough that the cost of a call disappears in that of its bytes.
 const WRITE_BYTES: usize = 1 << 20;
 
+/// Bytes after which what was written is synced: one big sync at the end would hold up the commits' own.
+const SYNC_BYTES: u64 = 4 << 20;
+
 /// Writes one thing after the other, from an offset on.
 #[derive(Debug)]
 pub(crate) struct ExtentWriter {
@@ -18,6 +21,7 @@ pub(crate) struct ExtentWriter {
     file_name: Arc<str>,
     buffer: Vec<u8>,
     written_to: u64,
+    synced_to: u64,
 }
 
 impl ExtentWriter {
@@ -32,6 +36,7 @@ impl ExtentWriter {
             file_name,
             buffer: Vec::with_capacity(WRITE_BYTES),
             written_to: start_offset,
+            synced_to: start_offset,
         }
     }
 
@@ -62,18 +67,28 @@ impl ExtentWriter {
         if bytes.len() >= WRITE_BYTES {
             self.file.write_at(bytes, self.written_to)?;
             self.written_to = self.written_to.saturating_add(bytes.len() as u64);
+            self.sync_now_and_then()?;
         } else {
             self.buffer.extend_from_slice(bytes);
         }
         Ok(())
     }
 
-    /// Hands everything taken to the file. Never syncs.
+    /// Hands everything taken to the file. The last of it is durable only after a sync.
     pub(crate) fn flush(&mut self) -> Result<(), StorageError> {
         if !self.buffer.is_empty() {
             self.file.write_at(&self.buffer, self.written_to)?;
             self.written_to = self.position();
             self.buffer.clear();
+            self.sync_now_and_then()?;
+        }
+        Ok(())
+    }
+
+    fn sync_now_and_then(&mut self) -> Result<(), StorageError> {
+        if self.written_to.saturating_sub(self.synced_to) >= SYNC_BYTES {
+            self.file.sync()?;
+            self.synced_to = self.written_to;
         }
         Ok(())
     }
