@@ -299,11 +299,14 @@ impl SealJob {
                 return Err(error);
             }
         }
-        for (one, version) in current {
+        for (one, version) in &current {
             let vbucket = one.sealed.place.vbucket;
             self.shard
-                .publish(vbucket, Slot::Up(Arc::new(one.applied_to(&version))));
+                .publish(vbucket, Slot::Up(Arc::new(one.applied_to(version))));
         }
+        // `current` holds the last references to the layers that are sealed now: many items, and no commit should wait
+        // while they are freed.
+        drop(writer);
         if !edits.is_empty() {
             // The log files whose items are sealed now can go after the next manifest.
             self.shard.wants_checkpoint.store(true, Ordering::Release);
@@ -550,7 +553,7 @@ impl Sealed {
 
 impl Opened {
     /// The version with the new segment in place of the layers.
-    fn applied_to(self, version: &Version) -> Version {
+    fn applied_to(&self, version: &Version) -> Version {
         let Opened { sealed, segment } = self;
         let mut next = Version::clone(version);
         let mut counts = VbucketCounts::clone(&next.counts);
@@ -561,7 +564,7 @@ impl Opened {
             .retain(|layer| !sealed.layers.iter().any(|gone| Arc::ptr_eq(gone, layer)));
         let dead = Arc::new(RoaringTreemap::new());
         next.segments.push(SegmentView {
-            segment,
+            segment: Arc::clone(segment),
             dead,
             dead_bytes: 0,
         });
