@@ -1,6 +1,6 @@
 //! The stores, each behind the same few calls.
 //!
-//! A peer keeps two ordered trees, by key and by seqno, so that it offers what ours offers; [`two_trees`] turns
+//! A peer keeps two ordered trees, by key and by seqno, so that it offers what ours offers; `two_trees` turns
 //! mutations into operations on them, in either of two layouts. Ours takes the mutations as they are.
 
 #[cfg(any(
