@@ -37,7 +37,8 @@ pub trait KvStore: std::fmt::Debug + Send + Sync + 'static {
     fn vbuckets(&self) -> Vec<VbucketStatus>;
 
     /// Writes batches of many vbuckets with one sync. One answer per batch, in order; an `Err` means nothing of
-    /// that batch is visible. Batches of other vbuckets are not affected by one that is refused.
+    /// that batch is visible. Batches of other vbuckets are not affected by one that is refused. After an `Err`
+    /// from the disk a crash may still bring the batch back whole, until a later sync or checkpoint succeeded.
     fn commit(
         &self,
         group: &[Batch],
