@@ -2,7 +2,7 @@
 //!
 //! This crate holds re-exports and nothing else; each part says in its own documentation what it promises.
 
-pub use storage;
+pub use {messages, storage, supervisor};
 
 /// The programs in README.md, compiled as tests.
 #[cfg(doctest)]

@@ -1,0 +1,91 @@
+//! Workers: work that blocks (the disk), run beside the actors.
+//!
+//! Invariant: a worker does its work in steps with at most one sync each (rule R23), so that a simulation can
+//! interleave them with everything else; a wake-up given before a worker idles is not lost. In production each worker
+//! is a thread of its own, in a simulation a task on the one thread.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use messages::{ChildName, Generation};
+
+use crate::guardian::Guardian;
+
+/// What a step of a worker came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// There is more to do at once.
+    Again,
+    /// Nothing to do until somebody wakes it.
+    Idle,
+    /// Nothing to do until somebody wakes it, or this much time went by.
+    IdleFor(Duration),
+    /// The worker has ended in order.
+    Ended,
+}
+
+/// Work in steps. A step may block on the disk, never on an actor.
+pub trait Worker: Send {
+    /// Does the next piece of work.
+    fn step(&mut self) -> Step;
+}
+
+/// Wakes a worker; cheap, from any thread, never blocks. Wake-ups before the worker looks count once.
+#[derive(Clone)]
+pub struct WakeWorker(Arc<dyn Fn() + Send + Sync>);
+
+impl WakeWorker {
+    /// A waker that calls `wake`.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> WakeWorker {
+        WakeWorker(Arc::new(wake))
+    }
+
+    /// Wakes it.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl Debug for WakeWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WakeWorker")
+    }
+}
+
+/// Makes a worker, for each generation anew.
+pub type MakeWorker = Box<dyn FnMut(Generation) -> Box<dyn Worker> + Send>;
+
+/// A worker to start.
+pub struct WorkerSpec {
+    /// Its name in the tree.
+    pub name: ChildName,
+    /// Makes it.
+    pub make: MakeWorker,
+    /// Who decides when it panics.
+    pub guardian: Arc<dyn Guardian>,
+}
+
+impl Debug for WorkerSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerSpec")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs workers.
+pub trait Executor: Debug + Send + Sync + 'static {
+    /// Starts a worker. When it panics, its guardian is asked, and a new one is made.
+    fn start(&self, spec: WorkerSpec) -> Result<WakeWorker, StartError>;
+}
+
+/// A worker could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("worker {name} could not be started: {what}")]
+pub struct StartError {
+    /// Which.
+    pub name: ChildName,
+    /// What the system said.
+    pub what: String,
+}

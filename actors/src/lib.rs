@@ -1,0 +1,8 @@
+//! The workers of a bucket, declared in the order the data travels.
+//!
+//! Every actor is a folder of one shape: plain state machines that return effects, and a thin `actor.rs` that turns
+//! messages into calls. No actor names another: they hold recipients and shared monotone state.
+
+pub mod environment;
+pub mod guardian;
+pub mod executor;

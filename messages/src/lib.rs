@@ -1,0 +1,20 @@
+//! The words of the engine: every message, one file per receiver, and what can be answered. No behaviour.
+//!
+//! | sender | message | receiver | answer |
+//! |---|---|---|---|
+//! | client | [`vbucket::Get`], [`vbucket::GetMeta`], [`vbucket::GetMany`] | vbucket | the documents, or why not |
+//! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
+//! | operator | [`vbucket::SetVbucketState`], [`vbucket::DescribeVbucket`] | vbucket | [`vbucket::VbucketDescription`] |
+//! | vbucket, writer | [`flusher::Wake`] | flusher | none: what changed is in shared state |
+//! | operator | [`flusher::PauseFlushing`], [`flusher::ResumeFlushing`], [`flusher::FlushNow`] | flusher | when it is so |
+//! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |
+
+pub mod status;
+pub mod failure;
+pub mod lifecycle;
+pub mod vbucket;
+pub mod flusher;
+
+pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
+pub use lifecycle::{ChildName, Generation};
+pub use status::{Busy, DownCause, OperationError};

@@ -1,0 +1,136 @@
+//! What a client can be told instead of an answer, in the protocol's terms, with what to do about it.
+//!
+//! Invariant: an error means nothing of the request was applied, unless its text says otherwise.
+
+use std::sync::Arc;
+
+use storage::{Advice, Cas, Document, KeyError, StorageError, VbucketId, VbucketState};
+
+/// Why a request was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperationError {
+    /// There is no document of that key.
+    #[error("the document does not exist")]
+    KeyNotFound,
+    /// There is a document of that key already.
+    #[error("the document exists already")]
+    KeyExists,
+    /// The document was changed since the caller read it.
+    #[error("the document's cas is {}, not the one given; read it again", current.0)]
+    CasMismatch {
+        /// Its CAS now.
+        current: Cas,
+    },
+    /// A key outside the limits.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A value over the limit.
+    #[error("the value is {length} bytes; the most is {max}", max = Document::VALUE_LENGTH_MAX)]
+    ValueTooLarge {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The bucket has no such vbucket.
+    #[error("vbucket {0} does not exist in this bucket")]
+    UnknownVbucket(VbucketId),
+    /// The vbucket is in a state that does not serve this request (the field's `NotMyVbucket`).
+    #[error("vbucket {vbucket} is {state:?} and does not serve this request; ask the active one")]
+    NotMyVbucket {
+        /// Which.
+        vbucket: VbucketId,
+        /// Its state.
+        state: VbucketState,
+    },
+    /// The vbucket was taken out of service; it is not empty.
+    #[error("vbucket {vbucket} is out of service: {cause}")]
+    VbucketDown {
+        /// Which.
+        vbucket: VbucketId,
+        /// Why.
+        cause: DownCause,
+    },
+    /// A panic interrupted an operation on this vbucket, or the operation itself; it is being repaired. Whether
+    /// the request was applied is not known: read the document, then decide.
+    #[error(
+        "an operation on vbucket {vbucket} crashed; read the document again before you repeat the request"
+    )]
+    Crashed {
+        /// Which.
+        vbucket: VbucketId,
+    },
+    /// Nothing was accepted; the same request may succeed later.
+    #[error("temporary failure: {0}; try again later")]
+    TemporaryFailure(Busy),
+    /// A replica operation of a stream that was superseded (rule R17).
+    #[error("the stream that sent this was superseded")]
+    StaleStream,
+    /// A replicated item that does not fit the vbucket's history.
+    #[error("the replicated item does not fit: {0}")]
+    BadReplication(String),
+    /// The bucket was shut down.
+    #[error("the bucket is shut down; open it again")]
+    Closed,
+}
+
+/// What a temporary failure waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Busy {
+    /// The bucket's memory quota is used up (rule R15).
+    #[error("the memory quota is used up")]
+    Memory,
+    /// Too many requests wait already.
+    #[error("too many requests are waiting")]
+    Queue,
+    /// The disk has no space left; reads go on.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The vbucket's documents are not loaded yet.
+    #[error("the vbucket is warming up")]
+    WarmingUp,
+    /// The vbucket waits to become active.
+    #[error("the vbucket is pending")]
+    Pending,
+    /// A child of the bucket is being restarted.
+    #[error("the actor is being restarted")]
+    Restarting,
+}
+
+/// Why a vbucket is out of service.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DownCause {
+    /// What the store says of it.
+    #[error("{0}")]
+    Storage(Arc<StorageError>),
+    /// The supervisor gave it up: its children failed too often.
+    #[error("it failed too often: {0}")]
+    Escalated(String),
+}
+
+impl OperationError {
+    /// What the caller does next.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            OperationError::KeyNotFound
+            | OperationError::KeyExists
+            | OperationError::CasMismatch { .. }
+            | OperationError::Key(_)
+            | OperationError::ValueTooLarge { .. }
+            | OperationError::UnknownVbucket(_)
+            | OperationError::NotMyVbucket { .. }
+            | OperationError::BadReplication(_) => Advice::FixRequest,
+            OperationError::Crashed { .. } | OperationError::TemporaryFailure(_) => {
+                Advice::RetryLater
+            }
+            OperationError::StaleStream => Advice::Resynchronize,
+            OperationError::VbucketDown { cause, .. } => match cause {
+                DownCause::Storage(error) => error.advice(),
+                DownCause::Escalated(_) => Advice::Reopen,
+            },
+            OperationError::Closed => Advice::Reopen,
+        }
+    }
+}

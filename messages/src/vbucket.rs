@@ -1,0 +1,252 @@
+//! What a vbucket is asked. Each struct of a client's operation is its argument at both doors: the message to the
+//! vbucket's actor, and the direct call on the caller's thread.
+//!
+//! Answers: an error means nothing was applied ([`OperationError::Crashed`] excepted). A write is acknowledged as its
+//! [`Acknowledge`] says.
+
+use actix::Message;
+use bytes::Bytes;
+use storage::{
+    Cas, Datatype, DocumentKey, Expiry, RevSeqno, Seqno, SnapshotRange, Topology, VbucketCounts,
+    VbucketId, VbucketState, VbucketUuid,
+};
+
+use crate::status::OperationError;
+
+/// Answer of a read: a live document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The value.
+    pub value: Bytes,
+    /// Everything else.
+    pub meta: Meta,
+}
+
+/// A document's metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Its version.
+    pub cas: Cas,
+    /// The client's flags.
+    pub flags: u32,
+    /// What the value's bytes are.
+    pub datatype: Datatype,
+    /// When it expires, absolute; zero is never.
+    pub expiry: Expiry,
+    /// How often it was changed.
+    pub rev_seqno: RevSeqno,
+    /// Its place in the vbucket's history.
+    pub seqno: Seqno,
+    /// Whether this is a tombstone (only [`GetMeta`] shows one).
+    pub is_deleted: bool,
+}
+
+/// Names a change for ever: which branch of history, and where in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MutationToken {
+    /// The vbucket.
+    pub vbucket: VbucketId,
+    /// The branch of its history.
+    pub vbucket_uuid: VbucketUuid,
+    /// The place in it.
+    pub seqno: Seqno,
+}
+
+/// Answer of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mutated {
+    /// The document's new version.
+    pub cas: Cas,
+    /// Where the change lies.
+    pub token: MutationToken,
+}
+
+/// When a write is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// Once it is in memory: it survives the panic of any actor, not the death of the process.
+    #[default]
+    InMemory,
+    /// Once it is on this node's disk.
+    Persisted,
+}
+
+/// When a document shall expire, as a client says it: zero is never, up to 30 days are seconds from now, more is
+/// seconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpiryRequest(pub u32);
+
+impl ExpiryRequest {
+    /// The longest time that counts from now, in seconds (30 days).
+    pub const RELATIVE_SECONDS_MAX: u32 = 30 * 24 * 60 * 60;
+}
+
+/// What a write of a whole document brings besides key and value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// The version the caller read; the write fails when it is not the present one.
+    pub cas: Option<Cas>,
+    /// Kept as they are.
+    pub flags: u32,
+    /// What the value's bytes are.
+    pub datatype: Datatype,
+    /// When it expires.
+    pub expiry: ExpiryRequest,
+    /// When the write is answered.
+    pub acknowledge: Acknowledge,
+}
+
+/// Read a document.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Found, OperationError>")]
+pub struct Get {
+    /// Which.
+    pub key: DocumentKey,
+}
+
+/// Read metadata only; shows tombstones that are still in memory, too.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Meta, OperationError>")]
+pub struct GetMeta {
+    /// Which.
+    pub key: DocumentKey,
+}
+
+/// Read many documents of one vbucket, answered in order.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Vec<Result<Found, OperationError>>")]
+pub struct GetMany {
+    /// Which.
+    pub keys: Vec<DocumentKey>,
+}
+
+/// Write a document, whatever was there.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Mutated, OperationError>")]
+pub struct Set {
+    /// Which.
+    pub key: DocumentKey,
+    /// Its new value.
+    pub value: Bytes,
+    /// The rest.
+    pub options: WriteOptions,
+}
+
+/// Write a document that must not be there yet. A CAS given is refused as a mismatch.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Mutated, OperationError>")]
+pub struct Add {
+    /// Which.
+    pub key: DocumentKey,
+    /// Its value.
+    pub value: Bytes,
+    /// The rest.
+    pub options: WriteOptions,
+}
+
+/// Write a document that must be there.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Mutated, OperationError>")]
+pub struct Replace {
+    /// Which.
+    pub key: DocumentKey,
+    /// Its new value.
+    pub value: Bytes,
+    /// The rest.
+    pub options: WriteOptions,
+}
+
+/// Delete a document that must be there.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Mutated, OperationError>")]
+pub struct Delete {
+    /// Which.
+    pub key: DocumentKey,
+    /// The version the caller read.
+    pub cas: Option<Cas>,
+    /// When it is answered.
+    pub acknowledge: Acknowledge,
+}
+
+/// Give a document another expiry, which is a change like any other.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Mutated, OperationError>")]
+pub struct Touch {
+    /// Which.
+    pub key: DocumentKey,
+    /// When it expires from now on.
+    pub expiry: ExpiryRequest,
+    /// When it is answered.
+    pub acknowledge: Acknowledge,
+}
+
+/// [`Touch`], answered with the document and its new metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Found, OperationError>")]
+pub struct GetAndTouch {
+    /// Which.
+    pub key: DocumentKey,
+    /// When it expires from now on.
+    pub expiry: ExpiryRequest,
+}
+
+/// One write of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the operation of that name")]
+pub enum Write {
+    Set(Set),
+    Add(Add),
+    Replace(Replace),
+    Delete(Delete),
+    Touch(Touch),
+}
+
+/// Many writes of one vbucket under one lock: each for itself (no atomicity over the batch), answered in order.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Vec<Result<Mutated, OperationError>>")]
+pub struct WriteBatch {
+    /// The writes.
+    pub writes: Vec<Write>,
+}
+
+/// Make the vbucket active, replica, pending or dead.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<VbucketDescription, OperationError>")]
+pub struct SetVbucketState {
+    /// What it shall be.
+    pub state: VbucketState,
+    /// Its replication chains from now on; `None` leaves them.
+    pub topology: Option<Topology>,
+    /// A takeover: the new active goes on with the old one's history, no failover entry is made.
+    pub is_takeover: bool,
+}
+
+/// Say how the vbucket stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "VbucketDescription")]
+pub struct DescribeVbucket;
+
+/// How a vbucket stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VbucketDescription {
+    /// Which.
+    pub vbucket: VbucketId,
+    /// What it may do.
+    pub state: VbucketState,
+    /// Newest branch of its history.
+    pub vbucket_uuid: VbucketUuid,
+    /// Highest seqno in memory.
+    pub high_seqno: Seqno,
+    /// Highest seqno on disk.
+    pub persisted_seqno: Seqno,
+    /// Highest tombstone purged.
+    pub purge_seqno: Seqno,
+    /// The snapshot the newest items belong to.
+    pub snapshot: SnapshotRange,
+    /// Live documents in memory.
+    pub documents: u64,
+    /// Counts of the store, as of the last flush; `None` while the vbucket is down.
+    pub persisted_counts: Option<VbucketCounts>,
+    /// Why it is out of service, if it is.
+    pub down: Option<crate::status::DownCause>,
+}

@@ -1,0 +1,1 @@
+//! The supervision tree of a bucket, and the handle an embedder holds.
