@@ -1,0 +1,3 @@
+//! Faults: what goes wrong while a workload runs.
+
+pub(crate) mod power_cut;
