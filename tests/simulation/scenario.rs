@@ -11,7 +11,7 @@ use supervisor::testing::{Event, Latencies, RunError, StopWorkers, World, WorldS
 
 use crate::checkers::{acknowledged, soundness};
 use crate::engine::{Engine, Plant};
-use crate::faults::power_cut;
+use crate::faults::{bad_disk, power_cut, worker_panic};
 use crate::workloads::clients::{self, Ended, History};
 
 const CLIENTS: u64 = 6;
@@ -59,8 +59,11 @@ async fn live(world: &World, plant: Plant) -> Result<Vec<String>, StorageError> 
     for _ in 0..POWER_CUTS {
         let engine = Arc::new(Engine::open(world, plant)?);
         findings.extend(check(&engine, &history)?);
+        bad_disk::plan(world);
+        worker_panic::plan(world);
         let clients = clients::start(world, &engine, &history, CLIENTS, WRITES);
         power_cut::strike(world).await;
+        world.clear_faults();
         world.executor().all_ended().await;
         for client in clients {
             // Its writer is gone, and nobody will answer.

@@ -1,7 +1,7 @@
 //! Clients that write one document after the other, each to keys of its own, and remember what they were answered.
 //!
-//! Invariant: a client asks for its next write only after the last was answered, so of each key at most the newest
-//! write has an unknown outcome; after an answer that is no success the client is done.
+//! Invariant: a client asks for its next write only after the last was answered, so the writes of a key have one order.
+//! One that failed has an unknown outcome until a later one of its key is acknowledged; the client goes on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,6 +104,7 @@ struct Client {
 
 impl Client {
     async fn write_all(self, writes: u64) -> Ended {
+        let mut worst = Ended::Done;
         for _ in 0..writes {
             let pause = self.random.between(0..=3);
             self.world.sleep(Duration::from_millis(pause)).await;
@@ -112,11 +113,13 @@ impl Client {
             let code = code.iter().position(|one| *one == ended).unwrap_or(9);
             let who = format!("client {}", self.number);
             self.world.trace().event("answered", &who, &[code as u64]);
-            if ended != Ended::Done {
-                return ended;
+            match ended {
+                Ended::Done => {}
+                Ended::Failed => worst = Ended::Failed,
+                Ended::Unanswered => return Ended::Unanswered,
             }
         }
-        Ended::Done
+        worst
     }
 
     async fn write(&self) -> Ended {
