@@ -4,5 +4,10 @@
 //! messages into calls. No actor names another: they hold recipients and shared monotone state.
 
 pub mod environment;
+pub mod system;
+pub mod hooks;
 pub mod guardian;
 pub mod executor;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;
+mod split_mix;
