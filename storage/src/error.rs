@@ -28,6 +28,14 @@ pub enum StorageError {
         /// Why.
         cause: Arc<StorageError>,
     },
+    /// A log shard as a whole cannot be served, nor written to; its files are left as they are.
+    #[error("log shard {shard} is out of service: {cause}")]
+    ShardDown {
+        /// Which.
+        shard: u16,
+        /// Why.
+        cause: Arc<StorageError>,
+    },
     /// A batch was refused before anything was written.
     #[error("batch for vbucket {vbucket} refused: {refusal}")]
     Refused {
@@ -192,10 +200,14 @@ impl StorageError {
                 | Refusal::DuplicateVbucket => Advice::FixRequest,
             },
             // Down because a call on the disk failed: its data may be as it should be.
-            StorageError::VbucketDown { cause, .. } if matches!(**cause, StorageError::Disk(_)) => {
+            StorageError::VbucketDown { cause, .. } | StorageError::ShardDown { cause, .. }
+                if matches!(**cause, StorageError::Disk(_)) =>
+            {
                 Advice::Reopen
             }
-            StorageError::VbucketDown { .. } | StorageError::Corruption { .. } => Advice::Repair,
+            StorageError::VbucketDown { .. }
+            | StorageError::ShardDown { .. }
+            | StorageError::Corruption { .. } => Advice::Repair,
             StorageError::Closed => Advice::Reopen,
             StorageError::Disk(error) => match error.kind {
                 DiskErrorKind::Full | DiskErrorKind::Locked | DiskErrorKind::Other(_) => {
@@ -210,6 +222,17 @@ impl StorageError {
                 | DiskErrorKind::NotADirectory => Advice::FixRequest,
             },
         }
+    }
+
+    /// Whether it says something of the bytes of one file only, so that what lies elsewhere may be served.
+    pub(crate) fn is_of_one_file(&self) -> bool {
+        if let StorageError::Disk(error) = self {
+            return matches!(
+                error.kind,
+                DiskErrorKind::EndOfFile | DiskErrorKind::Other(_)
+            );
+        }
+        matches!(self, StorageError::Corruption { .. })
     }
 
     /// Corruption in `file` at `offset`.
