@@ -154,6 +154,12 @@ pub enum Refusal {
         /// Bytes of its keys, values and metadata.
         bytes: u64,
     },
+    /// Its state names a topology over the limit.
+    #[error("its topology is {bytes} bytes; the most is 1 MiB")]
+    TopologyTooLarge {
+        /// Bytes of the topology.
+        bytes: usize,
+    },
     /// Two batches of one group are for the same vbucket.
     #[error("the group holds another batch of the same vbucket")]
     DuplicateVbucket,
@@ -197,6 +203,7 @@ impl StorageError {
                 | Refusal::HighSeqno { .. }
                 | Refusal::ValueTooLarge { .. }
                 | Refusal::BatchTooLarge { .. }
+                | Refusal::TopologyTooLarge { .. }
                 | Refusal::DuplicateVbucket => Advice::FixRequest,
             },
             // Down because a call on the disk failed: its data may be as it should be.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::admission::check_identity;
 use crate::disk::{Disk, DiskLock};
 use crate::error::StorageError;
 use crate::kv_store::{
@@ -334,6 +335,8 @@ impl KvStore for LogStore {
         state: &VbucketStateRecord,
     ) -> Result<Incarnation, StorageError> {
         let shard = self.shard(vbucket)?;
+        check_identity(&state.identity)
+            .map_err(|refusal| StorageError::Refused { vbucket, refusal })?;
         let mut writer = shard.writer().ok_or(StorageError::Closed)?;
         writer.check_open()?;
         if !matches!(shard.read_slot(vbucket), Slot::Absent) {
