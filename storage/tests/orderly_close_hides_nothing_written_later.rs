@@ -40,20 +40,23 @@ fn synced_batches_outlive_any_crash_after_it() {
         let mut writer = writer_of(&store);
         let seqno = writer.watermarks.high_seqno.0 + 1;
         writer.write(vec![mutation(seqno, "b", "synced")]);
-        let expected = image(&store, 0);
-        let batch = writer.batch(vec![mutation(seqno + 1, "c", "buffered")]);
-        let answers = store.commit(std::slice::from_ref(&batch), CommitDurability::Buffered);
-        assert_eq!(answers, [Ok(())]);
-        let all = image(&store, 0);
-        for seed in 0..20 {
+        let mut moments = vec![image(&store, 0)];
+        for next in 1..=3 {
+            let batch = writer.batch(vec![mutation(seqno + next, "c", &"b".repeat(900))]);
+            let answers = store.commit(std::slice::from_ref(&batch), CommitDurability::Buffered);
+            assert_eq!(answers, [Ok(())]);
+            writer.watermarks = batch.watermarks;
+            moments.push(image(&store, 0));
+        }
+        for seed in 0..60 {
             let crashed = disk.crash(seed);
             let left = open_on(&crashed, seed + 100);
             let found = image(&left, 0);
-            assert!(found == expected || found == all, "seed {seed}");
-            // What is written next is not mixed with what was cut.
+            assert!(moments.contains(&found), "seed {seed}");
+            // What is written next, of the same length, is not followed by what was cut.
             let mut next = writer_of(&left);
             let seqno = next.watermarks.high_seqno.0 + 1;
-            next.write(vec![mutation(seqno, "d", "after")]);
+            next.write(vec![mutation(seqno, "d", &"d".repeat(900))]);
             let after = image(&left, 0);
             drop((next, left));
             let again = open_on(&crashed, seed + 200);
