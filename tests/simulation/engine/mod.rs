@@ -173,8 +173,7 @@ fn options(world: &World) -> OpenOptions {
         segments_max: 2,
         container_bytes_min: 0,
         block_bytes: 4 << 10,
-        entropy: world.random("entropy").next_u64(),
         is_stepped: true,
-        ..OpenOptions::default()
+        ..OpenOptions::new(world.random("entropy").next_u64())
     }
 }
