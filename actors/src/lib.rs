@@ -6,3 +6,4 @@
 pub mod environment;
 pub mod guardian;
 pub mod executor;
+pub mod vbucket;
