@@ -11,3 +11,4 @@ pub mod executor;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 mod split_mix;
+pub mod vbucket;
