@@ -4,6 +4,11 @@
 //! messages into calls. No actor names another: they hold recipients and shared monotone state.
 
 pub mod environment;
+pub mod system;
+pub mod hooks;
 pub mod guardian;
 pub mod executor;
 pub mod vbucket;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;
+mod split_mix;
