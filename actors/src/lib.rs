@@ -12,3 +12,7 @@ pub mod executor;
 pub mod simulation;
 mod split_mix;
 pub mod vbucket;
+pub mod vbucket;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;
+mod split_mix;
