@@ -174,6 +174,7 @@ impl World {
             return;
         };
         let high = take.watermarks.high_seqno;
+        let whole = take.watermarks.snapshot.start;
         if !matches!(fate, Fate::Failed) {
             self.commit(take);
         }
@@ -185,6 +186,10 @@ impl World {
             }
         }
         self.answered();
+        if matches!(fate, Fate::Committed) {
+            let late = self.waiting.iter().find(|(seqno, _)| *seqno <= whole);
+            assert!(late.is_none(), "everything up to {whole} is safe");
+        }
     }
 
     fn commit(&mut self, take: FlushTake) {

@@ -14,8 +14,8 @@ use piggin_actors::vbucket::{FlushTake, StreamEpoch};
 use proptest::prelude::*;
 use storage::{
     Cas, CommitDurability, Document, DurabilityLevel, FailoverEntry, FailoverTable, Item, KvStore,
-    MemoryStore, Operation, Outcome, RevSeqno, Seqno, SeqnoRange, SnapshotKind, VbucketState,
-    VbucketUuid,
+    MemoryStore, Operation, Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange, SnapshotKind,
+    VbucketState, VbucketUuid,
 };
 
 use support::{
@@ -143,6 +143,20 @@ fn a_replica_is_never_refused_for_memory() {
 }
 
 #[test]
+fn a_replica_that_is_still_loading_knows_of_no_key_that_it_is_absent() {
+    let Bench { core, .. } = Setup::default().warming();
+    become_state(&core, VbucketState::Replica);
+    let epoch = core.begin_stream().unwrap();
+    core.apply_marker(epoch, &memory(0, 9), true).unwrap();
+    core.apply_item(epoch, item(1, "a")).unwrap();
+    core.warm_done();
+    core.apply_item(epoch, item(2, "b")).unwrap();
+    let taken = core.take_for_flush(9, usize::MAX).unwrap();
+    let hints: Vec<_> = taken.items.iter().map(|item| item.predecessor).collect();
+    assert_eq!(hints, [Predecessor::Unknown, Predecessor::Absent]);
+}
+
+#[test]
 fn promotion_in_the_middle_of_a_snapshot_branches_at_the_last_whole_one() {
     let Bench { core, .. } = in_state(VbucketState::Replica);
     let epoch = core.begin_stream().unwrap();
@@ -243,12 +257,8 @@ impl Pair {
     fn run(&mut self, step: Step) {
         match step {
             Step::Set(name) => {
-                drop(
-                    self.source
-                        .core
-                        .set(set(&format!("k{name}"), "value"))
-                        .unwrap(),
-                );
+                let set = set(&format!("k{name}"), "value");
+                self.source.core.set(set).unwrap();
             }
             Step::Delete(name) => drop(self.source.core.delete(delete(&format!("k{name}")))),
             Step::Send(arrive) => self.send(arrive),

@@ -65,6 +65,7 @@ fn a_warming_vbucket_serves_what_it_has_and_never_looks_empty() {
     let Bench { core, .. } = behind(9).warming();
     assert!(core.warm_insert(stored("a", 3)));
     assert!(!core.warm_insert(stored("a", 2)), "nothing is overwritten");
+    assert_eq!(core.get_meta(&key("a")).unwrap().seqno, Seqno(3));
     assert!(!core.warm_insert(buried("b", 4)), "a tombstone is on disk");
     let warming = OperationError::TemporaryFailure(Busy::WarmingUp);
     assert_eq!(value(&core, "a").unwrap(), "stored");
@@ -359,4 +360,55 @@ proptest! {
             prop_assert!(entries[0].seqno <= core.high_seqno());
         }
     }
+}
+
+#[test]
+fn every_change_marks_the_vbucket_dirty() {
+    let Bench { core, dirty, .. } = active();
+    assert!(dirty.is_empty());
+    core.set(set("a", "1")).unwrap();
+    assert_eq!(dirty.take(), Some(support::id()));
+    core.delete(delete("a")).unwrap();
+    assert_eq!(dirty.take(), Some(support::id()));
+    assert!(core.delete(delete("a")).is_err());
+    assert_eq!(dirty.take(), None, "nothing was changed");
+    core.resync(Seqno::ZERO);
+    assert_eq!(dirty.take(), Some(support::id()));
+}
+
+#[test]
+fn a_batch_that_failed_is_forgotten_when_it_is_taken_anew() {
+    let Bench { core, .. } = active();
+    for name in ["a", "b", "c", "d"] {
+        core.set(set(name, "1")).unwrap();
+    }
+    assert_eq!(core.take_for_flush(3, usize::MAX).unwrap().items.len(), 3);
+    core.resync(Seqno::ZERO);
+    assert_eq!(core.take_for_flush(2, usize::MAX).unwrap().items.len(), 2);
+    let mut waiting = core.wait_persisted(Seqno(2)).unwrap();
+    core.note_persisted(Seqno(2));
+    assert_eq!(poll(&mut waiting), Poll::Ready(Ok(())));
+    assert_eq!(core.state_record().watermarks.max_visible_seqno, Seqno(2));
+}
+
+#[test]
+fn a_note_of_more_than_was_taken_promises_nothing() {
+    let Bench { core, .. } = active();
+    core.set(set("a", "1")).unwrap();
+    let mut waiting = core.wait_persisted(Seqno(1)).unwrap();
+    core.note_persisted(Seqno(1));
+    assert_eq!(core.persisted_seqno(), Seqno::ZERO);
+    assert_eq!(poll(&mut waiting), Poll::Pending);
+}
+
+#[test]
+fn memory_that_fell_behind_the_store_takes_the_vbucket_down() {
+    let Bench { core, .. } = active();
+    core.set(set("a", "1")).unwrap();
+    core.resync(Seqno(7));
+    let down = core.get(&key("a")).err();
+    assert!(
+        matches!(down, Some(OperationError::VbucketDown { .. })),
+        "{down:?}"
+    );
 }

@@ -135,3 +135,30 @@ fn four_writers_and_a_flusher() {
     drop((core, store));
     assert_eq!(memory.held_bytes(), 0, "every item was released");
 }
+
+#[test]
+fn a_gate_that_is_closed_has_nothing_under_way_behind_it() {
+    for _ in 0..50 {
+        let Bench { core, .. } = support::active();
+        let started = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for name in ["a", "b"] {
+                let (core, started) = (&core, &started);
+                scope.spawn(move || {
+                    while core.set(set(name, "value")).is_ok() {
+                        started.store(true, Ordering::Release);
+                    }
+                });
+            }
+            while !started.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            core.close_gate();
+            let high = core.high_seqno();
+            for _ in 0..20 {
+                std::thread::yield_now();
+                assert_eq!(core.high_seqno(), high);
+            }
+        });
+    }
+}
