@@ -7,6 +7,11 @@
 extern crate self as piggin_actors;
 
 pub mod environment;
+pub mod system;
+pub mod hooks;
 pub mod guardian;
 pub mod executor;
 pub mod vbucket;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;
+mod split_mix;

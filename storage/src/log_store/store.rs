@@ -7,17 +7,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::admission::check_identity;
 use crate::disk::{Disk, DiskLock};
 use crate::error::StorageError;
 use crate::kv_store::{
     Batch, CommitDurability, FileStatistics, KvStore, RolledBack, Snapshot, VbucketStatus,
 };
 use crate::log_store::checkpoint::CheckpointJob;
-use crate::log_store::commit::CommitJob;
+use crate::log_store::commit::{CommitJob, Group};
 use crate::log_store::identity::Identity;
 use crate::log_store::log::payload::{Edit, Place};
 use crate::log_store::log::writer::mix;
-use crate::log_store::maintenance::{self, MaintenanceJob};
+use crate::log_store::maintenance::{self, MaintenanceJob, MaintenanceKind};
 use crate::log_store::merge::MergeJob;
 use crate::log_store::names::LOCK;
 use crate::log_store::options::{CreateOptions, OpenOptions};
@@ -150,6 +151,20 @@ impl LogStore {
     ) -> Result<impl Job<Output = Vec<Result<(), StorageError>>> + use<'g>, StorageError> {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
+        let group = Group::Lent(group);
+        Ok(CommitJob::new(Arc::clone(shard), group, durability))
+    }
+
+    /// As [`LogStore::commit_job`], of batches the caller shares, so that the job can be kept between its steps.
+    pub fn shared_commit_job(
+        &self,
+        shard: u16,
+        group: Arc<[Batch]>,
+        durability: CommitDurability,
+    ) -> Result<impl Job<Output = Vec<Result<(), StorageError>>> + Send + use<>, StorageError> {
+        let shard = self.inner.shards.get(usize::from(shard));
+        let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
+        let group = Group::Shared(group);
         Ok(CommitJob::new(Arc::clone(shard), group, durability))
     }
 
@@ -204,13 +219,22 @@ impl LogStore {
 
     /// The most urgent background work of a shard in steps, if there is any.
     #[must_use]
-    pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = ()> + use<>> {
+    pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = ()> + Send + use<>> {
+        self.maintenance_work(shard).map(|(_, job)| job)
+    }
+
+    /// As [`LogStore::maintenance_job`], and says what work it is.
+    #[must_use]
+    pub fn maintenance_work(
+        &self,
+        shard: u16,
+    ) -> Option<(MaintenanceKind, impl Job<Output = ()> + Send + use<>)> {
         let shard = self.inner.shards.get(usize::from(shard))?;
         let figures = maintenance::figures(shard)?;
         let failed = *shard.failed_work.lock();
         let work = maintenance::decide(&figures, failed)?;
         tracing::debug!(shard = shard.number, ?work, "maintenance");
-        Some(MaintenanceJob::new(shard, work))
+        Some((work.kind(), MaintenanceJob::new(shard, work)))
     }
 
     /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives
@@ -240,25 +264,26 @@ impl LogStore {
         }
     }
 
-    /// Seals all vbuckets, with one container and one sync per log shard.
+    /// Seals all vbuckets, with one container and one sync per log shard. A shard whose seal does not complete does
+    /// not keep the others from it; the first such end is told.
     pub fn seal_all(&self, history_floor: Seqno) -> Outcome<()> {
+        let mut first = Outcome::Complete(());
         for shard in &self.inner.shards {
-            match SealJob::all(Arc::clone(shard), history_floor).run() {
-                Outcome::Complete(()) => {}
-                ended @ (Outcome::Yielded | Outcome::Aborted(_) | Outcome::Failed(_)) => {
-                    return ended;
-                }
+            let ended = SealJob::all(Arc::clone(shard), history_floor).run();
+            if matches!(first, Outcome::Complete(())) {
+                first = ended;
             }
         }
-        Outcome::Complete(())
+        first
     }
 
-    /// Writes every shard's manifest.
+    /// Writes every shard's manifest. One that fails does not keep the others from it; the first error is told.
     pub fn checkpoint(&self) -> Result<(), StorageError> {
+        let mut first = Ok(());
         for number in 0..self.inner.shape.log_shards {
-            finished(self.checkpoint_job(number)?.run())?;
+            first = first.and(finished(self.checkpoint_job(number)?.run()));
         }
-        Ok(())
+        first
     }
 
     /// Closes the store in order: seals what is unsealed, so that the next opening need not read the log, and marks
@@ -333,7 +358,10 @@ impl KvStore for LogStore {
         state: &VbucketStateRecord,
     ) -> Result<Incarnation, StorageError> {
         let shard = self.shard(vbucket)?;
+        check_identity(&state.identity)
+            .map_err(|refusal| StorageError::Refused { vbucket, refusal })?;
         let mut writer = shard.writer().ok_or(StorageError::Closed)?;
+        writer.check_open()?;
         if !matches!(shard.read_slot(vbucket), Slot::Absent) {
             return Err(StorageError::VbucketExists(vbucket));
         }
@@ -502,7 +530,7 @@ fn run_commit(
     group: &[Batch],
     durability: CommitDurability,
 ) -> Vec<Result<(), StorageError>> {
-    match CommitJob::new(Arc::clone(shard), group, durability).run() {
+    match CommitJob::new(Arc::clone(shard), Group::Lent(group), durability).run() {
         Outcome::Complete(results) => results,
         Outcome::Failed(error) => group.iter().map(|_| Err(error.clone())).collect(),
         Outcome::Yielded | Outcome::Aborted(_) => {
