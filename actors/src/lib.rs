@@ -3,6 +3,9 @@
 //! Every actor is a folder of one shape: plain state machines that return effects, and a thin `actor.rs` that turns
 //! messages into calls. No actor names another: they hold recipients and shared monotone state.
 
+#[cfg(test)]
+extern crate self as piggin_actors;
+
 pub mod environment;
 pub mod system;
 pub mod hooks;
