@@ -11,10 +11,6 @@ pub mod system;
 pub mod hooks;
 pub mod guardian;
 pub mod executor;
-#[cfg(any(test, feature = "testing"))]
-pub mod simulation;
-mod split_mix;
-pub mod vbucket;
 pub mod vbucket;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
