@@ -6,3 +6,7 @@
 pub mod environment;
 pub mod guardian;
 pub mod executor;
+pub mod backoff;
+pub mod store_handle;
+pub mod flusher;
+pub mod writer;

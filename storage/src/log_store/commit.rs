@@ -23,10 +23,28 @@ use crate::vbucket::VbucketStateRecord;
 #[derive(Debug)]
 pub(crate) struct CommitJob<'g> {
     shard: Arc<Shard>,
-    group: &'g [Batch],
+    group: Group<'g>,
     durability: CommitDurability,
     results: Vec<Result<(), StorageError>>,
     state: Committing,
+}
+
+/// The batches: lent by a caller that waits, or shared with one that keeps the job.
+#[derive(Debug)]
+pub(crate) enum Group<'g> {
+    Lent(&'g [Batch]),
+    Shared(Arc<[Batch]>),
+}
+
+impl std::ops::Deref for Group<'_> {
+    type Target = [Batch];
+
+    fn deref(&self) -> &[Batch] {
+        match self {
+            Group::Lent(batches) => batches,
+            Group::Shared(batches) => batches,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -61,7 +79,7 @@ struct Admitted {
 impl<'g> CommitJob<'g> {
     pub(crate) fn new(
         shard: Arc<Shard>,
-        group: &'g [Batch],
+        group: Group<'g>,
         durability: CommitDurability,
     ) -> CommitJob<'g> {
         CommitJob {
@@ -86,7 +104,7 @@ impl<'g> CommitJob<'g> {
             return Committing::Done;
         }
         let shard = &self.shard;
-        self.results = admission::admit_group(self.group, |vbucket| shard.position(vbucket));
+        self.results = admission::admit_group(&self.group, |vbucket| shard.position(vbucket));
         let admitted = self.admitted();
         let before = writer.log.last_sequence();
         let place = LogPosition {

@@ -33,6 +33,39 @@ pub(crate) enum Work {
     CopyOut(u64),
 }
 
+/// What kind of background work it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaintenanceKind {
+    /// Zeroing the next log file ahead.
+    PrepareLogFile,
+    /// Turning what was written into segments.
+    Seal,
+    /// Writing a manifest.
+    Checkpoint,
+    /// Merging the segments of one vbucket.
+    Merge(VbucketId),
+    /// Copying what lives out of a container that is mostly dead.
+    CopyOut,
+    /// Giving dead space back to the disk.
+    Reclaim,
+    /// Removing log files that nothing needs.
+    RemoveLog,
+}
+
+impl Work {
+    pub(crate) fn kind(self) -> MaintenanceKind {
+        match self {
+            Work::PrepareLogFile => MaintenanceKind::PrepareLogFile,
+            Work::Seal => MaintenanceKind::Seal,
+            Work::Checkpoint => MaintenanceKind::Checkpoint,
+            Work::Reclaim => MaintenanceKind::Reclaim,
+            Work::RemoveObsoleteLog => MaintenanceKind::RemoveLog,
+            Work::Merge(vbucket) => MaintenanceKind::Merge(vbucket),
+            Work::CopyOut(_) => MaintenanceKind::CopyOut,
+        }
+    }
+}
+
 /// What the decision is made from.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(

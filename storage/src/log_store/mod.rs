@@ -39,6 +39,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod conformance;
 
+pub use maintenance::MaintenanceKind;
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub(crate) use record::OVERHEAD_MAX;
 pub use store::{LogStore, Maintained, StoreStatistics};

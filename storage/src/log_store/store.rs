@@ -13,11 +13,11 @@ use crate::kv_store::{
     Batch, CommitDurability, FileStatistics, KvStore, RolledBack, Snapshot, VbucketStatus,
 };
 use crate::log_store::checkpoint::CheckpointJob;
-use crate::log_store::commit::CommitJob;
+use crate::log_store::commit::{CommitJob, Group};
 use crate::log_store::identity::Identity;
 use crate::log_store::log::payload::{Edit, Place};
 use crate::log_store::log::writer::mix;
-use crate::log_store::maintenance::{self, MaintenanceJob};
+use crate::log_store::maintenance::{self, MaintenanceJob, MaintenanceKind};
 use crate::log_store::merge::MergeJob;
 use crate::log_store::names::LOCK;
 use crate::log_store::options::{CreateOptions, OpenOptions};
@@ -150,6 +150,20 @@ impl LogStore {
     ) -> Result<impl Job<Output = Vec<Result<(), StorageError>>> + use<'g>, StorageError> {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
+        let group = Group::Lent(group);
+        Ok(CommitJob::new(Arc::clone(shard), group, durability))
+    }
+
+    /// As [`LogStore::commit_job`], of batches the caller shares, so that the job can be kept between its steps.
+    pub fn shared_commit_job(
+        &self,
+        shard: u16,
+        group: Arc<[Batch]>,
+        durability: CommitDurability,
+    ) -> Result<impl Job<Output = Vec<Result<(), StorageError>>> + Send + use<>, StorageError> {
+        let shard = self.inner.shards.get(usize::from(shard));
+        let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
+        let group = Group::Shared(group);
         Ok(CommitJob::new(Arc::clone(shard), group, durability))
     }
 
@@ -204,13 +218,22 @@ impl LogStore {
 
     /// The most urgent background work of a shard in steps, if there is any.
     #[must_use]
-    pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = ()> + use<>> {
+    pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = ()> + Send + use<>> {
+        self.maintenance_work(shard).map(|(_, job)| job)
+    }
+
+    /// As [`LogStore::maintenance_job`], and says what work it is.
+    #[must_use]
+    pub fn maintenance_work(
+        &self,
+        shard: u16,
+    ) -> Option<(MaintenanceKind, impl Job<Output = ()> + Send + use<>)> {
         let shard = self.inner.shards.get(usize::from(shard))?;
         let figures = maintenance::figures(shard)?;
         let failed = *shard.failed_work.lock();
         let work = maintenance::decide(&figures, failed)?;
         tracing::debug!(shard = shard.number, ?work, "maintenance");
-        Some(MaintenanceJob::new(shard, work))
+        Some((work.kind(), MaintenanceJob::new(shard, work)))
     }
 
     /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives
@@ -502,7 +525,7 @@ fn run_commit(
     group: &[Batch],
     durability: CommitDurability,
 ) -> Vec<Result<(), StorageError>> {
-    match CommitJob::new(Arc::clone(shard), group, durability).run() {
+    match CommitJob::new(Arc::clone(shard), Group::Lent(group), durability).run() {
         Outcome::Complete(results) => results,
         Outcome::Failed(error) => group.iter().map(|_| Err(error.clone())).collect(),
         Outcome::Yielded | Outcome::Aborted(_) => {

@@ -1,0 +1,47 @@
+//! What a flusher needs of a vbucket: its core, seen from the disk's side.
+//!
+//! Invariant: cursor and persisted seqno are the vbucket's, not the flusher's (rule R19), so a flusher may be replaced
+//! at any moment. Everything here is shared state behind the vbucket's own lock; nothing waits for an actor.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use messages::DownCause;
+use storage::{Item, Seqno, VbucketIdentity, Watermarks};
+
+/// What one vbucket has for the disk.
+#[derive(Clone, Debug)]
+pub struct FlushTake {
+    /// Items behind the flush cursor, by rising seqno.
+    pub items: Vec<Arc<Item>>,
+    /// How far the vbucket has come with them.
+    pub watermarks: Watermarks,
+    /// What the vbucket is, when that changed.
+    pub identity: Option<Arc<VbucketIdentity>>,
+    /// The limits cut it: there is more behind the cursor.
+    pub has_more: bool,
+}
+
+/// A vbucket, seen from the disk's side.
+pub trait Flushable: Debug + Send + Sync + 'static {
+    /// Takes what lies behind the flush cursor, up to the limits (one item always), and moves the cursor. `None`
+    /// when there is nothing to write.
+    fn take_for_flush(&self, items_max: usize, bytes_max: usize) -> Option<FlushTake>;
+    /// Everything up to there is on disk: answers who waits for it, lets the checkpoint log free it. Never goes back.
+    fn note_persisted(&self, seqno: Seqno);
+    /// The store holds exactly what is up to there: the flush cursor goes back to it, so that everything above,
+    /// and the state record if it may not be on disk, is taken anew (rule R19).
+    fn resync(&self, persisted: Seqno);
+    /// Whether there is anything behind the flush cursor.
+    fn has_unflushed(&self) -> bool;
+    /// Highest seqno in memory.
+    fn high_seqno(&self) -> Seqno;
+    /// Highest seqno known to be on disk.
+    fn persisted_seqno(&self) -> Seqno;
+    /// While set, clients' writes are answered with a temporary failure; reads go on.
+    fn set_disk_full(&self, is_full: bool);
+    /// Takes the vbucket out of service.
+    fn take_down(&self, cause: DownCause);
+    /// Puts it back, after [`Flushable::take_down`] by the same caller.
+    fn bring_up(&self);
+}
