@@ -10,3 +10,5 @@ pub mod backoff;
 pub mod store_handle;
 pub mod flusher;
 pub mod writer;
+pub mod maintenance;
+pub mod warmup;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use storage::{LogStore, StorageError};
+use storage::{KvStore, LogStore, StorageError, VbucketStatus};
 
 use crate::executor::WakeWorker;
 
@@ -194,8 +194,13 @@ impl StoreHandle {
     }
 
     /// Closes the store for ever, in order: nobody gets a lease any more. `None` while others still use it; watchers
-    /// are woken when they ended.
-    pub fn close(&self) -> Option<Result<(), StorageError>> {
+    /// are woken when they ended. `last` is done behind everything else, while the directory is still ours, with what
+    /// the store holds: there the mark of a clean shutdown is written.
+    #[must_use]
+    pub fn close(
+        &self,
+        last: impl FnOnce(&[VbucketStatus]) -> Result<(), StorageError>,
+    ) -> Option<Result<(), StorageError>> {
         let held = {
             let mut state = self.shared.state.lock();
             state.is_closing = true;
@@ -206,7 +211,11 @@ impl StoreHandle {
         };
         self.shared.wake_watchers();
         Some(match held {
-            Held::Open(store) => store.close(),
+            Held::Open(store) => {
+                // A clone keeps the lock on the directory.
+                let held = store.clone();
+                store.close().and_then(|()| last(&held.vbuckets()))
+            }
             Held::Missing(cause) => Err(cause),
             Held::Closed => Ok(()),
         })

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use messages::Generation;
+use messages::{FailureCause, Generation};
 use parking_lot::Mutex;
 use storage::{Batch, Refusal, Seqno, StorageError, VbucketId, VbucketPosition};
 
@@ -37,7 +37,7 @@ pub enum Committed {
         /// The batch, as it was sent.
         batch: Box<Batch>,
         /// Why.
-        cause: StorageError,
+        cause: FailureCause,
         /// When to send it again.
         retry_at: Duration,
     },

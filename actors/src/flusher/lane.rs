@@ -24,6 +24,7 @@ pub(super) struct Lane {
     pub(super) taken: u64,
     /// Batches in a row that the store will never take.
     pub(super) faults: u32,
+    /// The vbucket was told so.
     pub(super) is_disk_full: bool,
     /// We took it out of service, and put it back if the store serves it again.
     pub(super) is_taken_down: bool,
@@ -64,7 +65,8 @@ impl Lane {
             place: None,
             taken: 0,
             faults: 0,
-            is_disk_full: false,
+            // An earlier life of the flusher may have said so.
+            is_disk_full: true,
             is_taken_down: false,
             is_stale: false,
         }

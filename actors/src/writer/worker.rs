@@ -38,7 +38,7 @@ pub struct WriterWorker {
     /// Commits, or openings, that failed in a row.
     failures: u32,
     /// Why the disk is left alone, and until when (monotonic).
-    put_off: Option<(StorageError, Duration)>,
+    put_off: Option<(FailureCause, Duration)>,
 }
 
 struct InHand {
@@ -64,15 +64,18 @@ enum Meaning {
 }
 
 fn meaning(error: &StorageError) -> Meaning {
-    match error {
-        StorageError::Refused { refusal, .. } => Meaning::Refused(*refusal),
-        StorageError::UnknownVbucket(_) | StorageError::VbucketDown { .. } => Meaning::Unserved,
-        other => match other.advice() {
-            Advice::Repair => Meaning::Unserved,
-            Advice::FixRequest | Advice::RetryLater | Advice::Resynchronize | Advice::Reopen => {
-                Meaning::Disk
-            }
-        },
+    if let StorageError::Refused { refusal, .. } = error {
+        return Meaning::Refused(*refusal);
+    }
+    let is_unserved = error.advice() == Advice::Repair
+        || matches!(
+            error,
+            StorageError::UnknownVbucket(_) | StorageError::VbucketDown { .. }
+        );
+    if is_unserved {
+        Meaning::Unserved
+    } else {
+        Meaning::Disk
     }
 }
 
@@ -98,14 +101,14 @@ impl WriterWorker {
     }
 
     /// Why the disk is left alone now, and until when.
-    fn put_off(&mut self) -> Option<(StorageError, Duration)> {
+    fn put_off(&mut self) -> Option<(FailureCause, Duration)> {
         let now = self.now();
         self.put_off.take_if(|(_, until)| *until <= now);
         self.put_off.clone()
     }
 
     /// Something failed that is tried again later: says so once, and when that is.
-    fn fail(&mut self, cause: StorageError, vbucket: Option<VbucketId>) -> Duration {
+    fn fail(&mut self, cause: FailureCause, vbucket: Option<VbucketId>) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let environment = &self.config.environment;
         let random = environment.random.next_u64();
@@ -117,7 +120,7 @@ impl WriterWorker {
             generation: self.generation,
             vbucket,
             kind: FailureKind::Flush,
-            cause: FailureCause::Storage(cause.clone()),
+            cause: cause.clone(),
             next: NextStep::RetryAt { at_ms },
         });
         let until = self.now().saturating_add(wait);
@@ -139,7 +142,7 @@ impl WriterWorker {
             }
             Reopening::Waiting => Some(Step::Idle),
             Reopening::Failed(cause) => {
-                let until = self.fail(cause, None);
+                let until = self.fail(cause.into(), None);
                 Some(self.hand_back(until))
             }
         }
@@ -208,7 +211,7 @@ impl WriterWorker {
             // Recalled a moment ago: the next step opens it anew.
             Err(cause) => {
                 let until = self.now().saturating_add(self.config.backoff.first);
-                return self.give_back(group, &cause, until);
+                return self.give_back(group, &cause.into(), until);
             }
         };
         let group: Arc<[Batch]> = group.into();
@@ -228,7 +231,7 @@ impl WriterWorker {
         }
     }
 
-    fn give_back(&mut self, group: Vec<Batch>, cause: &StorageError, retry_at: Duration) {
+    fn give_back(&mut self, group: Vec<Batch>, cause: &FailureCause, retry_at: Duration) {
         for batch in group {
             self.answer(Committed::Failed {
                 batch: Box::new(batch),
@@ -284,7 +287,7 @@ impl WriterWorker {
                 }
                 let mut vbuckets = group.iter().map(|batch| batch.vbucket);
                 let only = vbuckets.next().filter(|_| group.len() == 1);
-                self.fail(cause.clone(), only)
+                self.fail(cause.clone().into(), only)
             }
             None => Duration::ZERO,
         };
@@ -309,7 +312,7 @@ impl WriterWorker {
                     Meaning::Unserved => Committed::Unserved { cause },
                     Meaning::Disk => Committed::Failed {
                         batch: Box::new(batch.clone()),
-                        cause,
+                        cause: cause.into(),
                         retry_at,
                     },
                 },

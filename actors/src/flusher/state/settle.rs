@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::DownCause;
+use messages::{DownCause, FailureCause};
 use storage::disk::DiskErrorKind;
 use storage::{Advice, Batch, Refusal, StorageError, VbucketId, VbucketPosition};
 
@@ -55,7 +55,12 @@ impl FlusherState {
         let sent = match &lane.phase {
             Phase::UnderWay(current, sent) if *current == ticket => *sent,
             // Of an earlier life, or answered already.
-            _ => return,
+            Phase::Unplaced
+            | Phase::Asked(_)
+            | Phase::Ready
+            | Phase::UnderWay(..)
+            | Phase::Kept(..)
+            | Phase::Down(_) => return,
         };
         self.under_way = self.under_way.saturating_sub(1);
         lane.phase = Phase::Unplaced;
@@ -261,6 +266,6 @@ impl FlusherState {
     }
 }
 
-fn is_full(cause: &StorageError) -> bool {
-    matches!(cause, StorageError::Disk(error) if error.kind == DiskErrorKind::Full)
+fn is_full(cause: &FailureCause) -> bool {
+    matches!(cause, FailureCause::Storage(StorageError::Disk(error)) if error.kind == DiskErrorKind::Full)
 }
