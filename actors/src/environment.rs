@@ -11,6 +11,7 @@ use messages::{ChildName, FailureCause, FailureId, FailureKind, Generation, Next
 use storage::VbucketId;
 
 use crate::executor::Executor;
+use crate::hooks::Hooks;
 
 /// The time.
 pub trait Clock: Debug + Send + Sync + 'static {
@@ -61,4 +62,6 @@ pub struct Environment {
     pub failures: Arc<dyn ReportFailure>,
     /// Who runs work that blocks.
     pub executor: Arc<dyn Executor>,
+    /// What a test harness may see and do; [`Hooks::none`] in production.
+    pub hooks: Hooks,
 }

@@ -2,9 +2,16 @@
 //!
 //! Invariant: a worker does its work in steps with at most one sync each (rule R23), so that a simulation can
 //! interleave them with everything else; a wake-up given before a worker idles is not lost. In production each worker
-//! is a thread of its own, in a simulation a task on the one thread.
+//! is a thread of its own ([`threads`]), in a simulation a task on the one thread.
+
+pub mod blocking;
+pub(crate) mod life;
+pub(crate) mod roll;
+pub mod threads;
 
 use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +85,34 @@ impl Debug for WorkerSpec {
 pub trait Executor: Debug + Send + Sync + 'static {
     /// Starts a worker. When it panics, its guardian is asked, and a new one is made.
     fn start(&self, spec: WorkerSpec) -> Result<WakeWorker, StartError>;
+}
+
+/// An executor as its owner sees it: the bucket stops its workers one by one, in the order of its tree, by telling
+/// each through its own state; this ends whoever is left.
+pub trait StopWorkers: Executor {
+    /// Lets every worker end after its current step; wakes those that idle or wait for a restart. Starts none from
+    /// now on. Returns at once.
+    fn stop(&self);
+    /// Who has not ended, in the order they were started.
+    fn running(&self) -> Vec<ChildName>;
+    /// Comes to an end once nobody is running. Needs no particular runtime; put a timeout around it.
+    fn all_ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// What a stop came to.
+#[must_use = "a worker that did not stop still works on the disk"]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopReport {
+    /// Who had not ended at the deadline.
+    pub still_running: Vec<ChildName>,
+}
+
+impl StopReport {
+    /// Whether all had ended.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.still_running.is_empty()
+    }
 }
 
 /// A worker could not be started.

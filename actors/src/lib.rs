@@ -4,6 +4,8 @@
 //! messages into calls. No actor names another: they hold recipients and shared monotone state.
 
 pub mod environment;
+pub mod system;
+pub mod hooks;
 pub mod guardian;
 pub mod executor;
 pub mod backoff;
@@ -12,3 +14,6 @@ pub mod flusher;
 pub mod writer;
 pub mod maintenance;
 pub mod warmup;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;
+mod split_mix;

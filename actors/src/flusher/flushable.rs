@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use messages::DownCause;
-use storage::{Item, Seqno, VbucketIdentity, Watermarks};
+use storage::{Item, Seqno, VbucketId, VbucketIdentity, Watermarks};
 
 /// What one vbucket has for the disk.
 #[derive(Clone, Debug)]
@@ -44,4 +44,12 @@ pub trait Flushable: Debug + Send + Sync + 'static {
     fn take_down(&self, cause: DownCause);
     /// Puts it back, after [`Flushable::take_down`] by the same caller.
     fn bring_up(&self);
+}
+
+/// Which vbuckets have something for the disk, with one wake-up under way at most (rule R18).
+pub trait DirtyQueue: Debug + Send + Sync + 'static {
+    /// The wake-up arrived: what is marked from now on sends another. Before the queue is looked at.
+    fn clear_wake(&self);
+    /// The next vbucket to look at; what is changed in it from now on puts it back.
+    fn take(&self) -> Option<VbucketId>;
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use messages::failure::WarmupPhase;
+use messages::failure::{ScanPurpose, WarmupPhase};
 use messages::{DownCause, FailureCause, FailureKind, Generation, NextStep};
 use storage::{
     Advice, Batch, CommitDurability, ItemView, Job, KvStore, Namespace, Outcome, Scan, SeqnoRange,
@@ -17,6 +17,7 @@ use storage::{
 
 use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
+use crate::hooks::FaultPoint;
 use crate::store_handle::StoreLease;
 use crate::warmup::Warmup;
 use crate::warmup::clean_shutdown::CleanMark;
@@ -322,7 +323,7 @@ impl WarmupWorker {
                 // Woken when the store is back.
                 return Step::Idle;
             }
-            Err(cause) => self.load_failed(&load, cause),
+            Err(cause) => self.load_failed(&load, cause.into()),
         }
         Step::Again
     }
@@ -331,19 +332,26 @@ impl WarmupWorker {
         if lease.is_recalled() {
             return self.put_back(false);
         }
-        match self.read(&mut *scan, &load) {
+        let outcome = match self.read(&mut *scan, &load) {
+            Ok(outcome) => outcome,
+            Err(cause) => return self.load_failed(&load, cause),
+        };
+        match outcome {
             Outcome::Yielded => self.task = Some(InHand::Load(load, scan, lease)),
             Outcome::Complete(()) => {
                 self.release();
                 self.warmup.plan.lock().loaded(&load);
                 self.warmup.wake();
             }
-            Outcome::Failed(cause) => self.load_failed(&load, cause),
+            Outcome::Failed(cause) => self.load_failed(&load, cause.into()),
             Outcome::Aborted(_) => self.put_back(false),
         }
     }
 
-    fn read(&mut self, scan: &mut dyn Scan, load: &Load) -> Outcome<()> {
+    fn read(&mut self, scan: &mut dyn Scan, load: &Load) -> Result<Outcome<()>, FailureCause> {
+        let purpose = ScanPurpose::Warmup;
+        let hooks = &self.warmup.config.environment.hooks;
+        hooks.fault(FaultPoint::Scan { purpose })?;
         let (mut items, mut bytes) = (0u64, 0u64);
         let mut bad = None;
         let mut visit = |view: ItemView<'_>| {
@@ -366,23 +374,26 @@ impl WarmupWorker {
         };
         let outcome = scan.step(self.warmup.config.step_bytes, &mut visit);
         self.warmup.plan.lock().note_read(items, bytes);
-        match (bad, outcome) {
+        Ok(match (bad, outcome) {
             (Some(cause), _) => Outcome::Failed(cause),
             // A scan proves that it is complete, or it is not (MB-47933).
             (None, Outcome::Complete(end)) if end.high_seqno < load.position.high_seqno => {
                 Outcome::Failed(StorageError::Gone)
             }
             (None, outcome) => outcome.map(|_| ()),
-        }
+        })
     }
 
-    fn load_failed(&mut self, load: &Load, cause: StorageError) {
-        let down = DownCause::Storage(Arc::new(cause.clone()));
+    fn load_failed(&mut self, load: &Load, cause: FailureCause) {
+        let down = if let FailureCause::Storage(cause) = &cause {
+            DownCause::Storage(Arc::new(cause.clone()))
+        } else {
+            DownCause::Escalated(cause.to_string())
+        };
         load.core.take_down(down);
-        let next = NextStep::OutOfService;
-        let vbucket = Some(load.vbucket);
         self.release();
-        self.report(WarmupPhase::Documents, vbucket, cause.into(), next);
+        let (next, vbucket) = (NextStep::OutOfService, Some(load.vbucket));
+        self.report(WarmupPhase::Documents, vbucket, cause, next);
         self.warmup.plan.lock().load_failed(load.vbucket);
         self.warmup.wake();
     }

@@ -18,6 +18,7 @@ use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
 use crate::flusher::answers::{Committed, FlusherEdge, Placed, Ticket};
 use crate::flusher::flushable::Flushable;
+use crate::hooks::FaultPoint;
 use crate::store_handle::{Reopening, StoreLease};
 use crate::writer::group::{Intake, Next};
 use crate::writer::{BarrierRequest, CommitRequest, Request, WriterConfig, WriterQueue};
@@ -206,6 +207,11 @@ impl WriterWorker {
         if let Some((cause, until)) = self.put_off() {
             return self.give_back(group, &cause, until);
         }
+        let hooks = &self.config.environment.hooks;
+        if let Err(cause) = hooks.fault(FaultPoint::FlushCommit) {
+            let retry_at = self.fail(cause.clone(), only_vbucket(&group));
+            return self.give_back(group, &cause, retry_at);
+        }
         let lease = match self.config.store.lease() {
             Ok(lease) => lease,
             // Recalled a moment ago: the next step opens it anew.
@@ -285,9 +291,7 @@ impl WriterWorker {
                 if cause.advice() == Advice::Reopen {
                     self.config.store.recall(lease.generation(), cause.clone());
                 }
-                let mut vbuckets = group.iter().map(|batch| batch.vbucket);
-                let only = vbuckets.next().filter(|_| group.len() == 1);
-                self.fail(cause.clone().into(), only)
+                self.fail(cause.clone().into(), only_vbucket(group))
             }
             None => Duration::ZERO,
         };
@@ -321,6 +325,14 @@ impl WriterWorker {
         }
         // A store that gave fewer answers than it got batches.
         self.answer_all(&Committed::Lost);
+    }
+}
+
+/// The vbucket of a group of one.
+fn only_vbucket(group: &[Batch]) -> Option<VbucketId> {
+    match group {
+        [batch] => Some(batch.vbucket),
+        _ => None,
     }
 }
 

@@ -2,7 +2,10 @@
 //! simulated disk, and workers driven step by step.
 #![expect(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod panicking_disk;
+pub(crate) mod rig;
 pub(crate) mod vbucket;
+pub(crate) mod warming;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +15,7 @@ use messages::FailureId;
 use parking_lot::Mutex;
 use piggin_actors::environment::{Clock, Environment, FailureReport, Random, ReportFailure};
 use piggin_actors::executor::{Executor, StartError, WakeWorker, WorkerSpec};
+use piggin_actors::hooks::Hooks;
 
 /// Time that moves when told.
 #[derive(Debug, Default)]
@@ -123,6 +127,7 @@ impl Ground {
             random: Arc::<Numbers>::clone(&self.numbers),
             failures: Arc::<Told>::clone(&self.told),
             executor: Arc::new(NoExecutor),
+            hooks: Hooks::none(),
         }
     }
 }

@@ -19,6 +19,10 @@ pub(crate) struct LogVbucket {
 }
 
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what it was told, each for itself"
+)]
 struct Inner {
     log: Vec<Arc<Item>>,
     /// Everything up to there was on disk when the log began.

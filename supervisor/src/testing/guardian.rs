@@ -1,0 +1,23 @@
+//! A guardian for workers that are tested without a supervisor.
+//!
+//! Invariant: it never gives up, so a test of a worker says how often it fell.
+
+use std::time::Duration;
+
+use actors::guardian::{ExitCause, Guardian, Verdict};
+use messages::{ChildName, Generation};
+
+/// Restarts whoever fell, after a delay that is always the same.
+#[derive(Clone, Copy, Debug)]
+pub struct AlwaysRestart {
+    /// How long.
+    pub after: Duration,
+}
+
+impl Guardian for AlwaysRestart {
+    fn child_down(&self, _: &ChildName, _: Generation, _: ExitCause) -> Verdict {
+        Verdict::RestartAfter(self.after)
+    }
+
+    fn child_up(&self, _: &ChildName, _: Generation) {}
+}

@@ -1,0 +1,402 @@
+//! The world: everything a bucket needs from outside, simulated on one thread, so that one seed is one run.
+//!
+//! Invariant: within [`World::run`] nothing may depend on real time, on another thread or on random order; what can be
+//! noticed of that fails the run ([`RunError::NotDeterministic`]). A run that does not end is stopped by virtual time or
+//! by the number of its events.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use actix::System;
+use parking_lot::Mutex;
+
+use actors::environment::{Clock, Environment, Random};
+use actors::executor::blocking::Forbid;
+use actors::hooks::Hooks;
+use actors::simulation::trace::Event;
+use actors::simulation::{Latencies, SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace};
+use storage::disk::{Disk, SimulatedDisk};
+
+use crate::testing::disk::TracedDisk;
+use crate::testing::failures::FailureLog;
+use crate::testing::fault::Fault;
+use crate::testing::harness::Harness;
+use crate::testing::tap::Tap;
+
+/// How a world is run.
+#[derive(Clone, Debug)]
+pub struct WorldSettings {
+    /// A run of more virtual time than this does not end, it is thought.
+    pub virtual_time_max: Duration,
+    /// A run of more events than this does not end, it is thought.
+    pub events_max: u64,
+    /// So many of the newest events are kept as text.
+    pub events_kept: usize,
+    /// How long workers rest before each step.
+    pub latencies: Latencies,
+    /// So many messages in a thousand are delivered late.
+    pub late_permille: u64,
+}
+
+impl Default for WorldSettings {
+    fn default() -> WorldSettings {
+        WorldSettings {
+            virtual_time_max: Duration::from_secs(24 * 3600),
+            events_max: 2_000_000,
+            events_kept: 2_000,
+            latencies: Latencies::default(),
+            late_permille: 100,
+        }
+    }
+}
+
+/// Why a run came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// It did not end within the virtual time allowed; perhaps it waits for what never comes.
+    #[error("seed {seed}: no end after {} s of virtual time and {events} events; at last:\n{last}", after.as_secs())]
+    TooLong {
+        /// Of the run.
+        seed: u64,
+        /// The virtual time allowed.
+        after: Duration,
+        /// What happened until then.
+        events: u64,
+        /// The newest events.
+        last: LastEvents,
+    },
+    /// It did not end within the events allowed; perhaps it goes round in a circle.
+    #[error("seed {seed}: no end after {events} events, {} ms of virtual time; at last:\n{last}", at.as_millis())]
+    TooManyEvents {
+        /// Of the run.
+        seed: u64,
+        /// The virtual time reached.
+        at: Duration,
+        /// What happened until then.
+        events: u64,
+        /// The newest events.
+        last: LastEvents,
+    },
+    /// Something was done that another run of the seed may do differently.
+    #[error("seed {seed}: the run cannot be repeated: {what}")]
+    NotDeterministic {
+        /// Of the run.
+        seed: u64,
+        /// What was noticed.
+        what: String,
+    },
+    /// The system gave no thread or runtime.
+    #[error("the simulation could not be started: {what}")]
+    NotStarted {
+        /// What the system said.
+        what: String,
+    },
+}
+
+/// The newest events of a run that was stopped, one a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastEvents(pub Vec<Event>);
+
+impl fmt::Display for LastEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|event| writeln!(f, "  {event}"))
+    }
+}
+
+/// So many events are shown of a run that was stopped.
+const LAST_EVENTS: usize = 20;
+
+/// A simulated world. A clone is the same world.
+#[derive(Clone)]
+pub struct World {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    seed: u64,
+    clock: SimulatedClock,
+    trace: Trace,
+    root: SimulatedRandom,
+    streams: Mutex<BTreeMap<String, Arc<SimulatedRandom>>>,
+    executor: Arc<SimulatedExecutor>,
+    harness: Arc<Harness>,
+    failures: FailureLog,
+    disk: Mutex<SimulatedDisk>,
+}
+
+impl World {
+    /// Runs `scenario` in a world of this seed, on a thread and an actix system of its own. What panics in it panics
+    /// here.
+    pub fn run<T: Send, F: Future<Output = T>>(
+        seed: u64,
+        scenario: impl FnOnce(World) -> F + Send,
+    ) -> Result<T, RunError> {
+        World::run_with(seed, &WorldSettings::default(), scenario)
+    }
+
+    /// As [`World::run`], with other settings.
+    pub fn run_with<T: Send, F: Future<Output = T>>(
+        seed: u64,
+        settings: &WorldSettings,
+        scenario: impl FnOnce(World) -> F + Send,
+    ) -> Result<T, RunError> {
+        let not_started = |error: std::io::Error| RunError::NotStarted {
+            what: error.to_string(),
+        };
+        std::thread::scope(|scope| {
+            // The name is what a panic inside is reported with.
+            let thread = std::thread::Builder::new().name(format!("seed {seed}"));
+            let thread = thread
+                .spawn_scoped(scope, || run_here(seed, settings, scenario))
+                .map_err(not_started)?;
+            match thread.join() {
+                Ok(result) => result.map_err(not_started)?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    fn new(seed: u64, settings: &WorldSettings) -> World {
+        let clock = SimulatedClock::start();
+        let trace = Trace::new(clock.clone(), settings.events_kept, settings.events_max);
+        let root = SimulatedRandom::new(seed);
+        trace.event("seed", "", &[seed]);
+        let harness = Arc::new(Harness::new(
+            clock.clone(),
+            trace.clone(),
+            root.stream("late messages"),
+            settings.late_permille,
+        ));
+        let hook: Arc<Harness> = Arc::clone(&harness);
+        let executor = SimulatedExecutor::new(
+            root.stream("executor"),
+            settings.latencies.clone(),
+            trace.clone(),
+            Hooks::new(hook),
+        );
+        let failures = FailureLog::new(clock.clone(), trace.clone());
+        World {
+            inner: Arc::new(Inner {
+                seed,
+                clock,
+                trace,
+                root,
+                streams: Mutex::default(),
+                executor: Arc::new(executor),
+                harness,
+                failures,
+                disk: Mutex::new(SimulatedDisk::new()),
+            }),
+        }
+    }
+
+    /// The seed.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.inner.seed
+    }
+
+    /// Virtual time, and a wall clock that can jump.
+    #[must_use]
+    pub fn clock(&self) -> SimulatedClock {
+        self.inner.clock.clone()
+    }
+
+    /// The stream of numbers of that name; asked again, it goes on where it was. What one consumer draws shifts no
+    /// other's numbers.
+    #[must_use]
+    pub fn random(&self, name: &str) -> Arc<SimulatedRandom> {
+        let mut streams = self.inner.streams.lock();
+        let stream = streams
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(self.inner.root.stream(name)));
+        Arc::clone(stream)
+    }
+
+    /// Runs workers in virtual time.
+    #[must_use]
+    pub fn executor(&self) -> Arc<SimulatedExecutor> {
+        Arc::clone(&self.inner.executor)
+    }
+
+    /// The disk, watched; for whatever is tested.
+    #[must_use]
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        let disk = self.inner.disk.lock().clone();
+        Arc::new(TracedDisk::new(Arc::new(disk), self.inner.trace.clone()))
+    }
+
+    /// The disk itself, not watched; to look at it and to make it fail.
+    #[must_use]
+    pub fn simulated_disk(&self) -> SimulatedDisk {
+        self.inner.disk.lock().clone()
+    }
+
+    /// Everything an actor or worker is handed. Its numbers are the stream `environment`.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        Environment {
+            clock: Arc::new(self.clock()),
+            random: self.random("environment"),
+            failures: Arc::new(self.failures()),
+            executor: self.executor(),
+            hooks: self.hooks(),
+        }
+    }
+
+    /// What the engine asks for faults and tells of messages.
+    #[must_use]
+    pub fn hooks(&self) -> Hooks {
+        let hook: Arc<Harness> = Arc::clone(&self.inner.harness);
+        Hooks::new(hook)
+    }
+
+    /// What was reported to the environment's failure reporter.
+    #[must_use]
+    pub fn failures(&self) -> FailureLog {
+        self.inner.failures.clone()
+    }
+
+    /// Asks for a fault: those of the disk strike the disk that is there now.
+    pub fn inject(&self, fault: Fault) {
+        self.inner.trace.event("inject", &format!("{fault:?}"), &[]);
+        if let Err(fault) = self.inner.harness.plan().add(fault) {
+            self.inner.disk.lock().inject(fault.to_simulated());
+        }
+    }
+
+    /// How many faults have not struck.
+    #[must_use]
+    pub fn faults_waiting(&self) -> usize {
+        let on_disk = self.inner.disk.lock().faults_waiting();
+        on_disk.saturating_add(self.inner.harness.plan().waiting())
+    }
+
+    /// Has all messages of what runs in this world seen by `tap`.
+    pub fn tap(&self, tap: impl Tap) {
+        self.inner.harness.tap(Arc::new(tap));
+    }
+
+    /// The machine loses power: every worker ends where it stands, and what the disk holds afterwards is drawn from the
+    /// seed. Whoever has the old disk open finds it dead. Workers can be started again at once.
+    pub fn cut_power(&self) {
+        let seed = self.random("power cuts").next_u64();
+        let mut disk = self.inner.disk.lock();
+        // First the image: what the workers' drops do must not reach the new disk.
+        let after = disk.crash(seed);
+        disk.cut_power_at_call(1);
+        // The call that is struck; from now on every call is.
+        drop(disk.sync_directory());
+        *disk = after;
+        drop(disk);
+        self.inner.trace.event("power cut", "", &[seed]);
+        self.inner.executor.kill_all();
+    }
+
+    /// Lets so much virtual time go by.
+    pub async fn sleep(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    /// Everything that happened, in order.
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        self.inner.trace.clone()
+    }
+
+    /// Everything that happened so far, as one number.
+    #[must_use]
+    pub fn trace_hash(&self) -> u64 {
+        self.inner.trace.hash()
+    }
+
+    fn last_events(&self) -> LastEvents {
+        let mut newest = self.inner.trace.newest();
+        let old = newest.len().saturating_sub(LAST_EVENTS);
+        LastEvents(newest.split_off(old))
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("seed", &self.inner.seed)
+            .field("trace", &self.inner.trace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The run itself, on the current thread.
+fn run_here<T, F: Future<Output = T>>(
+    seed: u64,
+    settings: &WorldSettings,
+    scenario: impl FnOnce(World) -> F,
+) -> std::io::Result<Result<T, RunError>> {
+    let _forbid = Forbid::new();
+    let threads = Arc::new(AtomicU64::new(0));
+    let started = Arc::clone(&threads);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        // The one thread of the runtime is this one; any it starts are of `spawn_blocking`.
+        .on_thread_start(move || {
+            started.fetch_add(1, Ordering::SeqCst);
+        })
+        .build()?;
+    let system = System::with_tokio_rt(move || runtime);
+    let result = system.block_on(async move {
+        let world = World::new(seed, settings);
+        let ended = ends_within(&world, settings, scenario(world.clone())).await?;
+        let mut violations = world.inner.trace.violations();
+        if threads.load(Ordering::SeqCst) > 0 {
+            violations.push("a blocking task was started on another thread".to_owned());
+        }
+        match violations.into_iter().next() {
+            Some(what) => Err(RunError::NotDeterministic { seed, what }),
+            None => Ok(ended),
+        }
+    });
+    Ok(result)
+}
+
+/// The scenario, or one of the limits, whichever comes first.
+async fn ends_within<T>(
+    world: &World,
+    settings: &WorldSettings,
+    scenario: impl Future<Output = T>,
+) -> Result<T, RunError> {
+    let (seed, trace) = (world.seed(), world.trace());
+    let mut scenario = pin!(scenario);
+    let mut overrun = pin!(trace.overrun());
+    let mut time_is_up = pin!(tokio::time::sleep(settings.virtual_time_max));
+    poll_fn(move |context| {
+        if let Poll::Ready(value) = scenario.as_mut().poll(context) {
+            return Poll::Ready(Ok(value));
+        }
+        if overrun.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(RunError::TooManyEvents {
+                seed,
+                at: world.inner.clock.monotonic(),
+                events: trace.events(),
+                last: world.last_events(),
+            }));
+        }
+        if time_is_up.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(RunError::TooLong {
+                seed,
+                after: settings.virtual_time_max,
+                events: trace.events(),
+                last: world.last_events(),
+            }));
+        }
+        Poll::Pending
+    })
+    .await
+}
