@@ -21,7 +21,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let disk = SimulatedDisk::new();
     create(Arc::new(disk.clone()))?;
     disk.cut_power_at_call(377);
-    let acknowledged = load(&LogStore::open(Arc::new(disk.clone()), options(2))?);
+    let acknowledged = load(&LogStore::open(
+        Arc::new(disk.clone()),
+        OpenOptions::new(2),
+    )?);
     println!("power cut: {acknowledged} documents were acknowledged before it");
     let found = recover(Arc::new(disk.crash(7)), acknowledged)?;
     println!("opened again: {found} documents, every one that was acknowledged among them");
@@ -29,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::temp_dir().join(format!("piggin-example-{}", std::process::id()));
     let disk: Arc<dyn Disk> = Arc::new(FileSystemDisk::create(&directory)?);
     create(Arc::clone(&disk))?;
-    let store = LogStore::open(Arc::clone(&disk), options(2))?;
+    let store = LogStore::open(Arc::clone(&disk), OpenOptions::new(2))?;
     let acknowledged = load(&store);
     // Gone without closing, as if the process had died.
     drop(store);
@@ -39,19 +42,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn options(opening: u64) -> OpenOptions {
-    OpenOptions {
-        entropy: opening,
-        ..OpenOptions::default()
-    }
-}
-
 fn create(disk: Arc<dyn Disk>) -> Result<(), StorageError> {
     let shape = CreateOptions {
         vbuckets: VBUCKETS,
         log_shards: 1,
     };
-    let store = LogStore::create(disk, shape, options(1))?;
+    let store = LogStore::create(disk, shape, OpenOptions::new(1))?;
     for vbucket in (0..VBUCKETS).filter_map(VbucketId::new) {
         store.create_vbucket(vbucket, &VbucketStateRecord::new(VbucketUuid(1)))?;
     }
@@ -110,7 +106,7 @@ fn key(round: u64) -> Result<DocumentKey, StorageError> {
 
 /// Opens what is left, scans every vbucket, and checks that every acknowledged document is there.
 fn recover(disk: Arc<dyn Disk>, acknowledged: u64) -> Result<u64, Box<dyn std::error::Error>> {
-    let store = LogStore::open(disk, options(3))?;
+    let store = LogStore::open(disk, OpenOptions::new(3))?;
     let mut found = 0;
     for status in store.vbuckets() {
         let snapshot = store.snapshot(status.vbucket)?;

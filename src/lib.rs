@@ -2,6 +2,8 @@
 //!
 //! This crate holds re-exports and nothing else; each part says in its own documentation what it promises.
 
+#[cfg(feature = "testing")]
+pub use supervisor::testing;
 pub use {messages, storage, supervisor};
 
 /// The programs in README.md, compiled as tests.

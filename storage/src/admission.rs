@@ -8,7 +8,7 @@ use crate::error::{Refusal, StorageError};
 use crate::kv_store::{Batch, VbucketPosition};
 use crate::log_store::OVERHEAD_MAX;
 use crate::seqno::Seqno;
-use crate::vbucket::{VbucketId, Watermarks};
+use crate::vbucket::{VbucketId, VbucketIdentity, Watermarks};
 
 /// Judges every batch of a group, in order. `position` says where a vbucket stands, or why it takes no batches.
 pub(crate) fn admit_group(
@@ -46,12 +46,24 @@ pub(crate) fn admit(batch: &Batch, current: &VbucketPosition) -> Result<(), Refu
             current: current.epoch,
         });
     }
+    if let Some(identity) = &batch.identity {
+        check_identity(identity)?;
+    }
     let high = high_seqno_after(batch, current.high_seqno)?;
     if batch.watermarks.high_seqno != high {
         return Err(Refusal::HighSeqno {
             high: batch.watermarks.high_seqno,
             items: high,
         });
+    }
+    Ok(())
+}
+
+/// A state that could not be written whole is refused before anything is.
+pub(crate) fn check_identity(identity: &VbucketIdentity) -> Result<(), Refusal> {
+    let bytes = identity.topology_bytes();
+    if bytes > VbucketIdentity::TOPOLOGY_BYTES_MAX {
+        return Err(Refusal::TopologyTooLarge { bytes });
     }
     Ok(())
 }

@@ -28,6 +28,14 @@ pub enum StorageError {
         /// Why.
         cause: Arc<StorageError>,
     },
+    /// A log shard as a whole cannot be served, nor written to; its files are left as they are.
+    #[error("log shard {shard} is out of service: {cause}")]
+    ShardDown {
+        /// Which.
+        shard: u16,
+        /// Why.
+        cause: Arc<StorageError>,
+    },
     /// A batch was refused before anything was written.
     #[error("batch for vbucket {vbucket} refused: {refusal}")]
     Refused {
@@ -146,6 +154,12 @@ pub enum Refusal {
         /// Bytes of its keys, values and metadata.
         bytes: u64,
     },
+    /// Its state names a topology over the limit.
+    #[error("its topology is {bytes} bytes; the most is 1 MiB")]
+    TopologyTooLarge {
+        /// Bytes of the topology.
+        bytes: usize,
+    },
     /// Two batches of one group are for the same vbucket.
     #[error("the group holds another batch of the same vbucket")]
     DuplicateVbucket,
@@ -189,13 +203,18 @@ impl StorageError {
                 | Refusal::HighSeqno { .. }
                 | Refusal::ValueTooLarge { .. }
                 | Refusal::BatchTooLarge { .. }
+                | Refusal::TopologyTooLarge { .. }
                 | Refusal::DuplicateVbucket => Advice::FixRequest,
             },
             // Down because a call on the disk failed: its data may be as it should be.
-            StorageError::VbucketDown { cause, .. } if matches!(**cause, StorageError::Disk(_)) => {
+            StorageError::VbucketDown { cause, .. } | StorageError::ShardDown { cause, .. }
+                if matches!(**cause, StorageError::Disk(_)) =>
+            {
                 Advice::Reopen
             }
-            StorageError::VbucketDown { .. } | StorageError::Corruption { .. } => Advice::Repair,
+            StorageError::VbucketDown { .. }
+            | StorageError::ShardDown { .. }
+            | StorageError::Corruption { .. } => Advice::Repair,
             StorageError::Closed => Advice::Reopen,
             StorageError::Disk(error) => match error.kind {
                 DiskErrorKind::Full | DiskErrorKind::Locked | DiskErrorKind::Other(_) => {
@@ -210,6 +229,17 @@ impl StorageError {
                 | DiskErrorKind::NotADirectory => Advice::FixRequest,
             },
         }
+    }
+
+    /// Whether it says something of the bytes of one file only, so that what lies elsewhere may be served.
+    pub(crate) fn is_of_one_file(&self) -> bool {
+        if let StorageError::Disk(error) = self {
+            return matches!(
+                error.kind,
+                DiskErrorKind::EndOfFile | DiskErrorKind::Other(_)
+            );
+        }
+        matches!(self, StorageError::Corruption { .. })
     }
 
     /// Corruption in `file` at `offset`.

@@ -114,6 +114,18 @@ pub struct Topology {
     pub chains: Vec<Vec<Option<String>>>,
 }
 
+impl Topology {
+    /// Bytes it takes, about.
+    fn bytes(&self) -> usize {
+        let name = |name: &Option<String>| name.as_ref().map_or(0, String::len);
+        let of = |chain: &Vec<Option<String>>| {
+            let names = chain.iter().map(|one| name(one).saturating_add(10));
+            names.fold(10, usize::saturating_add)
+        };
+        self.chains.iter().map(of).fold(0, usize::saturating_add)
+    }
+}
+
 /// What a vbucket is: changes rarely, so a batch names it only when it changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VbucketIdentity {
@@ -125,6 +137,15 @@ pub struct VbucketIdentity {
     pub topology: Topology,
     /// Uid of the newest collections manifest this vbucket applied.
     pub manifest_uid: u64,
+}
+
+impl VbucketIdentity {
+    /// Most bytes of a topology: it stands in every batch that changes the identity, and in every manifest.
+    pub const TOPOLOGY_BYTES_MAX: usize = 1 << 20;
+
+    pub(crate) fn topology_bytes(&self) -> usize {
+        self.topology.bytes()
+    }
 }
 
 /// How far a vbucket has come: changes with every batch, and is stored with every batch.

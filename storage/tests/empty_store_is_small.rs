@@ -43,7 +43,7 @@ fn an_empty_store_of_many_shards_and_vbuckets_is_small() {
         vbuckets: 128,
         log_shards: 8,
     };
-    let store = LogStore::create(Arc::new(disk.clone()), shape, OpenOptions::default()).unwrap();
+    let store = LogStore::create(Arc::new(disk.clone()), shape, OpenOptions::new(1)).unwrap();
     for number in 0..128 {
         store.create_vbucket(vbucket(number), &new_state()).unwrap();
     }

@@ -9,6 +9,7 @@ mod guardian;
 mod harness;
 mod failures;
 pub mod probe;
+mod settings;
 pub mod tap;
 pub mod world;
 
@@ -25,8 +26,9 @@ pub use fault::{DiskFault, Fault, FaultPlan};
 pub use guardian::AlwaysRestart;
 pub use harness::Harness;
 pub use probe::Probe;
+pub use settings::{LastEvents, RunError, WorldSettings};
 pub use tap::{MessageLog, MessagesOf, Tap, Tapped};
-pub use world::{RunError, World, WorldSettings};
+pub use world::World;
 
 #[cfg(test)]
 mod tests;

@@ -46,10 +46,7 @@ impl Piggin {
     pub(super) fn open(directory: &Path, vbuckets: u16, background: Background) -> Piggin {
         let is_new = std::fs::read_dir(directory).unwrap().next().is_none();
         let disk: Arc<dyn Disk> = Arc::new(FileSystemDisk::create(directory).unwrap());
-        let options = OpenOptions {
-            entropy: entropy(),
-            ..OpenOptions::default()
-        };
+        let options = OpenOptions::new(entropy());
         let store = if is_new {
             let creation = CreateOptions {
                 vbuckets,

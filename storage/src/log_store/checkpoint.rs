@@ -118,9 +118,7 @@ impl CheckpointJob {
         let Some(mut writer) = self.shard.writer() else {
             return Ok(None);
         };
-        if writer.is_closed {
-            return Err(StorageError::Closed);
-        }
+        writer.check_open()?;
         writer.log.settle_doubt();
         writer.sync()?;
         self.shard.note_synced(&writer);

@@ -95,15 +95,15 @@ impl<'g> CommitJob<'g> {
         let Some(mut writer) = self.shard.writer() else {
             return Committing::Begin;
         };
-        if writer.is_closed {
-            self.results = self
-                .group
-                .iter()
-                .map(|_| Err(StorageError::Closed))
-                .collect();
+        let shard = &self.shard;
+        if let Err(closed) = writer.check_open() {
+            let refusal = |batch: &Batch| match shard.version(batch.vbucket) {
+                Err(down @ StorageError::VbucketDown { .. }) => Err(down),
+                Ok(_) | Err(_) => Err(closed.clone()),
+            };
+            self.results = self.group.iter().map(refusal).collect();
             return Committing::Done;
         }
-        let shard = &self.shard;
         self.results = admission::admit_group(&self.group, |vbucket| shard.position(vbucket));
         let admitted = self.admitted();
         let before = writer.log.last_sequence();

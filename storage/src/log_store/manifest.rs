@@ -121,6 +121,11 @@ impl RawEntry {
         }
     }
 
+    /// Whether it was never more than [`RawEntry::unreadable`].
+    pub(crate) fn is_unreadable(&self) -> bool {
+        *self == RawEntry::unreadable(self.vbucket)
+    }
+
     /// The image, if the bytes are what was written.
     pub(crate) fn image(&self) -> Result<Image, String> {
         if crc32c::crc32c(&self.bytes) != self.crc {

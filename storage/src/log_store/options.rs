@@ -84,14 +84,19 @@ pub struct OpenOptions {
     /// Versions whose killer is at or below this seqno may be dropped by maintenance; rollback below the killers
     /// of those is a reset. The default drops all superseded versions at once.
     pub history_floor: crate::seqno::Seqno,
-    /// Randomness of this opening; tells recycled log frames from new ones. Give another number each time.
+    /// Randomness of this opening; tells recycled log frames from new ones. Another number each time, whatever the
+    /// last opening had.
     pub entropy: u64,
     /// For a simulation on one thread: a job that would wait for another yields instead.
     pub is_stepped: bool,
 }
 
-impl Default for OpenOptions {
-    fn default() -> Self {
+impl OpenOptions {
+    /// The usual settings. `entropy` must be another number at every opening of a store, such as one from the
+    /// system's source of randomness: with one that was used before, frames left in a recycled log file could pass
+    /// for new ones.
+    #[must_use]
+    pub fn new(entropy: u64) -> OpenOptions {
         OpenOptions {
             log_file_bytes_min: 1 << 20,
             log_file_bytes_max: 32 << 20,
@@ -104,13 +109,11 @@ impl Default for OpenOptions {
             block_bytes: 64 << 10,
             compression: BlockCompression::None,
             history_floor: crate::seqno::Seqno::MAX,
-            entropy: 0,
+            entropy,
             is_stepped: false,
         }
     }
-}
 
-impl OpenOptions {
     pub(crate) fn log_sizes(&self) -> LogSizes {
         // Two frames of the smallest useful size must fit, recovery reads a file whole, and the sizes must be in order.
         let file_bytes_min = self.log_file_bytes_min.clamp(64 << 10, 1 << 30);

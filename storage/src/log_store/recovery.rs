@@ -2,7 +2,8 @@
 //!
 //! Invariant: manifest, segment footers, then the log. What was durable is there exactly; what was not is gone
 //! without a trace. Damage takes down the vbuckets it may concern, by name, and keeps every file they may need; the
-//! others serve. Nothing is called durable before it was synced here once (rule R3).
+//! others serve. Where nobody can say what the shard holds or where its log ends, all of its vbuckets are down and
+//! nothing of it is written. Nothing is called durable before it was synced here once (rule R3).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::log_store::options::{CreateOptions, OpenOptions};
 use crate::log_store::segment::SegmentMeta;
 use crate::log_store::shard::{Busy, Down, Shard, Slot, Writer};
 use crate::log_store::version::{SegmentView, Version, apply_kills};
-use crate::vbucket::{VbucketId, VbucketStateRecord};
+use crate::vbucket::{Incarnation, VbucketId, VbucketStateRecord};
 
 /// A vbucket while the log is replayed.
 enum State {
@@ -68,8 +69,18 @@ pub(crate) fn open_shard(
         .collect();
     let manifests = names.iter().filter(|name| name.kind == Kind::Manifest);
     let newest = manifests.map(|name| name.number).max();
-    let mut recovery = Recovery::begin(disk, identity, number, options, newest)?;
+    let mut recovery = match Recovery::begin(disk, identity, number, options, newest) {
+        Ok(recovery) => recovery,
+        Err(error) if error.is_of_one_file() => {
+            let recovery = Recovery::of_nothing(disk, identity, number, options);
+            return Ok(recovery.out_of_service(error, incarnations));
+        }
+        Err(error) => return Err(error),
+    };
     let mut found = read_log(disk, &names, identity.store_id, recovery.record.bounds())?;
+    if let Some(error) = found.lost.take() {
+        return Ok(recovery.out_of_service(error, incarnations));
+    }
     recovery.replay(std::mem::take(&mut found.frames), &found.damage);
     settle(disk, &found)?;
     recovery.finish(&names, newest.unwrap_or(0), found, incarnations)
@@ -114,8 +125,8 @@ impl Recovery {
                 entries: Vec::new(),
             },
         };
+        let mut recovery = Recovery::of_nothing(disk, identity, number, options);
         let record = manifest.record;
-        let mut states = BTreeMap::new();
         let name = Name::new(Kind::Manifest, number, newest.unwrap_or(0)).to_string();
         for (offset, entry) in manifest.entries {
             let vbucket = entry.vbucket;
@@ -132,20 +143,46 @@ impl Recovery {
                     })
                 }
             };
-            states.insert(vbucket, state);
+            recovery.states.insert(vbucket, state);
         }
         Ok(Recovery {
+            record,
+            next_incarnation: record.next_incarnation,
+            next_segment: record.next_segment,
+            next_container: record.next_container,
+            ..recovery
+        })
+    }
+
+    fn of_nothing(
+        disk: &Arc<dyn Disk>,
+        identity: Identity,
+        number: u16,
+        options: OpenOptions,
+    ) -> Recovery {
+        let record = ShardRecord::NEW;
+        Recovery {
             identity,
             number,
             disk: Arc::clone(disk),
             options,
             record,
-            states,
+            states: BTreeMap::new(),
             damage: Vec::new(),
             next_incarnation: record.next_incarnation,
             next_segment: record.next_segment,
             next_container: record.next_container,
-        })
+        }
+    }
+
+    /// The vbuckets that may live here.
+    fn vbuckets(&self) -> impl Iterator<Item = VbucketId> + use<> {
+        let CreateOptions {
+            vbuckets,
+            log_shards,
+        } = self.identity.shape;
+        let mine = (self.number..vbuckets).step_by(usize::from(log_shards.max(1)));
+        mine.filter_map(VbucketId::new)
     }
 
     /// Applies the log, with damage taking effect at its place in the sequence.
@@ -166,8 +203,15 @@ impl Recovery {
     fn take_down(&mut self, damage: &LogDamage) {
         self.damage.push(damage.clone());
         for (vbucket, state) in &mut self.states {
-            let State::Up { replay, entry } = state else {
-                continue;
+            let (replay, entry) = match state {
+                State::Up { replay, entry } => (replay, entry),
+                State::Down(down) => {
+                    // All that the manifest knew of it was that this damage concerned it.
+                    if down.is_unknown() && damage.touched.contains(*vbucket) {
+                        down.cause = damage.error.clone();
+                    }
+                    continue;
+                }
             };
             let needs_it = damage.until >= replay.image.needs_from;
             if needs_it && damage.touched.contains(*vbucket) {
@@ -180,18 +224,17 @@ impl Recovery {
         }
         if damage.until > self.record.covers {
             self.take_down_absent(damage);
+            // A creation has a frame of its own, so no more numbers than these were given and lost.
+            let lost = damage.until.saturating_sub(damage.sequence);
+            let next = self.next_incarnation.saturating_add(lost);
+            self.next_incarnation = next.saturating_add(1);
         }
     }
 
     /// What is not known may have been created in the damaged part: it must not look as if it had never been.
     fn take_down_absent(&mut self, damage: &LogDamage) {
-        let CreateOptions {
-            vbuckets,
-            log_shards,
-        } = self.identity.shape;
-        let mine = (self.number..vbuckets).step_by(usize::from(log_shards.max(1)));
-        let touched = mine
-            .filter_map(VbucketId::new)
+        let touched = self
+            .vbuckets()
             .filter(|vbucket| damage.touched.contains(*vbucket));
         for vbucket in touched {
             self.states.entry(vbucket).or_insert_with(|| {
@@ -241,6 +284,7 @@ impl Recovery {
         for record in records {
             match record {
                 Record::Batch(batch) => {
+                    self.note_incarnation(batch.place.incarnation);
                     self.note_unknown(batch.place.vbucket, frame);
                     if let Some(State::Up { replay, .. }) =
                         self.states.get_mut(&batch.place.vbucket)
@@ -296,8 +340,7 @@ impl Recovery {
 
     /// Numbers given since the manifest are never given again.
     fn note_numbers(&mut self, edit: &Edit) {
-        let incarnation = edit.place().incarnation.0.saturating_add(1);
-        self.next_incarnation = self.next_incarnation.max(incarnation);
+        self.note_incarnation(edit.place().incarnation);
         let metas: &[SegmentMeta] = match edit {
             Edit::Seal { segment, .. } => std::slice::from_ref(segment),
             Edit::Merge { output, .. } => std::slice::from_ref(output),
@@ -313,6 +356,42 @@ impl Recovery {
         }
     }
 
+    /// The frame that gave it may be lost while others of that life are not.
+    fn note_incarnation(&mut self, incarnation: Incarnation) {
+        let next = incarnation.0.saturating_add(1);
+        self.next_incarnation = self.next_incarnation.max(next);
+    }
+
+    /// A shard of which nothing can be served, nor written, because of `error`. Its files stay as they are.
+    fn out_of_service(self, error: StorageError, incarnations: &Arc<AtomicU64>) -> Shard {
+        tracing::error!(shard = self.number, %error, "a log shard is out of service");
+        let down = Slot::Down(Arc::new(Down {
+            cause: error.clone(),
+            entry: None,
+        }));
+        let slots = self.vbuckets().map(|vbucket| (vbucket, down.clone()));
+        let slots = slots.collect();
+        let containers = self.containers();
+        let shard = self.number;
+        let (found, incarnations) = (FoundLog::default(), Arc::clone(incarnations));
+        let assembled = self.shard(containers, slots, 0, found, incarnations);
+        {
+            let mut writer = assembled.writer.lock();
+            writer.is_closed = true;
+            let cause = Arc::new(error);
+            writer.out_of_service = Some(StorageError::ShardDown { shard, cause });
+        }
+        assembled
+    }
+
+    fn containers(&self) -> Containers {
+        let disk = Arc::clone(&self.disk);
+        let shards = usize::from(self.identity.shape.log_shards.max(1));
+        let cache = self.options.index_cache_bytes / shards;
+        let store_id = self.identity.store_id;
+        Containers::new(disk, store_id, self.number, self.next_container, cache)
+    }
+
     fn finish(
         mut self,
         names: &[Name],
@@ -324,11 +403,7 @@ impl Recovery {
         for name in names.iter().filter(|name| name.kind == Kind::Container) {
             self.next_container = self.next_container.max(name.number.saturating_add(1));
         }
-        let store_id = self.identity.store_id;
-        let disk = Arc::clone(&self.disk);
-        let shards = usize::from(self.identity.shape.log_shards.max(1));
-        let cache = self.options.index_cache_bytes / shards;
-        let containers = Containers::new(disk, store_id, self.number, self.next_container, cache);
+        let containers = self.containers();
         let slots = self.open_slots(&containers);
         // Where the log is damaged, a lost record may name what looks unused.
         let holds =
@@ -434,14 +509,10 @@ impl Recovery {
             begin: bounds.begin,
             needs_manifest: false,
             is_closed: false,
+            out_of_service: None,
         };
-        let CreateOptions {
-            vbuckets,
-            log_shards,
-        } = self.identity.shape;
-        let mine = (self.number..vbuckets).step_by(usize::from(log_shards.max(1)));
-        let slots: Vec<RwLock<Slot>> = mine
-            .filter_map(VbucketId::new)
+        let slots: Vec<RwLock<Slot>> = self
+            .vbuckets()
             .map(|vbucket| RwLock::new(slots.remove(&vbucket).unwrap_or(Slot::Absent)))
             .collect();
         let unsealed = slots.iter().map(|slot| match &*slot.read() {
@@ -451,7 +522,7 @@ impl Recovery {
         let unsealed_bytes = AtomicU64::new(unsealed.sum());
         Shard {
             number: self.number,
-            log_shards,
+            log_shards: self.identity.shape.log_shards,
             store_id: self.identity.store_id,
             disk: self.disk,
             options: self.options,

@@ -79,9 +79,7 @@ impl RollbackJob {
     }
 
     fn prepare(&self, writer: WriterGuard) -> Result<Prepared, StorageError> {
-        if writer.is_closed {
-            return Err(StorageError::Closed);
-        }
+        writer.check_open()?;
         let before = self.shard.version(self.vbucket)?;
         let current = before.state().ok_or(StorageError::Closed)?;
         let high_seqno = current.watermarks.high_seqno;

@@ -46,6 +46,13 @@ pub(crate) struct Down {
     pub(crate) entry: Option<RawEntry>,
 }
 
+impl Down {
+    /// Whether nothing is known of the vbucket, not even what the manifest once had of it.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.entry.as_ref().is_some_and(RawEntry::is_unreadable)
+    }
+}
+
 /// The right to change versions.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -56,6 +63,8 @@ pub(crate) struct Writer {
     /// An edit's sync failed: only a manifest written since can say what holds (rule R3).
     pub(crate) needs_manifest: bool,
     pub(crate) is_closed: bool,
+    /// Why nothing of the shard may be written since it was opened; it is closed, too, then.
+    pub(crate) out_of_service: Option<StorageError>,
 }
 
 /// The right to change versions, held.
@@ -291,11 +300,18 @@ impl Shard {
 }
 
 impl Writer {
+    /// Refuses when nothing may be written any more.
+    pub(crate) fn check_open(&self) -> Result<(), StorageError> {
+        match &self.out_of_service {
+            Some(cause) => Err(cause.clone()),
+            None if self.is_closed => Err(StorageError::Closed),
+            None => Ok(()),
+        }
+    }
+
     /// Writes edits as one frame, without a sync, and returns its sequence. After an error nothing of them counts.
     pub(crate) fn write_edits(&mut self, edits: &[Edit]) -> Result<u64, StorageError> {
-        if self.is_closed {
-            return Err(StorageError::Closed);
-        }
+        self.check_open()?;
         let mut touched = Touched::default();
         let mut encoded = Vec::with_capacity(edits.len());
         for edit in edits {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::admission::check_identity;
 use crate::disk::{Disk, DiskLock};
 use crate::error::StorageError;
 use crate::kv_store::{
@@ -263,25 +264,26 @@ impl LogStore {
         }
     }
 
-    /// Seals all vbuckets, with one container and one sync per log shard.
+    /// Seals all vbuckets, with one container and one sync per log shard. A shard whose seal does not complete does
+    /// not keep the others from it; the first such end is told.
     pub fn seal_all(&self, history_floor: Seqno) -> Outcome<()> {
+        let mut first = Outcome::Complete(());
         for shard in &self.inner.shards {
-            match SealJob::all(Arc::clone(shard), history_floor).run() {
-                Outcome::Complete(()) => {}
-                ended @ (Outcome::Yielded | Outcome::Aborted(_) | Outcome::Failed(_)) => {
-                    return ended;
-                }
+            let ended = SealJob::all(Arc::clone(shard), history_floor).run();
+            if matches!(first, Outcome::Complete(())) {
+                first = ended;
             }
         }
-        Outcome::Complete(())
+        first
     }
 
-    /// Writes every shard's manifest.
+    /// Writes every shard's manifest. One that fails does not keep the others from it; the first error is told.
     pub fn checkpoint(&self) -> Result<(), StorageError> {
+        let mut first = Ok(());
         for number in 0..self.inner.shape.log_shards {
-            finished(self.checkpoint_job(number)?.run())?;
+            first = first.and(finished(self.checkpoint_job(number)?.run()));
         }
-        Ok(())
+        first
     }
 
     /// Closes the store in order: seals what is unsealed, so that the next opening need not read the log, and marks
@@ -356,7 +358,10 @@ impl KvStore for LogStore {
         state: &VbucketStateRecord,
     ) -> Result<Incarnation, StorageError> {
         let shard = self.shard(vbucket)?;
+        check_identity(&state.identity)
+            .map_err(|refusal| StorageError::Refused { vbucket, refusal })?;
         let mut writer = shard.writer().ok_or(StorageError::Closed)?;
+        writer.check_open()?;
         if !matches!(shard.read_slot(vbucket), Slot::Absent) {
             return Err(StorageError::VbucketExists(vbucket));
         }

@@ -46,6 +46,17 @@ impl VerifyReport {
         });
     }
 
+    /// Takes the cause of a vbucket that is down, unless it was told for another.
+    fn cause(&mut self, cause: &StorageError) {
+        self.error("", cause);
+        let Some(fault) = self.faults.pop() else {
+            return;
+        };
+        if !self.faults.contains(&fault) {
+            self.faults.push(fault);
+        }
+    }
+
     /// Takes an error as a fault of `file`, or of the file it names itself.
     fn error(&mut self, file: &str, error: &StorageError) {
         if let StorageError::Corruption { file, offset, what } = error {
@@ -75,7 +86,7 @@ impl LogStore {
             for vbucket in shard.vbuckets() {
                 match shard.read_slot(vbucket) {
                     Slot::Absent => {}
-                    Slot::Down(down) => report.error("", &down.cause),
+                    Slot::Down(down) => report.cause(&down.cause),
                     Slot::Up(version) => verify_version(&version, &mut report),
                 }
             }
@@ -126,6 +137,12 @@ fn verify_log(shard: &Shard, report: &mut VerifyReport) {
             for damage in &found.damage {
                 report.error("log", &damage.error);
             }
+            for file in &found.unreadable {
+                report.error("log", &file.error);
+            }
+            if let Some(error) = &found.lost {
+                report.error("log", error);
+            }
             for frame in &found.frames {
                 match payload::read(&frame.payload) {
                     Ok(_) => report.records = report.records.saturating_add(1),
@@ -133,7 +150,8 @@ fn verify_log(shard: &Shard, report: &mut VerifyReport) {
                 }
             }
             let durable = writer.log.synced().sequence;
-            if found.damage.is_empty() && found.last.sequence < durable {
+            let is_whole = found.damage.is_empty() && found.lost.is_none();
+            if is_whole && found.last.sequence < durable {
                 let what = format!(
                     "the log ends at frame {}, before {durable}",
                     found.last.sequence

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use parking_lot::RwLock;
 
 use self::vbucket::Vbucket;
-use crate::admission::admit_group;
+use crate::admission::{admit_group, check_identity};
 use crate::error::StorageError;
 use crate::kv_store::{
     Batch, CommitDurability, FileStatistics, KvStore, RolledBack, Snapshot, VbucketPosition,
@@ -75,6 +75,8 @@ impl KvStore for MemoryStore {
         if vbucket.get() >= self.vbuckets_max {
             return Err(StorageError::UnknownVbucket(vbucket));
         }
+        check_identity(&state.identity)
+            .map_err(|refusal| StorageError::Refused { vbucket, refusal })?;
         let mut inner = self.inner.write();
         if inner.vbuckets.contains_key(&vbucket) {
             return Err(StorageError::VbucketExists(vbucket));

@@ -45,8 +45,7 @@ pub(crate) fn options(entropy: u64) -> OpenOptions {
         container_bytes_min: 8 << 10,
         block_bytes: 4 << 10,
         history_floor: Seqno::ZERO,
-        entropy,
-        ..OpenOptions::default()
+        ..OpenOptions::new(entropy)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use piggin_storage::disk::SimulatedDisk;
+use piggin_storage::disk::{DiskErrorKind, Fault, SimulatedDisk, Verb};
 use piggin_storage::log_store::Maintained;
 use piggin_storage::{
     Batch, CommitDurability, CreateOptions, FileStatistics, Incarnation, KvStore, LogStore,
@@ -13,7 +13,7 @@ use piggin_storage::{
     VbucketStatus,
 };
 
-use super::StoreFactory;
+use super::{Image, StoreFactory, vbucket};
 
 /// Options under which everything happens early.
 pub(crate) fn small_options(entropy: u64) -> OpenOptions {
@@ -26,9 +26,43 @@ pub(crate) fn small_options(entropy: u64) -> OpenOptions {
         container_bytes_min: 8 << 10,
         block_bytes: 4 << 10,
         history_floor: Seqno::ZERO,
-        entropy,
-        ..OpenOptions::default()
+        ..OpenOptions::new(entropy)
     }
+}
+
+/// A new store for four vbuckets, by both its names.
+pub(crate) fn create_on(
+    disk: &SimulatedDisk,
+    options: OpenOptions,
+) -> (LogStore, Arc<dyn KvStore>) {
+    let shape = CreateOptions {
+        vbuckets: 4,
+        log_shards: 1,
+    };
+    let store = LogStore::create(Arc::new(disk.clone()), shape, options).unwrap();
+    (store.clone(), Arc::new(store))
+}
+
+/// What is on the disk, opened.
+pub(crate) fn open_on(disk: &SimulatedDisk, entropy: u64) -> LogStore {
+    LogStore::open(Arc::new(disk.clone()), small_options(entropy)).unwrap()
+}
+
+/// Everything vbucket `number` answers.
+pub(crate) fn image(store: &LogStore, number: u16) -> Image {
+    Image::of(store.snapshot(vbucket(number)).unwrap().as_ref())
+}
+
+/// The files whose names begin so.
+pub(crate) fn names(disk: &SimulatedDisk, prefix: &str) -> Vec<String> {
+    let names = disk.files().into_keys();
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+/// A call that fails with nothing done.
+pub(crate) fn failing(verb: Verb, files: &str) -> Fault {
+    let kind = DiskErrorKind::Other("input/output error".into());
+    Fault::failed_call(kind).on(verb).of_files(files)
 }
 
 /// A log store in two log shards.

@@ -19,96 +19,15 @@ use parking_lot::Mutex;
 use actors::environment::{Clock, Environment, Random};
 use actors::executor::blocking::Forbid;
 use actors::hooks::Hooks;
-use actors::simulation::trace::Event;
-use actors::simulation::{Latencies, SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace};
+use actors::simulation::{SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace};
 use storage::disk::{Disk, SimulatedDisk};
 
 use crate::testing::disk::TracedDisk;
 use crate::testing::failures::FailureLog;
 use crate::testing::fault::Fault;
 use crate::testing::harness::Harness;
+use crate::testing::settings::{LastEvents, RunError, WorldSettings};
 use crate::testing::tap::Tap;
-
-/// How a world is run.
-#[derive(Clone, Debug)]
-pub struct WorldSettings {
-    /// A run of more virtual time than this does not end, it is thought.
-    pub virtual_time_max: Duration,
-    /// A run of more events than this does not end, it is thought.
-    pub events_max: u64,
-    /// So many of the newest events are kept as text.
-    pub events_kept: usize,
-    /// How long workers rest before each step.
-    pub latencies: Latencies,
-    /// So many messages in a thousand are delivered late.
-    pub late_permille: u64,
-}
-
-impl Default for WorldSettings {
-    fn default() -> WorldSettings {
-        WorldSettings {
-            virtual_time_max: Duration::from_secs(24 * 3600),
-            events_max: 2_000_000,
-            events_kept: 2_000,
-            latencies: Latencies::default(),
-            late_permille: 100,
-        }
-    }
-}
-
-/// Why a run came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RunError {
-    /// It did not end within the virtual time allowed; perhaps it waits for what never comes.
-    #[error("seed {seed}: no end after {} s of virtual time and {events} events; at last:\n{last}", after.as_secs())]
-    TooLong {
-        /// Of the run.
-        seed: u64,
-        /// The virtual time allowed.
-        after: Duration,
-        /// What happened until then.
-        events: u64,
-        /// The newest events.
-        last: LastEvents,
-    },
-    /// It did not end within the events allowed; perhaps it goes round in a circle.
-    #[error("seed {seed}: no end after {events} events, {} ms of virtual time; at last:\n{last}", at.as_millis())]
-    TooManyEvents {
-        /// Of the run.
-        seed: u64,
-        /// The virtual time reached.
-        at: Duration,
-        /// What happened until then.
-        events: u64,
-        /// The newest events.
-        last: LastEvents,
-    },
-    /// Something was done that another run of the seed may do differently.
-    #[error("seed {seed}: the run cannot be repeated: {what}")]
-    NotDeterministic {
-        /// Of the run.
-        seed: u64,
-        /// What was noticed.
-        what: String,
-    },
-    /// The system gave no thread or runtime.
-    #[error("the simulation could not be started: {what}")]
-    NotStarted {
-        /// What the system said.
-        what: String,
-    },
-}
-
-/// The newest events of a run that was stopped, one a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastEvents(pub Vec<Event>);
-
-impl fmt::Display for LastEvents {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|event| writeln!(f, "  {event}"))
-    }
-}
 
 /// So many events are shown of a run that was stopped.
 const LAST_EVENTS: usize = 20;
@@ -277,6 +196,12 @@ impl World {
     pub fn faults_waiting(&self) -> usize {
         let on_disk = self.inner.disk.lock().faults_waiting();
         on_disk.saturating_add(self.inner.harness.plan().waiting())
+    }
+
+    /// Takes all faults away that have not struck.
+    pub fn clear_faults(&self) {
+        self.inner.disk.lock().clear_faults();
+        self.inner.harness.plan().clear();
     }
 
     /// Has all messages of what runs in this world seen by `tap`.

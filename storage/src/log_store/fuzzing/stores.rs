@@ -36,8 +36,7 @@ pub(super) fn options(entropy: u64) -> OpenOptions {
         block_bytes: 4 << 10,
         compression: BlockCompression::Lz4,
         history_floor: Seqno::ZERO,
-        entropy,
-        ..OpenOptions::default()
+        ..OpenOptions::new(entropy)
     }
 }
 

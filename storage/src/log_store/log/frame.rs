@@ -86,15 +86,19 @@ impl FrameHeader {
 
     /// The header at `offset` of `file`, if there is a valid one.
     pub(crate) fn decode(bytes: &[u8], file: FileIdentity, offset: u64) -> Option<FrameHeader> {
+        let header = FrameHeader::unverified(bytes)?;
+        let (crc, body) = take_u32(bytes.get(4..HEADER_LENGTH)?)?;
+        (checksum(file, offset, body) == crc).then_some(header)
+    }
+
+    /// What bytes that begin like a header say, verified by nothing: for a file whose own header, and with it what
+    /// the checksum covers, is lost.
+    pub(crate) fn unverified(bytes: &[u8]) -> Option<FrameHeader> {
         let (magic, rest) = take_u32(bytes)?;
         if magic != MAGIC {
             return None;
         }
-        let (crc, rest) = take_u32(rest)?;
-        let body = rest.get(..HEADER_LENGTH.checked_sub(8)?)?;
-        if checksum(file, offset, body) != crc {
-            return None;
-        }
+        let (_, rest) = take_u32(rest)?;
         let (sequence, rest) = take_u64(rest)?;
         let (synced_through, rest) = take_u64(rest)?;
         let (payload_length, rest) = take_u32(rest)?;

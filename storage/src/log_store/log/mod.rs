@@ -13,4 +13,5 @@ pub(crate) mod frame;
 pub(crate) mod file;
 pub(crate) mod payload;
 pub(crate) mod writer;
+pub(crate) mod unreadable;
 pub(crate) mod reader;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is given back is exactly what was durable, and perhaps frames written after the last sync; a torn
 //! tail is cut, a file abandoned after a failed sync counts up to the frame its successor names, and damage to
-//! frames known durable is reported with its place, never skipped in silence.
+//! frames known durable is reported with its place, never skipped in silence. A file that cannot be read at all is
+//! damage as far as its frames may have reached.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::log::file::{FRAMES_BEGIN, LogFile, LogFileHeader};
 use crate::log_store::log::frame::{FrameHeader, HEADER_LENGTH, LogPosition, Touched};
+use crate::log_store::log::unreadable::{Reach, UnreadableFile};
 use crate::log_store::log::writer::LogFileSpan;
 use crate::log_store::names::{Kind, Name};
 
@@ -47,6 +49,10 @@ pub(crate) struct FoundLog {
     pub(crate) files: Vec<LogFileSpan>,
     /// Files that do not: unused, or abandoned before anything in them was durable.
     pub(crate) unused: Vec<String>,
+    /// Files that cannot be read and of which nothing is needed; they stay until the log has moved on.
+    pub(crate) unreadable: Vec<UnreadableFile>,
+    /// Why nobody can say where the log ends.
+    pub(crate) lost: Option<StorageError>,
     /// Highest file number seen.
     pub(crate) highest_number: u64,
     /// Of the last file, the frames nothing proves durable, as they were read: its file, and place and bytes of each.
@@ -86,10 +92,10 @@ pub(crate) fn read_log(
         if name.number < bounds.begin.file {
             found.unused.push(name.to_string());
         } else {
-            files.push(ScannedFile::read(disk, *name, store_id)?);
+            files.push(LogFileFound::read(disk, *name, store_id, bounds)?);
         }
     }
-    let chain = follow_chain(files, bounds, &mut found.unused);
+    let chain = follow_chain(files, bounds, &mut found);
     let newest = chain.len().saturating_sub(1);
     let mut walk = Walk {
         found,
@@ -97,9 +103,37 @@ pub(crate) fn read_log(
         expected: bounds.begin.sequence.saturating_add(1),
     };
     for (index, (file, limit)) in chain.into_iter().enumerate() {
-        walk.file(file, limit, index == newest);
+        match file {
+            LogFileFound::Readable(file) => walk.file(file, limit, index == newest),
+            LogFileFound::Unreadable(file) => walk.unreadable(file, limit),
+        }
     }
     Ok(walk.end())
+}
+
+/// A log file as it was found.
+enum LogFileFound {
+    Readable(ScannedFile),
+    Unreadable(UnreadableFile),
+}
+
+impl LogFileFound {
+    fn read(
+        disk: &Arc<dyn Disk>,
+        name: Name,
+        store_id: u64,
+        bounds: LogBounds,
+    ) -> Result<LogFileFound, StorageError> {
+        match ScannedFile::read(disk, name, store_id) {
+            Ok(file) => Ok(LogFileFound::Readable(file)),
+            Err(error) if error.is_of_one_file() => {
+                tracing::warn!(file = %name, %error, "a log file cannot be read");
+                let file = UnreadableFile::of(disk, name, error, bounds);
+                Ok(LogFileFound::Unreadable(file))
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// A log file in memory, and every frame that can be made out in it.
@@ -214,6 +248,13 @@ impl ScannedFile {
             .unwrap_or(0)
     }
 
+    /// Highest frame of the log that this file or the manifest's place in it proves to have been durable.
+    fn proven_durable(&self, bounds: LogBounds) -> u64 {
+        let is_synced = self.header.identity.number == bounds.synced.file;
+        let synced = if is_synced { bounds.synced.sequence } else { 0 };
+        self.told_durable().max(synced)
+    }
+
     fn damage(&self, sequence: u64, until: u64, offset: u64) -> LogDamage {
         let single = self
             .damaged
@@ -235,27 +276,72 @@ impl ScannedFile {
     }
 }
 
+/// What is looked for on the way back through the files.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// The newest file that holds a frame.
+    Newest,
+    /// The file that the one above goes on after.
+    At(LogPosition),
+    /// Whatever holds frames: the file above cannot say what it goes on after.
+    Next,
+}
+
+/// How far a file of the chain counts.
+#[derive(Clone, Copy)]
+enum Limit {
+    /// To its last frame, as far as that can be told.
+    Open,
+    /// Up to this frame.
+    At(u64),
+}
+
+impl Wanted {
+    /// If this file is it, how far it counts.
+    fn takes(self, file: &LogFileFound, bounds: LogBounds) -> Option<Limit> {
+        let (number, is_used) = match file {
+            LogFileFound::Readable(file) => {
+                (file.header.identity.number, file.continues().is_some())
+            }
+            LogFileFound::Unreadable(file) => (file.number, file.reach != Reach::Nothing),
+        };
+        match (self, file) {
+            (Wanted::At(position), _) => {
+                (number == position.file).then_some(Limit::At(position.sequence))
+            }
+            (Wanted::Newest, _) => (is_used || number == bounds.synced.file).then_some(Limit::Open),
+            // Its last frames may have been given up: only what is proven counts.
+            (Wanted::Next, LogFileFound::Readable(file)) => {
+                is_used.then(|| Limit::At(file.proven_durable(bounds)))
+            }
+            (Wanted::Next, LogFileFound::Unreadable(_)) => is_used.then_some(Limit::Open),
+        }
+    }
+}
+
 /// From the newest file with a frame back to the oldest needed: each names its predecessor and the last frame that
 /// counts there. Files between were abandoned before anything in them was durable. Oldest first, with that limit.
 fn follow_chain(
-    files: Vec<ScannedFile>,
+    files: Vec<LogFileFound>,
     bounds: LogBounds,
-    unused: &mut Vec<String>,
-) -> Vec<(ScannedFile, Option<u64>)> {
+    found: &mut FoundLog,
+) -> Vec<(LogFileFound, Limit)> {
     let mut chain = Vec::new();
-    let mut wanted: Option<LogPosition> = None;
+    let mut wanted = Wanted::Newest;
     for file in files.into_iter().rev() {
-        let number = file.header.identity.number;
-        let limit = wanted.map(|position| position.sequence);
-        let counts = match wanted {
-            None => file.continues().is_some() || number == bounds.synced.file,
-            Some(position) => number == position.file,
-        };
-        if counts {
-            wanted = Some(file.continues().unwrap_or_default());
-            chain.push((file, limit));
-        } else {
-            unused.push(file.name.to_string());
+        let taken = wanted.takes(&file, bounds);
+        match (file, taken) {
+            (file, Some(limit)) => {
+                wanted = match &file {
+                    LogFileFound::Readable(file) => {
+                        Wanted::At(file.continues().unwrap_or_default())
+                    }
+                    LogFileFound::Unreadable(_) => Wanted::Next,
+                };
+                chain.push((file, limit));
+            }
+            (LogFileFound::Readable(file), None) => found.unused.push(file.name.to_string()),
+            (LogFileFound::Unreadable(file), None) => found.unreadable.push(file),
         }
     }
     chain.reverse();
@@ -271,7 +357,11 @@ struct Walk {
 }
 
 impl Walk {
-    fn file(&mut self, file: ScannedFile, limit: Option<u64>, is_newest: bool) {
+    fn file(&mut self, file: ScannedFile, limit: Limit, is_newest: bool) {
+        let limit = match limit {
+            Limit::At(sequence) => Some(sequence),
+            Limit::Open => None,
+        };
         let number = file.header.identity.number;
         self.found.files.push(LogFileSpan {
             name: file.name.to_string(),
@@ -321,6 +411,30 @@ impl Walk {
         if is_newest {
             self.keep_tail(file, end);
         }
+    }
+
+    /// All frames of this file that are still expected are missing.
+    fn unreadable(&mut self, file: UnreadableFile, limit: Limit) {
+        let until = match (limit, file.reach) {
+            (Limit::At(limit), _) => limit,
+            (Limit::Open, Reach::Until(until)) => until,
+            (Limit::Open, Reach::Nothing) => 0,
+            (Limit::Open, Reach::Unknown) => return self.found.lost = Some(file.error),
+        };
+        if until < self.expected {
+            return self.found.unreadable.push(file);
+        }
+        self.found.damage.push(LogDamage {
+            sequence: self.expected,
+            until,
+            touched: Touched::ALL,
+            error: file.error,
+        });
+        self.found.last = LogPosition {
+            file: file.number,
+            sequence: until,
+        };
+        self.expected = until.saturating_add(1);
     }
 
     fn take(&mut self, file: &ScannedFile, number: u64, offset: u64, header: &FrameHeader) {

@@ -1,0 +1,23 @@
+//! The engine as it is keeps every promise, seed after seed. A seed that once failed is added to `REGRESSIONS`.
+
+use crate::engine::Plant;
+use crate::scenario;
+
+/// Run on every run of the test command, and kept after the fix.
+const REGRESSIONS: [u64; 0] = [];
+/// So many besides, or as many as the variable says.
+const SEEDS: u64 = 100;
+const SEEDS_VARIABLE: &str = "PIGGIN_SEEDS";
+
+#[test]
+fn no_promise_is_broken() {
+    let seeds = std::env::var(SEEDS_VARIABLE).ok();
+    let seeds = seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
+    let mut events = 0;
+    for seed in REGRESSIONS.into_iter().chain(0..seeds) {
+        let report = scenario::run(seed, Plant::Nothing).expect("a run that ends");
+        assert_eq!(report.findings, [""; 0], "seed {seed}");
+        events += report.events;
+    }
+    println!("{seeds} seeds, {events} events");
+}

@@ -1,0 +1,3 @@
+//! Workloads: who asks the engine for what.
+
+pub(crate) mod clients;
