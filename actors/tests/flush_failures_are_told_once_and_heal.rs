@@ -2,7 +2,7 @@
 //! a vbucket in trouble holds up no other; pausing, resuming, stopping and flushing now do what they say.
 #![cfg(test)]
 
-mod support;
+mod disk_side;
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use storage::{
     FailoverTable, KvStore, Outcome, Seqno, Topology, VbucketIdentity, VbucketState, VbucketUuid,
 };
 
-use support::rig::Rig;
+use disk_side::rig::Rig;
 
 /// A flusher that runs and has nothing to do.
 fn idle() -> Rig {

@@ -2,14 +2,14 @@
 //! cut at any call takes nothing back that was said to be there (rule R3, MB-42224, MB-38845, MB-65737).
 #![cfg(test)]
 
-mod support;
+mod disk_side;
 
 use std::sync::Arc;
 
 use storage::LogStore;
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, SyncFailure, Verb};
 
-use support::rig::{Rig, options};
+use disk_side::rig::{Rig, options};
 
 const STEPS: u64 = 500;
 

@@ -3,7 +3,7 @@
 //! MB-36380).
 #![cfg(test)]
 
-mod support;
+mod disk_side;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use storage::{
     Batch, Incarnation, Refusal, RollbackEpoch, Seqno, StorageError, VbucketId, VbucketPosition,
 };
 
-use support::Numbers;
-use support::vbucket::LogVbucket;
+use disk_side::Numbers;
+use disk_side::vbucket::LogVbucket;
 
 const VBUCKETS: u16 = 5;
 const LOG_SHARDS: u16 = 2;

@@ -1,7 +1,7 @@
 //! Background work goes on while commits do, fails told and later each time, and leaves nothing for ever undone.
 #![cfg(test)]
 
-mod support;
+mod disk_side;
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use piggin_actors::executor::{Step, Worker};
 use storage::KvStore;
 use storage::disk::{DiskErrorKind, Fault};
 
-use support::rig::Rig;
+use disk_side::rig::Rig;
 
 #[test]
 fn what_is_written_is_sealed_and_the_log_given_back() {

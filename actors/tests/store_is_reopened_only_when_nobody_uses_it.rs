@@ -2,7 +2,7 @@
 //! opening that fails, or panics, is tried again; closed means closed.
 #![cfg(test)]
 
-mod support;
+mod disk_side;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ use piggin_actors::store_handle::{Reopening, StoreGeneration, StoreHandle};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk};
 use storage::{KvStore, StorageError};
 
-use support::rig::{create, handle};
+use disk_side::rig::{create, handle};
 
 fn store() -> (SimulatedDisk, StoreHandle) {
     let disk = SimulatedDisk::new();

@@ -3,7 +3,7 @@
 //! (MB-45755); a full disk is read all the same (MB-39338); a stop answers whoever waits (MB-47851).
 #![cfg(test)]
 
-mod support;
+mod disk_side;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use piggin_actors::warmup::{CleanMark, WarmupEnd};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
 use storage::{KvStore, VbucketId};
 
-use support::rig::{Rig, SHAPE, options};
-use support::warming::Warming;
+use disk_side::rig::{Rig, SHAPE, options};
+use disk_side::warming::Warming;
 
 /// Keys and seqnos by vbucket.
 type Expected = BTreeMap<u16, Vec<(Vec<u8>, u64)>>;

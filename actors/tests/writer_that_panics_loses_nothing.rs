@@ -3,7 +3,7 @@
 //! reaches it once (rule R19, design section 8).
 #![cfg(test)]
 
-mod support;
+mod disk_side;
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use piggin_actors::flusher::Flushable;
 use storage::LogStore;
 use storage::disk::{Disk, SimulatedDisk};
 
-use support::panicking_disk::PanickingDisk;
-use support::rig::{Rig, create, options};
+use disk_side::panicking_disk::PanickingDisk;
+use disk_side::rig::{Rig, create, options};
 
 /// Without the stack traces of panics that are asked for.
 fn quietly() {

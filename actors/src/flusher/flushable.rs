@@ -38,6 +38,9 @@ pub trait Flushable: Debug + Send + Sync + 'static {
     fn high_seqno(&self) -> Seqno;
     /// Highest seqno known to be on disk.
     fn persisted_seqno(&self) -> Seqno;
+    /// Up to here every change is on disk: itself, or a newer one of its key. Below the persisted seqno while a batch
+    /// was cut where a version is missing whose newer one comes later.
+    fn settled_seqno(&self) -> Seqno;
     /// While set, clients' writes are answered with a temporary failure; reads go on.
     fn set_disk_full(&self, is_full: bool);
     /// Takes the vbucket out of service.

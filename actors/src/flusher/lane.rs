@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use messages::DownCause;
-use storage::{Batch, Seqno};
+use storage::Batch;
 
 use crate::flusher::answers::Ticket;
 use crate::flusher::batch::Place;
@@ -52,7 +52,6 @@ pub(super) enum Phase {
 pub(super) struct Sent {
     /// Number of the take it came from.
     pub(super) taken: u64,
-    pub(super) high: Seqno,
     pub(super) has_more: bool,
 }
 

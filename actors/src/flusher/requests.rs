@@ -37,9 +37,11 @@ pub(super) struct Want {
 }
 
 impl Want {
-    /// Whether the persisted batch shows that all is on disk.
-    pub(super) fn is_met_by(&self, sent: &Sent) -> bool {
-        sent.taken > self.taken && (sent.high > self.high || !sent.has_more)
+    /// Whether the persisted batch shows that all is on disk, where everything up to `settled` is.
+    pub(super) fn is_met_by(&self, sent: &Sent, settled: Seqno) -> bool {
+        // A state without items lies behind the items: it is there when something behind it is, or all is.
+        let is_behind = settled > self.high || (settled == self.high && !sent.has_more);
+        sent.taken > self.taken && is_behind
     }
 }
 

@@ -366,7 +366,6 @@ impl FlusherState {
                 lane.taken = lane.taken.saturating_add(1);
                 let sent = Sent {
                     taken: lane.taken,
-                    high: take.watermarks.high_seqno,
                     has_more: take.has_more,
                 };
                 self.send(id, batch_of(id, place, take), sent);

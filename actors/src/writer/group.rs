@@ -13,7 +13,7 @@ use crate::writer::{BarrierRequest, CommitRequest, Request};
 /// How much becomes one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupLimits {
-    /// Bytes of keys and values; the batch that reaches it is the last.
+    /// Bytes of the batches, roughly; the batch that reaches it is the last.
     pub bytes_max: u64,
     /// Batches.
     pub batches_max: usize,
@@ -84,7 +84,12 @@ impl Intake {
     }
 }
 
-fn bytes_of(batch: &Batch) -> u64 {
+/// What a batch takes in the log, roughly: keys, values, and about as much as a record costs beside them.
+pub(super) fn bytes_of(batch: &Batch) -> u64 {
+    const OVERHEAD: u64 = 64;
     let items = batch.items.iter();
-    items.fold(0, |sum: u64, item| sum.saturating_add(item.user_bytes()))
+    items.fold(OVERHEAD, |sum, item| {
+        sum.saturating_add(item.user_bytes())
+            .saturating_add(OVERHEAD)
+    })
 }

@@ -20,10 +20,14 @@ use crate::flusher::answers::{Committed, FlusherEdge, Placed, Ticket};
 use crate::flusher::flushable::Flushable;
 use crate::hooks::FaultPoint;
 use crate::store_handle::{Reopening, StoreLease};
-use crate::writer::group::{Intake, Next};
+use crate::writer::group::{Intake, Next, bytes_of};
 use crate::writer::{BarrierRequest, CommitRequest, Request, WriterConfig, WriterQueue};
 
 type Results = Vec<Result<(), StorageError>>;
+
+/// Bytes committed after which maintenance looks whether there is work. Its thresholds are megabytes; a look at each
+/// commit would cost a switch of threads and the right to write.
+const MAINTENANCE_BYTES: u64 = 128 << 10;
 
 /// One life of a writer.
 pub struct WriterWorker {
@@ -36,6 +40,8 @@ pub struct WriterWorker {
     placing: Option<BarrierRequest>,
     /// Set while the store works for us: if it stays set, a panic left the store half done.
     is_in_store: bool,
+    /// Bytes committed since maintenance was woken.
+    unmaintained: u64,
     /// Commits, or openings, that failed in a row.
     failures: u32,
     /// Why the disk is left alone, and until when (monotonic).
@@ -92,6 +98,8 @@ impl WriterWorker {
             committing: None,
             placing: None,
             is_in_store: false,
+            // The first commit wakes it: something may be left from an earlier life.
+            unmaintained: MAINTENANCE_BYTES,
             failures: 0,
             put_off: None,
         }
@@ -146,6 +154,18 @@ impl WriterWorker {
                 let until = self.fail(cause.into(), None);
                 Some(self.hand_back(until))
             }
+        }
+    }
+
+    /// A failed commit may leave work, too: only a manifest settles a failed sync.
+    fn wake_maintenance(&mut self, group: &[Batch], has_failed: bool) {
+        let bytes = group.iter().map(bytes_of).fold(0, u64::saturating_add);
+        self.unmaintained = self.unmaintained.saturating_add(bytes);
+        if (has_failed || self.unmaintained >= MAINTENANCE_BYTES)
+            && let Some(maintenance) = &self.config.maintenance
+        {
+            self.unmaintained = 0;
+            maintenance.wake();
         }
     }
 
@@ -362,12 +382,10 @@ impl Worker for WriterWorker {
         };
         if let Some(Committing { job, group, lease }) = self.committing.take() {
             drop(job);
-            let has_written = results.iter().any(Result::is_ok);
+            let has_failed = results.iter().any(Result::is_err);
             self.settle(results, &group, &lease);
             drop(lease);
-            if has_written && let Some(maintenance) = &self.config.maintenance {
-                maintenance.wake();
-            }
+            self.wake_maintenance(&group, has_failed);
         }
         Step::Again
     }

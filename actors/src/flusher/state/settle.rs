@@ -12,7 +12,7 @@ use storage::{Advice, Batch, Refusal, StorageError, VbucketId, VbucketPosition};
 
 use crate::flusher::answers::{Answered, Committed, Placed, Ticket};
 use crate::flusher::batch::Place;
-use crate::flusher::lane::{Lane, Phase, Sent};
+use crate::flusher::lane::{Phase, Sent};
 use crate::flusher::requests::{Told, Want};
 use crate::flusher::state::{Effect, FlusherState, vbucket_down};
 
@@ -251,10 +251,14 @@ impl FlusherState {
         if self.waiters.flush.is_empty() {
             return;
         }
-        let is_quiet = self.lanes.get(&id).is_some_and(Lane::is_quiet);
+        let Some(lane) = self.lanes.get(&id) else {
+            return;
+        };
+        let (is_quiet, settled) = (lane.is_quiet(), lane.vbucket.settled_seqno());
         let effects = &mut self.effects;
         self.waiters.flush.retain_mut(|waiter| {
-            let is_met = |want: &Want| is_quiet || sent.is_some_and(|sent| want.is_met_by(sent));
+            let is_met =
+                |want: &Want| is_quiet || sent.is_some_and(|sent| want.is_met_by(sent, settled));
             if waiter.wants.get(&id).is_some_and(is_met) {
                 waiter.wants.remove(&id);
             }

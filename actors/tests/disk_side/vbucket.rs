@@ -176,6 +176,10 @@ impl Flushable for LogVbucket {
         self.inner.lock().persisted
     }
 
+    fn settled_seqno(&self) -> Seqno {
+        self.inner.lock().persisted
+    }
+
     fn set_disk_full(&self, is_full: bool) {
         self.inner.lock().is_disk_full = is_full;
     }
