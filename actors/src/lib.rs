@@ -17,3 +17,4 @@ pub mod warmup;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 mod split_mix;
+pub mod vbucket;

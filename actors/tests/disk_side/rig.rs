@@ -51,9 +51,8 @@ pub(crate) fn options(entropy: u64) -> OpenOptions {
         log_file_bytes_min: 64 << 10,
         log_file_bytes_max: 64 << 10,
         unsealed_bytes: 4 << 10,
-        entropy,
         is_stepped: true,
-        ..OpenOptions::default()
+        ..OpenOptions::new(entropy)
     }
 }
 

@@ -1,0 +1,183 @@
+//! Slices, snapshots as streams are told them, what is settled for the flusher, and the flush cursor's reset.
+
+use super::*;
+
+#[test]
+fn a_slice_is_bounded_but_never_empty() {
+    let mut log = log_of(5);
+    let limits = TakeLimits {
+        items_max: 10,
+        bytes_max: 1,
+    };
+    let taken = log.take(CursorId::FLUSH, limits).unwrap();
+    assert_eq!((seqnos(&taken), taken.more), (vec![1], true));
+    let taken = take_items(&mut log, CursorId::FLUSH, 3);
+    assert_eq!((seqnos(&taken), taken.more), (vec![2, 3, 4], true));
+    let taken = take_items(&mut log, CursorId::FLUSH, 3);
+    assert_eq!((seqnos(&taken), taken.more), (vec![5], false));
+    let taken = take_all(&mut log, CursorId::FLUSH);
+    assert!(taken.items.is_empty() && taken.pieces.is_empty() && !taken.more);
+}
+
+#[test]
+fn a_snapshot_is_told_whole_and_kept_over_slices() {
+    let mut log = log_of(5);
+    let cursor = register(&mut log, "stream", 0).cursor;
+    let told = |taken: &Taken| {
+        let piece = &taken.pieces[0];
+        (piece.opening, piece.start.0, piece.end.0, piece.completes)
+    };
+    let first = take_items(&mut log, cursor, 3);
+    assert_eq!(told(&first), (Opening::Checkpoint, 1, 5, false));
+    append(&mut log, 2);
+    let second = take_items(&mut log, cursor, 1);
+    assert_eq!(told(&second), (Opening::Continues, 1, 5, false));
+    let third = take_items(&mut log, cursor, 1);
+    assert_eq!(told(&third), (Opening::Continues, 1, 5, true));
+    let fourth = take_all(&mut log, cursor);
+    assert_eq!(told(&fourth), (Opening::Snapshot, 6, 7, true));
+}
+
+#[test]
+fn every_checkpoint_is_a_snapshot_of_its_own() {
+    let mut log = log_of(2);
+    let cursor = register(&mut log, "stream", 0).cursor;
+    log.open_checkpoint();
+    append(&mut log, 2);
+    log.open_checkpoint();
+    let taken = take_all(&mut log, cursor);
+    let told = |piece: &SnapshotPiece| (piece.opening, piece.items.clone(), piece.end.0);
+    let told: Vec<_> = taken.pieces.iter().map(told).collect();
+    let opening = Opening::Checkpoint;
+    assert_eq!(told, [(opening, 0..2, 2), (opening, 2..4, 4)]);
+    // The third has no item yet; its beginning is not lost.
+    append(&mut log, 1);
+    let taken = take_all(&mut log, cursor);
+    assert_eq!(taken.pieces[0].opening, Opening::Checkpoint);
+    assert_eq!(taken.pieces[0].start, Seqno(5));
+    check(&log);
+}
+
+#[test]
+fn a_change_of_identity_reaches_the_flusher_only_and_moves_nothing() {
+    let mut log = log();
+    let cursor = register(&mut log, "stream", 0).cursor;
+    log.queue_identity(identity(1));
+    assert_eq!(log.last_seqno(), Seqno::ZERO);
+    assert_eq!(log.remaining(cursor), Ok(0));
+    assert!(log.has_unflushed());
+    let for_stream = take_all(&mut log, cursor);
+    assert!(for_stream.items.is_empty() && for_stream.pieces.is_empty());
+    let for_flusher = take_all(&mut log, CursorId::FLUSH);
+    assert_eq!(for_flusher.identity, Some(identity(1)));
+    assert!(for_flusher.pieces.is_empty());
+    assert!(!log.has_unflushed());
+    append(&mut log, 1);
+    let for_stream = take_all(&mut log, cursor);
+    assert_eq!(for_stream.pieces[0].opening, Opening::Checkpoint);
+    check(&log);
+}
+
+#[test]
+fn a_slice_with_a_replaced_item_behind_it_is_not_settled() {
+    let mut log = log_of(4);
+    put(&mut log, "key 2", MUTATION, Seqno(2));
+    let taken = take_items(&mut log, CursorId::FLUSH, 2);
+    assert_eq!(seqnos(&taken), [1, 3]);
+    assert_eq!(taken.settled, Seqno(1), "item 2 lives on as 5");
+    let taken = take_all(&mut log, CursorId::FLUSH);
+    assert_eq!((seqnos(&taken), taken.settled), (vec![4, 5], Seqno(5)));
+}
+
+#[test]
+fn a_replaced_item_that_was_persisted_unsettles_nothing() {
+    let mut log = log_of(3);
+    drop(take_items(&mut log, CursorId::FLUSH, 1));
+    log.note_persisted(Seqno(1));
+    put(&mut log, "key 1", MUTATION, Seqno(1));
+    let taken = take_items(&mut log, CursorId::FLUSH, 1);
+    assert_eq!((seqnos(&taken), taken.settled), (vec![2], Seqno(2)));
+}
+
+#[test]
+fn after_a_reset_a_replaced_item_unsettles_again() {
+    let mut log = log_of(3);
+    drop(take_items(&mut log, CursorId::FLUSH, 2));
+    log.note_persisted(Seqno(2));
+    put(&mut log, "key 2", MUTATION, Seqno(2));
+    log.reset_flush_cursor(Seqno(1)).unwrap();
+    let taken = take_items(&mut log, CursorId::FLUSH, 1);
+    assert_eq!((seqnos(&taken), taken.settled), (vec![3], Seqno(1)));
+}
+
+#[test]
+fn a_reset_flush_cursor_reads_again_what_the_store_lost() {
+    let mut log = log_of(3);
+    log.open_checkpoint();
+    append(&mut log, 3);
+    log.queue_identity(identity(1));
+    let taken = take_all(&mut log, CursorId::FLUSH);
+    assert_eq!(taken.identity, Some(identity(1)));
+    assert_eq!(log.figures().checkpoints, 2, "kept until it is persisted");
+    log.reset_flush_cursor(Seqno(2)).unwrap();
+    assert_eq!(log.remaining(CursorId::FLUSH), Ok(4));
+    let taken = take_all(&mut log, CursorId::FLUSH);
+    assert_eq!(seqnos(&taken), [3, 4, 5, 6]);
+    assert_eq!(taken.identity, Some(identity(1)));
+    log.note_persisted(Seqno(6));
+    assert_eq!(log.figures().checkpoints, 1);
+    log.reset_flush_cursor(Seqno(6)).unwrap();
+    let taken = take_all(&mut log, CursorId::FLUSH);
+    assert!(taken.items.is_empty());
+    assert_eq!(
+        taken.identity,
+        Some(identity(1)),
+        "it lies above item 6, so it may be lost"
+    );
+    check(&log);
+}
+
+#[test]
+fn a_reset_goes_no_further_back_than_what_is_here() {
+    let mut log = log_of(6);
+    flush(&mut log);
+    assert_eq!(log.expel(3).items, 3);
+    log.reset_flush_cursor(Seqno(3)).unwrap();
+    let refused = log.reset_flush_cursor(Seqno(2));
+    let (seqno, first_held) = (Seqno(2), Seqno(4));
+    assert_eq!(
+        refused,
+        Err(CursorError::NoLongerHeld { seqno, first_held })
+    );
+    let (seqno, last) = (Seqno(7), Seqno(6));
+    let refused = log.reset_flush_cursor(seqno);
+    assert_eq!(refused, Err(CursorError::Ahead { seqno, last }));
+    check(&log);
+}
+
+#[test]
+fn what_was_not_taken_is_not_persisted() {
+    let mut log = log_of(4);
+    drop(take_items(&mut log, CursorId::FLUSH, 2));
+    log.note_persisted(Seqno(4));
+    assert_eq!(log.expel(usize::MAX).items, 2);
+    log.note_persisted(Seqno(1));
+    assert_eq!(seqnos(&take_all(&mut log, CursorId::FLUSH)), [3, 4]);
+    check(&log);
+}
+
+#[test]
+fn a_monitor_reads_prepares_in_their_order() {
+    let mut log = log();
+    let name = CursorName::new("durability monitor");
+    let kind = CursorKind::DurabilityMonitor;
+    let monitor = log.register(name, Seqno(0), kind).unwrap().cursor;
+    put(&mut log, "a", PREPARE, None);
+    append(&mut log, 1);
+    put(&mut log, "b", PREPARE, None);
+    put(&mut log, "a", COMMIT, None);
+    put(&mut log, "a", PREPARE, Seqno(1));
+    let taken = take_all(&mut log, monitor);
+    assert_eq!(seqnos(&taken), [1, 2, 3, 4, 5]);
+    assert_eq!(log.remaining(monitor), Ok(0));
+}

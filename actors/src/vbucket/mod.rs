@@ -1,0 +1,3 @@
+//! The vbucket: one vbucket's truth in memory.
+
+pub mod checkpoint;
