@@ -3,11 +3,15 @@
 //! Every actor is a folder of one shape: plain state machines that return effects, and a thin `actor.rs` that turns
 //! messages into calls. No actor names another: they hold recipients and shared monotone state.
 
+#[cfg(test)]
+extern crate self as piggin_actors;
+
 pub mod environment;
 pub mod system;
 pub mod hooks;
 pub mod guardian;
 pub mod executor;
+pub mod vbucket;
 pub mod backoff;
 pub mod store_handle;
 pub mod flusher;
@@ -17,4 +21,3 @@ pub mod warmup;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 mod split_mix;
-pub mod vbucket;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cas::Cas;
 use crate::durability::DurabilityLevel;
 use crate::leb128;
+use crate::memory::MemoryToken;
 use crate::seqno::Seqno;
 
 /// Number of a collection.
@@ -317,6 +318,8 @@ pub struct Item {
     pub predecessor: Predecessor,
     /// The document; of a tombstone the value is usually empty.
     pub document: Document,
+    /// What it costs in memory, to whom. No part of what the item says.
+    pub token: MemoryToken,
 }
 
 impl Item {
@@ -329,6 +332,7 @@ impl Item {
             operation,
             predecessor,
             document,
+            token: MemoryToken::default(),
         }
     }
 

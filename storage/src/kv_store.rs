@@ -15,6 +15,7 @@ use crate::document::{
     RevSeqno,
 };
 use crate::error::StorageError;
+use crate::memory::MemoryToken;
 use crate::outcome::Outcome;
 use crate::seqno::{Seqno, SeqnoRange};
 use crate::vbucket::{
@@ -207,6 +208,7 @@ impl<'a> ItemView<'a> {
                 cas: self.cas,
                 rev_seqno: self.rev_seqno,
             },
+            token: MemoryToken::default(),
         })
     }
 }

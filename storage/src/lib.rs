@@ -9,6 +9,7 @@ pub mod failover_table;
 pub mod cas;
 pub mod durability;
 mod leb128;
+pub mod memory;
 pub mod document;
 pub mod counts;
 pub mod kv_store;
@@ -38,6 +39,7 @@ pub use kv_store::{
 #[doc(hidden)]
 pub use log_store::fuzzing;
 pub use log_store::{CreateOptions, LogStore, OpenOptions};
+pub use memory::{MemoryAccount, MemoryPool, MemoryToken};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};
 pub use seqno::{Seqno, SeqnoRange, SnapshotRange};

@@ -4,23 +4,13 @@
 //! at any moment. Everything here is shared state behind the vbucket's own lock; nothing waits for an actor.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use messages::DownCause;
-use storage::{Item, Seqno, VbucketId, VbucketIdentity, Watermarks};
+use storage::{Seqno, VbucketId};
 
-/// What one vbucket has for the disk.
-#[derive(Clone, Debug)]
-pub struct FlushTake {
-    /// Items behind the flush cursor, by rising seqno.
-    pub items: Vec<Arc<Item>>,
-    /// How far the vbucket has come with them.
-    pub watermarks: Watermarks,
-    /// What the vbucket is, when that changed.
-    pub identity: Option<Arc<VbucketIdentity>>,
-    /// The limits cut it: there is more behind the cursor.
-    pub has_more: bool,
-}
+use crate::vbucket::{DirtyVbuckets, VbucketCore};
+
+pub use crate::vbucket::FlushTake;
 
 /// A vbucket, seen from the disk's side.
 pub trait Flushable: Debug + Send + Sync + 'static {
@@ -43,6 +33,8 @@ pub trait Flushable: Debug + Send + Sync + 'static {
     fn settled_seqno(&self) -> Seqno;
     /// While set, clients' writes are answered with a temporary failure; reads go on.
     fn set_disk_full(&self, is_full: bool);
+    /// Why the vbucket is out of service, if it is; then nothing of it is taken.
+    fn down(&self) -> Option<DownCause>;
     /// Takes the vbucket out of service.
     fn take_down(&self, cause: DownCause);
     /// Puts it back, after [`Flushable::take_down`] by the same caller.
@@ -55,4 +47,60 @@ pub trait DirtyQueue: Debug + Send + Sync + 'static {
     fn clear_wake(&self);
     /// The next vbucket to look at; what is changed in it from now on puts it back.
     fn take(&self) -> Option<VbucketId>;
+}
+
+impl Flushable for VbucketCore {
+    fn take_for_flush(&self, items_max: usize, bytes_max: usize) -> Option<FlushTake> {
+        VbucketCore::take_for_flush(self, items_max, bytes_max)
+    }
+
+    fn note_persisted(&self, seqno: Seqno) {
+        VbucketCore::note_persisted(self, seqno);
+    }
+
+    fn resync(&self, persisted: Seqno) {
+        VbucketCore::resync(self, persisted);
+    }
+
+    fn has_unflushed(&self) -> bool {
+        VbucketCore::has_unflushed(self)
+    }
+
+    fn high_seqno(&self) -> Seqno {
+        VbucketCore::high_seqno(self)
+    }
+
+    fn persisted_seqno(&self) -> Seqno {
+        VbucketCore::persisted_seqno(self)
+    }
+
+    fn settled_seqno(&self) -> Seqno {
+        VbucketCore::settled_seqno(self)
+    }
+
+    fn set_disk_full(&self, is_full: bool) {
+        VbucketCore::set_disk_full(self, is_full);
+    }
+
+    fn down(&self) -> Option<DownCause> {
+        VbucketCore::down(self)
+    }
+
+    fn take_down(&self, cause: DownCause) {
+        VbucketCore::take_down(self, cause);
+    }
+
+    fn bring_up(&self) {
+        VbucketCore::bring_up(self);
+    }
+}
+
+impl DirtyQueue for DirtyVbuckets {
+    fn clear_wake(&self) {
+        DirtyVbuckets::clear_wake(self);
+    }
+
+    fn take(&self) -> Option<VbucketId> {
+        DirtyVbuckets::take(self)
+    }
 }

@@ -71,9 +71,24 @@ impl Lane {
         }
     }
 
-    /// Everything it had when this is asked is on disk.
+    /// Everything it has is on disk.
     pub(super) fn is_quiet(&self) -> bool {
-        matches!(self.phase, Phase::Ready) && !self.vbucket.has_unflushed()
+        let vbucket = &self.vbucket;
+        matches!(self.phase, Phase::Ready)
+            && !vbucket.has_unflushed()
+            && vbucket.persisted_seqno() >= vbucket.high_seqno()
+    }
+
+    /// Why nothing of it is written, if nothing is.
+    pub(super) fn down(&self) -> Option<DownCause> {
+        match &self.phase {
+            Phase::Down(cause) => Some(cause.clone()),
+            Phase::Unplaced
+            | Phase::Asked(_)
+            | Phase::Ready
+            | Phase::UnderWay(..)
+            | Phase::Kept(..) => self.vbucket.down(),
+        }
     }
 
     pub(super) fn set_disk_full(&mut self, is_full: bool) {

@@ -216,8 +216,8 @@ impl FlusherState {
                 let unknown = OperationError::UnknownVbucket(id);
                 return self.tell(waiter, Told::Done(Err(unknown)));
             };
-            if let Phase::Down(cause) = &lane.phase {
-                let down = vbucket_down(id, cause);
+            if let Some(cause) = lane.down() {
+                let down = vbucket_down(id, &cause);
                 return self.tell(waiter, Told::Done(Err(down)));
             }
             if !lane.is_quiet() {
@@ -266,6 +266,7 @@ impl FlusherState {
             self.send_due(now);
             self.send_dirty();
         }
+        self.refuse_down();
         self.advance_stage(now);
         self.left()
     }
@@ -405,7 +406,7 @@ impl FlusherState {
                 }
             }
             Stage::Stopping => {
-                let is_done = |lane: &Lane| lane.is_quiet() || matches!(lane.phase, Phase::Down(_));
+                let is_done = |lane: &Lane| lane.is_quiet() || lane.down().is_some();
                 let is_late = self.waiters.stop_until.is_some_and(|until| until <= now);
                 if is_late || self.lanes.values().all(is_done) {
                     self.end();
@@ -430,8 +431,7 @@ impl FlusherState {
     fn report(&self) -> FlushReport {
         let unpersisted = self.lanes.iter().filter_map(|(id, lane)| {
             let (persisted, high) = (lane.vbucket.persisted_seqno(), lane.vbucket.high_seqno());
-            let is_down = matches!(lane.phase, Phase::Down(_));
-            let is_behind = persisted < high || !(is_down || lane.is_quiet());
+            let is_behind = persisted < high || !(lane.is_quiet() || lane.down().is_some());
             is_behind.then_some(Unpersisted {
                 vbucket: *id,
                 persisted,

@@ -1,3 +1,33 @@
-//! The vbucket: one vbucket's truth in memory.
+//! The vbucket: one vbucket's truth in memory, owned by the bucket.
+//!
+//! Both doors (a caller's thread, the vbucket's actor) lead to the functions of [`VbucketCore`]; flusher, streams and
+//! warmup use it too (rule R17). Reads take no lock of the vbucket. A write takes one short lock, under which seqno,
+//! checkpoint log and document map change as one step.
 
 pub mod checkpoint;
+pub mod dirty;
+mod memory;
+mod document_map;
+mod tombstones;
+mod snapshots;
+mod fault;
+mod waiters;
+mod status;
+mod core;
+mod change;
+mod operations;
+mod state;
+mod replica;
+mod loading;
+mod flush;
+
+pub use self::core::{OnSuspect, VbucketConfig, VbucketCore};
+pub use self::dirty::{DirtyVbuckets, WakeFlusher, WakeSent};
+pub use document_map::MapFigures;
+pub use fault::FaultPoint;
+pub use flush::FlushTake;
+pub use replica::StreamEpoch;
+pub use waiters::{PersistPlace, Persisted, WAITERS_MAX};
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::Guardian;
 use crate::store_handle::StoreHandle;
+use crate::vbucket::VbucketCore;
 
 pub use self::clean_shutdown::CleanMark;
 pub use self::plan::{WarmupEnd, WarmupProgress};
@@ -46,6 +47,24 @@ pub trait Warmable: Debug + Send + Sync + 'static {
     fn hold_writes(&self, is_held: bool);
     /// Takes the vbucket out of service.
     fn take_down(&self, cause: DownCause);
+}
+
+impl Warmable for VbucketCore {
+    fn warm_insert(&self, item: Item) {
+        VbucketCore::warm_insert(self, Arc::new(item));
+    }
+
+    fn warm_done(&self) {
+        VbucketCore::warm_done(self);
+    }
+
+    fn hold_writes(&self, is_held: bool) {
+        VbucketCore::hold_writes(self, is_held);
+    }
+
+    fn take_down(&self, cause: DownCause) {
+        VbucketCore::take_down(self, cause);
+    }
 }
 
 /// The bucket's table of vbuckets, seen from warmup.

@@ -84,10 +84,6 @@ impl LogVbucket {
         self.inner.lock().is_disk_full
     }
 
-    pub(crate) fn down(&self) -> Option<DownCause> {
-        self.inner.lock().down.clone()
-    }
-
     pub(crate) fn warm(&self) -> Vec<Item> {
         self.inner.lock().warm.values().cloned().collect()
     }
@@ -182,6 +178,10 @@ impl Flushable for LogVbucket {
 
     fn set_disk_full(&self, is_full: bool) {
         self.inner.lock().is_disk_full = is_full;
+    }
+
+    fn down(&self) -> Option<DownCause> {
+        self.inner.lock().down.clone()
     }
 
     fn take_down(&self, cause: DownCause) {

@@ -14,8 +14,8 @@ use storage::disk::{Disk, FileSystemDisk};
 use storage::log_store::{CreateOptions, LogStore, Maintained, OpenOptions};
 use storage::{
     Batch as VbucketBatch, Cas, CollectionId, CommitDurability, Datatype, Document, DocumentKey,
-    Expiry, FailoverTable, Item, KvStore, Namespace, Operation, Outcome, Predecessor, RevSeqno,
-    Seqno, SeqnoRange, SnapshotKind, SnapshotRange, Topology, VbucketId, VbucketIdentity,
+    Expiry, FailoverTable, Item, KvStore, MemoryToken, Namespace, Operation, Outcome, Predecessor,
+    RevSeqno, Seqno, SeqnoRange, SnapshotKind, SnapshotRange, Topology, VbucketId, VbucketIdentity,
     VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
@@ -228,6 +228,7 @@ fn item(mutation: &Mutation, value: &[u8]) -> Item {
             cas: Cas(mutation.seqno),
             rev_seqno: RevSeqno(1),
         },
+        token: MemoryToken::default(),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::log_store::options::CreateOptions;
 use crate::log_store::record;
 use crate::log_store::segment::SegmentMeta;
 use crate::log_store::version::RollbackMark;
+use crate::memory::MemoryToken;
 use crate::seqno::{Seqno, SnapshotRange};
 use crate::vbucket::{
     Incarnation, RollbackEpoch, SnapshotKind, Topology, VbucketId, VbucketIdentity, VbucketState,
@@ -154,6 +155,7 @@ pub(crate) fn item(operation: Operation, predecessor: Predecessor) -> Result<Ite
             cas: Cas(0x0102_0304_0506_0708),
             rev_seqno: RevSeqno(70_000),
         },
+        token: MemoryToken::default(),
     })
 }
 

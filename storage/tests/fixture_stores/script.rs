@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use piggin_storage::{
     Batch, Cas, CollectionId, CommitDurability, Datatype, DeleteSource, Document, DocumentKey,
-    DurabilityLevel, Expiry, FailoverEntry, FailoverTable, Item, KvStore, LogStore, Namespace,
-    Operation, Outcome, Predecessor, RevSeqno, Seqno, SnapshotKind, Topology, VbucketId,
+    DurabilityLevel, Expiry, FailoverEntry, FailoverTable, Item, KvStore, LogStore, MemoryToken,
+    Namespace, Operation, Outcome, Predecessor, RevSeqno, Seqno, SnapshotKind, Topology, VbucketId,
     VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
@@ -294,6 +294,7 @@ fn item(
             cas: Cas(0x1700_0000_0000_0000 + (seqno.0 << 16)),
             rev_seqno: RevSeqno(before.map_or(1, |before| before.0 + 1)),
         },
+        token: MemoryToken::default(),
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use piggin_storage::{
     Batch, Cas, CollectionId, Datatype, DeleteSource, Document, DocumentKey, DurabilityLevel,
-    Expiry, FailoverTable, Incarnation, Item, KeyRange, Namespace, Operation, Predecessor, Refusal,
-    RevSeqno, RollbackEpoch, Seqno, SeqnoRange, SnapshotKind, SnapshotRange, Topology,
-    VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    Expiry, FailoverTable, Incarnation, Item, KeyRange, MemoryToken, Namespace, Operation,
+    Predecessor, Refusal, RevSeqno, RollbackEpoch, Seqno, SeqnoRange, SnapshotKind, SnapshotRange,
+    Topology, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use super::random::Random;
@@ -161,6 +161,7 @@ fn item(
         operation,
         predecessor,
         document: document(random, key, operation.is_tombstone()),
+        token: MemoryToken::default(),
     }
 }
 

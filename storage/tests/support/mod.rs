@@ -13,9 +13,9 @@ use bytes::Bytes;
 use piggin_storage::{
     Batch, Cas, CollectionId, CommitDurability, Datatype, DeleteSource, Document, DocumentKey,
     DurabilityLevel, Expiry, FailoverTable, Incarnation, Item, ItemView, KeyRange, KvStore,
-    MemoryStore, Namespace, Operation, Outcome, Predecessor, RevSeqno, RollbackEpoch, RolledBack,
-    Scan, ScanEnd, Seqno, SeqnoRange, Snapshot, StorageError, Topology, VbucketCounts, VbucketId,
-    VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    MemoryStore, MemoryToken, Namespace, Operation, Outcome, Predecessor, RevSeqno, RollbackEpoch,
+    RolledBack, Scan, ScanEnd, Seqno, SeqnoRange, Snapshot, StorageError, Topology, VbucketCounts,
+    VbucketId, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 /// Makes stores of one kind.
@@ -94,6 +94,7 @@ pub(crate) fn item(seqno: u64, operation: Operation, name: &str, value: &str) ->
             cas: Cas(seqno << 16),
             rev_seqno: RevSeqno(1),
         },
+        token: MemoryToken::default(),
     })
 }
 

@@ -213,14 +213,20 @@ impl FlusherState {
                 is_down: true,
             });
         }
-        let effects = &mut self.effects;
+        self.refuse_down();
+    }
+
+    /// Tells those who wait for a vbucket that went out of service.
+    pub(super) fn refuse_down(&mut self) {
+        let (lanes, effects) = (&self.lanes, &mut self.effects);
         self.waiters.flush.retain(|waiter| {
-            let is_his = waiter.wants.contains_key(&id);
-            if is_his {
-                let told = Told::Done(Err(vbucket_down(id, &down)));
+            let mut wanted = waiter.wants.keys();
+            let down = wanted.find_map(|id| Some((*id, lanes.get(id)?.down()?)));
+            if let Some((id, cause)) = &down {
+                let told = Told::Done(Err(vbucket_down(*id, cause)));
                 effects.push(Effect::Tell(waiter.id, told));
             }
-            !is_his
+            down.is_none()
         });
     }
 

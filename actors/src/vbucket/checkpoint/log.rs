@@ -8,7 +8,7 @@ use std::sync::Arc;
 use storage::{Item, Seqno, SnapshotKind, VbucketIdentity};
 
 use super::chain::{Chain, CheckpointId, Place};
-use super::content::{Checkpoint, CheckpointKind};
+use super::content::{Checkpoint, CheckpointKind, Found};
 use super::cursor::{Cursor, CursorId, CursorKind, CursorName, Cursors, Told};
 use super::disposition::{Disposition, Plan, Replaces};
 use super::error::{QueueError, SnapshotError};
@@ -246,6 +246,15 @@ impl CheckpointLog {
         open.visible_end = open.visible_end.max(snapshot.visible_end);
         open.purge_seqno = open.purge_seqno.max(snapshot.purge_seqno);
         Ok(Applied::Extended)
+    }
+
+    /// The newest item, if its seqno is `seqno`: whether a change that was under way happened.
+    #[must_use]
+    pub fn newest_item(&self, seqno: Seqno) -> Option<&Arc<Item>> {
+        match self.chain.open.find(seqno) {
+            Found::Item { item, .. } if seqno == self.last => Some(item),
+            Found::Item { .. } | Found::Expelled { .. } | Found::Nothing => None,
+        }
     }
 
     pub(super) fn is_full(&self, open: &Checkpoint) -> bool {

@@ -17,6 +17,7 @@ use crate::error::StorageError;
 use crate::failover_table::FailoverTable;
 use crate::kv_store::{Batch, CommitDurability, ItemView, KeyRange, KvStore, Scan, Snapshot};
 use crate::log_store::options::{BlockCompression, OpenOptions};
+use crate::memory::MemoryToken;
 use crate::outcome::Outcome;
 use crate::seqno::{Seqno, SeqnoRange};
 use crate::vbucket::{
@@ -89,6 +90,7 @@ pub(super) fn item(seqno: Seqno, choice: u8) -> Result<Arc<Item>, StorageError> 
             cas: Cas(seqno.0 << 16),
             rev_seqno: RevSeqno(1),
         },
+        token: MemoryToken::default(),
     }))
 }
 

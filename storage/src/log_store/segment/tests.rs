@@ -23,6 +23,7 @@ use crate::document::{
 use crate::durability::DurabilityLevel;
 use crate::error::{Refusal, StorageError};
 use crate::kv_store::ItemView;
+use crate::memory::MemoryToken;
 use crate::seqno::SnapshotRange;
 use crate::vbucket::{Incarnation, RollbackEpoch, SnapshotKind, VbucketId, Watermarks};
 
@@ -219,6 +220,7 @@ fn item(seqno: u64, key: &[u8], value: &[u8], operation: Operation) -> Item {
             cas: Cas(seqno << 16),
             rev_seqno: RevSeqno(seqno),
         },
+        token: MemoryToken::default(),
     }
 }
 

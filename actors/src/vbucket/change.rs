@@ -1,0 +1,96 @@
+//! One change of one key, in the order of rule R16: noted, appended to the checkpoint log, put in the map, note cleared.
+//!
+//! Invariant: appending is the moment the change happens. Before it, a panic leaves nothing behind; after it, the note
+//! and the log say what is missing in the map.
+
+use std::sync::Arc;
+
+use messages::OperationError;
+use storage::{Item, Predecessor};
+
+use super::checkpoint::QueueError;
+use super::core::{Locked, VbucketCore};
+use super::document_map::Place;
+use super::fault::FaultPoint;
+use super::status::Status;
+
+impl VbucketCore {
+    /// Does a change of this vbucket's own. `item` has everything but its predecessor.
+    pub(super) fn commit_active(
+        &self,
+        locked: &mut Locked<'_>,
+        place: Place,
+        mut item: Arc<Item>,
+        old: Option<Arc<Item>>,
+    ) -> Result<Arc<Item>, OperationError> {
+        let older = old.as_ref().map(|old| old.seqno);
+        let disposition = locked.log.disposition(&item.operation, older);
+        let predecessor = disposition.predecessor(older, self.predecessor_of_new());
+        Arc::make_mut(&mut item).predecessor = predecessor;
+        self.note(locked, &item);
+        let queued = locked.log.queue(Arc::clone(&item), older).map(drop);
+        self.finish(locked, place, item, queued)
+            .map_err(|error| self.out_of_step(locked, &error))
+    }
+
+    /// Does a change that came from the active vbucket.
+    pub(super) fn commit_replica(
+        &self,
+        locked: &mut Locked<'_>,
+        place: Place,
+        mut item: Arc<Item>,
+        old: Option<Arc<Item>>,
+    ) -> Result<(), QueueError> {
+        let older = old.as_ref().map(|old| old.seqno);
+        let disposition = locked.log.disposition_of_replica(&item.operation, older);
+        let predecessor = disposition.predecessor(older, self.predecessor_of_new());
+        Arc::make_mut(&mut item).predecessor = predecessor;
+        self.note(locked, &item);
+        let queued = locked.log.queue_replica(Arc::clone(&item), older);
+        self.finish(locked, place, item, queued.map(drop)).map(drop)
+    }
+
+    /// What a key that is not in the map replaces in the store (rule R8).
+    fn predecessor_of_new(&self) -> Predecessor {
+        if self.map.is_complete() && !self.status().has(Status::WARMING) {
+            Predecessor::Absent
+        } else {
+            Predecessor::Unknown
+        }
+    }
+
+    fn note(&self, locked: &mut Locked<'_>, item: &Item) {
+        locked.in_flight = Some(item.seqno);
+        // A flusher that is told in vain finds nothing; one that is not told would wait.
+        locked.note_change();
+        self.reached(FaultPoint::Noted);
+    }
+
+    fn finish(
+        &self,
+        locked: &mut Locked<'_>,
+        place: Place,
+        item: Arc<Item>,
+        queued: Result<(), QueueError>,
+    ) -> Result<Arc<Item>, QueueError> {
+        if let Err(error) = queued {
+            locked.in_flight = None;
+            return Err(error);
+        }
+        self.reached(FaultPoint::Appended);
+        self.publish_high(locked);
+        self.enter(locked, place, &item);
+        self.reached(FaultPoint::Mapped);
+        locked.in_flight = None;
+        self.reached(FaultPoint::Cleared);
+        Ok(item)
+    }
+
+    /// The log refused what this vbucket itself made: nothing was changed, and nothing more may be, until its memory
+    /// was compared with its log.
+    fn out_of_step(&self, locked: &mut Locked<'_>, error: &QueueError) -> OperationError {
+        tracing::error!(vbucket = %self.id, %error, "the checkpoint log refused an own change");
+        locked.suspect();
+        OperationError::Crashed { vbucket: self.id }
+    }
+}

@@ -1,0 +1,451 @@
+//! One vbucket's truth: what it is, its documents, and the order in which they changed.
+//!
+//! Invariant: the checkpoint log and the map say the same whenever the lock is free and the vbucket is not suspect
+//! (rule R16). A change is noted, appended to the log, which is the moment it happened, then put in the map; a panic in
+//! between leaves the note, and [`VbucketCore::reconcile`] repairs that one key from the log. The core belongs to the
+//! bucket: actors and callers come and go, it stays.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use messages::{DownCause, OperationError};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use storage::{
+    HybridLogicalClock, Item, MemoryAccount, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
+    VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+};
+
+use super::checkpoint::{CheckpointLimits, CheckpointLog, Garbage};
+use super::dirty::DirtyVbuckets;
+use super::document_map::{DocumentMap, MapFigures, Place};
+use super::fault::{FaultPoint, Faults};
+use super::flush::Flushed;
+use super::replica::StreamEpoch;
+use super::snapshots::Snapshots;
+use super::status::Status;
+use super::tombstones::Tombstones;
+use super::waiters::{PersistPlace, Persisted, Waiters};
+use crate::environment::Environment;
+
+/// Told of a vbucket that became suspect, on the thread that panicked: somebody must call
+/// [`VbucketCore::reconcile`]. Must not panic itself, nor block.
+pub type OnSuspect = Arc<dyn Fn(VbucketId) + Send + Sync>;
+
+/// What a core is made of.
+pub struct VbucketConfig {
+    /// Which vbucket.
+    pub id: VbucketId,
+    /// What the store says it is.
+    pub state: VbucketStateRecord,
+    /// Where the store says it stands.
+    pub position: VbucketPosition,
+    /// Time and randomness.
+    pub environment: Environment,
+    /// Who pays for its items.
+    pub memory: Arc<MemoryAccount>,
+    /// How its flusher learns of changes.
+    pub dirty: Arc<DirtyVbuckets>,
+    /// When checkpoints end.
+    pub checkpoints: CheckpointLimits,
+    /// Told when a panic left it suspect.
+    pub on_suspect: OnSuspect,
+}
+
+impl std::fmt::Debug for VbucketConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VbucketConfig")
+            .field("id", &self.id)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One vbucket, shared by both doors, its flusher, and its streams.
+pub struct VbucketCore {
+    pub(super) id: VbucketId,
+    pub(super) environment: Environment,
+    pub(super) memory: Arc<MemoryAccount>,
+    pub(super) map: DocumentMap,
+    pub(super) cas: HybridLogicalClock,
+    pub(super) waiters: Waiters,
+    pub(super) down: RwLock<Option<DownCause>>,
+    pub(super) faults: Faults,
+    /// Changed under the lock only; both doors look at it first.
+    status: AtomicU8,
+    high_seqno: AtomicU64,
+    persisted_seqno: AtomicU64,
+    dirty: Arc<DirtyVbuckets>,
+    on_suspect: OnSuspect,
+    inner: Mutex<Inner>,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) identity: Arc<VbucketIdentity>,
+    /// The newest branch of its history; part of the identity, at hand for every answer.
+    pub(super) uuid: VbucketUuid,
+    pub(super) log: CheckpointLog,
+    pub(super) flushed: Flushed,
+    pub(super) snapshots: Snapshots,
+    /// The change under way. Its key lies in the log, if it got that far.
+    pub(super) in_flight: Option<Seqno>,
+    pub(super) stream: StreamEpoch,
+    pub(super) tombstones: Tombstones,
+}
+
+impl VbucketCore {
+    /// A core for what the store holds; it is warming until [`VbucketCore::warm_done`].
+    #[must_use]
+    pub fn new(config: VbucketConfig) -> VbucketCore {
+        let VbucketStateRecord {
+            identity,
+            watermarks,
+        } = config.state;
+        let high = config.position.high_seqno;
+        let stored = Watermarks {
+            high_seqno: high,
+            ..watermarks
+        };
+        let inner = Inner {
+            uuid: newest_branch(&identity),
+            log: CheckpointLog::new(high, config.checkpoints),
+            snapshots: Snapshots::stored(&stored, identity.state == VbucketState::Active),
+            flushed: Flushed::stored(stored),
+            in_flight: None,
+            stream: StreamEpoch::default(),
+            tombstones: Tombstones::default(),
+            identity,
+        };
+        VbucketCore {
+            id: config.id,
+            map: DocumentMap::new(),
+            cas: HybridLogicalClock::default(),
+            waiters: Waiters::new(high),
+            down: RwLock::new(None),
+            faults: Faults::default(),
+            status: AtomicU8::new(Status::of(inner.identity.state).with(Status::WARMING).0),
+            high_seqno: AtomicU64::new(high.0),
+            persisted_seqno: AtomicU64::new(high.0),
+            environment: config.environment,
+            memory: config.memory,
+            dirty: config.dirty,
+            on_suspect: config.on_suspect,
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// Which vbucket it is.
+    #[must_use]
+    pub const fn id(&self) -> VbucketId {
+        self.id
+    }
+
+    /// Highest seqno in memory.
+    #[must_use]
+    pub fn high_seqno(&self) -> Seqno {
+        Seqno(self.high_seqno.load(Ordering::Acquire))
+    }
+
+    /// Highest seqno known to be on disk.
+    #[must_use]
+    pub fn persisted_seqno(&self) -> Seqno {
+        Seqno(self.persisted_seqno.load(Ordering::Acquire))
+    }
+
+    /// What it may do.
+    #[must_use]
+    pub fn state(&self) -> VbucketState {
+        self.status().state()
+    }
+
+    /// What is in its map.
+    #[must_use]
+    pub fn figures(&self) -> MapFigures {
+        self.map.figures()
+    }
+
+    /// Bytes its checkpoint log keeps alive. Part of what the memory account holds, never added to it.
+    #[must_use]
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.lock().log.figures().bytes as u64
+    }
+
+    /// Whether a panic left a change half done; until [`VbucketCore::reconcile`], every request is answered `Crashed`.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.status().has(Status::SUSPECT)
+    }
+
+    /// Whether its documents are being loaded.
+    #[must_use]
+    pub fn is_warming(&self) -> bool {
+        self.status().has(Status::WARMING)
+    }
+
+    /// One slice of the newest versions in memory, tombstones too, counted from zero; `None` behind the last. For work
+    /// that goes over all of them in bounded steps.
+    #[must_use]
+    pub fn slice(&self, number: usize) -> Option<Vec<Arc<Item>>> {
+        self.map.slice(number)
+    }
+
+    /// Takes a place among those who wait for the disk, before the write that is to be waited for.
+    pub fn reserve_wait(&self) -> Result<PersistPlace, OperationError> {
+        self.waiters.reserve()
+    }
+
+    /// Waits until everything up to `seqno` is on disk.
+    pub fn wait_persisted(&self, seqno: Seqno) -> Result<Persisted, OperationError> {
+        Ok(self.waiters.reserve()?.wait_for(seqno))
+    }
+
+    /// How many wait for the disk.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// No further writes and state changes: they are answered `Closed` (rule R22). Reads go on, and what was accepted
+    /// goes to disk. When this returns no write is under way any more.
+    pub fn close_gate(&self) {
+        let _locked = self.lock();
+        self.raise(Status::CLOSED);
+    }
+
+    /// Whoever still waits for the disk is answered `Closed`: nothing will be written any more.
+    pub fn close(&self) {
+        self.close_gate();
+        self.waiters.end(&OperationError::Closed);
+    }
+
+    /// Takes the vbucket out of service: it answers everything with the cause, and nothing of it is flushed.
+    pub fn take_down(&self, cause: DownCause) {
+        let error = OperationError::VbucketDown {
+            vbucket: self.id,
+            cause: cause.clone(),
+        };
+        {
+            let _locked = self.lock();
+            *self.down.write() = Some(cause);
+            self.raise(Status::DOWN);
+        }
+        self.waiters.end(&error);
+    }
+
+    /// Puts it back into service as it was.
+    pub fn bring_up(&self) {
+        {
+            let _locked = self.lock();
+            self.lower(Status::DOWN);
+            *self.down.write() = None;
+            if !self.status().has(Status::CLOSED) {
+                self.waiters.resume();
+            }
+        }
+        self.mark_dirty();
+    }
+
+    /// While set, clients' writes are answered with a temporary failure; reads go on.
+    pub fn set_disk_full(&self, is_full: bool) {
+        let _locked = self.lock();
+        if is_full {
+            self.raise(Status::DISK_FULL);
+        } else {
+            self.lower(Status::DISK_FULL);
+        }
+    }
+
+    /// While set, clients' writes are answered as those of a vbucket that is warming; reads go on. For the warmup alone.
+    pub fn hold_writes(&self, is_held: bool) {
+        let _locked = self.lock();
+        if is_held {
+            self.raise(Status::HELD);
+        } else {
+            self.lower(Status::HELD);
+        }
+    }
+
+    /// Why it is out of service, if it is.
+    #[must_use]
+    pub fn down(&self) -> Option<DownCause> {
+        self.down.read().clone()
+    }
+
+    /// Repairs what a panic left half done: the change noted is put in the map if it is in the log, which is where it
+    /// happened or did not. Everything else was never touched. Harmless when nothing is wrong.
+    pub fn reconcile(&self) {
+        {
+            let mut locked = self.lock();
+            if let Some(seqno) = locked.in_flight {
+                if let Some(item) = locked.log.newest_item(seqno).map(Arc::clone) {
+                    let place = self.map.place(item.document.key.as_encoded());
+                    self.enter(&mut locked, place, &item);
+                }
+                locked.in_flight = None;
+            }
+            self.publish_high(&locked);
+            self.follow_identity(&mut locked);
+            self.lower(Status::SUSPECT);
+        }
+        self.mark_dirty();
+    }
+
+    /// Does what a change of identity brings with it, whether it was done already or not.
+    fn follow_identity(&self, inner: &mut Inner) {
+        let state = inner.identity.state;
+        inner.uuid = newest_branch(&inner.identity);
+        inner.log.queue_identity(Arc::clone(&inner.identity));
+        let high = inner.log.last_seqno();
+        match state {
+            VbucketState::Active => inner.snapshots.begin_own(high),
+            VbucketState::Replica | VbucketState::Pending | VbucketState::Dead => {
+                inner.snapshots.end_own(high);
+            }
+        }
+        inner.stream.bump();
+        self.set_status(self.status().in_state(state));
+    }
+
+    /// Tells the flusher to look here.
+    pub(super) fn mark_dirty(&self) {
+        self.dirty.mark(self.id);
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status(self.status.load(Ordering::Acquire))
+    }
+
+    /// Needs the lock to be held.
+    pub(super) fn set_status(&self, status: Status) {
+        self.status.store(status.0, Ordering::Release);
+    }
+
+    pub(super) fn raise(&self, flag: u8) {
+        self.status.fetch_or(flag, Ordering::AcqRel);
+    }
+
+    pub(super) fn lower(&self, flag: u8) {
+        self.status.fetch_and(!flag, Ordering::AcqRel);
+    }
+
+    pub(super) fn set_persisted(&self, seqno: Seqno) {
+        self.persisted_seqno.store(seqno.0, Ordering::Release);
+    }
+
+    pub(super) fn publish_high(&self, inner: &Inner) {
+        let high = inner.log.last_seqno();
+        self.high_seqno.store(high.0, Ordering::Release);
+    }
+
+    /// Puts an item that is in the log in the map.
+    pub(super) fn enter(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
+        if item.operation.is_tombstone() {
+            inner.tombstones.note(item);
+        }
+        drop(self.map.put(place, Arc::clone(item)));
+        self.cas.observe(item.document.cas);
+    }
+
+    pub(super) fn lock(&self) -> Locked<'_> {
+        let inner = self.inner.lock();
+        Locked {
+            after: AfterUnlock {
+                core: self,
+                is_suspect: false,
+                is_changed: false,
+                garbage: Garbage::default(),
+            },
+            inner,
+            was_panicking: std::thread::panicking(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn reached(&self, point: FaultPoint) {
+        self.faults.reached(point);
+    }
+}
+
+pub(super) fn newest_branch(identity: &VbucketIdentity) -> VbucketUuid {
+    // A failover table is never empty.
+    let newest = identity.failover_table.entries().first();
+    newest.map_or(VbucketUuid(0), |entry| entry.uuid)
+}
+
+impl std::fmt::Debug for VbucketCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VbucketCore")
+            .field("id", &self.id)
+            .field("status", &self.status())
+            .field("high_seqno", &self.high_seqno())
+            .field("persisted_seqno", &self.persisted_seqno())
+            .field("map", &self.map)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The lock, held. When a panic unwinds through it the vbucket is suspect before anybody else gets it.
+pub(super) struct Locked<'a> {
+    // Declared in the order of their drops: unlock, then tell.
+    inner: MutexGuard<'a, Inner>,
+    after: AfterUnlock<'a>,
+    was_panicking: bool,
+}
+
+impl Locked<'_> {
+    /// Something was, or is about to be, appended: the flusher is told once the lock is free, whatever happens.
+    pub(super) fn note_change(&mut self) {
+        self.after.is_changed = true;
+    }
+
+    /// Nobody may trust this vbucket's memory until it was reconciled.
+    pub(super) fn suspect(&mut self) {
+        self.after.core.raise(Status::SUSPECT);
+        self.after.is_suspect = true;
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.was_panicking {
+            self.suspect();
+        } else {
+            self.after.garbage = self.inner.log.take_garbage();
+        }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.inner
+    }
+}
+
+struct AfterUnlock<'a> {
+    core: &'a VbucketCore,
+    is_suspect: bool,
+    is_changed: bool,
+    /// What the log no longer needs, to be freed behind the lock.
+    garbage: Garbage,
+}
+
+impl Drop for AfterUnlock<'_> {
+    fn drop(&mut self) {
+        if self.is_changed {
+            self.core.mark_dirty();
+        }
+        if self.is_suspect {
+            (self.core.on_suspect)(self.core.id);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The documents of one vbucket in memory: the newest version of each key, tombstones included.
+//!
+//! Invariant: one pointer per key, and the key lies only in the item it points to; a newer version takes the place of
+//! an older one in one step, so a reader sees the one or the other. Whoever changes the map holds the vbucket's lock;
+//! readers take only the lock of one shard of the map, and nothing else while they hold it (lock order: vbucket, map).
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dashmap::{DashMap, SharedValue};
+use storage::{Item, Namespace, Seqno};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::memory::charged_bytes;
+
+/// Shards of each vbucket's map. A bucket has at least as many vbuckets as threads that work on it, as a rule 128, so
+/// that two threads seldom meet; each shard costs two cache lines, a thousand vbuckets half a MiB.
+const SHARDS: usize = 4;
+
+/// Where a key lies: computed once, used for the look and for the change behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    hash: u64,
+    shard: usize,
+}
+
+/// What a slot holds: found, and told apart, by the encoded key.
+struct Slot(Arc<Item>);
+
+impl Slot {
+    fn key(&self) -> &[u8] {
+        self.0.document.key.as_encoded()
+    }
+}
+
+impl Clone for Slot {
+    fn clone(&self) -> Slot {
+        Slot(Arc::clone(&self.0))
+    }
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Slot) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Slot {}
+
+impl Hash for Slot {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(xxh3_64(self.key()));
+    }
+}
+
+/// Hands on the hash a [`Slot`] gives. The hash is the same in every run: replay depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+struct PassOn(u64);
+
+impl BuildHasher for PassOn {
+    type Hasher = PassOn;
+
+    fn build_hasher(&self) -> PassOn {
+        PassOn(0)
+    }
+}
+
+impl Hasher for PassOn {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The map.
+pub(super) struct DocumentMap {
+    slots: DashMap<Slot, (), PassOn>,
+    documents: AtomicU64,
+    tombstones: AtomicU64,
+    bytes: AtomicU64,
+    /// Whether every key the store holds, tombstones too, is here (or, while warming, will be).
+    is_complete: AtomicBool,
+}
+
+/// What is in the map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapFigures {
+    /// Live documents; of an expired one, too, until it is deleted.
+    pub documents: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+    /// Bytes of the items, as they are charged.
+    pub bytes: u64,
+}
+
+impl DocumentMap {
+    pub(super) fn new() -> DocumentMap {
+        DocumentMap {
+            slots: DashMap::with_capacity_and_hasher_and_shard_amount(0, PassOn(0), SHARDS),
+            documents: AtomicU64::new(0),
+            tombstones: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            is_complete: AtomicBool::new(true),
+        }
+    }
+
+    /// Where `key` (encoded) lies, or would.
+    pub(super) fn place(&self, key: &[u8]) -> Place {
+        let hash = xxh3_64(key);
+        // Where a word is short, half of the hash chooses the shard.
+        let word = usize::try_from(hash).or_else(|_| usize::try_from(hash >> 32));
+        Place {
+            hash,
+            shard: self.slots.determine_shard(word.unwrap_or(0)),
+        }
+    }
+
+    /// Reads what lies at `key`, tombstones too; the map's shard is locked meanwhile.
+    pub(super) fn read<R>(
+        &self,
+        place: Place,
+        key: &[u8],
+        read: impl FnOnce(&Arc<Item>) -> R,
+    ) -> Option<R> {
+        let shard = self.slots.shards().get(place.shard)?.read();
+        let (slot, _) = shard.get(place.hash, |(slot, _)| slot.key() == key)?;
+        Some(read(&slot.0))
+    }
+
+    /// What lies at `key`, tombstones too.
+    pub(super) fn get(&self, place: Place, key: &[u8]) -> Option<Arc<Item>> {
+        self.read(place, key, Arc::clone)
+    }
+
+    /// Puts a version in the place of the one before it, which is returned.
+    pub(super) fn put(&self, place: Place, item: Arc<Item>) -> Option<Arc<Item>> {
+        debug_assert_eq!(item.namespace(), Namespace::Committed, "another slot");
+        self.count(&item);
+        let before = self.exchange(place, item)?;
+        self.discount(&before);
+        Some(before)
+    }
+
+    fn exchange(&self, place: Place, item: Arc<Item>) -> Option<Arc<Item>> {
+        let mut shard = self.slots.shards().get(place.shard)?.write();
+        let key = item.document.key.as_encoded();
+        if let Some((slot, _)) = shard.get_mut(place.hash, |(slot, _)| slot.key() == key) {
+            return Some(std::mem::replace(&mut slot.0, item));
+        }
+        let slot = (Slot(item), SharedValue::new(()));
+        shard.insert(place.hash, slot, |(slot, _)| xxh3_64(slot.key()));
+        None
+    }
+
+    /// Puts a version from the store, unless there is one of its key already (rule R21).
+    pub(super) fn insert_if_absent(&self, item: Arc<Item>) -> bool {
+        let place = self.place(item.document.key.as_encoded());
+        let Some(shard) = self.slots.shards().get(place.shard) else {
+            return false;
+        };
+        let mut shard = shard.write();
+        let key = item.document.key.as_encoded();
+        if shard
+            .get(place.hash, |(slot, _)| slot.key() == key)
+            .is_some()
+        {
+            return false;
+        }
+        self.count(&item);
+        let slot = (Slot(item), SharedValue::new(()));
+        shard.insert(place.hash, slot, |(slot, _)| xxh3_64(slot.key()));
+        true
+    }
+
+    /// Takes out a tombstone if it is still the newest of its key. From then on the map is not complete.
+    pub(super) fn drop_tombstone(&self, key: &[u8], seqno: Seqno) -> Option<Arc<Item>> {
+        let place = self.place(key);
+        let mut shard = self.slots.shards().get(place.shard)?.write();
+        // Before it is gone, so that nobody takes its absence for the store's.
+        self.is_complete.store(false, Ordering::Relaxed);
+        let is_it = |(slot, _): &(Slot, SharedValue<()>)| {
+            slot.0.seqno == seqno && slot.0.operation.is_tombstone() && slot.key() == key
+        };
+        let (Slot(item), _) = shard.remove_entry(place.hash, is_it)?;
+        self.discount(&item);
+        Some(item)
+    }
+
+    /// Empties the map. It counts as complete again: it is to be loaded anew.
+    pub(super) fn clear(&self) {
+        for shard in self.slots.shards() {
+            let emptied = std::mem::take(&mut *shard.write());
+            for (Slot(item), _) in emptied {
+                self.discount(&item);
+            }
+        }
+        self.is_complete.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that the store holds keys that are not here.
+    pub(super) fn set_incomplete(&self) {
+        self.is_complete.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a key that is not here is not in the store either (once loading is done).
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Relaxed)
+    }
+
+    /// One slice of the map, counted from zero; `None` behind the last. What is put in meanwhile may be missed; what is
+    /// there all the time is in exactly one slice.
+    pub(super) fn slice(&self, number: usize) -> Option<Vec<Arc<Item>>> {
+        let copied = self.slots.shards().get(number)?.read().clone();
+        Some(copied.into_iter().map(|(Slot(item), _)| item).collect())
+    }
+
+    pub(super) fn figures(&self) -> MapFigures {
+        MapFigures {
+            documents: self.documents.load(Ordering::Relaxed),
+            tombstones: self.tombstones.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn count(&self, item: &Item) {
+        self.figure_of(item).fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(charged_bytes(item), Ordering::Relaxed);
+    }
+
+    fn discount(&self, item: &Item) {
+        self.figure_of(item).fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(charged_bytes(item), Ordering::Relaxed);
+    }
+
+    fn figure_of(&self, item: &Item) -> &AtomicU64 {
+        if item.operation.is_tombstone() {
+            &self.tombstones
+        } else {
+            &self.documents
+        }
+    }
+}
+
+impl std::fmt::Debug for DocumentMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DocumentMap")
+            .field("figures", &self.figures())
+            .field("is_complete", &self.is_complete())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! Faults a test asks for: a panic at one of the steps of a change under the vbucket's lock (rule R16).
+//!
+//! Invariant: without the `testing` feature there is nothing to ask with, and passing a point costs nothing.
+
+/// The steps between which a panic may strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FaultPoint {
+    /// The lock is held, nothing is done yet.
+    Locked = 1,
+    /// The change is noted.
+    Noted,
+    /// It is in the checkpoint log: it happened.
+    Appended,
+    /// It is in the map.
+    Mapped,
+    /// The note is cleared; it is not answered yet.
+    Cleared,
+    /// The vbucket is something else, and nothing that follows from it was done.
+    Identified,
+}
+
+impl FaultPoint {
+    /// Those of a change of a document, in their order.
+    pub const ALL: [FaultPoint; 5] = [
+        FaultPoint::Locked,
+        FaultPoint::Noted,
+        FaultPoint::Appended,
+        FaultPoint::Mapped,
+        FaultPoint::Cleared,
+    ];
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+#[derive(Debug, Default)]
+pub(super) struct Faults;
+
+#[cfg(not(any(test, feature = "testing")))]
+impl Faults {
+    #[inline]
+    #[expect(
+        clippy::unused_self,
+        reason = "with the feature there is something to look at"
+    )]
+    pub(super) const fn reached(&self, _point: FaultPoint) {}
+}
+
+#[cfg(any(test, feature = "testing"))]
+pub(super) use armed::Faults;
+
+#[cfg(any(test, feature = "testing"))]
+mod armed {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::FaultPoint;
+    use crate::vbucket::core::VbucketCore;
+
+    /// Which point panics next, once; zero is none.
+    #[derive(Debug, Default)]
+    pub(in crate::vbucket) struct Faults(AtomicU8);
+
+    impl Faults {
+        pub(in crate::vbucket) fn reached(&self, point: FaultPoint) {
+            let wanted = point as u8;
+            let armed = &self.0;
+            let is_mine = armed.load(Ordering::Relaxed) == wanted
+                && armed
+                    .compare_exchange(wanted, 0, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok();
+            if is_mine {
+                #[expect(clippy::panic, reason = "this is the fault a test asked for")]
+                {
+                    panic!("injected: {point:?}");
+                }
+            }
+        }
+    }
+
+    impl VbucketCore {
+        /// The next change that reaches `point` panics there, once.
+        pub fn panic_at(&self, point: FaultPoint) {
+            self.faults.arm(point as u8);
+        }
+
+        /// Takes back a panic that did not strike; whether there was one.
+        pub fn disarm(&self) -> bool {
+            self.faults.arm(0) != 0
+        }
+    }
+
+    impl Faults {
+        fn arm(&self, point: u8) -> u8 {
+            self.0.swap(point, Ordering::Relaxed)
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The flusher's side: what is to be written next, what is on disk, and going back to what the store holds.
+//!
+//! Invariant: the cursor and all that is known of the disk lie here, not in the flusher (rule R19), which may be replaced
+//! at any moment. A caller that waits is answered once nothing is missing up to its seqno: a batch cut in the middle of
+//! a checkpoint may lack a version whose newer one comes with the next batch.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use messages::DownCause;
+use storage::{Item, Operation, Seqno, VbucketIdentity, Watermarks};
+
+use super::checkpoint::{CursorId, TakeLimits};
+use super::core::{Inner, VbucketCore};
+use super::status::Status;
+
+/// What one vbucket has for the disk.
+#[derive(Clone, Debug)]
+pub struct FlushTake {
+    /// Items behind the flush cursor, by rising seqno.
+    pub items: Vec<Arc<Item>>,
+    /// How far the vbucket has come with them.
+    pub watermarks: Watermarks,
+    /// What the vbucket is, when that changed.
+    pub identity: Option<Arc<VbucketIdentity>>,
+    /// The limits cut it: there is more behind the cursor.
+    pub has_more: bool,
+}
+
+/// What the store holds, and what is on its way there.
+#[derive(Debug)]
+pub(super) struct Flushed {
+    /// What it is known to hold.
+    persisted: Stored,
+    /// What each batch under way makes of it, in order. A flusher has one, as a rule.
+    under_way: VecDeque<Stored>,
+}
+
+/// What a store holds after a batch.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    watermarks: Watermarks,
+    /// Up to here every write is safe: itself, or the newer one that took its place.
+    settled: Seqno,
+}
+
+impl Flushed {
+    pub(super) fn stored(watermarks: Watermarks) -> Flushed {
+        Flushed {
+            persisted: Stored {
+                watermarks,
+                settled: watermarks.high_seqno,
+            },
+            under_way: VecDeque::new(),
+        }
+    }
+
+    /// How far it is known to have come.
+    pub(super) fn persisted(&self) -> &Watermarks {
+        &self.persisted.watermarks
+    }
+
+    /// What it holds once everything under way is there.
+    fn taken(&self) -> &Stored {
+        self.under_way.back().unwrap_or(&self.persisted)
+    }
+
+    /// Everything up to `seqno` is there.
+    fn note(&mut self, seqno: Seqno) {
+        while let Some(first) = self.under_way.front()
+            && first.watermarks.high_seqno <= seqno
+        {
+            self.persisted = *first;
+            self.under_way.pop_front();
+        }
+    }
+}
+
+impl VbucketCore {
+    /// Takes what lies behind the flush cursor, up to the limits (one item always), and moves the cursor. `None` when
+    /// there is nothing to write, or nothing may be written now.
+    #[must_use]
+    pub fn take_for_flush(&self, items_max: usize, bytes_max: usize) -> Option<FlushTake> {
+        let limits = TakeLimits {
+            items_max,
+            bytes_max,
+        };
+        let mut locked = self.lock();
+        if self.may_not_flush() || !locked.log.has_unflushed() {
+            return None;
+        }
+        // The log always has this cursor.
+        let taken = locked.log.take(CursorId::FLUSH, limits).ok()?;
+        if taken.items.is_empty() && taken.identity.is_none() {
+            return None;
+        }
+        let stored = self.stored_after(&locked, &taken.items, taken.settled);
+        locked.flushed.under_way.push_back(stored);
+        Some(FlushTake {
+            items: taken.items,
+            watermarks: stored.watermarks,
+            identity: taken.identity,
+            has_more: taken.more,
+        })
+    }
+
+    /// Everything up to `seqno` is on disk: answers who waits for it, lets the log free it. Never goes back.
+    pub fn note_persisted(&self, seqno: Seqno) {
+        let settled = {
+            let mut locked = self.lock();
+            let seqno = seqno.min(locked.flushed.taken().watermarks.high_seqno);
+            if seqno > self.persisted_seqno() {
+                self.set_persisted(seqno);
+                locked.log.note_persisted(seqno);
+            }
+            locked.flushed.note(seqno);
+            locked.snapshots.forget(seqno);
+            self.drop_tombstones(&mut locked);
+            locked.flushed.persisted.settled
+        };
+        self.waiters.answer_up_to(settled);
+    }
+
+    /// The store holds exactly what is up to `persisted`, and nothing is on its way there: the flush cursor goes back
+    /// to it, so that everything above, and the state record if it may not be on disk, is taken anew (rule R19). If
+    /// that is no longer in memory the vbucket goes out of service.
+    pub fn resync(&self, persisted: Seqno) {
+        let reset = {
+            let mut locked = self.lock();
+            let reset = locked.log.reset_flush_cursor(persisted);
+            if reset.is_ok() {
+                locked.flushed.note(persisted);
+                locked.flushed.under_way.clear();
+                locked.flushed.persisted.watermarks.high_seqno = persisted;
+                self.set_persisted(persisted);
+                locked.note_change();
+            }
+            reset.map(|()| locked.flushed.persisted.settled.min(persisted))
+        };
+        match reset {
+            Ok(settled) => self.waiters.answer_up_to(settled),
+            Err(error) => {
+                tracing::error!(vbucket = %self.id, %error, "memory and store fell apart");
+                self.take_down(DownCause::Escalated(error.to_string()));
+            }
+        }
+    }
+
+    /// Up to here every change is on disk: itself, or a newer one of its key.
+    #[must_use]
+    pub fn settled_seqno(&self) -> Seqno {
+        self.lock().flushed.persisted.settled
+    }
+
+    /// Whether there is anything to take.
+    #[must_use]
+    pub fn has_unflushed(&self) -> bool {
+        let locked = self.lock();
+        !self.may_not_flush() && locked.log.has_unflushed()
+    }
+
+    fn may_not_flush(&self) -> bool {
+        self.status().has(Status::SUSPECT | Status::DOWN)
+    }
+
+    fn stored_after(&self, inner: &Inner, items: &[Arc<Item>], settled: Seqno) -> Stored {
+        let before = inner.flushed.taken().watermarks;
+        let high_seqno = items.last().map_or(before.high_seqno, |item| item.seqno);
+        let (snapshot, snapshot_kind) =
+            inner
+                .snapshots
+                .range_at(high_seqno, settled, inner.log.last_seqno());
+        let since_epoch = self.environment.clock.since_epoch();
+        let mut watermarks = Watermarks {
+            high_seqno,
+            snapshot,
+            snapshot_kind,
+            commit_time_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            ..before
+        };
+        for item in items {
+            raise(&mut watermarks, item);
+        }
+        Stored {
+            watermarks,
+            settled,
+        }
+    }
+
+    /// Drops the tombstones nobody needs: they are on disk, and below what a newer version could take the place of.
+    pub(super) fn drop_tombstones(&self, inner: &mut Inner) {
+        if self.status().has(Status::WARMING) {
+            return;
+        }
+        let last_closed = Seqno(inner.log.open_start().0.saturating_sub(1));
+        let unneeded = self.persisted_seqno().min(last_closed);
+        while let Some(tombstone) = inner.tombstones.take_up_to(unneeded) {
+            let key = tombstone.document.key.as_encoded();
+            drop(self.map.drop_tombstone(key, tombstone.seqno));
+        }
+    }
+}
+
+fn raise(watermarks: &mut Watermarks, item: &Item) {
+    let raise = |mark: &mut Seqno, seqno: Seqno| *mark = (*mark).max(seqno);
+    match item.operation {
+        Operation::Prepare { .. } => raise(&mut watermarks.prepared_seqno, item.seqno),
+        Operation::Abort { prepare_seqno, .. } => {
+            raise(&mut watermarks.completed_seqno, prepare_seqno);
+        }
+        Operation::CommitMutation { prepare_seqno }
+        | Operation::CommitDeletion { prepare_seqno, .. } => {
+            raise(&mut watermarks.completed_seqno, prepare_seqno);
+            raise(&mut watermarks.max_visible_seqno, item.seqno);
+        }
+        Operation::Mutation
+        | Operation::Deletion { .. }
+        | Operation::SystemEventBegin
+        | Operation::SystemEventEnd => raise(&mut watermarks.max_visible_seqno, item.seqno),
+    }
+}

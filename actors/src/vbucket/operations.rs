@@ -1,0 +1,456 @@
+//! What clients do, for both doors: plain functions on the core, acknowledged in memory. Whoever wants the disk takes a
+//! place first ([`VbucketCore::reserve_wait`]) and waits for the seqno of the answer.
+//!
+//! Invariant: an error means nothing of the request was applied. What is decided under the lock is decided on the map
+//! as it is under the lock; what can fail for lack of anything (memory, size, state) fails before it is taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use messages::OperationError;
+use messages::vbucket::{
+    Add, Delete, ExpiryRequest, Found, GetAndTouch, Meta, Mutated, MutationToken, Replace, Set,
+    Touch, Write, WriteBatch, WriteOptions,
+};
+use storage::{
+    Cas, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, MemoryToken, Operation,
+    Predecessor, RevSeqno, Seqno,
+};
+
+use super::core::{Locked, VbucketCore};
+use super::document_map::Place;
+use super::fault::FaultPoint;
+use super::memory;
+use super::status::Sight;
+
+/// One moment by the wall clock, read once for a request.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    nanoseconds: u64,
+    seconds: u32,
+}
+
+/// A write made ready before the lock is taken: all of its memory is allocated and paid for.
+struct Draft {
+    place: Place,
+    what: Drafted,
+}
+
+enum Drafted {
+    /// A whole document, or its tombstone: everything but what the lock gives.
+    Item { item: Arc<Item>, rule: Rule },
+    /// Another expiry for what is there.
+    Touch { key: DocumentKey, expiry: Expiry },
+}
+
+/// What must be there for a write to be done.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// Anything, or the version given.
+    Any(Option<Cas>),
+    /// Nothing.
+    Absent(Option<Cas>),
+    /// A document, of the version given if one is.
+    Present(Option<Cas>),
+}
+
+impl VbucketCore {
+    /// Reads a document.
+    pub fn get(&self, key: &DocumentKey) -> Result<Found, OperationError> {
+        let sight = self.admit_read()?;
+        self.look(sight, key, |item| self.is_live(item).then(|| found(item)))
+    }
+
+    /// Reads metadata only; shows tombstones that are still in memory, too.
+    pub fn get_meta(&self, key: &DocumentKey) -> Result<Meta, OperationError> {
+        let sight = self.admit_read()?;
+        self.look(sight, key, |item| {
+            let is_shown = item.operation.is_tombstone() || self.is_live(item);
+            is_shown.then(|| meta(item))
+        })
+    }
+
+    /// Whether there is such a document.
+    pub fn exists(&self, key: &DocumentKey) -> Result<bool, OperationError> {
+        let sight = self.admit_read()?;
+        match self.look(sight, key, |item| self.is_live(item).then_some(())) {
+            Ok(()) => Ok(true),
+            Err(OperationError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads many documents, answered in order, each for itself.
+    pub fn get_many(&self, keys: &[DocumentKey]) -> Vec<Result<Found, OperationError>> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+
+    fn look<R>(
+        &self,
+        sight: Sight,
+        key: &DocumentKey,
+        read: impl FnOnce(&Item) -> Option<R>,
+    ) -> Result<R, OperationError> {
+        let encoded = key.as_encoded();
+        let place = self.map.place(encoded);
+        match (self.map.read(place, encoded, |item| read(item)), sight) {
+            (Some(Some(answer)), _) => Ok(answer),
+            (Some(None), _) | (None, Sight::Whole) => Err(OperationError::KeyNotFound),
+            (None, Sight::Partial) => Err(WARMING_UP),
+        }
+    }
+
+    /// Neither deleted nor expired. Reads the clock only for a document that expires.
+    fn is_live(&self, item: &Item) -> bool {
+        let expiry = item.document.expiry;
+        !item.operation.is_tombstone() && (expiry.0 == 0 || !is_expired(expiry, self.now().seconds))
+    }
+
+    /// Writes a document, whatever was there.
+    pub fn set(&self, set: Set) -> Result<Mutated, OperationError> {
+        self.write(Write::Set(set))
+    }
+
+    /// Writes a document that must not be there yet.
+    pub fn add(&self, add: Add) -> Result<Mutated, OperationError> {
+        self.write(Write::Add(add))
+    }
+
+    /// Writes a document that must be there.
+    pub fn replace(&self, replace: Replace) -> Result<Mutated, OperationError> {
+        self.write(Write::Replace(replace))
+    }
+
+    /// Deletes a document that must be there.
+    pub fn delete(&self, delete: Delete) -> Result<Mutated, OperationError> {
+        self.write(Write::Delete(delete))
+    }
+
+    /// Gives a document another expiry.
+    pub fn touch(&self, touch: Touch) -> Result<Mutated, OperationError> {
+        self.write(Write::Touch(touch))
+    }
+
+    /// Gives a document another expiry, and reads it.
+    pub fn get_and_touch(&self, request: GetAndTouch) -> Result<Found, OperationError> {
+        self.admit_write()?;
+        let now = self.now();
+        let place = self.map.place(request.key.as_encoded());
+        let expiry = expiry_at(request.expiry, now.seconds);
+        let mut locked = self.lock();
+        self.reached(FaultPoint::Locked);
+        self.admit_write()?;
+        let item = self.touched(&mut locked, place, &request.key, expiry, now)?;
+        Ok(found(&item))
+    }
+
+    /// One write of any kind.
+    pub fn write(&self, write: Write) -> Result<Mutated, OperationError> {
+        self.admit_write()?;
+        let now = self.now();
+        let draft = self.draft(write, now)?;
+        let mut locked = self.lock();
+        self.reached(FaultPoint::Locked);
+        self.apply(&mut locked, draft, now)
+    }
+
+    /// Many writes under one lock: each for itself, answered in order.
+    pub fn write_batch(&self, batch: WriteBatch) -> Vec<Result<Mutated, OperationError>> {
+        if let Err(error) = self.admit_write() {
+            return batch.writes.iter().map(|_| Err(error.clone())).collect();
+        }
+        let now = self.now();
+        let draft = |write| self.draft(write, now);
+        let drafts: Vec<_> = batch.writes.into_iter().map(draft).collect();
+        let mut locked = self.lock();
+        self.reached(FaultPoint::Locked);
+        let mut apply = |draft: Result<Draft, _>| self.apply(&mut locked, draft?, now);
+        drafts.into_iter().map(&mut apply).collect()
+    }
+
+    fn now(&self) -> Now {
+        let since_epoch = self.environment.clock.since_epoch();
+        Now {
+            nanoseconds: nanoseconds(since_epoch),
+            seconds: seconds(since_epoch),
+        }
+    }
+
+    fn draft(&self, write: Write, now: Now) -> Result<Draft, OperationError> {
+        match write {
+            Write::Set(Set {
+                key,
+                value,
+                options,
+            }) => self.draft_document(key, value, options, Rule::Any(options.cas), now),
+            Write::Add(Add {
+                key,
+                value,
+                options,
+            }) => self.draft_document(key, value, options, Rule::Absent(options.cas), now),
+            Write::Replace(Replace {
+                key,
+                value,
+                options,
+            }) => self.draft_document(key, value, options, Rule::Present(options.cas), now),
+            Write::Delete(Delete { key, cas, .. }) => {
+                let bytes = memory::cost_bytes(&key, 0);
+                let token = memory::reserve_deletion(&self.memory, bytes)?;
+                let item = tombstone(key, now.seconds, DeleteSource::Explicit, token);
+                Ok(self.draft_item(item, Rule::Present(cas)))
+            }
+            Write::Touch(Touch { key, expiry, .. }) => Ok(Draft {
+                place: self.map.place(key.as_encoded()),
+                what: Drafted::Touch {
+                    key,
+                    expiry: expiry_at(expiry, now.seconds),
+                },
+            }),
+        }
+    }
+
+    fn draft_document(
+        &self,
+        key: DocumentKey,
+        value: Bytes,
+        options: WriteOptions,
+        rule: Rule,
+        now: Now,
+    ) -> Result<Draft, OperationError> {
+        let length = value.len();
+        if length > Document::VALUE_LENGTH_MAX {
+            return Err(OperationError::ValueTooLarge { length });
+        }
+        let token = memory::reserve(&self.memory, memory::cost_bytes(&key, length))?;
+        let item = Item {
+            seqno: Seqno::ZERO,
+            operation: Operation::Mutation,
+            predecessor: Predecessor::Unknown,
+            document: Document {
+                key,
+                value,
+                datatype: options.datatype,
+                flags: options.flags,
+                expiry: expiry_at(options.expiry, now.seconds),
+                cas: Cas(0),
+                rev_seqno: RevSeqno(0),
+            },
+            token,
+        };
+        Ok(self.draft_item(item, rule))
+    }
+
+    fn draft_item(&self, item: Item, rule: Rule) -> Draft {
+        Draft {
+            place: self.map.place(item.document.key.as_encoded()),
+            what: Drafted::Item {
+                item: Arc::new(item),
+                rule,
+            },
+        }
+    }
+
+    fn apply(
+        &self,
+        locked: &mut Locked<'_>,
+        draft: Draft,
+        now: Now,
+    ) -> Result<Mutated, OperationError> {
+        // Again, now that nobody changes it.
+        self.admit_write()?;
+        let Draft { place, what } = draft;
+        match what {
+            Drafted::Item { item, rule } => {
+                let old = self.map.get(place, item.document.key.as_encoded());
+                self.judge(locked, place, old.as_ref(), rule, now)?;
+                let item = self.append(locked, place, item, old, now)?;
+                Ok(self.mutated(locked, &item))
+            }
+            Drafted::Touch { key, expiry } => {
+                let item = self.touched(locked, place, &key, expiry, now)?;
+                Ok(self.mutated(locked, &item))
+            }
+        }
+    }
+
+    /// Whether a write may be done on what is there. An expired document is none; when the write is refused for it, its
+    /// deletion is queued at least.
+    fn judge(
+        &self,
+        locked: &mut Locked<'_>,
+        place: Place,
+        old: Option<&Arc<Item>>,
+        rule: Rule,
+        now: Now,
+    ) -> Result<(), OperationError> {
+        let document = old.filter(|old| !old.operation.is_tombstone());
+        let live = document.filter(|old| !is_expired(old.document.expiry, now.seconds));
+        let current = live.map(|live| live.document.cas);
+        let verdict = rule.judge(current);
+        if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
+            self.expire(locked, place, expired, now)?;
+        }
+        verdict
+    }
+
+    /// Deletes a document whose time is up.
+    fn expire(
+        &self,
+        locked: &mut Locked<'_>,
+        place: Place,
+        expired: &Arc<Item>,
+        now: Now,
+    ) -> Result<(), OperationError> {
+        let key = expired.document.key.clone();
+        let token = self.memory.charge(memory::cost_bytes(&key, 0));
+        let item = tombstone(key, now.seconds, DeleteSource::Expiration, token);
+        let old = Some(Arc::clone(expired));
+        self.append(locked, place, Arc::new(item), old, now)
+            .map(drop)
+    }
+
+    fn touched(
+        &self,
+        locked: &mut Locked<'_>,
+        place: Place,
+        key: &DocumentKey,
+        expiry: Expiry,
+        now: Now,
+    ) -> Result<Arc<Item>, OperationError> {
+        let old = self.map.get(place, key.as_encoded());
+        self.judge(locked, place, old.as_ref(), Rule::Present(None), now)?;
+        let old = old.ok_or(OperationError::KeyNotFound)?;
+        let bytes = memory::cost_bytes(key, old.document.value.len());
+        let item = Item {
+            seqno: Seqno::ZERO,
+            operation: Operation::Mutation,
+            predecessor: Predecessor::Unknown,
+            document: Document {
+                expiry,
+                ..old.document.clone()
+            },
+            token: memory::reserve(&self.memory, bytes)?,
+        };
+        self.append(locked, place, Arc::new(item), Some(old), now)
+    }
+
+    /// Gives the change its place in history and does it.
+    fn append(
+        &self,
+        locked: &mut Locked<'_>,
+        place: Place,
+        mut item: Arc<Item>,
+        old: Option<Arc<Item>>,
+        now: Now,
+    ) -> Result<Arc<Item>, OperationError> {
+        // Nobody else has it yet, so nothing is copied.
+        let fresh = Arc::make_mut(&mut item);
+        fresh.seqno = locked.log.last_seqno().next();
+        fresh.document.cas = self.cas.next(now.nanoseconds);
+        let changes = old.as_ref().map_or(0, |old| old.document.rev_seqno.0);
+        fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
+        self.commit_active(locked, place, item, old)
+    }
+
+    fn mutated(&self, locked: &Locked<'_>, item: &Item) -> Mutated {
+        Mutated {
+            cas: item.document.cas,
+            token: MutationToken {
+                vbucket: self.id,
+                vbucket_uuid: locked.uuid,
+                seqno: item.seqno,
+            },
+        }
+    }
+}
+
+impl Rule {
+    /// `current` is the CAS of the live document there is.
+    fn judge(self, current: Option<Cas>) -> Result<(), OperationError> {
+        match (self, current) {
+            (Rule::Any(None), _) | (Rule::Absent(None), None) | (Rule::Present(None), Some(_)) => {
+                Ok(())
+            }
+            (Rule::Absent(None), Some(_)) => Err(OperationError::KeyExists),
+            // To add is to say that there is no version to compare with.
+            (Rule::Absent(Some(_)), current) => Err(OperationError::CasMismatch {
+                current: current.unwrap_or_default(),
+            }),
+            (Rule::Present(_) | Rule::Any(Some(_)), None) => Err(OperationError::KeyNotFound),
+            (Rule::Any(Some(given)) | Rule::Present(Some(given)), Some(current)) => {
+                if given == current {
+                    Ok(())
+                } else {
+                    Err(OperationError::CasMismatch { current })
+                }
+            }
+        }
+    }
+}
+
+const WARMING_UP: OperationError = OperationError::TemporaryFailure(messages::Busy::WarmingUp);
+
+fn tombstone(key: DocumentKey, now: u32, source: DeleteSource, token: MemoryToken) -> Item {
+    Item {
+        seqno: Seqno::ZERO,
+        operation: Operation::Deletion {
+            deleted_at: now,
+            source,
+        },
+        predecessor: Predecessor::Unknown,
+        document: Document {
+            key,
+            value: Bytes::new(),
+            datatype: Datatype::RAW,
+            flags: 0,
+            expiry: Expiry(0),
+            cas: Cas(0),
+            rev_seqno: RevSeqno(0),
+        },
+        token,
+    }
+}
+
+fn found(item: &Item) -> Found {
+    Found {
+        value: item.document.value.clone(),
+        meta: meta(item),
+    }
+}
+
+fn meta(item: &Item) -> Meta {
+    let document = &item.document;
+    Meta {
+        cas: document.cas,
+        flags: document.flags,
+        datatype: document.datatype,
+        expiry: document.expiry,
+        rev_seqno: document.rev_seqno,
+        seqno: item.seqno,
+        is_deleted: item.operation.is_tombstone(),
+    }
+}
+
+const fn is_expired(expiry: Expiry, now: u32) -> bool {
+    expiry.0 != 0 && expiry.0 <= now
+}
+
+/// When a document expires for which this was asked `now`.
+fn expiry_at(request: ExpiryRequest, now: u32) -> Expiry {
+    match request.0 {
+        0 => Expiry(0),
+        seconds if seconds <= ExpiryRequest::RELATIVE_SECONDS_MAX => {
+            Expiry(now.saturating_add(seconds))
+        }
+        absolute => Expiry(absolute),
+    }
+}
+
+pub(super) fn seconds(since_epoch: Duration) -> u32 {
+    u32::try_from(since_epoch.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn nanoseconds(since_epoch: Duration) -> u64 {
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}

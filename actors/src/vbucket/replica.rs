@@ -1,0 +1,132 @@
+//! What a stream from the active vbucket writes here (rule R17).
+//!
+//! Invariant: every operation carries the epoch of the stream it came by, checked with the state under the lock;
+//! whatever ends a stream's right to write begins a new epoch: another stream, promotion, rollback. Replicated items are
+//! charged, never refused for memory (rule R15).
+
+use std::sync::Arc;
+
+use messages::OperationError;
+use storage::{FailoverTable, Item, Operation, VbucketState};
+
+use super::checkpoint::ReplicaSnapshot;
+use super::core::{Inner, Locked, VbucketCore};
+use super::memory;
+
+/// Which stream may write; a new one ends the right of those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamEpoch(u64);
+
+impl StreamEpoch {
+    pub(super) fn bump(&mut self) -> StreamEpoch {
+        self.0 = self.0.saturating_add(1);
+        *self
+    }
+}
+
+impl VbucketCore {
+    /// A stream from the active vbucket begins, or comes back: only it may write from now on.
+    pub fn begin_stream(&self) -> Result<StreamEpoch, OperationError> {
+        let mut locked = self.lock();
+        self.admit_engine()?;
+        self.admit_source(&locked)?;
+        Ok(locked.stream.bump())
+    }
+
+    /// Takes over the source's failover table, which came with the answer to the stream's request.
+    pub fn apply_failover_table(
+        &self,
+        epoch: StreamEpoch,
+        table: FailoverTable,
+    ) -> Result<(), OperationError> {
+        let mut locked = self.lock_for_stream(epoch)?;
+        let mut identity = locked.identity.as_ref().clone();
+        identity.failover_table = table;
+        self.adopt(&mut locked, identity);
+        Ok(())
+    }
+
+    /// A snapshot begins, or, when `begins_checkpoint` is not set, the one under way may go on as one.
+    pub fn apply_marker(
+        &self,
+        epoch: StreamEpoch,
+        snapshot: &ReplicaSnapshot,
+        begins_checkpoint: bool,
+    ) -> Result<(), OperationError> {
+        let mut locked = self.lock_for_stream(epoch)?;
+        let applied = if begins_checkpoint {
+            locked.log.begin_snapshot(snapshot)
+        } else {
+            locked.log.extend_snapshot(snapshot).map(drop)
+        };
+        applied.map_err(bad_replication)?;
+        let high = locked.log.last_seqno();
+        locked
+            .snapshots
+            .begin_source(high, snapshot.end, snapshot.kind);
+        self.drop_tombstones(&mut locked);
+        Ok(())
+    }
+
+    /// A document, or a tombstone, with the source's seqno, CAS and revision.
+    pub fn apply_item(&self, epoch: StreamEpoch, item: Arc<Item>) -> Result<(), OperationError> {
+        match item.operation {
+            Operation::Mutation | Operation::Deletion { .. } => {}
+            Operation::Prepare { .. }
+            | Operation::Abort { .. }
+            | Operation::CommitMutation { .. }
+            | Operation::CommitDeletion { .. }
+            | Operation::SystemEventBegin
+            | Operation::SystemEventEnd => {
+                return Err(bad_replication(format!(
+                    "{:?} is not replicated by this version",
+                    item.operation
+                )));
+            }
+        }
+        // Before the lock: the source's own item may be shared, and is copied then.
+        let item = self.charged(item);
+        let seqno = item.seqno;
+        let place = self.map.place(item.document.key.as_encoded());
+        let mut locked = self.lock_for_stream(epoch)?;
+        let old = self.map.get(place, item.document.key.as_encoded());
+        self.commit_replica(&mut locked, place, item, old)
+            .map_err(bad_replication)?;
+        locked.snapshots.note_received(seqno);
+        Ok(())
+    }
+
+    /// The item as one of this vbucket's own memory.
+    pub(super) fn charged(&self, mut item: Arc<Item>) -> Arc<Item> {
+        let token = self.memory.charge(memory::charged_bytes(&item));
+        Arc::make_mut(&mut item).token = token;
+        item
+    }
+
+    fn lock_for_stream(&self, epoch: StreamEpoch) -> Result<Locked<'_>, OperationError> {
+        let locked = self.lock();
+        self.admit_engine()?;
+        if locked.stream != epoch {
+            return Err(OperationError::StaleStream);
+        }
+        self.admit_source(&locked)?;
+        Ok(locked)
+    }
+
+    /// A pending vbucket still gets the rest of a takeover.
+    fn admit_source(&self, inner: &Inner) -> Result<(), OperationError> {
+        match inner.identity.state {
+            VbucketState::Replica | VbucketState::Pending => Ok(()),
+            state @ (VbucketState::Active | VbucketState::Dead) => {
+                Err(OperationError::NotMyVbucket {
+                    vbucket: self.id,
+                    state,
+                })
+            }
+        }
+    }
+}
+
+fn bad_replication(why: impl ToString) -> OperationError {
+    OperationError::BadReplication(why.to_string())
+}

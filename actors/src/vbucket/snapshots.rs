@@ -1,0 +1,139 @@
+//! Which seqnos of a vbucket's history are ends of whole snapshots: what a store is told of the items it gets, and where
+//! a new branch of history begins.
+//!
+//! Invariant: `start` of a range is the end of the last snapshot that came whole (MB-35003), also when a snapshot was
+//! given up in its middle and another begun. An active vbucket's own changes are whole wherever nothing is missing that
+//! a newer version took the place of.
+
+use std::collections::VecDeque;
+
+use storage::{Seqno, SnapshotKind, SnapshotRange, Watermarks};
+
+/// From where on what comes is of which kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// This vbucket's own changes.
+    Own,
+    /// A snapshot of the source that ends here.
+    Source(Seqno, SnapshotKind),
+}
+
+/// What is known of the part of history that is not on disk yet.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    /// What came above which seqno, rising; several at one seqno: the last counts.
+    origins: VecDeque<(Seqno, Origin)>,
+    /// Ends of snapshots that came whole, rising.
+    whole: VecDeque<Seqno>,
+}
+
+impl Snapshots {
+    /// Goes on behind what the store holds.
+    pub(super) fn stored(watermarks: &Watermarks, is_active: bool) -> Snapshots {
+        let SnapshotRange { start, end } = watermarks.snapshot;
+        let high = watermarks.high_seqno;
+        let whole = if end <= high { high } else { start };
+        let mut snapshots = Snapshots {
+            origins: VecDeque::new(),
+            whole: VecDeque::from([whole]),
+        };
+        if end > high {
+            let source = Origin::Source(end, watermarks.snapshot_kind);
+            snapshots.origins.push_back((whole, source));
+        }
+        if is_active {
+            snapshots.begin_own(high);
+        }
+        snapshots
+    }
+
+    /// From here on the changes are this vbucket's own.
+    pub(super) fn begin_own(&mut self, high: Seqno) {
+        if !matches!(self.origins.back(), Some((_, Origin::Own))) {
+            self.origins.push_back((high, Origin::Own));
+        }
+    }
+
+    /// This vbucket writes nothing more itself; what it wrote so far is whole.
+    pub(super) fn end_own(&mut self, high: Seqno) {
+        self.note_whole(self.newest_whole(high));
+    }
+
+    /// From here on they are of a snapshot that ends at `end`.
+    pub(super) fn begin_source(&mut self, high: Seqno, end: Seqno, kind: SnapshotKind) {
+        self.origins.push_back((high, Origin::Source(end, kind)));
+    }
+
+    /// An item of the source came; it may complete its snapshot.
+    pub(super) fn note_received(&mut self, seqno: Seqno) {
+        if let Some((_, Origin::Source(end, _))) = self.origins.back()
+            && *end == seqno
+        {
+            self.note_whole(seqno);
+        }
+    }
+
+    /// End of the last whole snapshot in memory: where a new branch begins at promotion.
+    pub(super) fn newest_whole(&self, high: Seqno) -> Seqno {
+        match self.origins.back() {
+            Some((above, Origin::Own)) if *above < high => high,
+            _ => self.whole.back().copied().unwrap_or_default(),
+        }
+    }
+
+    /// The snapshot the newest items in memory belong to.
+    pub(super) fn newest(&self, high: Seqno) -> SnapshotRange {
+        self.range_at(high, high, high).0
+    }
+
+    /// What a store is told that holds everything up to `high`. Up to `settled` nothing is missing; what is missing
+    /// above it has newer versions up to `newest`, the high seqno in memory.
+    pub(super) fn range_at(
+        &self,
+        high: Seqno,
+        settled: Seqno,
+        newest: Seqno,
+    ) -> (SnapshotRange, SnapshotKind) {
+        // Whole, and nothing of it missing.
+        let is_safe = |whole: &&Seqno| **whole <= settled.min(high);
+        let start = self.whole.iter().rev().find(is_safe);
+        let start = start.copied().unwrap_or_default();
+        let came = self.origins.iter().rev().find(|(above, _)| *above < high);
+        let (start, end, kind) = match came {
+            _ if start == high => (high, high, SnapshotKind::Memory),
+            Some((above, Origin::Own)) if settled > *above => (settled, high, SnapshotKind::Memory),
+            Some((_, Origin::Own)) | None => (start, high, SnapshotKind::Memory),
+            Some((_, Origin::Source(end, kind))) => (start, *end, *kind),
+        };
+        // A range that ends at the high seqno says that nothing is missing.
+        let end = if start < high && end <= high {
+            newest
+        } else {
+            end
+        };
+        (SnapshotRange { start, end }, kind)
+    }
+
+    /// Forgets what is only needed for seqnos at or below `persisted`.
+    pub(super) fn forget(&mut self, persisted: Seqno) {
+        while self.whole.get(1).is_some_and(|next| *next <= persisted) {
+            self.whole.pop_front();
+        }
+        while self
+            .origins
+            .get(1)
+            .is_some_and(|(above, _)| *above < persisted)
+        {
+            self.origins.pop_front();
+        }
+    }
+
+    fn note_whole(&mut self, seqno: Seqno) {
+        if self.whole.back().is_none_or(|newest| *newest < seqno) {
+            self.whole.push_back(seqno);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Ranges for the store, and where branches begin.
+
+use super::*;
+
+fn at(snapshots: &Snapshots, high: u64) -> (u64, u64) {
+    let (range, _) = snapshots.range_at(Seqno(high), Seqno(high), Seqno(high));
+    (range.start.0, range.end.0)
+}
+
+fn stored(start: u64, end: u64, high: u64, is_active: bool) -> Snapshots {
+    let watermarks = Watermarks {
+        high_seqno: Seqno(high),
+        snapshot: SnapshotRange {
+            start: Seqno(start),
+            end: Seqno(end),
+        },
+        ..Watermarks::default()
+    };
+    Snapshots::stored(&watermarks, is_active)
+}
+
+fn receive(snapshots: &mut Snapshots, seqnos: std::ops::RangeInclusive<u64>) {
+    seqnos.for_each(|seqno| snapshots.note_received(Seqno(seqno)));
+}
+
+#[test]
+fn a_replica_names_the_last_whole_snapshot_whatever_was_given_up_since() {
+    let mut snapshots = stored(0, 0, 0, false);
+    snapshots.begin_source(Seqno(0), Seqno(10), SnapshotKind::Memory);
+    receive(&mut snapshots, 1..=10);
+    snapshots.begin_source(Seqno(10), Seqno(20), SnapshotKind::Disk);
+    receive(&mut snapshots, 11..=15);
+    snapshots.begin_source(Seqno(15), Seqno(30), SnapshotKind::Memory);
+    receive(&mut snapshots, 16..=18);
+    assert_eq!(at(&snapshots, 5), (0, 10));
+    assert_eq!(at(&snapshots, 10), (10, 10));
+    assert_eq!(at(&snapshots, 13), (10, 20));
+    let (_, kind) = snapshots.range_at(Seqno(13), Seqno(13), Seqno(18));
+    assert_eq!(kind, SnapshotKind::Disk);
+    assert_eq!(at(&snapshots, 15), (10, 20), "given up, not whole");
+    assert_eq!(at(&snapshots, 18), (10, 30));
+    assert_eq!(snapshots.newest_whole(Seqno(18)), Seqno(10));
+}
+
+#[test]
+fn a_whole_snapshot_of_which_something_is_missing_is_none() {
+    let mut snapshots = stored(0, 0, 0, false);
+    for end in [10, 20] {
+        snapshots.begin_source(Seqno(end - 10), Seqno(end), SnapshotKind::Memory);
+        receive(&mut snapshots, end - 9..=end);
+    }
+    // What item 5 wrote was written again by item 15, in the same checkpoint.
+    let cut = snapshots.range_at(Seqno(10), Seqno(4), Seqno(20)).0;
+    assert_eq!((cut.start, cut.end), (Seqno(0), Seqno(20)));
+}
+
+#[test]
+fn own_changes_are_whole_up_to_what_is_settled() {
+    let mut snapshots = stored(10, 20, 15, false);
+    assert_eq!(snapshots.newest_whole(Seqno(15)), Seqno(10));
+    snapshots.begin_own(Seqno(15));
+    assert_eq!(
+        at(&snapshots, 15),
+        (10, 20),
+        "what was received is as it was"
+    );
+    assert_eq!(at(&snapshots, 17), (17, 17));
+    let cut = snapshots.range_at(Seqno(19), Seqno(17), Seqno(23)).0;
+    assert_eq!((cut.start, cut.end), (Seqno(17), Seqno(23)));
+    let cut = snapshots.range_at(Seqno(16), Seqno(15), Seqno(23)).0;
+    assert_eq!((cut.start, cut.end), (Seqno(10), Seqno(23)));
+    assert_eq!(snapshots.newest_whole(Seqno(23)), Seqno(23));
+    snapshots.end_own(Seqno(23));
+    snapshots.begin_source(Seqno(23), Seqno(40), SnapshotKind::Memory);
+    receive(&mut snapshots, 24..=30);
+    assert_eq!(at(&snapshots, 30), (23, 40));
+}
+
+#[test]
+fn an_active_vbucket_that_lost_part_of_a_checkpoint_branches_below_it() {
+    let mut snapshots = stored(10, 20, 15, true);
+    assert_eq!(snapshots.newest_whole(Seqno(15)), Seqno(10));
+    snapshots.end_own(Seqno(15));
+    assert_eq!(
+        snapshots.newest_whole(Seqno(15)),
+        Seqno(10),
+        "nothing was written since"
+    );
+}
+
+#[test]
+fn forgetting_what_is_on_disk_changes_nothing_above() {
+    let mut snapshots = stored(0, 0, 0, false);
+    for end in 1..=9 {
+        let high = Seqno(end * 10 - 10);
+        snapshots.begin_source(high, Seqno(end * 10), SnapshotKind::Memory);
+        receive(&mut snapshots, high.0 + 1..=end * 10);
+    }
+    let before: Vec<_> = (35..=90).map(|high| at(&snapshots, high)).collect();
+    snapshots.forget(Seqno(35));
+    let after: Vec<_> = (35..=90).map(|high| at(&snapshots, high)).collect();
+    assert_eq!(before, after);
+    assert!(snapshots.origins.len() < 8 && snapshots.whole.len() < 9);
+}

@@ -1,0 +1,171 @@
+//! Changes of what the vbucket is.
+//!
+//! | from | to active | to replica, pending | to dead |
+//! |---|---|---|---|
+//! | active | nothing | its own changes end | its own changes end, no stream may write |
+//! | replica, pending | **promotion**: new branch of history (but for a takeover), new checkpoint, no stream may write | nothing | no stream may write |
+//! | dead | promotion | nothing | nothing |
+//!
+//! Invariant: the identity changes first, in one assignment; everything else follows from it and is put right by
+//! [`VbucketCore::reconcile`] after a panic. Every change is queued for the disk behind what was written before it.
+
+use std::sync::Arc;
+
+use messages::OperationError;
+use messages::vbucket::{SetVbucketState, VbucketDescription};
+use storage::{VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks};
+
+use super::core::{Inner, Locked, VbucketCore, newest_branch};
+use super::fault::FaultPoint;
+use super::flush::Flushed;
+use super::snapshots::Snapshots;
+use super::status::Status;
+
+impl VbucketCore {
+    /// Makes the vbucket active, replica, pending or dead.
+    pub fn set_state(
+        &self,
+        request: SetVbucketState,
+    ) -> Result<VbucketDescription, OperationError> {
+        let mut locked = self.lock();
+        self.admit_engine()?;
+        let before = locked.identity.state;
+        let is_promotion = request.state == VbucketState::Active && before != request.state;
+        let mut identity = locked.identity.as_ref().clone();
+        identity.state = request.state;
+        if let Some(topology) = request.topology {
+            identity.topology = topology;
+        }
+        let high = locked.log.last_seqno();
+        if is_promotion && !request.is_takeover {
+            let whole = locked.snapshots.newest_whole(high);
+            let uuid = self.new_branch(&identity);
+            identity.failover_table.create_entry(uuid, whole);
+        }
+        self.adopt(&mut locked, identity);
+        if is_promotion {
+            locked.log.open_checkpoint();
+            locked.snapshots.begin_own(high);
+        }
+        if before == VbucketState::Active && !is_promotion && request.state != before {
+            locked.snapshots.end_own(high);
+        }
+        if !may_go_on(before, request.state) {
+            locked.stream.bump();
+        }
+        self.drop_tombstones(&mut locked);
+        Ok(self.described(&locked))
+    }
+
+    /// Says how the vbucket stands. The store's counts are for whoever has the store to add.
+    #[must_use]
+    pub fn describe(&self) -> VbucketDescription {
+        self.described(&self.lock())
+    }
+
+    /// What it is and how far it has come, as of memory.
+    #[must_use]
+    pub fn state_record(&self) -> VbucketStateRecord {
+        let locked = self.lock();
+        let high_seqno = locked.log.last_seqno();
+        VbucketStateRecord {
+            identity: Arc::clone(&locked.identity),
+            watermarks: Watermarks {
+                high_seqno,
+                snapshot: locked.snapshots.newest(high_seqno),
+                ..*locked.flushed.persisted()
+            },
+        }
+    }
+
+    /// Begins a new branch of history at the end of the last whole snapshot: what was handed out above it before an
+    /// unclean stop may be lost. Called once the store was opened behind that.
+    pub fn begin_branch(&self) -> Result<VbucketUuid, OperationError> {
+        let mut locked = self.lock();
+        self.admit_engine()?;
+        let whole = locked.snapshots.newest_whole(locked.log.last_seqno());
+        let mut identity = locked.identity.as_ref().clone();
+        let uuid = self.new_branch(&identity);
+        identity.failover_table.create_entry(uuid, whole);
+        self.adopt(&mut locked, identity);
+        Ok(uuid)
+    }
+
+    /// The store was rolled back to this: everything in memory is forgotten and loaded anew, no stream may write, and
+    /// whoever waits for a seqno above is refused. Nothing of this vbucket may be under way to the disk.
+    pub fn reset(&self, record: &VbucketStateRecord) {
+        let high = record.watermarks.high_seqno;
+        let state = {
+            let mut locked = self.lock();
+            self.raise(Status::WARMING);
+            locked.stream.bump();
+            locked.in_flight = None;
+            locked.log.clear(high);
+            locked.tombstones.clear();
+            let mut identity = record.identity.as_ref().clone();
+            identity.state = locked.identity.state;
+            let is_active = identity.state == VbucketState::Active;
+            locked.snapshots = Snapshots::stored(&record.watermarks, is_active);
+            locked.flushed = Flushed::stored(record.watermarks);
+            self.set_persisted(high);
+            self.map.clear();
+            self.become_this(&mut locked, identity);
+            self.publish_high(&locked);
+            locked.identity.state
+        };
+        let vbucket = self.id;
+        let taken_back = OperationError::NotMyVbucket { vbucket, state };
+        self.waiters.refuse_above(high, &taken_back);
+    }
+
+    /// From now on the vbucket is this.
+    pub(super) fn adopt(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
+        if *locked.identity != identity {
+            self.become_this(locked, identity);
+        }
+    }
+
+    fn become_this(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
+        let identity = Arc::new(identity);
+        locked.note_change();
+        locked.uuid = newest_branch(&identity);
+        locked.identity = Arc::clone(&identity);
+        self.reached(FaultPoint::Identified);
+        self.set_status(self.status().in_state(identity.state));
+        locked.log.queue_identity(identity);
+    }
+
+    fn described(&self, inner: &Inner) -> VbucketDescription {
+        let high_seqno = inner.log.last_seqno();
+        VbucketDescription {
+            vbucket: self.id,
+            state: inner.identity.state,
+            vbucket_uuid: inner.uuid,
+            high_seqno,
+            persisted_seqno: self.persisted_seqno(),
+            purge_seqno: inner.flushed.persisted().purge_seqno,
+            snapshot: inner.snapshots.newest(high_seqno),
+            documents: self.map.figures().documents,
+            persisted_counts: None,
+            down: self.down.read().clone(),
+        }
+    }
+
+    /// A name for a branch that no branch of this history has.
+    fn new_branch(&self, identity: &VbucketIdentity) -> VbucketUuid {
+        let entries = identity.failover_table.entries();
+        let is_taken = |uuid: u64| uuid == 0 || entries.iter().any(|entry| entry.uuid.0 == uuid);
+        let mut uuid = self.environment.random.next_u64();
+        while is_taken(uuid) {
+            // A table is short: the next free number is near, whatever the source of randomness does.
+            uuid = uuid.wrapping_add(1);
+        }
+        VbucketUuid(uuid)
+    }
+}
+
+/// Whether a stream that wrote here may go on writing.
+fn may_go_on(before: VbucketState, after: VbucketState) -> bool {
+    use VbucketState::{Pending, Replica};
+    before == after || matches!((before, after), (Replica | Pending, Replica | Pending))
+}

@@ -1,0 +1,440 @@
+//! What only the inside can show: panics at every step of a change, against a model.
+
+mod model;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use messages::vbucket::{
+    Acknowledge, Add, Delete, ExpiryRequest, Replace, Set, Touch, Write, WriteBatch, WriteOptions,
+};
+use messages::{Busy, OperationError};
+use proptest::prelude::*;
+use storage::{Cas, KvStore, MemoryStore, Seqno, VbucketStateRecord, VbucketUuid};
+
+use self::model::Model;
+use self::support::{Bench, Setup, active, id, key, set};
+use super::checkpoint::CheckpointLimits;
+use super::{FaultPoint, VbucketCore};
+
+/// Which version a write names.
+#[derive(Clone, Copy, Debug)]
+enum Named {
+    None,
+    Present,
+    Another,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Set,
+    Add,
+    Replace,
+    Delete,
+    Touch,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    what: What,
+    name: u8,
+    cas: Named,
+    expiry: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    One(Wanted),
+    Batch(Vec<Wanted>),
+    Tick(u64),
+    /// Takes so many items, and commits them or not.
+    Flush(usize, bool),
+}
+
+fn wanted() -> impl Strategy<Value = Wanted> {
+    use What::{Add, Delete, Replace, Set, Touch};
+    let what = prop::sample::select(vec![Set, Set, Set, Add, Replace, Delete, Delete, Touch]);
+    let cas = prop_oneof![
+        4 => Just(Named::None),
+        2 => Just(Named::Present),
+        1 => Just(Named::Another),
+    ];
+    let expiry = prop::sample::select(vec![0u32, 0, 0, 3, 10]);
+    // A few keys that live in one checkpoint, and many that seldom do.
+    let name = prop_oneof![0u8..4, 4u8..40];
+    (what, name, cas, expiry).prop_map(|(what, name, cas, expiry)| Wanted {
+        what,
+        name,
+        cas,
+        expiry,
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<(Step, Option<FaultPoint>)>> {
+    let step = prop_oneof![
+        12 => wanted().prop_map(Step::One),
+        2 => prop::collection::vec(wanted(), 0..5).prop_map(Step::Batch),
+        2 => (1u64..6).prop_map(Step::Tick),
+        3 => (1usize..8, prop::bool::weighted(0.8)).prop_map(|(items, ends)| Step::Flush(items, ends)),
+    ];
+    let fault = prop::option::weighted(0.15, prop::sample::select(FaultPoint::ALL.to_vec()));
+    prop::collection::vec((step, fault), 0..200)
+}
+
+struct World {
+    bench: Bench,
+    model: Model,
+    store: MemoryStore,
+}
+
+impl World {
+    fn new(items_max: usize) -> World {
+        let store = MemoryStore::new(8);
+        let record = VbucketStateRecord::new(VbucketUuid(0xa11ce));
+        store.create_vbucket(id(), &record).unwrap();
+        let checkpoints = CheckpointLimits {
+            items_max,
+            ..CheckpointLimits::default()
+        };
+        let bench = Setup {
+            checkpoints,
+            record,
+            ..Setup::default()
+        };
+        World {
+            bench: bench.warm(),
+            model: Model::default(),
+            store,
+        }
+    }
+
+    fn core(&self) -> &VbucketCore {
+        &self.bench.core
+    }
+
+    fn write(&self, wanted: Wanted) -> Write {
+        let name = format!("k{}", wanted.name);
+        let cas = match wanted.cas {
+            Named::None => None,
+            Named::Present => Some(self.model.cas(wanted.name)),
+            Named::Another => Some(Cas(1)),
+        };
+        let expiry = ExpiryRequest(wanted.expiry);
+        let Set { key, value, .. } = set(&name, &format!("{wanted:?}"));
+        let options = WriteOptions {
+            cas,
+            flags: u32::from(wanted.name),
+            expiry,
+            ..WriteOptions::default()
+        };
+        let acknowledge = Acknowledge::InMemory;
+        match wanted.what {
+            What::Set => Write::Set(Set {
+                key,
+                value,
+                options,
+            }),
+            What::Add => Write::Add(Add {
+                key,
+                value,
+                options,
+            }),
+            What::Replace => Write::Replace(Replace {
+                key,
+                value,
+                options,
+            }),
+            What::Delete => Write::Delete(Delete {
+                key,
+                cas,
+                acknowledge,
+            }),
+            What::Touch => Write::Touch(Touch {
+                key,
+                expiry,
+                acknowledge,
+            }),
+        }
+    }
+
+    fn run(&mut self, step: &Step, fault: Option<FaultPoint>) {
+        match step {
+            Step::One(wanted) => {
+                let write = self.write(*wanted);
+                let core = &self.bench.core;
+                let answer = crashing(core, fault, || vec![core.write(write.clone())]);
+                self.judge(&[(*wanted, write)], answer, fault);
+            }
+            Step::Batch(all) => {
+                // Versions named are those before the batch, by whoever made it.
+                let writes: Vec<_> = all.iter().map(|one| (*one, self.write(*one))).collect();
+                let batch = WriteBatch {
+                    writes: writes.iter().map(|(_, write)| write.clone()).collect(),
+                };
+                let core = &self.bench.core;
+                let answer = crashing(core, fault, || core.write_batch(batch));
+                self.judge(&writes, answer, fault);
+            }
+            Step::Tick(seconds) => self.bench.clock.advance(Duration::from_secs(*seconds)),
+            Step::Flush(items, ends) => self.flush(*items, *ends),
+        }
+        self.check();
+        self.forget_tombstones();
+    }
+
+    /// Compares answers with the model's. A panic strikes the first change; whatever stood before it is done, and it
+    /// itself is if it got as far as the log.
+    fn judge(
+        &mut self,
+        writes: &[(Wanted, Write)],
+        answers: Option<Vec<Result<messages::vbucket::Mutated, OperationError>>>,
+        fault: Option<FaultPoint>,
+    ) {
+        let now = self.bench.clock.seconds();
+        let crashed = answers.is_none();
+        let mut answers = answers.into_iter().flatten();
+        for (wanted, write) in writes {
+            if crashed && fault == Some(FaultPoint::Locked) {
+                return;
+            }
+            let mut after = self.model.clone();
+            let expected = after.write(wanted.name, write, now);
+            let is_changed = after.high != self.model.high;
+            if crashed && is_changed && fault == Some(FaultPoint::Noted) {
+                return;
+            }
+            self.model = after;
+            if crashed && is_changed {
+                self.learn_cas(wanted.name);
+                return;
+            }
+            if crashed {
+                continue;
+            }
+            let answer = answers.next().unwrap();
+            let seqno = answer.as_ref().map(|mutated| mutated.token.seqno);
+            assert_eq!(
+                seqno,
+                expected
+                    .as_ref()
+                    .map(|()| self.model.high)
+                    .map_err(|error| error)
+            );
+            if let Ok(mutated) = answer {
+                self.model.slots.get_mut(&wanted.name).unwrap().cas = mutated.cas;
+            }
+        }
+    }
+
+    /// A tombstone that left memory is on disk, and its revision begins anew.
+    fn forget_tombstones(&mut self) {
+        let core = &self.bench.core;
+        for (name, slot) in &mut self.model.slots {
+            let name = key(&format!("k{name}"));
+            if slot.document.is_none() && core.get_meta(&name).is_err() {
+                assert!(slot.seqno <= core.persisted_seqno());
+                slot.rev = 0;
+            }
+        }
+    }
+
+    /// Nobody was told the version of what a panic interrupted.
+    fn learn_cas(&mut self, name: u8) {
+        let meta = self.core().get_meta(&key(&format!("k{name}")));
+        let slot = self.model.slots.get_mut(&name).unwrap();
+        if let Ok(meta) = meta {
+            slot.cas = meta.cas;
+        }
+    }
+
+    fn check(&self) {
+        let now = self.bench.clock.seconds();
+        assert_eq!(
+            self.core().high_seqno(),
+            self.model.high,
+            "seqnos are dense"
+        );
+        for (name, slot) in &self.model.slots {
+            let name = key(&format!("k{name}"));
+            let found = self.core().get(&name).ok();
+            let found = found.as_ref().map(|found| {
+                let meta = &found.meta;
+                (
+                    found.value.clone(),
+                    meta.flags,
+                    meta.expiry,
+                    meta.rev_seqno,
+                    meta.seqno,
+                )
+            });
+            assert_eq!(found, slot.shown(now));
+        }
+        let live = self
+            .model
+            .slots
+            .values()
+            .filter(|slot| slot.document.is_some());
+        assert_eq!(self.core().figures().documents, live.count() as u64);
+    }
+
+    fn flush(&mut self, items: usize, ends: bool) {
+        let Some(take) = self.core().take_for_flush(items, usize::MAX) else {
+            return;
+        };
+        let high = take.watermarks.high_seqno;
+        if ends {
+            let group = [support::batch(take, &support::position(&self.store))];
+            for committed in self.store.commit(&group, storage::CommitDurability::Synced) {
+                committed.unwrap();
+            }
+            self.core().note_persisted(high);
+        } else {
+            self.core()
+                .resync(support::position(&self.store).high_seqno);
+        }
+    }
+
+    /// The log, written out, is the map: nothing acknowledged is missing from either.
+    fn finish(&self) {
+        support::flush_all(self.core(), &self.store, 7);
+        let snapshot = self.store.snapshot(id()).unwrap();
+        assert_eq!(snapshot.high_seqno(), self.model.high);
+        for (name, slot) in &self.model.slots {
+            let name = key(&format!("k{name}"));
+            let stored = snapshot.get(storage::Namespace::Committed, &name).unwrap();
+            let stored = stored.unwrap();
+            assert_eq!(stored.seqno, slot.seqno);
+            assert_eq!(stored.operation.is_tombstone(), slot.document.is_none());
+        }
+    }
+}
+
+/// Does `operation`, perhaps with a panic in its middle, and sees to it that the vbucket is repaired. `None`: it
+/// panicked.
+fn crashing<T>(
+    core: &VbucketCore,
+    fault: Option<FaultPoint>,
+    operation: impl FnOnce() -> T,
+) -> Option<T> {
+    if let Some(point) = fault {
+        core.panic_at(point);
+    }
+    let answer = catch_unwind(AssertUnwindSafe(operation)).ok();
+    core.disarm();
+    assert_eq!(core.is_suspect(), answer.is_none());
+    if answer.is_none() {
+        let vbucket = id();
+        let crashed = OperationError::Crashed { vbucket };
+        assert_eq!(core.get(&key("k0")).err(), Some(crashed.clone()));
+        assert_eq!(core.set(set("k0", "")).err(), Some(crashed.clone()));
+        assert_eq!(core.begin_stream().err(), Some(crashed));
+        assert!(core.take_for_flush(1, 1).is_none());
+        core.reconcile();
+    }
+    answer
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Any operations, flushes that come through or do not, and panics at every step of a change: answers and contents
+    /// are the model's, no acknowledged write is missing, and every seqno is accounted for.
+    #[test]
+    fn equals_the_model(steps in steps(), items_max in 1usize..30) {
+        let mut world = World::new(items_max);
+        for (step, fault) in &steps {
+            world.run(step, *fault);
+        }
+        world.finish();
+    }
+}
+
+#[test]
+fn a_panic_at_every_step_leaves_what_the_log_says() {
+    for point in FaultPoint::ALL {
+        let Bench {
+            core,
+            suspects,
+            dirty,
+            ..
+        } = active();
+        core.set(set("k0", "before")).unwrap();
+        while dirty.take().is_some() {}
+        let answer = crashing(&core, Some(point), || core.set(set("k0", "after")));
+        assert_eq!(answer, None);
+        assert_eq!(suspects.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert_eq!(
+            dirty.take(),
+            Some(id()),
+            "the flusher is told of what was repaired"
+        );
+        let happened = matches!(
+            point,
+            FaultPoint::Appended | FaultPoint::Mapped | FaultPoint::Cleared
+        );
+        let (text, high) = if happened {
+            ("after", 2)
+        } else {
+            ("before", 1)
+        };
+        assert_eq!(support::value(&core, "k0").unwrap(), text);
+        assert_eq!(core.high_seqno(), Seqno(high));
+        let taken = core.take_for_flush(10, usize::MAX).unwrap();
+        assert_eq!(taken.items.last().unwrap().document.value, text);
+        assert_eq!(
+            core.set(set("k1", "")).unwrap().token.seqno,
+            Seqno(high + 1)
+        );
+    }
+}
+
+#[test]
+fn a_panic_in_a_change_of_state_is_put_right() {
+    use storage::VbucketState::{Active, Replica};
+    for (before, after) in [(Active, Replica), (Replica, Active)] {
+        let Bench { core, .. } = support::in_state(before);
+        drop(core.take_for_flush(1, 1));
+        core.panic_at(FaultPoint::Identified);
+        let changed = catch_unwind(AssertUnwindSafe(|| support::become_state(&core, after)));
+        assert!(changed.is_err() && core.is_suspect());
+        core.reconcile();
+        assert_eq!(core.state(), after);
+        assert_eq!(core.set(set("k0", "")).is_ok(), after == Active);
+        let record = core.state_record();
+        let stored = core.take_for_flush(9, 9).unwrap().identity;
+        assert_eq!(stored, Some(record.identity));
+    }
+}
+
+#[test]
+fn a_panic_while_unwinding_elsewhere_blames_nobody() {
+    struct WritesWhenDropped<'a>(&'a VbucketCore);
+    impl Drop for WritesWhenDropped<'_> {
+        fn drop(&mut self) {
+            self.0.set(set("k0", "late")).unwrap();
+        }
+    }
+    let Bench { core, .. } = active();
+    let unwound = catch_unwind(AssertUnwindSafe(|| {
+        let _writes = WritesWhenDropped(&core);
+        panic!("somewhere else");
+    }));
+    assert!(unwound.is_err());
+    assert!(!core.is_suspect());
+    assert_eq!(support::value(&core, "k0").unwrap(), "late");
+}
+
+#[test]
+fn what_waits_for_the_disk_is_refused_before_it_is_written() {
+    let Bench { core, .. } = active();
+    let places: Vec<_> = (0..super::WAITERS_MAX)
+        .map(|_| core.reserve_wait().unwrap())
+        .collect();
+    let busy = OperationError::TemporaryFailure(Busy::Queue);
+    assert_eq!(core.reserve_wait().err(), Some(busy));
+    assert_eq!(core.waiting(), 0);
+    drop(places);
+    assert!(core.reserve_wait().is_ok());
+}

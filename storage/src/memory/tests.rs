@@ -1,0 +1,87 @@
+//! Tokens are charged once, released once, and a pool learns of all of them.
+
+use std::sync::Arc;
+
+use super::{MemoryAccount, MemoryPool, MemoryToken};
+
+const MIB: u64 = 1 << 20;
+
+fn account(quota_bytes: u64) -> Arc<MemoryAccount> {
+    Arc::new(MemoryAccount::new(Arc::new(MemoryPool::new(quota_bytes))))
+}
+
+#[test]
+fn a_token_is_released_with_its_last_owner() {
+    let account = account(64 * MIB);
+    let token = account.charge(1000);
+    let copy = token.clone();
+    assert_eq!(account.held_bytes(), 2000);
+    drop(token);
+    assert_eq!(account.held_bytes(), 1000);
+    drop(copy);
+    assert_eq!(account.held_bytes(), 0);
+}
+
+#[test]
+fn the_empty_token_costs_nothing() {
+    let copy = MemoryToken::default().clone();
+    assert_eq!(copy.bytes(), 0);
+}
+
+#[test]
+fn a_charge_above_the_quota_is_refused_and_nothing_is_held() {
+    let account = account(1000);
+    let held = account.try_charge(600, 0);
+    assert!(held.is_some());
+    assert!(account.try_charge(401, 0).is_none());
+    assert!(account.try_charge(401, 1).is_some(), "within the allowance");
+    drop(held);
+    assert!(account.try_charge(1000, 0).is_some());
+    assert_eq!(account.held_bytes(), 0);
+}
+
+#[test]
+fn the_pool_learns_of_everything_in_steps_and_at_the_end() {
+    let pool = Arc::new(MemoryPool::new(64 * MIB));
+    let one = Arc::new(MemoryAccount::new(Arc::clone(&pool)));
+    let two = Arc::new(MemoryAccount::new(Arc::clone(&pool)));
+    let small = one.charge(100);
+    assert_eq!(pool.held_bytes(), 0, "not told of less than a step");
+    let large = two.charge(MIB);
+    assert_eq!(pool.held_bytes(), MIB);
+    drop((large, two));
+    assert_eq!(pool.held_bytes(), 0);
+    drop((small, one));
+    assert_eq!(pool.held_bytes(), 0);
+}
+
+#[test]
+fn threads_lose_no_byte() {
+    let pool = Arc::new(MemoryPool::new(64 * MIB));
+    let account = Arc::new(MemoryAccount::new(Arc::clone(&pool)));
+    let held: Vec<_> = std::thread::scope(|scope| {
+        let work = |seed: u64| {
+            let account = &account;
+            scope.spawn(move || {
+                let mut held = Vec::new();
+                for turn in 0..20_000u64 {
+                    held.push(account.charge((turn * seed) % 4096));
+                    if turn % 3 == 0 {
+                        held.swap_remove(held.len() / 2);
+                    }
+                }
+                held
+            })
+        };
+        let threads = [work(7), work(13)];
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let expected: u64 = held.iter().map(MemoryToken::bytes).sum();
+    assert_eq!(account.held_bytes(), expected);
+    drop(held);
+    drop(account);
+    assert_eq!(pool.held_bytes(), 0);
+}
