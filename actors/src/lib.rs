@@ -12,6 +12,12 @@ pub mod hooks;
 pub mod guardian;
 pub mod executor;
 pub mod vbucket;
+pub mod backoff;
+pub mod store_handle;
+pub mod flusher;
+pub mod writer;
+pub mod maintenance;
+pub mod warmup;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 mod split_mix;

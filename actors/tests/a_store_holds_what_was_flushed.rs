@@ -311,7 +311,7 @@ fn log_store() -> Box<dyn KvStore> {
         vbuckets: 8,
         log_shards: 1,
     };
-    let options = OpenOptions::default();
+    let options = OpenOptions::new(1);
     let disk = Arc::new(SimulatedDisk::new());
     Box::new(LogStore::create(disk, shape, options).unwrap())
 }

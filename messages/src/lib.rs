@@ -7,6 +7,7 @@
 //! | operator | [`vbucket::SetVbucketState`], [`vbucket::DescribeVbucket`] | vbucket | [`vbucket::VbucketDescription`] |
 //! | vbucket, writer | [`flusher::Wake`] | flusher | none: what changed is in shared state |
 //! | operator | [`flusher::PauseFlushing`], [`flusher::ResumeFlushing`], [`flusher::FlushNow`] | flusher | when it is so |
+//! | supervisor | [`flusher::StopFlushing`] | flusher | what could not be written in time |
 //! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |
 
 pub mod status;

@@ -257,6 +257,22 @@ impl VbucketCore {
         }
     }
 
+    /// While set, clients' writes are answered as those of a vbucket that is warming; reads go on. For the warmup alone.
+    pub fn hold_writes(&self, is_held: bool) {
+        let _locked = self.lock();
+        if is_held {
+            self.raise(Status::HELD);
+        } else {
+            self.lower(Status::HELD);
+        }
+    }
+
+    /// Why it is out of service, if it is.
+    #[must_use]
+    pub fn down(&self) -> Option<DownCause> {
+        self.down.read().clone()
+    }
+
     /// Repairs what a panic left half done: the change noted is put in the map if it is in the log, which is where it
     /// happened or did not. Everything else was never touched. Harmless when nothing is wrong.
     pub fn reconcile(&self) {

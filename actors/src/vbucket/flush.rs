@@ -146,6 +146,12 @@ impl VbucketCore {
         }
     }
 
+    /// Up to here every change is on disk: itself, or a newer one of its key.
+    #[must_use]
+    pub fn settled_seqno(&self) -> Seqno {
+        self.lock().flushed.persisted.settled
+    }
+
     /// Whether there is anything to take.
     #[must_use]
     pub fn has_unflushed(&self) -> bool {

@@ -24,6 +24,8 @@ impl Status {
     pub(super) const CLOSED: u8 = 1 << 5;
     /// The disk has no room for more.
     pub(super) const DISK_FULL: u8 = 1 << 6;
+    /// Its warmup has not opened it for writes yet.
+    pub(super) const HELD: u8 = 1 << 7;
 
     pub(super) const fn of(state: VbucketState) -> Status {
         Status(match state {
@@ -68,6 +70,7 @@ impl std::fmt::Debug for Status {
             (Status::SUSPECT, "suspect"),
             (Status::CLOSED, "closed"),
             (Status::DISK_FULL, "disk full"),
+            (Status::HELD, "writes held"),
         ];
         write!(f, "{:?}", self.state())?;
         for (flag, name) in flags {
@@ -93,7 +96,8 @@ impl VbucketCore {
     pub(super) fn admit_read(&self) -> Result<Sight, OperationError> {
         let status = self.status();
         // The usual case first: active, with nothing in the way of a read.
-        if status.without(Status::CLOSED | Status::DISK_FULL) == Status::of(VbucketState::Active) {
+        let concerns_writes = Status::CLOSED | Status::DISK_FULL | Status::HELD;
+        if status.without(concerns_writes) == Status::of(VbucketState::Active) {
             return Ok(Sight::Whole);
         }
         self.admit_client(status)?;
@@ -115,7 +119,7 @@ impl VbucketCore {
             return Err(OperationError::Closed);
         }
         Err(OperationError::TemporaryFailure(
-            if status.has(Status::WARMING) {
+            if status.has(Status::WARMING | Status::HELD) {
                 Busy::WarmingUp
             } else {
                 Busy::DiskFull

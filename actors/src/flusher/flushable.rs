@@ -1,0 +1,106 @@
+//! What a flusher needs of a vbucket: its core, seen from the disk's side.
+//!
+//! Invariant: cursor and persisted seqno are the vbucket's, not the flusher's (rule R19), so a flusher may be replaced
+//! at any moment. Everything here is shared state behind the vbucket's own lock; nothing waits for an actor.
+
+use std::fmt::Debug;
+
+use messages::DownCause;
+use storage::{Seqno, VbucketId};
+
+use crate::vbucket::{DirtyVbuckets, VbucketCore};
+
+pub use crate::vbucket::FlushTake;
+
+/// A vbucket, seen from the disk's side.
+pub trait Flushable: Debug + Send + Sync + 'static {
+    /// Takes what lies behind the flush cursor, up to the limits (one item always), and moves the cursor. `None`
+    /// when there is nothing to write.
+    fn take_for_flush(&self, items_max: usize, bytes_max: usize) -> Option<FlushTake>;
+    /// Everything up to there is on disk: answers who waits for it, lets the checkpoint log free it. Never goes back.
+    fn note_persisted(&self, seqno: Seqno);
+    /// The store holds exactly what is up to there: the flush cursor goes back to it, so that everything above,
+    /// and the state record if it may not be on disk, is taken anew (rule R19).
+    fn resync(&self, persisted: Seqno);
+    /// Whether there is anything behind the flush cursor.
+    fn has_unflushed(&self) -> bool;
+    /// Highest seqno in memory.
+    fn high_seqno(&self) -> Seqno;
+    /// Highest seqno known to be on disk.
+    fn persisted_seqno(&self) -> Seqno;
+    /// Up to here every change is on disk: itself, or a newer one of its key. Below the persisted seqno while a batch
+    /// was cut where a version is missing whose newer one comes later.
+    fn settled_seqno(&self) -> Seqno;
+    /// While set, clients' writes are answered with a temporary failure; reads go on.
+    fn set_disk_full(&self, is_full: bool);
+    /// Why the vbucket is out of service, if it is; then nothing of it is taken.
+    fn down(&self) -> Option<DownCause>;
+    /// Takes the vbucket out of service.
+    fn take_down(&self, cause: DownCause);
+    /// Puts it back, after [`Flushable::take_down`] by the same caller.
+    fn bring_up(&self);
+}
+
+/// Which vbuckets have something for the disk, with one wake-up under way at most (rule R18).
+pub trait DirtyQueue: Debug + Send + Sync + 'static {
+    /// The wake-up arrived: what is marked from now on sends another. Before the queue is looked at.
+    fn clear_wake(&self);
+    /// The next vbucket to look at; what is changed in it from now on puts it back.
+    fn take(&self) -> Option<VbucketId>;
+}
+
+impl Flushable for VbucketCore {
+    fn take_for_flush(&self, items_max: usize, bytes_max: usize) -> Option<FlushTake> {
+        VbucketCore::take_for_flush(self, items_max, bytes_max)
+    }
+
+    fn note_persisted(&self, seqno: Seqno) {
+        VbucketCore::note_persisted(self, seqno);
+    }
+
+    fn resync(&self, persisted: Seqno) {
+        VbucketCore::resync(self, persisted);
+    }
+
+    fn has_unflushed(&self) -> bool {
+        VbucketCore::has_unflushed(self)
+    }
+
+    fn high_seqno(&self) -> Seqno {
+        VbucketCore::high_seqno(self)
+    }
+
+    fn persisted_seqno(&self) -> Seqno {
+        VbucketCore::persisted_seqno(self)
+    }
+
+    fn settled_seqno(&self) -> Seqno {
+        VbucketCore::settled_seqno(self)
+    }
+
+    fn set_disk_full(&self, is_full: bool) {
+        VbucketCore::set_disk_full(self, is_full);
+    }
+
+    fn down(&self) -> Option<DownCause> {
+        VbucketCore::down(self)
+    }
+
+    fn take_down(&self, cause: DownCause) {
+        VbucketCore::take_down(self, cause);
+    }
+
+    fn bring_up(&self) {
+        VbucketCore::bring_up(self);
+    }
+}
+
+impl DirtyQueue for DirtyVbuckets {
+    fn clear_wake(&self) {
+        DirtyVbuckets::clear_wake(self);
+    }
+
+    fn take(&self) -> Option<VbucketId> {
+        DirtyVbuckets::take(self)
+    }
+}

@@ -1,0 +1,216 @@
+//! The store's background work: sealing, checkpoints, merging, giving space back, one piece at a time, in steps.
+//!
+//! Never in the way of a commit for longer than a publish, whatever the size of a merge (MB-38428). Woken by the
+//! writers; level-triggered, because what is to be done is a function of the store's own figures. Invariant: what
+//! failed is told once a try and waits longer each time, while other kinds of work go on; an aborted piece moves no
+//! figure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use messages::failure::CompactionStage;
+use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
+use storage::log_store::MaintenanceKind;
+use storage::{Advice, Job, Outcome, StorageError, VbucketId};
+
+use crate::backoff::Backoff;
+use crate::environment::{Environment, FailureReport};
+use crate::executor::{StartError, Step, WakeWorker, Worker, WorkerSpec};
+use crate::guardian::Guardian;
+use crate::store_handle::{StoreHandle, StoreLease};
+
+/// What maintenance works with.
+#[derive(Clone, Debug)]
+pub struct MaintenanceConfig {
+    /// Its name in the tree.
+    pub name: ChildName,
+    /// The store.
+    pub store: StoreHandle,
+    /// Time, randomness, failures.
+    pub environment: Environment,
+    /// How long to leave a kind of work alone that failed.
+    pub backoff: Backoff,
+}
+
+/// One life of the maintenance of a store.
+pub struct MaintenanceWorker {
+    config: MaintenanceConfig,
+    generation: Generation,
+    working: Option<Working>,
+    /// Set while the store works for us: if it stays set, a panic left the store half done.
+    is_in_store: bool,
+    next_shard: u16,
+    /// Failures in a row, by log shard and kind.
+    failures: BTreeMap<(u16, FailureKind), u32>,
+    /// Log shards left alone, and until when (monotonic).
+    put_off: BTreeMap<u16, Duration>,
+}
+
+struct Working {
+    // Dropped before the lease: see `StoreLease`.
+    job: Box<dyn Job<Output = ()> + Send>,
+    lease: StoreLease,
+    log_shard: u16,
+    kind: MaintenanceKind,
+}
+
+impl MaintenanceWorker {
+    /// A new life.
+    #[must_use]
+    pub fn new(config: MaintenanceConfig, generation: Generation) -> MaintenanceWorker {
+        MaintenanceWorker {
+            config,
+            generation,
+            working: None,
+            is_in_store: false,
+            next_shard: 0,
+            failures: BTreeMap::new(),
+            put_off: BTreeMap::new(),
+        }
+    }
+
+    /// Chooses the next piece of work; the shards take turns.
+    fn begin(&mut self) -> Step {
+        let Ok(lease) = self.config.store.lease() else {
+            // Woken when the store is back.
+            return Step::Idle;
+        };
+        let now = self.config.environment.clock.monotonic();
+        self.put_off.retain(|_, until| *until > now);
+        let shards = lease.store().shape().log_shards.max(1);
+        for turn in 0..shards {
+            let log_shard = self.next_shard.wrapping_add(turn).checked_rem(shards);
+            let log_shard = log_shard.unwrap_or(0);
+            if self.put_off.contains_key(&log_shard) {
+                continue;
+            }
+            if let Some((kind, job)) = lease.store().maintenance_work(log_shard) {
+                self.next_shard = log_shard.wrapping_add(1);
+                self.working = Some(Working {
+                    job: Box::new(job),
+                    lease,
+                    log_shard,
+                    kind,
+                });
+                return Step::Again;
+            }
+        }
+        match self.put_off.values().min() {
+            Some(until) => Step::IdleFor(until.saturating_sub(now)),
+            None => Step::Idle,
+        }
+    }
+
+    fn failed(&mut self, working: &Working, cause: StorageError) {
+        let (kind, vbucket) = failure_of(working.kind);
+        if cause.advice() == Advice::Reopen {
+            let generation = working.lease.generation();
+            self.config.store.recall(generation, cause.clone());
+        }
+        let failures = self.failures.entry((working.log_shard, kind)).or_insert(0);
+        *failures = failures.saturating_add(1);
+        let environment = &self.config.environment;
+        let random = environment.random.next_u64();
+        let wait = self.config.backoff.wait(*failures, random);
+        let until = environment.clock.monotonic().saturating_add(wait);
+        self.put_off.insert(working.log_shard, until);
+        let at = environment.clock.since_epoch().saturating_add(wait);
+        environment.failures.report(FailureReport {
+            child: self.config.name.clone(),
+            generation: self.generation,
+            vbucket,
+            kind,
+            cause: FailureCause::Storage(cause),
+            next: NextStep::RetryAt {
+                at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            },
+        });
+    }
+}
+
+/// As what the failure of a kind of work counts.
+fn failure_of(kind: MaintenanceKind) -> (FailureKind, Option<VbucketId>) {
+    let compaction = |stage| FailureKind::Compaction { stage };
+    match kind {
+        MaintenanceKind::PrepareLogFile | MaintenanceKind::Seal | MaintenanceKind::Checkpoint => {
+            (FailureKind::Seal, None)
+        }
+        MaintenanceKind::Merge(vbucket) => (compaction(CompactionStage::Merge), Some(vbucket)),
+        MaintenanceKind::CopyOut => (compaction(CompactionStage::Merge), None),
+        MaintenanceKind::Reclaim | MaintenanceKind::RemoveLog => {
+            (compaction(CompactionStage::Publish), None)
+        }
+    }
+}
+
+impl Worker for MaintenanceWorker {
+    fn step(&mut self) -> Step {
+        // Stays in its place, so that a panic finds it held.
+        let Some(working) = &mut self.working else {
+            return self.begin();
+        };
+        if working.lease.is_recalled() {
+            self.working = None;
+            return Step::Again;
+        }
+        self.is_in_store = true;
+        let outcome = working.job.step();
+        self.is_in_store = false;
+        if matches!(outcome, Outcome::Yielded) {
+            return Step::Again;
+        }
+        if let Some(working) = self.working.take() {
+            match outcome {
+                Outcome::Complete(()) => {
+                    let (kind, _) = failure_of(working.kind);
+                    self.failures.remove(&(working.log_shard, kind));
+                }
+                Outcome::Failed(cause) => self.failed(&working, cause),
+                Outcome::Yielded | Outcome::Aborted(_) => {}
+            }
+        }
+        Step::Again
+    }
+}
+
+impl Drop for MaintenanceWorker {
+    fn drop(&mut self) {
+        if self.is_in_store {
+            // The panic may have left the store half done: it is never used on as it is.
+            let generation = self.config.store.generation();
+            self.config.store.recall(generation, StorageError::Closed);
+        }
+        self.working = None;
+    }
+}
+
+impl std::fmt::Debug for MaintenanceWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = self.working.as_ref().map(|working| working.kind);
+        f.debug_struct("MaintenanceWorker")
+            .field("generation", &self.generation)
+            .field("working", &kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts the maintenance of a store; hand the waker to the writers.
+pub fn start(
+    config: MaintenanceConfig,
+    guardian: Arc<dyn Guardian>,
+) -> Result<WakeWorker, StartError> {
+    let executor = Arc::clone(&config.environment.executor);
+    let (name, store) = (config.name.clone(), config.store.clone());
+    let make = move |generation: Generation| -> Box<dyn Worker> {
+        Box::new(MaintenanceWorker::new(config.clone(), generation))
+    };
+    let make = Box::new(make);
+    let wake = executor.start(WorkerSpec {
+        name,
+        make,
+        guardian,
+    })?;
+    store.watch(wake.clone());
+    Ok(wake)
+}

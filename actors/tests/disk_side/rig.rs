@@ -1,0 +1,341 @@
+//! A flusher, writers and maintenance on a store on a simulated disk, all on one thread, stepped in any order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use messages::{ChildName, Generation};
+use parking_lot::Mutex;
+use piggin_actors::backoff::Backoff;
+use piggin_actors::executor::{WakeWorker, Worker};
+use piggin_actors::flusher::{
+    DirtyQueue, FlushLimits, Flushable, FlushedVbucket, Flusher, FlusherConfig, FlusherEdge,
+};
+use piggin_actors::maintenance::{MaintenanceConfig, MaintenanceWorker};
+use piggin_actors::store_handle::StoreHandle;
+use piggin_actors::writer::{GroupLimits, WriterConfig, WriterLink, WriterQueue, WriterWorker};
+use storage::disk::{Disk, SimulatedDisk};
+use storage::{
+    CreateOptions, KvStore, LogStore, OpenOptions, Seqno, SeqnoRange, VbucketId,
+    VbucketStateRecord, VbucketUuid,
+};
+
+use super::Ground;
+use super::vbucket::LogVbucket;
+
+pub(crate) const SHAPE: CreateOptions = CreateOptions {
+    vbuckets: 4,
+    log_shards: 2,
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Dirty(Mutex<Vec<VbucketId>>);
+
+impl Dirty {
+    pub(crate) fn mark(&self, vbucket: VbucketId) {
+        self.0.lock().push(vbucket);
+    }
+}
+
+impl DirtyQueue for Dirty {
+    fn clear_wake(&self) {}
+
+    fn take(&self) -> Option<VbucketId> {
+        self.0.lock().pop()
+    }
+}
+
+pub(crate) fn options(entropy: u64) -> OpenOptions {
+    OpenOptions {
+        log_file_bytes_min: 64 << 10,
+        log_file_bytes_max: 64 << 10,
+        unsealed_bytes: 4 << 10,
+        is_stepped: true,
+        ..OpenOptions::new(entropy)
+    }
+}
+
+/// A new store with active, empty vbuckets.
+pub(crate) fn create(disk: &Arc<dyn Disk>) -> LogStore {
+    let store = LogStore::create(Arc::clone(disk), SHAPE, options(1)).unwrap();
+    for id in 0..SHAPE.vbuckets {
+        let state = VbucketStateRecord::new(VbucketUuid(100 + u64::from(id)));
+        store
+            .create_vbucket(VbucketId::new(id).unwrap(), &state)
+            .unwrap();
+    }
+    store
+}
+
+pub(crate) fn handle(disk: &Arc<dyn Disk>, store: LogStore) -> StoreHandle {
+    let disk = Arc::clone(disk);
+    let entropy = AtomicU64::new(1);
+    let open = move || {
+        let entropy = entropy.fetch_add(1, Ordering::SeqCst) + 1;
+        LogStore::open(Arc::clone(&disk), options(entropy))
+    };
+    StoreHandle::new(store, Box::new(open))
+}
+
+pub(crate) struct Rig {
+    pub(crate) ground: Ground,
+    pub(crate) disk: SimulatedDisk,
+    pub(crate) store: StoreHandle,
+    pub(crate) vbuckets: Vec<Arc<LogVbucket>>,
+    pub(crate) flusher: Flusher,
+    pub(crate) writers: Vec<WriterWorker>,
+    pub(crate) maintenance: MaintenanceWorker,
+    dirty: Arc<Dirty>,
+    queues: Vec<WriterQueue>,
+    flusher_config: FlusherConfig,
+    maintenance_config: MaintenanceConfig,
+    generation: u64,
+    writes: u64,
+    pub(crate) panics: u64,
+}
+
+impl Rig {
+    pub(crate) fn new(seed: u64) -> Rig {
+        let disk = SimulatedDisk::new();
+        let as_seen: Arc<dyn Disk> = Arc::new(disk.clone());
+        let store = create(&as_seen);
+        Rig::on(seed, &disk, &as_seen, store)
+    }
+
+    /// Work that begins where the store stands; `as_seen` is the disk as the store sees it.
+    pub(crate) fn on(
+        seed: u64,
+        disk: &SimulatedDisk,
+        as_seen: &Arc<dyn Disk>,
+        store: LogStore,
+    ) -> Rig {
+        let ground = Ground::new(seed);
+        let ids = (0..SHAPE.vbuckets).map(|id| VbucketId::new(id).unwrap());
+        let vbuckets: Vec<Arc<LogVbucket>> = ids
+            .map(|id| LogVbucket::new(id.get(), store.state(id).unwrap().watermarks.high_seqno))
+            .collect();
+        let store = handle(as_seen, store);
+        let queues: Vec<WriterQueue> = (0..SHAPE.log_shards)
+            .map(|_| WriterQueue::new(2, 1))
+            .collect();
+        let dirty: Arc<Dirty> = Arc::default();
+        let nobody = WakeWorker::new(|| {});
+        let flusher_config = FlusherConfig {
+            name: ChildName::new("flusher-0"),
+            environment: ground.environment(),
+            limits: FlushLimits {
+                items_max: 4,
+                bytes_max: 4096,
+                batches_per_slice: 2,
+            },
+            vbuckets: vbuckets
+                .iter()
+                .map(|vbucket| FlushedVbucket {
+                    id: vbucket.id,
+                    vbucket: Arc::<LogVbucket>::clone(vbucket),
+                    log_shard: vbucket.id.get() % SHAPE.log_shards,
+                })
+                .collect(),
+            writers: queues
+                .iter()
+                .map(|queue| WriterLink::new(queue, nobody.clone()))
+                .collect(),
+            edge: FlusherEdge::new(),
+            dirty: Arc::<Dirty>::clone(&dirty),
+            store: store.clone(),
+        };
+        let maintenance_config = MaintenanceConfig {
+            name: ChildName::new("maintenance"),
+            store: store.clone(),
+            environment: ground.environment(),
+            backoff: Backoff::DISK,
+        };
+        let generation = Generation(1);
+        let mut rig = Rig {
+            flusher: Flusher::new(flusher_config.clone(), generation),
+            writers: Vec::new(),
+            maintenance: MaintenanceWorker::new(maintenance_config.clone(), generation),
+            ground,
+            disk: disk.clone(),
+            store,
+            vbuckets,
+            dirty,
+            queues,
+            flusher_config,
+            maintenance_config,
+            generation: 1,
+            writes: 0,
+            panics: 0,
+        };
+        rig.writers = (0..SHAPE.log_shards)
+            .map(|shard| rig.writer(shard))
+            .collect();
+        rig
+    }
+
+    pub(crate) fn writer(&self, log_shard: u16) -> WriterWorker {
+        let config = WriterConfig {
+            name: ChildName::new(format!("writer-{log_shard}")),
+            log_shard,
+            store: self.store.clone(),
+            environment: self.ground.environment(),
+            limits: GroupLimits::default(),
+            backoff: Backoff::DISK,
+            maintenance: None,
+        };
+        let generation = Generation(self.generation);
+        WriterWorker::new(config, &self.queues[usize::from(log_shard)], generation)
+    }
+
+    pub(crate) fn write(&mut self, vbucket: usize) -> Seqno {
+        self.writes += 1;
+        let value = self.writes.to_le_bytes().repeat(8);
+        let vbucket = &self.vbuckets[vbucket];
+        let seqno = vbucket.write(self.writes % 7, &value);
+        self.dirty.mark(vbucket.id);
+        seqno
+    }
+
+    pub(crate) fn mark(&self, vbucket: usize) {
+        self.dirty.mark(self.vbuckets[vbucket].id);
+    }
+
+    pub(crate) fn restart_flusher(&mut self) {
+        self.generation += 1;
+        let generation = Generation(self.generation);
+        self.flusher = Flusher::new(self.flusher_config.clone(), generation);
+    }
+
+    pub(crate) fn restart_writer(&mut self, log_shard: u16) {
+        self.generation += 1;
+        self.writers[usize::from(log_shard)] = self.writer(log_shard);
+    }
+
+    pub(crate) fn restart_maintenance(&mut self) {
+        self.generation += 1;
+        let generation = Generation(self.generation);
+        self.maintenance = MaintenanceWorker::new(self.maintenance_config.clone(), generation);
+    }
+
+    /// A worker's step, and a new life for it when it panics.
+    fn live(&mut self, step: impl FnOnce(&mut Rig), restart: impl FnOnce(&mut Rig)) {
+        let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(self)));
+        if stepped.is_err() {
+            self.panics += 1;
+            restart(self);
+        }
+    }
+
+    pub(crate) fn step_writer(&mut self, log_shard: u16) {
+        let index = usize::from(log_shard);
+        self.live(
+            |rig| {
+                rig.writers[index].step();
+            },
+            |rig| rig.restart_writer(log_shard),
+        );
+    }
+
+    pub(crate) fn step_maintenance(&mut self) {
+        self.live(
+            |rig| {
+                rig.maintenance.step();
+            },
+            Rig::restart_maintenance,
+        );
+    }
+
+    /// Somebody does something.
+    pub(crate) fn random_step(&mut self) {
+        match self.ground.numbers.below(12) {
+            0 | 1 => {
+                let vbucket = self.ground.numbers.below(u64::from(SHAPE.vbuckets));
+                self.write(usize::try_from(vbucket).unwrap());
+            }
+            2..=4 => {
+                let _left = self.flusher.look();
+            }
+            5..=8 => {
+                let shard = self.ground.numbers.below(u64::from(SHAPE.log_shards));
+                self.step_writer(u16::try_from(shard).unwrap());
+            }
+            9 | 10 => self.step_maintenance(),
+            _ => {
+                let by = self.ground.numbers.below(60);
+                self.ground.clock.advance(Duration::from_millis(by));
+            }
+        }
+    }
+
+    /// Everybody works on until all is on disk.
+    pub(crate) fn settle(&mut self, what: &str) {
+        for _ in 0..3000 {
+            let _left = self.flusher.look();
+            for log_shard in 0..SHAPE.log_shards {
+                self.step_writer(log_shard);
+            }
+            self.step_maintenance();
+            self.ground.clock.advance(Duration::from_millis(20));
+            let behind =
+                |vbucket: &Arc<LogVbucket>| vbucket.persisted_seqno() < vbucket.high_seqno();
+            if !self.vbuckets.iter().any(behind) && self.flusher.look().at.is_none() {
+                return;
+            }
+        }
+        panic!(
+            "{what}: not everything reached the disk: {:#?}",
+            self.flusher
+        );
+    }
+
+    /// What the store holds is what the vbuckets were given, up to somewhere behind what was said to be on disk.
+    pub(crate) fn check_store(&self, store: &LogStore, is_complete: bool, what: &str) {
+        for vbucket in &self.vbuckets {
+            let snapshot = store.snapshot(vbucket.id).unwrap();
+            let high = snapshot.high_seqno();
+            let (said, given) = (vbucket.persisted_seqno(), vbucket.high_seqno());
+            assert!(
+                said <= high,
+                "{what}: {} said {said}, the store has {high}",
+                vbucket.id
+            );
+            assert!(high <= given, "{what}");
+            if is_complete {
+                assert_eq!(high, given, "{what}");
+            }
+            let mut expected = BTreeMap::new();
+            for item in vbucket.items() {
+                if item.seqno <= high {
+                    let key = item.document.key.as_encoded().to_vec();
+                    expected.insert(key, (item.seqno, item.document.value.clone()));
+                }
+            }
+            let mut found = BTreeMap::new();
+            let mut scan = snapshot.scan_by_seqno(SeqnoRange::ALL);
+            let mut visit = |item: storage::ItemView<'_>| {
+                let value = bytes::Bytes::copy_from_slice(item.value);
+                found.insert(item.key.to_vec(), (item.seqno, value));
+                std::ops::ControlFlow::Continue(())
+            };
+            loop {
+                match scan.step(1 << 20, &mut visit) {
+                    storage::Outcome::Yielded => {}
+                    storage::Outcome::Complete(_) => break,
+                    ended @ (storage::Outcome::Aborted(_) | storage::Outcome::Failed(_)) => {
+                        panic!("{what}: {ended:?}")
+                    }
+                }
+            }
+            assert_eq!(found, expected, "{what}: vbucket {}", vbucket.id);
+            let counts = snapshot.counts().unwrap();
+            let documents: i64 = counts.collections.values().map(|one| one.documents).sum();
+            assert_eq!(
+                documents,
+                i64::try_from(expected.len()).unwrap(),
+                "{what}: counts of vbucket {}",
+                vbucket.id
+            );
+        }
+    }
+}
