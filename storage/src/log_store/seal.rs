@@ -14,14 +14,15 @@ use crate::counts::{VbucketCounts, Weight};
 use crate::document::Item;
 use crate::error::StorageError;
 use crate::kv_store::ItemView;
-use crate::log_store::containers::{EXTENT_ALIGNMENT, NewContainer};
+use crate::log_store::containers::EXTENT_ALIGNMENT;
 use crate::log_store::layer::{Layer, LayerView};
 use crate::log_store::log::payload::{Edit, Place};
+use crate::log_store::output::Output;
 use crate::log_store::segment::{
     ExtentWriter, IndexEntry, IndexKey, Kill, RecordLocation, Segment, SegmentIdent, SegmentMeta,
     SegmentTail, SegmentWriter,
 };
-use crate::log_store::shard::{BusyGuard, Shard, Slot};
+use crate::log_store::shard::{Shard, Slot};
 use crate::log_store::version::{SegmentView, Version, apply_kills, last_at_each_seqno};
 use crate::outcome::{Job, Outcome};
 use crate::seqno::Seqno;
@@ -35,9 +36,7 @@ pub(crate) struct SealJob {
     which: Which,
     /// Why a vbucket could not be sealed while the others were.
     failed: Option<StorageError>,
-    busy: Option<BusyGuard>,
-    /// The container being filled; removed unless the seal gets as far as to publish.
-    container: Option<NewContainer>,
+    output: Output,
     state: Sealing,
 }
 
@@ -92,15 +91,14 @@ impl SealJob {
     }
 
     fn new(shard: Arc<Shard>, which: Which, history_floor: Seqno) -> Self {
-        let (busy, container, state) = (None, None, Sealing::Begin);
+        let output = Output::new(Arc::clone(&shard));
         SealJob {
             shard,
             history_floor,
             which,
             failed: None,
-            busy,
-            container,
-            state,
+            output,
+            state: Sealing::Begin,
         }
     }
 
@@ -110,8 +108,7 @@ impl SealJob {
                 Begun::Nothing => return Ok(Outcome::Complete(())),
                 Begun::Waits => Sealing::Begin,
                 Begun::Frozen(todo) => {
-                    let extent = self.shard.containers.create()?;
-                    let extent = extent.writer(&mut self.container);
+                    let extent = self.output.create()?;
                     Sealing::Write {
                         extent,
                         todo,
@@ -125,15 +122,10 @@ impl SealJob {
                 sealed,
             } => self.write_next(extent, todo, sealed)?,
             Sealing::Sync(sealed) => {
-                if let Some(container) = &self.container {
-                    container.file.sync()?;
-                }
+                self.output.sync()?;
                 Sealing::SyncDirectory(sealed)
             }
-            Sealing::SyncDirectory(sealed) => {
-                self.shard.disk.sync_directory()?;
-                self.open(sealed)?
-            }
+            Sealing::SyncDirectory(sealed) => self.open(sealed)?,
             Sealing::Publish(sealed) => return self.publish(sealed),
             Sealing::Done => return Ok(Outcome::Complete(())),
         };
@@ -163,7 +155,7 @@ impl SealJob {
             }
         }
         drop(writer);
-        self.busy = Some(busy);
+        self.output.begin(busy);
         Ok(if todo.is_empty() {
             Begun::Nothing
         } else {
@@ -228,7 +220,7 @@ impl SealJob {
         let boundaries = last_at_each_seqno(views.iter().flat_map(LayerView::boundaries));
         let tail = SegmentTail {
             id: self.shard.new_segment_id(),
-            container: self.container.as_ref().map_or(0, |new| new.number),
+            container: self.output.number(),
             exact_from: run.exact_from,
             kills: &run.kills_with_bytes(&locations),
             boundaries: &boundaries,
@@ -250,22 +242,11 @@ impl SealJob {
     }
 
     fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {
-        if let Some(container) = self.container.take() {
-            self.shard
-                .containers
-                .adopt(container, sealed.iter().map(|one| &one.meta));
-        }
+        let metas = sealed.iter().map(|one| one.meta.clone());
+        self.output.adopt(metas.collect())?;
         let mut opened = Vec::with_capacity(sealed.len());
-        let metas: Vec<SegmentMeta> = sealed.iter().map(|one| one.meta.clone()).collect();
         for one in sealed {
-            let segment = self
-                .shard
-                .containers
-                .open_segment(&one.meta)
-                .inspect_err(|_| {
-                    // Nothing refers to them yet, so they may go at once.
-                    self.shard.retire(&metas, 0);
-                })?;
+            let segment = self.shard.containers.open_segment(&one.meta)?;
             opened.push(Opened {
                 sealed: one,
                 segment,
@@ -279,6 +260,7 @@ impl SealJob {
             self.state = Sealing::Publish(sealed);
             return Ok(Outcome::Yielded);
         };
+        self.output.hand_over();
         let mut gone = None;
         let mut current = Vec::with_capacity(sealed.len());
         for one in sealed {
@@ -577,16 +559,7 @@ impl Job for SealJob {
     type Output = ();
 
     fn step(&mut self) -> Outcome<()> {
-        let outcome = self.advance().unwrap_or_else(|error| {
-            self.state = Sealing::Done;
-            Outcome::Failed(error)
-        });
-        if !matches!(outcome, Outcome::Yielded) {
-            self.busy = None;
-            if let Some(container) = self.container.take() {
-                self.shard.containers.discard(&container);
-            }
-        }
-        outcome
+        let result = self.advance();
+        self.output.after_step(result)
     }
 }
