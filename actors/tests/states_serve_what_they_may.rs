@@ -1,5 +1,6 @@
 //! What a vbucket answers that is not active, warming, out of service, closed, or short of memory; and what its changes
 //! of state do to its history.
+#![cfg(test)]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! The direct door from several threads at once: one order of seqnos, the order of CAS values, and per key the order in
 //! which callers were answered; with a flusher at work and a store that holds the same in the end.
+#![cfg(test)]
 
 mod support;
 

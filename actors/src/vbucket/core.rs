@@ -19,7 +19,7 @@ use storage::{
 use super::checkpoint::{CheckpointLimits, CheckpointLog, Garbage};
 use super::dirty::DirtyVbuckets;
 use super::document_map::{DocumentMap, MapFigures, Place};
-use super::fault::{FaultPoint, Faults};
+use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::replica::StreamEpoch;
 use super::snapshots::Snapshots;
@@ -347,7 +347,7 @@ impl VbucketCore {
     }
 
     #[inline]
-    pub(super) fn reached(&self, point: FaultPoint) {
+    pub(super) fn reached(&self, point: ChangeStep) {
         self.faults.reached(point);
     }
 }

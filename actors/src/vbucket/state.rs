@@ -16,7 +16,7 @@ use messages::vbucket::{SetVbucketState, VbucketDescription};
 use storage::{VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks};
 
 use super::core::{Inner, Locked, VbucketCore, newest_branch};
-use super::fault::FaultPoint;
+use super::fault::ChangeStep;
 use super::flush::Flushed;
 use super::snapshots::Snapshots;
 use super::status::Status;
@@ -130,7 +130,7 @@ impl VbucketCore {
         locked.note_change();
         locked.uuid = newest_branch(&identity);
         locked.identity = Arc::clone(&identity);
-        self.reached(FaultPoint::Identified);
+        self.reached(ChangeStep::Identified);
         self.set_status(self.status().in_state(identity.state));
         locked.log.queue_identity(identity);
     }

@@ -120,6 +120,7 @@ pub struct PersistPlace {
 
 impl PersistPlace {
     /// Waits until everything up to `seqno` is on disk.
+    #[must_use]
     pub fn wait_for(mut self, seqno: Seqno) -> Persisted {
         let (sender, answer) = oneshot::channel();
         let mut inner = self.waiters.inner.lock();

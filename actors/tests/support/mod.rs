@@ -14,6 +14,7 @@ use messages::vbucket::{Delete, Set, SetVbucketState, WriteOptions};
 use messages::{FailureId, OperationError};
 use piggin_actors::environment::{Clock, Environment, FailureReport, Random, ReportFailure};
 use piggin_actors::executor::{Executor, StartError, WakeWorker, WorkerSpec};
+use piggin_actors::hooks::Hooks;
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
 use piggin_actors::vbucket::{DirtyVbuckets, FlushTake, VbucketConfig, VbucketCore};
 use storage::{
@@ -132,6 +133,7 @@ impl Setup {
                 random: Arc::new(Counting(AtomicU64::new(1))),
                 failures: Arc::new(Nobody),
                 executor: Arc::new(Nobody),
+                hooks: Hooks::none(),
             },
             memory: Arc::clone(&memory),
             dirty: Arc::clone(&dirty),
