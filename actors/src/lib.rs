@@ -11,7 +11,7 @@ pub mod system;
 pub mod hooks;
 pub mod guardian;
 pub mod executor;
+pub mod vbucket;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 mod split_mix;
-pub mod vbucket;

@@ -12,16 +12,16 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use proptest::prelude::*;
+
 use messages::vbucket::{Acknowledge, ExpiryRequest, Touch};
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
 use piggin_actors::vbucket::{FlushTake, Persisted};
-use proptest::prelude::*;
 use storage::disk::SimulatedDisk;
 use storage::{
     CommitDurability, CreateOptions, Item, KvStore, LogStore, MemoryStore, OpenOptions, Outcome,
     Seqno, SeqnoRange, VbucketStateRecord, VbucketUuid,
 };
-
 use support::{Bench, Setup, batch, delete, id, key, position, set};
 
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+
 use messages::vbucket::{
     Acknowledge, Add, ExpiryRequest, GetAndTouch, Replace, Set, Touch, Write, WriteBatch,
     WriteOptions,
@@ -14,7 +15,6 @@ use messages::{Busy, OperationError};
 use storage::{
     Cas, Datatype, DeleteSource, Document, Expiry, Operation, RevSeqno, Seqno, VbucketUuid,
 };
-
 use support::{Bench, active, delete, key, set, value};
 
 fn add(name: &str, value: &str) -> Add {

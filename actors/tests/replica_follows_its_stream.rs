@@ -9,16 +9,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proptest::prelude::*;
+
 use messages::OperationError;
 use piggin_actors::vbucket::checkpoint::{CheckpointLimits, ReplicaSnapshot};
 use piggin_actors::vbucket::{FlushTake, StreamEpoch};
-use proptest::prelude::*;
 use storage::{
     Cas, CommitDurability, Document, DurabilityLevel, FailoverEntry, FailoverTable, Item, KvStore,
     MemoryStore, Operation, Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange, SnapshotKind,
     VbucketState, VbucketUuid,
 };
-
 use support::{
     Bench, Setup, batch, become_state, delete, flush_all, id, in_state, key, position, set,
 };

@@ -12,7 +12,6 @@ use messages::vbucket::{Mutated, Write, WriteBatch};
 use piggin_actors::vbucket::VbucketCore;
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
 use storage::{Cas, KvStore, MemoryStore, Namespace, Seqno};
-
 use support::{Bench, Setup, delete, flush_all, id, key, position, set, value};
 
 const THREADS: usize = 4;

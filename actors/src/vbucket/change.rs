@@ -5,14 +5,13 @@
 
 use std::sync::Arc;
 
-use messages::OperationError;
-use storage::{Item, Predecessor, Seqno};
-
 use super::checkpoint::QueueError;
 use super::core::{Locked, VbucketCore};
 use super::document_map::Place;
 use super::fault::ChangeStep;
 use super::status::Status;
+use messages::OperationError;
+use storage::{Item, Predecessor, Seqno};
 
 impl VbucketCore {
     /// Does a change of this vbucket's own. `item` has everything but its predecessor; the map holds `older` of its key.

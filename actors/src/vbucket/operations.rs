@@ -8,6 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+
+use super::core::{Locked, VbucketCore};
+use super::document_map::Place;
+use super::fault::ChangeStep;
+use super::memory;
+use super::status::Sight;
 use messages::OperationError;
 use messages::vbucket::{
     Add, Delete, ExpiryRequest, Found, GetAndTouch, Meta, Mutated, MutationToken, Replace, Set,
@@ -17,12 +23,6 @@ use storage::{
     Cas, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, MemoryToken, Operation,
     Predecessor, RevSeqno, Seqno,
 };
-
-use super::core::{Locked, VbucketCore};
-use super::document_map::Place;
-use super::fault::ChangeStep;
-use super::memory;
-use super::status::Sight;
 
 /// One moment by the wall clock, read once for a request.
 #[derive(Clone, Copy, Debug)]

@@ -6,12 +6,11 @@
 
 use std::sync::Arc;
 
-use messages::OperationError;
-use storage::{FailoverTable, Item, Operation, VbucketState};
-
 use super::checkpoint::ReplicaSnapshot;
 use super::core::{Inner, Locked, VbucketCore};
 use super::memory;
+use messages::OperationError;
+use storage::{FailoverTable, Item, Operation, VbucketState};
 
 /// Which stream may write; a new one ends the right of those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,17 +7,17 @@ mod support;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use messages::vbucket::{
-    Acknowledge, Add, Delete, ExpiryRequest, Replace, Set, Touch, Write, WriteBatch, WriteOptions,
-};
-use messages::{Busy, OperationError};
 use proptest::prelude::*;
-use storage::{Cas, KvStore, MemoryStore, Seqno, VbucketStateRecord, VbucketUuid};
 
 use self::model::Model;
 use self::support::{Bench, Setup, active, id, key, set};
 use super::checkpoint::CheckpointLimits;
 use super::{ChangeStep, VbucketCore};
+use messages::vbucket::{
+    Acknowledge, Add, Delete, ExpiryRequest, Replace, Set, Touch, Write, WriteBatch, WriteOptions,
+};
+use messages::{Busy, OperationError};
+use storage::{Cas, KvStore, MemoryStore, Seqno, VbucketStateRecord, VbucketUuid};
 
 /// Which version a write names.
 #[derive(Clone, Copy, Debug)]
