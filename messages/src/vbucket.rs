@@ -249,7 +249,7 @@ pub struct SetVbucketState {
 
 /// Say how the vbucket stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
-#[rtype(result = "VbucketDescription")]
+#[rtype(result = "Result<VbucketDescription, OperationError>")]
 pub struct DescribeVbucket;
 
 /// How a vbucket stands.

@@ -20,13 +20,19 @@ mod state;
 mod replica;
 mod loading;
 mod flush;
+mod acknowledged;
+mod slot;
+mod actor;
 
 pub use self::core::{OnSuspect, VbucketConfig, VbucketCore};
 pub use self::dirty::{DirtyVbuckets, WakeFlusher, WakeSent};
+pub use acknowledged::Begun;
+pub use actor::VbucketActor;
 pub use document_map::MapFigures;
 pub use fault::ChangeStep;
 pub use flush::FlushTake;
 pub use replica::StreamEpoch;
+pub use slot::VbucketSlot;
 pub use waiters::{PersistPlace, Persisted, WAITERS_MAX};
 
 #[cfg(test)]
