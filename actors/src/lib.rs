@@ -5,4 +5,6 @@
 
 pub mod environment;
 pub mod guardian;
+pub mod tether;
+pub mod shell;
 pub mod executor;
