@@ -89,12 +89,11 @@ impl Tether {
 
     // The child's side.
 
-    /// How the child is woken to look at new orders; called at once if there were any.
+    /// How the child is woken to look at new orders; called once at once, for those given before.
     pub fn set_wake(&self, wake: WakeWorker) {
-        *self.wake_child.lock() = Some(wake.clone());
-        if self.version() > 0 {
-            wake.wake();
-        }
+        self.wake_child.lock().replace(wake);
+        // Orders given before this could wake nobody.
+        self.wake();
     }
 
     /// Numbers the next life.
@@ -148,6 +147,10 @@ impl Tether {
     pub fn give(&self, change: impl FnOnce(&mut Orders)) {
         change(&mut self.orders.lock());
         self.version.fetch_add(1, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
         let wake = self.wake_child.lock().clone();
         if let Some(wake) = wake {
             wake.wake();

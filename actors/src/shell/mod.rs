@@ -7,6 +7,7 @@
 //! is made anew. What was queued is then served, and every `Addr` and `Recipient` is as good as before.
 //!
 //! ```
+//! # use piggin_actors as actors;
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //! use actix::{Message, System};

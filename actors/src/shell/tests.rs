@@ -47,17 +47,21 @@ impl Guardian for Notes {
     fn child_down(&self, _: &ChildName, generation: Generation, cause: ExitCause) -> Verdict {
         let what = match cause {
             ExitCause::PanickedIn {
-                entry, in_a_row, ..
-            } => match entry {
-                Entry::Message(_) => format!("message x{in_a_row}"),
-                other => other.to_string(),
-            },
-            other => format!("{other:?}"),
+                entry: Entry::Message(_),
+                in_a_row,
+                ..
+            } => format!("message x{in_a_row}"),
+            ExitCause::PanickedIn { entry, .. } => entry.to_string(),
+            ExitCause::Panicked(_)
+            | ExitCause::Stalled(_)
+            | ExitCause::GaveUp(_)
+            | ExitCause::Finished => format!("{cause:?}"),
         };
         self.told.lock().push(format!("{}: {what}", generation.0));
-        match *self.stays_down.lock() {
-            true => Verdict::StayDown,
-            false => Verdict::RestartAfter(BACKOFF),
+        if *self.stays_down.lock() {
+            Verdict::StayDown
+        } else {
+            Verdict::RestartAfter(BACKOFF)
         }
     }
 
@@ -349,12 +353,22 @@ fn a_reset_is_noticed_idle_and_in_backoff() {
         let it = Setting::new();
         assert_eq!(it.ask(Do::Answer).await, Ok(1));
         let reset = || it.notes.tether.give(|orders| orders.resets += 1);
-        let (waits, ()) = join(it.ask(Do::NeverAnswer), async { reset() }).await;
+        let soon = async {
+            sleep(Duration::from_millis(1)).await;
+            reset();
+        };
+        let (waits, ()) = join(it.ask(Do::NeverAnswer), soon).await;
         assert_eq!(waits, Err(FaultCause::Reset));
+        let (first, ()) = join(it.ask(Do::Answer), async { reset() }).await;
+        assert_eq!(
+            first,
+            Ok(3),
+            "it was not yet looked at: the next life serves it"
+        );
         assert_eq!(it.ask(Do::Panic).await, crashed());
         let begin = Instant::now();
         reset();
-        assert_eq!(it.ask(Do::Answer).await, Ok(3));
+        assert_eq!(it.ask(Do::Answer).await, Ok(4));
         assert_eq!(begin.elapsed(), Duration::ZERO, "the backoff went on");
         it.notes.tether.give(|orders| {
             orders.resets += 1;
@@ -365,7 +379,7 @@ fn a_reset_is_noticed_idle_and_in_backoff() {
             it.notes.tether.give(|orders| orders.is_held = false);
         })
         .await;
-        assert_eq!(held, Ok(4));
+        assert_eq!(held, Ok(5));
         assert_eq!(begin.elapsed(), Duration::from_secs(1));
     });
 }
@@ -389,9 +403,13 @@ fn a_child_told_to_stop_ends_in_order_whatever_it_does() {
 
         let slow = Setting::with(None, Stopping::NotYet);
         assert_eq!(slow.ask(Do::Answer).await, Ok(1));
-        let (waits, ()) = join(slow.ask(Do::NeverAnswer), async { stop(&slow) }).await;
+        let soon = async {
+            sleep(Duration::from_millis(1)).await;
+            stop(&slow);
+        };
+        let (waits, ()) = join(slow.ask(Do::NeverAnswer), soon).await;
         assert_eq!(waits, Err(FaultCause::Stopped));
-        assert_eq!(begin.elapsed(), Duration::from_secs(1));
+        assert_eq!(begin.elapsed(), Duration::from_millis(1001));
     });
 }
 
