@@ -4,6 +4,10 @@
 
 #[cfg(feature = "testing")]
 pub use supervisor::testing;
+pub use supervisor::{
+    Bucket, BucketConfig, BucketError, BucketStatistics, Location, ShutdownReport, VbucketAddr,
+    WriteFuture, WriteRequest, vbucket_of,
+};
 pub use {messages, storage, supervisor};
 
 /// The programs in README.md, compiled as tests.

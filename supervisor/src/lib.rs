@@ -1,4 +1,24 @@
 //! The supervision tree of a bucket, and the handle an embedder holds.
 
+mod bucket_config;
+mod bucket_error;
+mod vbucket_map;
+mod vbucket_table;
+mod opening;
+mod wiring;
+mod running;
+mod statistics;
+mod stop;
+mod shutdown;
+mod engine;
+mod bucket;
+
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+pub use bucket::{Bucket, VbucketAddr, WriteFuture, WriteRequest};
+pub use bucket_config::{BucketConfig, Location};
+pub use bucket_error::BucketError;
+pub use shutdown::ShutdownReport;
+pub use statistics::BucketStatistics;
+pub use vbucket_map::vbucket_of;
