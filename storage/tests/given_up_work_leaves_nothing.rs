@@ -109,7 +109,13 @@ fn jobs_dropped_at_any_step() {
 
 #[test]
 fn log_file_that_could_not_be_used_again() {
-    for verb in [Verb::Rename, Verb::SyncDirectory, Verb::Write, Verb::Sync] {
+    // A file that is used again is renamed from its name in use.
+    for (verb, files) in [
+        (Verb::Rename, "log.00"),
+        (Verb::SyncDirectory, "."),
+        (Verb::Write, "log-new"),
+        (Verb::Sync, "log-new"),
+    ] {
         let disk = SimulatedDisk::new();
         let options = OpenOptions {
             log_file_bytes_max: 64 << 10,
@@ -120,12 +126,6 @@ fn log_file_that_could_not_be_used_again() {
         let mut failures = 0;
         for seqno in 1..=300 {
             writer.write(vec![mutation(seqno, "a", &"v".repeat(1500))]);
-            // A file that is used again is renamed from its name in use.
-            let files = match verb {
-                Verb::Rename => "log.00",
-                Verb::SyncDirectory => ".",
-                _ => "log-new",
-            };
             if seqno % 3 != 0 {
                 disk.inject(failing(verb, files));
             }
