@@ -13,14 +13,17 @@ mod snapshots;
 mod fault;
 mod waiters;
 mod status;
+mod lock;
 mod core;
 mod change;
 mod operations;
+mod acknowledge;
 mod state;
 mod replica;
 mod loading;
 mod flush;
 
+pub use self::acknowledge::Acknowledged;
 pub use self::core::{OnSuspect, VbucketConfig, VbucketCore};
 pub use self::dirty::{DirtyVbuckets, WakeFlusher, WakeSent};
 pub use document_map::MapFigures;
