@@ -40,6 +40,12 @@ impl Future for Acknowledged {
 }
 
 impl Acknowledged {
+    /// Whether the answer is known already.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        matches!(self.0, Stage::Now(_))
+    }
+
     /// The answer, if it is known already; else the future again.
     pub fn now(self) -> Result<Result<Mutated, OperationError>, Acknowledged> {
         match self.0 {

@@ -22,8 +22,10 @@ mod state;
 mod replica;
 mod loading;
 mod flush;
+mod actor;
 
 pub use self::acknowledge::Acknowledged;
+pub use self::actor::VbucketActor;
 pub use self::core::{OnSuspect, VbucketConfig, VbucketCore};
 pub use self::dirty::{DirtyVbuckets, WakeFlusher, WakeSent};
 pub use document_map::MapFigures;
