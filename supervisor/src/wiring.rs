@@ -212,7 +212,7 @@ fn addresses(
         let mut shell = ShellConfig::new(name, Arc::clone(guardian));
         shell.mailbox = config.mailbox_messages_max;
         let slot = Arc::clone(slot);
-        let make = move |_| VbucketActor::new(Arc::clone(&slot));
+        let make = move |_| VbucketActor::at(Arc::clone(&slot));
         Some(shell::start(arbiter, shell, make))
     };
     table.slots.iter().filter_map(start).collect()

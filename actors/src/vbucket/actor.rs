@@ -22,9 +22,15 @@ pub struct VbucketActor {
 }
 
 impl VbucketActor {
-    /// The actor of the vbucket in this place.
+    /// An actor before this core.
     #[must_use]
-    pub fn new(slot: Arc<VbucketSlot>) -> VbucketActor {
+    pub fn new(core: Arc<VbucketCore>) -> VbucketActor {
+        VbucketActor::at(Arc::new(VbucketSlot::of(core)))
+    }
+
+    /// An actor before this place, whether or not there is a core in it.
+    #[must_use]
+    pub fn at(slot: Arc<VbucketSlot>) -> VbucketActor {
         VbucketActor { slot }
     }
 
@@ -33,9 +39,9 @@ impl VbucketActor {
     }
 
     fn write(&self, write: Write) -> Reply<Self, Result<Mutated, OperationError>> {
-        match self.core().and_then(|core| core.begin_write(write)) {
-            Ok(begun) if begun.persisted.is_some() => Reply::later(begun.finished()),
-            Ok(begun) => Reply::Now(Ok(begun.mutated)),
+        match self.core().map(|core| core.write_acknowledged(write).now()) {
+            Ok(Ok(answer)) => Reply::Now(answer),
+            Ok(Err(waits)) => Reply::later(waits),
             Err(error) => Reply::Now(Err(error)),
         }
     }
@@ -127,14 +133,11 @@ impl On<WriteBatch> for VbucketActor {
                 return Reply::Now(batch.writes.iter().map(|_| Err(error.clone())).collect());
             }
         };
-        let begun = core.begin_batch(batch);
+        let begun = core.write_batch_acknowledged(batch);
         Reply::later(async move {
             let mut answers = Vec::with_capacity(begun.len());
-            for begun in begun {
-                answers.push(match begun {
-                    Ok(begun) => begun.finished().await,
-                    Err(error) => Err(error),
-                });
+            for acknowledged in begun {
+                answers.push(acknowledged.await);
             }
             answers
         })

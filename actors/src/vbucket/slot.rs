@@ -24,6 +24,14 @@ impl VbucketSlot {
         VbucketSlot { id, content }
     }
 
+    /// The place of a vbucket that is there already.
+    #[must_use]
+    pub fn of(core: Arc<VbucketCore>) -> VbucketSlot {
+        let id = core.id();
+        let content = OnceLock::from(Ok(core));
+        VbucketSlot { id, content }
+    }
+
     /// Whose.
     #[must_use]
     pub fn id(&self) -> VbucketId {

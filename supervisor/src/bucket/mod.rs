@@ -147,11 +147,10 @@ impl Bucket {
         let mut begun = Vec::new();
         for (vbucket, (places, writes)) in groups {
             match self.running().table.core(vbucket) {
-                Ok(core) => begun.extend(
-                    places
-                        .into_iter()
-                        .zip(core.begin_batch(WriteBatch { writes })),
-                ),
+                Ok(core) => {
+                    let written = core.write_batch_acknowledged(WriteBatch { writes });
+                    begun.extend(places.into_iter().zip(written.into_iter().map(Ok)));
+                }
                 Err(error) => {
                     begun.extend(places.into_iter().map(|place| (place, Err(error.clone()))));
                 }
@@ -161,7 +160,7 @@ impl Bucket {
         let mut answers = Vec::with_capacity(begun.len());
         for (_, begun) in begun {
             answers.push(match begun {
-                Ok(begun) => begun.finished().await,
+                Ok(acknowledged) => acknowledged.await,
                 Err(error) => Err(error),
             });
         }

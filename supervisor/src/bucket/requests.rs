@@ -7,7 +7,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use actors::vbucket::{Begun, Persisted};
+use actors::vbucket::Acknowledged;
 use bytes::Bytes;
 use messages::OperationError;
 use messages::vbucket::{
@@ -87,11 +87,11 @@ impl<'b> WriteRequest<'b> {
     }
 
     /// Applies the write in memory, and begins its way to the disk.
-    fn begin(self) -> Result<Begun, OperationError> {
+    fn begin(self) -> Result<Acknowledged, OperationError> {
         let key = self.key?;
         let (value, options) = (self.value, self.options);
         let core = self.bucket.core_of(&key)?;
-        core.begin_write(match self.verb {
+        Ok(core.write_acknowledged(match self.verb {
             Verb::Set => Write::Set(Set {
                 key,
                 value,
@@ -117,7 +117,7 @@ impl<'b> WriteRequest<'b> {
                 expiry: options.expiry,
                 acknowledge: options.acknowledge,
             }),
-        })
+        }))
     }
 }
 
@@ -141,7 +141,7 @@ pub struct WriteFuture<'b> {
 #[derive(Debug)]
 enum Stage<'b> {
     Asked(WriteRequest<'b>),
-    Persisting(Mutated, Persisted),
+    Acknowledging(Acknowledged),
     Answered,
 }
 
@@ -152,25 +152,15 @@ impl Future for WriteFuture<'_> {
         loop {
             match std::mem::replace(&mut self.stage, Stage::Answered) {
                 Stage::Asked(request) => match request.begin() {
-                    Ok(Begun {
-                        mutated,
-                        persisted: Some(persisted),
-                    }) => self.stage = Stage::Persisting(mutated, persisted),
-                    Ok(Begun {
-                        mutated,
-                        persisted: None,
-                    }) => return Poll::Ready(Ok(mutated)),
+                    Ok(acknowledged) => self.stage = Stage::Acknowledging(acknowledged),
                     Err(error) => return Poll::Ready(Err(error)),
                 },
-                Stage::Persisting(mutated, mut persisted) => {
-                    let polled = Pin::new(&mut persisted).poll(context);
-                    return match polled {
-                        Poll::Ready(answer) => Poll::Ready(answer.map(|()| mutated)),
-                        Poll::Pending => {
-                            self.stage = Stage::Persisting(mutated, persisted);
-                            Poll::Pending
-                        }
-                    };
+                Stage::Acknowledging(mut acknowledged) => {
+                    let polled = Pin::new(&mut acknowledged).poll(context);
+                    if polled.is_pending() {
+                        self.stage = Stage::Acknowledging(acknowledged);
+                    }
+                    return polled;
                 }
                 // Asked once more after its answer, it has nothing to say.
                 Stage::Answered => return Poll::Pending,
