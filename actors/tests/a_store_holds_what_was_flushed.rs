@@ -1,6 +1,7 @@
 //! What a vbucket says a change replaces in the store (rule R8) is right, whatever was deduplicated, taken and not
 //! committed, committed and not noted, or taken anew: a store that believes it holds exactly what was committed. And
 //! whoever was told that a seqno is on disk finds it there, itself or its successor.
+#![cfg(test)]
 
 mod support;
 
@@ -11,19 +12,19 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use proptest::prelude::*;
+
 use messages::vbucket::{Acknowledge, ExpiryRequest, Touch};
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
 use piggin_actors::vbucket::{FlushTake, Persisted};
-use proptest::prelude::*;
 use storage::disk::SimulatedDisk;
 use storage::{
     CommitDurability, CreateOptions, Item, KvStore, LogStore, MemoryStore, OpenOptions, Outcome,
     Seqno, SeqnoRange, VbucketStateRecord, VbucketUuid,
 };
-
 use support::{Bench, Setup, batch, delete, id, key, position, set};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Set(u8),
     SetExpiring(u8),
@@ -322,14 +323,18 @@ proptest! {
     #[test]
     fn in_memory(steps in steps(), items_max in 1usize..30) {
         let mut world = World::new(Box::new(MemoryStore::new(8)), items_max);
-        steps.into_iter().for_each(|step| world.run(step));
+        for step in steps {
+            world.run(step);
+        }
         world.drain();
     }
 
     #[test]
     fn on_the_log(steps in steps(), items_max in 1usize..30) {
         let mut world = World::new(log_store(), items_max);
-        steps.into_iter().for_each(|step| world.run(step));
+        for step in steps {
+            world.run(step);
+        }
         world.drain();
     }
 }

@@ -139,7 +139,8 @@ fn flush_now_waits_for_what_there_is_now() {
     let mut rig = idle();
     assert_eq!(rig.flusher.flush_now(None).try_recv().unwrap(), Ok(()));
     let wanted = rig.write(0);
-    let mut flushed = rig.flusher.flush_now(Some(rig.vbuckets[0].id));
+    let id = rig.vbuckets[0].id;
+    let mut flushed = rig.flusher.flush_now(Some(id));
     while flushed.try_recv().is_err() {
         // What comes later is not waited for, however much it is.
         rig.write(0);
@@ -159,7 +160,8 @@ fn a_state_without_items_reaches_the_disk() {
     };
     rig.vbuckets[0].change_state(identity.clone());
     rig.mark(0);
-    let mut flushed = rig.flusher.flush_now(Some(rig.vbuckets[0].id));
+    let id = rig.vbuckets[0].id;
+    let mut flushed = rig.flusher.flush_now(Some(id));
     rounds(&mut rig, 10);
     assert_eq!(flushed.try_recv().unwrap(), Ok(()));
     let lease = rig.store.lease().unwrap();

@@ -1,10 +1,12 @@
 //! Each client operation against documents that are there, are not, are deleted, are expired, or are another version.
+#![cfg(test)]
 
 mod support;
 
 use std::time::Duration;
 
 use bytes::Bytes;
+
 use messages::vbucket::{
     Acknowledge, Add, ExpiryRequest, GetAndTouch, Replace, Set, Touch, Write, WriteBatch,
     WriteOptions,
@@ -13,7 +15,6 @@ use messages::{Busy, OperationError};
 use storage::{
     Cas, Datatype, DeleteSource, Document, Expiry, Operation, RevSeqno, Seqno, VbucketUuid,
 };
-
 use support::{Bench, active, delete, key, set, value};
 
 fn add(name: &str, value: &str) -> Add {
@@ -275,7 +276,7 @@ fn touch_is_a_change_like_any_other() {
         key: key("a"),
         expiry: ExpiryRequest(200),
     };
-    let found = core.get_and_touch(request.clone()).unwrap();
+    let found = core.get_and_touch(&request).unwrap();
     assert_eq!(found, core.get(&key("a")).unwrap());
     assert_eq!(found.value, Bytes::from_static(b"value"));
     assert_eq!((found.meta.flags, found.meta.datatype), (5, Datatype::JSON));
@@ -286,7 +287,7 @@ fn touch_is_a_change_like_any_other() {
     );
     clock.advance(Duration::from_secs(200));
     assert_eq!(
-        core.get_and_touch(request),
+        core.get_and_touch(&request),
         Err(OperationError::KeyNotFound)
     );
 }

@@ -1,5 +1,6 @@
 //! A replica takes what its stream sends, with the source's seqnos, and nothing from a stream that was superseded
 //! (rule R17); what it stores names the last whole snapshot (MB-35003), and so does its promotion.
+#![cfg(test)]
 
 mod support;
 
@@ -8,16 +9,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proptest::prelude::*;
+
 use messages::OperationError;
 use piggin_actors::vbucket::checkpoint::{CheckpointLimits, ReplicaSnapshot};
 use piggin_actors::vbucket::{FlushTake, StreamEpoch};
-use proptest::prelude::*;
 use storage::{
     Cas, CommitDurability, Document, DurabilityLevel, FailoverEntry, FailoverTable, Item, KvStore,
     MemoryStore, Operation, Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange, SnapshotKind,
     VbucketState, VbucketUuid,
 };
-
 use support::{
     Bench, Setup, batch, become_state, delete, flush_all, id, in_state, key, position, set,
 };
@@ -194,7 +195,7 @@ fn a_disk_snapshot_is_stored_as_one() {
     assert_eq!((snapshot.start, snapshot.end), (Seqno(0), Seqno(9)));
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Set(u8),
     Delete(u8),
@@ -348,7 +349,9 @@ proptest! {
     #[test]
     fn the_replica_becomes_its_source(steps in steps(), items_max in 1usize..20) {
         let mut pair = Pair::new(items_max);
-        steps.into_iter().for_each(|step| pair.run(step));
+        for step in steps {
+            pair.run(step);
+        }
         while !pair.unsent.is_empty() || pair.source.core.has_unflushed() {
             pair.send(usize::MAX);
         }

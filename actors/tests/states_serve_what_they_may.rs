@@ -1,20 +1,21 @@
 //! What a vbucket answers that is not active, warming, out of service, closed, or short of memory; and what its changes
 //! of state do to its history.
+#![cfg(test)]
 
 mod support;
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use proptest::prelude::*;
+
 use messages::vbucket::SetVbucketState;
 use messages::{Busy, DownCause, OperationError};
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
-use proptest::prelude::*;
 use storage::{
     Cas, DeleteSource, Document, FailoverEntry, Item, MemoryToken, Operation, Predecessor, Seqno,
     Topology, VbucketPosition, VbucketState, VbucketUuid,
 };
-
 use support::{Bench, Setup, active, become_state, delete, in_state, key, set, value};
 
 fn stored(name: &str, seqno: u64) -> Arc<Item> {

@@ -1,5 +1,6 @@
 //! The direct door from several threads at once: one order of seqnos, the order of CAS values, and per key the order in
 //! which callers were answered; with a flusher at work and a store that holds the same in the end.
+#![cfg(test)]
 
 mod support;
 
@@ -11,7 +12,6 @@ use messages::vbucket::{Mutated, Write, WriteBatch};
 use piggin_actors::vbucket::VbucketCore;
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
 use storage::{Cas, KvStore, MemoryStore, Namespace, Seqno};
-
 use support::{Bench, Setup, delete, flush_all, id, key, position, set, value};
 
 const THREADS: usize = 4;

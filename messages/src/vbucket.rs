@@ -201,6 +201,32 @@ pub enum Write {
     Touch(Touch),
 }
 
+impl Write {
+    /// The document it is about.
+    #[must_use]
+    pub fn key(&self) -> &DocumentKey {
+        match self {
+            Write::Set(set) => &set.key,
+            Write::Add(add) => &add.key,
+            Write::Replace(replace) => &replace.key,
+            Write::Delete(delete) => &delete.key,
+            Write::Touch(touch) => &touch.key,
+        }
+    }
+
+    /// When it is answered.
+    #[must_use]
+    pub fn acknowledge(&self) -> Acknowledge {
+        match self {
+            Write::Set(set) => set.options.acknowledge,
+            Write::Add(add) => add.options.acknowledge,
+            Write::Replace(replace) => replace.options.acknowledge,
+            Write::Delete(delete) => delete.acknowledge,
+            Write::Touch(touch) => touch.acknowledge,
+        }
+    }
+}
+
 /// Many writes of one vbucket under one lock: each for itself (no atomicity over the batch), answered in order.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Vec<Result<Mutated, OperationError>>")]

@@ -19,6 +19,9 @@ impl VbucketId {
     /// Most vbuckets a bucket may have.
     pub const COUNT_MAX: u16 = 1024;
 
+    /// The one every bucket has.
+    pub const FIRST: VbucketId = VbucketId(0);
+
     /// The vbucket of that number, or `None` at or above [`VbucketId::COUNT_MAX`].
     #[must_use]
     pub const fn new(number: u16) -> Option<VbucketId> {

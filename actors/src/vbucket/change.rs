@@ -5,25 +5,23 @@
 
 use std::sync::Arc;
 
-use messages::OperationError;
-use storage::{Item, Predecessor};
-
 use super::checkpoint::QueueError;
 use super::core::{Locked, VbucketCore};
 use super::document_map::Place;
-use super::fault::FaultPoint;
+use super::fault::ChangeStep;
 use super::status::Status;
+use messages::OperationError;
+use storage::{Item, Predecessor, Seqno};
 
 impl VbucketCore {
-    /// Does a change of this vbucket's own. `item` has everything but its predecessor.
+    /// Does a change of this vbucket's own. `item` has everything but its predecessor; the map holds `older` of its key.
     pub(super) fn commit_active(
         &self,
         locked: &mut Locked<'_>,
         place: Place,
         mut item: Arc<Item>,
-        old: Option<Arc<Item>>,
+        older: Option<Seqno>,
     ) -> Result<Arc<Item>, OperationError> {
-        let older = old.as_ref().map(|old| old.seqno);
         let disposition = locked.log.disposition(&item.operation, older);
         let predecessor = disposition.predecessor(older, self.predecessor_of_new());
         Arc::make_mut(&mut item).predecessor = predecessor;
@@ -39,9 +37,8 @@ impl VbucketCore {
         locked: &mut Locked<'_>,
         place: Place,
         mut item: Arc<Item>,
-        old: Option<Arc<Item>>,
+        older: Option<Seqno>,
     ) -> Result<(), QueueError> {
-        let older = old.as_ref().map(|old| old.seqno);
         let disposition = locked.log.disposition_of_replica(&item.operation, older);
         let predecessor = disposition.predecessor(older, self.predecessor_of_new());
         Arc::make_mut(&mut item).predecessor = predecessor;
@@ -63,7 +60,7 @@ impl VbucketCore {
         locked.in_flight = Some(item.seqno);
         // A flusher that is told in vain finds nothing; one that is not told would wait.
         locked.note_change();
-        self.reached(FaultPoint::Noted);
+        self.reached(ChangeStep::Noted);
     }
 
     fn finish(
@@ -77,12 +74,12 @@ impl VbucketCore {
             locked.in_flight = None;
             return Err(error);
         }
-        self.reached(FaultPoint::Appended);
+        self.reached(ChangeStep::Appended);
         self.publish_high(locked);
         self.enter(locked, place, &item);
-        self.reached(FaultPoint::Mapped);
+        self.reached(ChangeStep::Mapped);
         locked.in_flight = None;
-        self.reached(FaultPoint::Cleared);
+        self.reached(ChangeStep::Cleared);
         Ok(item)
     }
 

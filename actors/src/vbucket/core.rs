@@ -9,17 +9,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use messages::{DownCause, OperationError};
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use storage::{
-    HybridLogicalClock, Item, MemoryAccount, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
-};
 
 use super::checkpoint::{CheckpointLimits, CheckpointLog, Garbage};
 use super::dirty::DirtyVbuckets;
 use super::document_map::{DocumentMap, MapFigures, Place};
-use super::fault::{FaultPoint, Faults};
+use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::replica::StreamEpoch;
 use super::snapshots::Snapshots;
@@ -27,6 +22,11 @@ use super::status::Status;
 use super::tombstones::Tombstones;
 use super::waiters::{PersistPlace, Persisted, Waiters};
 use crate::environment::Environment;
+use messages::{DownCause, OperationError};
+use storage::{
+    HybridLogicalClock, Item, MemoryAccount, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
+    VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+};
 
 /// Told of a vbucket that became suspect, on the thread that panicked: somebody must call
 /// [`VbucketCore::reconcile`]. Must not panic itself, nor block.
@@ -363,7 +363,7 @@ impl VbucketCore {
     }
 
     #[inline]
-    pub(super) fn reached(&self, point: FaultPoint) {
+    pub(super) fn reached(&self, point: ChangeStep) {
         self.faults.reached(point);
     }
 }

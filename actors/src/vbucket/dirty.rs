@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
+
 use storage::VbucketId;
 
 /// What became of a wake-up.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::{DashMap, SharedValue};
-use storage::{Item, Namespace, Seqno};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::memory::charged_bytes;
+use storage::{Item, Namespace, Seqno};
 
 /// Shards of each vbucket's map. A bucket has at least as many vbuckets as threads that work on it, as a rule 128, so
 /// that two threads seldom meet; each shard costs two cache lines, a thousand vbuckets half a MiB.

@@ -5,7 +5,7 @@
 /// The steps between which a panic may strike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum FaultPoint {
+pub enum ChangeStep {
     /// The lock is held, nothing is done yet.
     Locked = 1,
     /// The change is noted.
@@ -20,20 +20,20 @@ pub enum FaultPoint {
     Identified,
 }
 
-impl FaultPoint {
+impl ChangeStep {
     /// Those of a change of a document, in their order.
-    pub const ALL: [FaultPoint; 5] = [
-        FaultPoint::Locked,
-        FaultPoint::Noted,
-        FaultPoint::Appended,
-        FaultPoint::Mapped,
-        FaultPoint::Cleared,
+    pub const ALL: [ChangeStep; 5] = [
+        ChangeStep::Locked,
+        ChangeStep::Noted,
+        ChangeStep::Appended,
+        ChangeStep::Mapped,
+        ChangeStep::Cleared,
     ];
 }
 
 #[cfg(not(any(test, feature = "testing")))]
 #[derive(Debug, Default)]
-pub(super) struct Faults;
+pub(super) struct Faults {}
 
 #[cfg(not(any(test, feature = "testing")))]
 impl Faults {
@@ -42,7 +42,7 @@ impl Faults {
         clippy::unused_self,
         reason = "with the feature there is something to look at"
     )]
-    pub(super) const fn reached(&self, _point: FaultPoint) {}
+    pub(super) const fn reached(&self, _point: ChangeStep) {}
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -52,7 +52,7 @@ pub(super) use armed::Faults;
 mod armed {
     use std::sync::atomic::{AtomicU8, Ordering};
 
-    use super::FaultPoint;
+    use super::ChangeStep;
     use crate::vbucket::core::VbucketCore;
 
     /// Which point panics next, once; zero is none.
@@ -60,25 +60,20 @@ mod armed {
     pub(in crate::vbucket) struct Faults(AtomicU8);
 
     impl Faults {
-        pub(in crate::vbucket) fn reached(&self, point: FaultPoint) {
+        pub(in crate::vbucket) fn reached(&self, point: ChangeStep) {
             let wanted = point as u8;
             let armed = &self.0;
             let is_mine = armed.load(Ordering::Relaxed) == wanted
                 && armed
                     .compare_exchange(wanted, 0, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok();
-            if is_mine {
-                #[expect(clippy::panic, reason = "this is the fault a test asked for")]
-                {
-                    panic!("injected: {point:?}");
-                }
-            }
+            assert!(!is_mine, "injected: {point:?}");
         }
     }
 
     impl VbucketCore {
         /// The next change that reaches `point` panics there, once.
-        pub fn panic_at(&self, point: FaultPoint) {
+        pub fn panic_at(&self, point: ChangeStep) {
             self.faults.arm(point as u8);
         }
 

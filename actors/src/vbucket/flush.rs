@@ -7,12 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use messages::DownCause;
-use storage::{Item, Operation, Seqno, VbucketIdentity, Watermarks};
-
 use super::checkpoint::{CursorId, TakeLimits};
 use super::core::{Inner, VbucketCore};
 use super::status::Status;
+use messages::DownCause;
+use storage::{Item, Operation, Seqno, VbucketIdentity, Watermarks};
 
 /// What one vbucket has for the disk.
 #[derive(Clone, Debug)]

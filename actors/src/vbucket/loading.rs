@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use storage::Item;
-
 use super::core::VbucketCore;
+use storage::Item;
 
 impl VbucketCore {
     /// Puts what the store holds in memory, unless something newer of its key is there; whether it was put. A tombstone

@@ -24,7 +24,7 @@ mod flush;
 pub use self::core::{OnSuspect, VbucketConfig, VbucketCore};
 pub use self::dirty::{DirtyVbuckets, WakeFlusher, WakeSent};
 pub use document_map::MapFigures;
-pub use fault::FaultPoint;
+pub use fault::ChangeStep;
 pub use flush::FlushTake;
 pub use replica::StreamEpoch;
 pub use waiters::{PersistPlace, Persisted, WAITERS_MAX};

@@ -8,6 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+
+use super::core::{Locked, VbucketCore};
+use super::document_map::Place;
+use super::fault::ChangeStep;
+use super::memory;
+use super::status::Sight;
 use messages::OperationError;
 use messages::vbucket::{
     Add, Delete, ExpiryRequest, Found, GetAndTouch, Meta, Mutated, MutationToken, Replace, Set,
@@ -17,12 +23,6 @@ use storage::{
     Cas, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, MemoryToken, Operation,
     Predecessor, RevSeqno, Seqno,
 };
-
-use super::core::{Locked, VbucketCore};
-use super::document_map::Place;
-use super::fault::FaultPoint;
-use super::memory;
-use super::status::Sight;
 
 /// One moment by the wall clock, read once for a request.
 #[derive(Clone, Copy, Debug)]
@@ -133,13 +133,13 @@ impl VbucketCore {
     }
 
     /// Gives a document another expiry, and reads it.
-    pub fn get_and_touch(&self, request: GetAndTouch) -> Result<Found, OperationError> {
+    pub fn get_and_touch(&self, request: &GetAndTouch) -> Result<Found, OperationError> {
         self.admit_write()?;
         let now = self.now();
         let place = self.map.place(request.key.as_encoded());
         let expiry = expiry_at(request.expiry, now.seconds);
         let mut locked = self.lock();
-        self.reached(FaultPoint::Locked);
+        self.reached(ChangeStep::Locked);
         self.admit_write()?;
         let item = self.touched(&mut locked, place, &request.key, expiry, now)?;
         Ok(found(&item))
@@ -151,7 +151,7 @@ impl VbucketCore {
         let now = self.now();
         let draft = self.draft(write, now)?;
         let mut locked = self.lock();
-        self.reached(FaultPoint::Locked);
+        self.reached(ChangeStep::Locked);
         self.apply(&mut locked, draft, now)
     }
 
@@ -164,7 +164,7 @@ impl VbucketCore {
         let draft = |write| self.draft(write, now);
         let drafts: Vec<_> = batch.writes.into_iter().map(draft).collect();
         let mut locked = self.lock();
-        self.reached(FaultPoint::Locked);
+        self.reached(ChangeStep::Locked);
         let mut apply = |draft: Result<Draft, _>| self.apply(&mut locked, draft?, now);
         drafts.into_iter().map(&mut apply).collect()
     }
@@ -264,7 +264,7 @@ impl VbucketCore {
             Drafted::Item { item, rule } => {
                 let old = self.map.get(place, item.document.key.as_encoded());
                 self.judge(locked, place, old.as_ref(), rule, now)?;
-                let item = self.append(locked, place, item, old, now)?;
+                let item = self.append(locked, place, item, old.as_ref(), now)?;
                 Ok(self.mutated(locked, &item))
             }
             Drafted::Touch { key, expiry } => {
@@ -305,8 +305,7 @@ impl VbucketCore {
         let key = expired.document.key.clone();
         let token = self.memory.charge(memory::cost_bytes(&key, 0));
         let item = tombstone(key, now.seconds, DeleteSource::Expiration, token);
-        let old = Some(Arc::clone(expired));
-        self.append(locked, place, Arc::new(item), old, now)
+        self.append(locked, place, Arc::new(item), Some(expired), now)
             .map(drop)
     }
 
@@ -332,7 +331,7 @@ impl VbucketCore {
             },
             token: memory::reserve(&self.memory, bytes)?,
         };
-        self.append(locked, place, Arc::new(item), Some(old), now)
+        self.append(locked, place, Arc::new(item), Some(&old), now)
     }
 
     /// Gives the change its place in history and does it.
@@ -341,16 +340,17 @@ impl VbucketCore {
         locked: &mut Locked<'_>,
         place: Place,
         mut item: Arc<Item>,
-        old: Option<Arc<Item>>,
+        old: Option<&Arc<Item>>,
         now: Now,
     ) -> Result<Arc<Item>, OperationError> {
         // Nobody else has it yet, so nothing is copied.
         let fresh = Arc::make_mut(&mut item);
         fresh.seqno = locked.log.last_seqno().next();
         fresh.document.cas = self.cas.next(now.nanoseconds);
-        let changes = old.as_ref().map_or(0, |old| old.document.rev_seqno.0);
+        let changes = old.map_or(0, |old| old.document.rev_seqno.0);
         fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
-        self.commit_active(locked, place, item, old)
+        let older = old.map(|old| old.seqno);
+        self.commit_active(locked, place, item, older)
     }
 
     fn mutated(&self, locked: &Locked<'_>, item: &Item) -> Mutated {

@@ -6,12 +6,11 @@
 
 use std::sync::Arc;
 
-use messages::OperationError;
-use storage::{FailoverTable, Item, Operation, VbucketState};
-
 use super::checkpoint::ReplicaSnapshot;
 use super::core::{Inner, Locked, VbucketCore};
 use super::memory;
+use messages::OperationError;
+use storage::{FailoverTable, Item, Operation, VbucketState};
 
 /// Which stream may write; a new one ends the right of those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,7 +58,7 @@ impl VbucketCore {
         } else {
             locked.log.extend_snapshot(snapshot).map(drop)
         };
-        applied.map_err(bad_replication)?;
+        applied.map_err(|error| bad_replication(&error))?;
         let high = locked.log.last_seqno();
         locked
             .snapshots
@@ -78,7 +77,7 @@ impl VbucketCore {
             | Operation::CommitDeletion { .. }
             | Operation::SystemEventBegin
             | Operation::SystemEventEnd => {
-                return Err(bad_replication(format!(
+                return Err(bad_replication(&format!(
                     "{:?} is not replicated by this version",
                     item.operation
                 )));
@@ -89,9 +88,10 @@ impl VbucketCore {
         let seqno = item.seqno;
         let place = self.map.place(item.document.key.as_encoded());
         let mut locked = self.lock_for_stream(epoch)?;
-        let old = self.map.get(place, item.document.key.as_encoded());
-        self.commit_replica(&mut locked, place, item, old)
-            .map_err(bad_replication)?;
+        let key = item.document.key.as_encoded();
+        let older = self.map.read(place, key, |older| older.seqno);
+        self.commit_replica(&mut locked, place, item, older)
+            .map_err(|error| bad_replication(&error))?;
         locked.snapshots.note_received(seqno);
         Ok(())
     }
@@ -127,6 +127,6 @@ impl VbucketCore {
     }
 }
 
-fn bad_replication(why: impl ToString) -> OperationError {
+fn bad_replication(why: &impl ToString) -> OperationError {
     OperationError::BadReplication(why.to_string())
 }

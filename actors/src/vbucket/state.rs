@@ -11,15 +11,14 @@
 
 use std::sync::Arc;
 
-use messages::OperationError;
-use messages::vbucket::{SetVbucketState, VbucketDescription};
-use storage::{VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks};
-
 use super::core::{Inner, Locked, VbucketCore, newest_branch};
-use super::fault::FaultPoint;
+use super::fault::ChangeStep;
 use super::flush::Flushed;
 use super::snapshots::Snapshots;
 use super::status::Status;
+use messages::OperationError;
+use messages::vbucket::{SetVbucketState, VbucketDescription};
+use storage::{VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks};
 
 impl VbucketCore {
     /// Makes the vbucket active, replica, pending or dead.
@@ -130,7 +129,7 @@ impl VbucketCore {
         locked.note_change();
         locked.uuid = newest_branch(&identity);
         locked.identity = Arc::clone(&identity);
-        self.reached(FaultPoint::Identified);
+        self.reached(ChangeStep::Identified);
         self.set_status(self.status().in_state(identity.state));
         locked.log.queue_identity(identity);
     }

@@ -3,10 +3,9 @@
 //! Invariant: a request is judged in one order (crashed, down, state, warming, and for writes closed and disk full),
 //! so that the answer names what must be mended first.
 
+use super::core::VbucketCore;
 use messages::{Busy, OperationError};
 use storage::{VbucketId, VbucketState};
-
-use super::core::VbucketCore;
 
 /// The state, and what stands in the way.
 #[derive(Clone, Copy, PartialEq, Eq)]

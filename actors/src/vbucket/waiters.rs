@@ -10,10 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use messages::{Busy, OperationError};
 use parking_lot::Mutex;
-use storage::Seqno;
 use tokio::sync::oneshot;
+
+use messages::{Busy, OperationError};
+use storage::Seqno;
 
 /// Most callers that wait on one vbucket: some hundred bytes each, far above what one vbucket's share of the callers of
 /// a busy bucket is; beyond it the disk is what holds them up, and more would only wait longer.
@@ -120,6 +121,7 @@ pub struct PersistPlace {
 
 impl PersistPlace {
     /// Waits until everything up to `seqno` is on disk.
+    #[must_use]
     pub fn wait_for(mut self, seqno: Seqno) -> Persisted {
         let (sender, answer) = oneshot::channel();
         let mut inner = self.waiters.inner.lock();

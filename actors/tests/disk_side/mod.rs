@@ -2,6 +2,7 @@
 //! simulated disk, and workers driven step by step.
 #![expect(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod cores;
 pub(crate) mod panicking_disk;
 pub(crate) mod rig;
 pub(crate) mod vbucket;

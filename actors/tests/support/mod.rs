@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+
 use messages::vbucket::{Delete, Set, SetVbucketState, WriteOptions};
 use messages::{FailureId, OperationError};
 use piggin_actors::environment::{Clock, Environment, FailureReport, Random, ReportFailure};

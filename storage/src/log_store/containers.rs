@@ -473,6 +473,7 @@ fn check_header(
 mod tests {
     use super::*;
     use crate::disk::SimulatedDisk;
+    use crate::log_store::samples;
 
     fn check(bytes: &[u8], number: u64) -> Result<(), StorageError> {
         let disk = SimulatedDisk::from_files([("c".to_owned(), bytes.to_vec())].into());
@@ -498,5 +499,40 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(is_corrupt(&damaged, 5), "bit {bit}");
         }
+    }
+
+    fn meta(container: u64, number: u64) -> SegmentMeta {
+        SegmentMeta {
+            container,
+            offset: number * EXTENT_ALIGNMENT,
+            length: EXTENT_ALIGNMENT,
+            ..samples::segment_meta()
+        }
+    }
+
+    /// Maintenance comes between the moment a job's container is known and the one its segments are opened: the
+    /// first is open, and even given up again, while the second is not looked at yet.
+    #[test]
+    fn extents_of_a_new_container_stay_before_they_are_opened() {
+        let disk = SimulatedDisk::new();
+        let containers = Containers::new(Arc::new(disk.clone()), 11, 1, 5, 1 << 20);
+        let new = containers.create().unwrap();
+        let name = new.name.to_string();
+        let bytes = vec![7; 4096];
+        for number in [1, 2] {
+            new.file.write_at(&bytes, number * 4096).unwrap();
+        }
+        let metas = [meta(new.number, 1), meta(new.number, 2)];
+        containers.adopt(new, &metas);
+        drop(containers.lease(&metas[0]).unwrap());
+        containers.retire(&metas[0], 0);
+        while containers.has_garbage(1) {
+            containers.reclaim(1).unwrap();
+        }
+        let (file, _) = containers.lease(&metas[1]).unwrap();
+        let mut read = vec![0; 4096];
+        file.read_at(&mut read, metas[1].offset).unwrap();
+        assert_eq!(read, bytes);
+        assert!(disk.files().contains_key(&name));
     }
 }

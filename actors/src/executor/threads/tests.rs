@@ -250,8 +250,9 @@ fn waiting_for_a_restart_ends_with_a_stop_but_not_with_a_wake() {
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Told::Up(1));
     told.recv_timeout(PATIENCE).unwrap();
     wake.wake();
+    // No second life comes of the wake.
+    assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
     assert!(executor.stop_within(PATIENCE).is_complete());
-    // No second life came of the wake.
     assert!(told.try_recv().is_err());
 }
 

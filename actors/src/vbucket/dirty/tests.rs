@@ -21,17 +21,17 @@ fn counting(sent: WakeSent) -> (WakeFlusher, Arc<AtomicUsize>) {
 #[test]
 fn a_vbucket_is_queued_once_and_one_wake_is_under_way() {
     let dirty = DirtyVbuckets::new(4);
-    let (waker, wakes) = counting(WakeSent::Delivered);
+    let (waker, sent_times) = counting(WakeSent::Delivered);
     dirty.set_waker(waker);
     for _ in 0..3 {
         dirty.mark(vbucket(2));
         dirty.mark(vbucket(1));
     }
-    assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    assert_eq!(sent_times.load(Ordering::Relaxed), 1);
     dirty.clear_wake();
     assert_eq!(dirty.take(), Some(vbucket(2)));
     dirty.mark(vbucket(2));
-    assert_eq!(wakes.load(Ordering::Relaxed), 2);
+    assert_eq!(sent_times.load(Ordering::Relaxed), 2);
     let rest: Vec<_> = std::iter::from_fn(|| dirty.take()).collect();
     assert_eq!(rest, [vbucket(1), vbucket(2)]);
 }
@@ -39,11 +39,11 @@ fn a_vbucket_is_queued_once_and_one_wake_is_under_way() {
 #[test]
 fn a_wake_that_was_not_delivered_is_tried_again_with_the_next_mark() {
     let dirty = DirtyVbuckets::new(4);
-    let (waker, wakes) = counting(WakeSent::Full);
+    let (waker, sent_times) = counting(WakeSent::Full);
     dirty.set_waker(waker);
     dirty.mark(vbucket(0));
     dirty.mark(vbucket(0));
-    assert_eq!(wakes.load(Ordering::Relaxed), 2);
+    assert_eq!(sent_times.load(Ordering::Relaxed), 2);
     assert_eq!(dirty.take(), Some(vbucket(0)));
     assert_eq!(dirty.take(), None, "it is in the queue once");
 }
@@ -52,9 +52,9 @@ fn a_wake_that_was_not_delivered_is_tried_again_with_the_next_mark() {
 fn a_new_flusher_is_woken_for_what_waits_already() {
     let dirty = DirtyVbuckets::new(4);
     dirty.mark(vbucket(3));
-    let (waker, wakes) = counting(WakeSent::Delivered);
+    let (waker, sent_times) = counting(WakeSent::Delivered);
     dirty.set_waker(waker);
-    assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    assert_eq!(sent_times.load(Ordering::Relaxed), 1);
     assert_eq!(dirty.take(), Some(vbucket(3)));
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+
+use super::*;
 use storage::{
     Cas, CollectionId, DeleteSource, Document, DocumentKey, MemoryToken, Operation, Predecessor,
 };
-
-use super::*;
 
 fn key(name: u16) -> DocumentKey {
     DocumentKey::new(CollectionId::DEFAULT, format!("key {name}").as_bytes()).unwrap()

@@ -7,17 +7,17 @@ mod support;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use messages::vbucket::{
-    Acknowledge, Add, Delete, ExpiryRequest, Replace, Set, Touch, Write, WriteBatch, WriteOptions,
-};
-use messages::{Busy, OperationError};
 use proptest::prelude::*;
-use storage::{Cas, KvStore, MemoryStore, Seqno, VbucketStateRecord, VbucketUuid};
 
 use self::model::Model;
 use self::support::{Bench, Setup, active, id, key, set};
 use super::checkpoint::CheckpointLimits;
-use super::{FaultPoint, VbucketCore};
+use super::{ChangeStep, VbucketCore};
+use messages::vbucket::{
+    Acknowledge, Add, Delete, ExpiryRequest, Replace, Set, Touch, Write, WriteBatch, WriteOptions,
+};
+use messages::{Busy, OperationError};
+use storage::{Cas, KvStore, MemoryStore, Seqno, VbucketStateRecord, VbucketUuid};
 
 /// Which version a write names.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +72,14 @@ fn wanted() -> impl Strategy<Value = Wanted> {
     })
 }
 
-fn steps() -> impl Strategy<Value = Vec<(Step, Option<FaultPoint>)>> {
+fn steps() -> impl Strategy<Value = Vec<(Step, Option<ChangeStep>)>> {
     let step = prop_oneof![
         12 => wanted().prop_map(Step::One),
         2 => prop::collection::vec(wanted(), 0..5).prop_map(Step::Batch),
         2 => (1u64..6).prop_map(Step::Tick),
         3 => (1usize..8, prop::bool::weighted(0.8)).prop_map(|(items, ends)| Step::Flush(items, ends)),
     ];
-    let fault = prop::option::weighted(0.15, prop::sample::select(FaultPoint::ALL.to_vec()));
+    let fault = prop::option::weighted(0.15, prop::sample::select(ChangeStep::ALL.to_vec()));
     prop::collection::vec((step, fault), 0..200)
 }
 
@@ -99,8 +99,8 @@ impl World {
             ..CheckpointLimits::default()
         };
         let bench = Setup {
-            checkpoints,
             record,
+            checkpoints,
             ..Setup::default()
         };
         World {
@@ -159,7 +159,7 @@ impl World {
         }
     }
 
-    fn run(&mut self, step: &Step, fault: Option<FaultPoint>) {
+    fn run(&mut self, step: &Step, fault: Option<ChangeStep>) {
         match step {
             Step::One(wanted) => {
                 let write = self.write(*wanted);
@@ -190,19 +190,19 @@ impl World {
         &mut self,
         writes: &[(Wanted, Write)],
         answers: Option<Vec<Result<messages::vbucket::Mutated, OperationError>>>,
-        fault: Option<FaultPoint>,
+        fault: Option<ChangeStep>,
     ) {
         let now = self.bench.clock.seconds();
         let crashed = answers.is_none();
         let mut answers = answers.into_iter().flatten();
         for (wanted, write) in writes {
-            if crashed && fault == Some(FaultPoint::Locked) {
+            if crashed && fault == Some(ChangeStep::Locked) {
                 return;
             }
             let mut after = self.model.clone();
             let expected = after.write(wanted.name, write, now);
             let is_changed = after.high != self.model.high;
-            if crashed && is_changed && fault == Some(FaultPoint::Noted) {
+            if crashed && is_changed && fault == Some(ChangeStep::Noted) {
                 return;
             }
             self.model = after;
@@ -215,13 +215,7 @@ impl World {
             }
             let answer = answers.next().unwrap();
             let seqno = answer.as_ref().map(|mutated| mutated.token.seqno);
-            assert_eq!(
-                seqno,
-                expected
-                    .as_ref()
-                    .map(|()| self.model.high)
-                    .map_err(|error| error)
-            );
+            assert_eq!(seqno, expected.as_ref().map(|()| self.model.high));
             if let Ok(mutated) = answer {
                 self.model.slots.get_mut(&wanted.name).unwrap().cas = mutated.cas;
             }
@@ -315,7 +309,7 @@ impl World {
 /// panicked.
 fn crashing<T>(
     core: &VbucketCore,
-    fault: Option<FaultPoint>,
+    fault: Option<ChangeStep>,
     operation: impl FnOnce() -> T,
 ) -> Option<T> {
     if let Some(point) = fault {
@@ -353,7 +347,7 @@ proptest! {
 
 #[test]
 fn a_panic_at_every_step_leaves_what_the_log_says() {
-    for point in FaultPoint::ALL {
+    for point in ChangeStep::ALL {
         let Bench {
             core,
             suspects,
@@ -372,7 +366,7 @@ fn a_panic_at_every_step_leaves_what_the_log_says() {
         );
         let happened = matches!(
             point,
-            FaultPoint::Appended | FaultPoint::Mapped | FaultPoint::Cleared
+            ChangeStep::Appended | ChangeStep::Mapped | ChangeStep::Cleared
         );
         let (text, high) = if happened {
             ("after", 2)
@@ -396,7 +390,7 @@ fn a_panic_in_a_change_of_state_is_put_right() {
     for (before, after) in [(Active, Replica), (Replica, Active)] {
         let Bench { core, .. } = support::in_state(before);
         drop(core.take_for_flush(1, 1));
-        core.panic_at(FaultPoint::Identified);
+        core.panic_at(ChangeStep::Identified);
         let changed = catch_unwind(AssertUnwindSafe(|| support::become_state(&core, after)));
         assert!(changed.is_err() && core.is_suspect());
         core.reconcile();

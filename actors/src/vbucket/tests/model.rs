@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+
 use messages::OperationError;
 use messages::vbucket::{ExpiryRequest, Write, WriteOptions};
 use storage::{Cas, Expiry, RevSeqno, Seqno};

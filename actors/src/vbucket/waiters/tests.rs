@@ -2,11 +2,11 @@
 
 use std::task::Waker;
 
-use messages::DownCause;
 use proptest::prelude::*;
-use storage::VbucketId;
 
 use super::*;
+use messages::DownCause;
+use storage::VbucketId;
 
 fn poll(persisted: &mut Persisted) -> Poll<Answer> {
     Pin::new(persisted).poll(&mut Context::from_waker(Waker::noop()))
