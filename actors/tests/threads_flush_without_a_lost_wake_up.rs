@@ -174,7 +174,7 @@ fn write(client: u64, cores: &[Arc<VbucketCore>]) {
 
 fn wake_up(wakes: &Sender<()>) {
     // Full: one is under way already.
-    drop(wakes.try_send(()));
+    wakes.try_send(()).unwrap_or_default();
 }
 
 struct Bucket {
@@ -292,12 +292,12 @@ fn run(disk: &SimulatedDisk, meanwhile: impl FnOnce(&Bucket)) -> Bucket {
     bucket
         .store
         .watch(piggin_actors::executor::WakeWorker::new(move || {
-            of_store.nudge()
+            of_store.nudge();
         }));
     let must_stop = AtomicBool::new(false);
     let flusher = Flusher::new(config, Generation(1));
+    let clock = Arc::clone(&bucket.environment.clock);
     std::thread::scope(|scope| {
-        let clock = Arc::clone(&bucket.environment.clock);
         let flushing = scope.spawn(|| flush(flusher, &*clock, &wakes, &must_stop));
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
