@@ -10,6 +10,8 @@ pub mod environment;
 pub mod system;
 pub mod hooks;
 pub mod guardian;
+pub mod tether;
+pub mod shell;
 pub mod executor;
 pub mod vbucket;
 pub mod backoff;

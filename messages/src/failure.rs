@@ -126,6 +126,22 @@ pub enum FailureCause {
         /// Milliseconds by the injected clock.
         for_ms: u64,
     },
+    /// The child itself said it cannot go on.
+    #[error("gave up: {0}")]
+    GaveUp(String),
+    /// The thread, or the actix `System`, it lived on ended under it.
+    #[error("its thread or System ended under it")]
+    Lost,
+    /// The same kind of request panicked it again and again.
+    #[error("{request} made it panic {times} times in a row: {last}")]
+    PoisonedRequest {
+        /// The type of the message.
+        request: String,
+        /// How often.
+        times: u32,
+        /// What the last panic said.
+        last: String,
+    },
     /// More restarts than the tree allows.
     #[error("{restarts} restarts within {window_ms} ms: {last}")]
     Intensity {
@@ -173,6 +189,59 @@ pub enum FailureNotice {
 }
 
 impl FailureKind {
+    /// Every kind there is.
+    pub const ALL: [FailureKind; 21] = [
+        FailureKind::Flush,
+        FailureKind::Seal,
+        FailureKind::Compaction {
+            stage: CompactionStage::Start,
+        },
+        FailureKind::Compaction {
+            stage: CompactionStage::Merge,
+        },
+        FailureKind::Compaction {
+            stage: CompactionStage::Collection,
+        },
+        FailureKind::Compaction {
+            stage: CompactionStage::Prepare,
+        },
+        FailureKind::Compaction {
+            stage: CompactionStage::SystemEvent,
+        },
+        FailureKind::Compaction {
+            stage: CompactionStage::Publish,
+        },
+        FailureKind::Scan {
+            purpose: ScanPurpose::Backfill,
+        },
+        FailureKind::Scan {
+            purpose: ScanPurpose::Warmup,
+        },
+        FailureKind::Scan {
+            purpose: ScanPurpose::Client,
+        },
+        FailureKind::Scan {
+            purpose: ScanPurpose::Rollback,
+        },
+        FailureKind::Fetch,
+        FailureKind::Warmup {
+            phase: WarmupPhase::State,
+        },
+        FailureKind::Warmup {
+            phase: WarmupPhase::Prepares,
+        },
+        FailureKind::Warmup {
+            phase: WarmupPhase::Documents,
+        },
+        FailureKind::Warmup {
+            phase: WarmupPhase::Persist,
+        },
+        FailureKind::Rollback,
+        FailureKind::ChildPanicked,
+        FailureKind::ChildStalled,
+        FailureKind::Escalated,
+    ];
+
     /// Name of the one counter this kind moves.
     #[must_use]
     pub const fn counter(self) -> &'static str {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use storage::{Advice, Cas, Document, KeyError, StorageError, VbucketId, VbucketState};
 
+use crate::lifecycle::ChildName;
+
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -58,6 +60,23 @@ pub enum OperationError {
     Crashed {
         /// Which.
         vbucket: VbucketId,
+    },
+    /// The actor panicked, or was restarted with a sibling, while the request was under way. Whether it was done is
+    /// not known.
+    #[error(
+        "{child} crashed while the request was under way; look whether it was done, then repeat it"
+    )]
+    ActorCrashed {
+        /// Which.
+        child: ChildName,
+    },
+    /// The actor was taken out of service.
+    #[error("{child} is out of service: {cause}; open the bucket again")]
+    ActorDown {
+        /// Which.
+        child: ChildName,
+        /// Why.
+        cause: DownCause,
     },
     /// Nothing was accepted; the same request may succeed later.
     #[error("temporary failure: {0}; try again later")]
@@ -122,14 +141,16 @@ impl OperationError {
             | OperationError::UnknownVbucket(_)
             | OperationError::NotMyVbucket { .. }
             | OperationError::BadReplication(_) => Advice::FixRequest,
-            OperationError::Crashed { .. } | OperationError::TemporaryFailure(_) => {
-                Advice::RetryLater
-            }
+            OperationError::Crashed { .. }
+            | OperationError::ActorCrashed { .. }
+            | OperationError::TemporaryFailure(_) => Advice::RetryLater,
             OperationError::StaleStream => Advice::Resynchronize,
-            OperationError::VbucketDown { cause, .. } => match cause {
-                DownCause::Storage(error) => error.advice(),
-                DownCause::Escalated(_) => Advice::Reopen,
-            },
+            OperationError::VbucketDown { cause, .. } | OperationError::ActorDown { cause, .. } => {
+                match cause {
+                    DownCause::Storage(error) => error.advice(),
+                    DownCause::Escalated(_) => Advice::Reopen,
+                }
+            }
             OperationError::Closed => Advice::Reopen,
         }
     }
