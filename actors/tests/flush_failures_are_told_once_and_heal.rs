@@ -6,6 +6,7 @@ mod disk_side;
 
 use std::time::Duration;
 
+use disk_side::rig::Rig;
 use messages::{FailureCause, FailureKind, NextStep};
 use piggin_actors::environment::Clock;
 use piggin_actors::executor::{Step, Worker};
@@ -14,8 +15,6 @@ use storage::disk::{DiskErrorKind, Fault, Verb};
 use storage::{
     FailoverTable, KvStore, Outcome, Seqno, Topology, VbucketIdentity, VbucketState, VbucketUuid,
 };
-
-use disk_side::rig::Rig;
 
 /// A flusher that runs and has nothing to do.
 fn idle() -> Rig {

@@ -6,10 +6,9 @@ mod disk_side;
 
 use std::sync::Arc;
 
+use disk_side::rig::{Rig, options};
 use storage::LogStore;
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, SyncFailure, Verb};
-
-use disk_side::rig::{Rig, options};
 
 const STEPS: u64 = 500;
 

@@ -12,10 +12,14 @@ use std::time::Duration;
 
 use actix::Addr;
 use bytes::Bytes;
+use parking_lot::Mutex;
+
+use disk_side::Told;
+use disk_side::rig::{SHAPE, create, handle};
+use disk_side::vbucket::key;
 use messages::flusher::{FlushNow, FlushReport, PauseFlushing, ResumeFlushing, StopFlushing};
 use messages::vbucket::{Set, WriteOptions};
 use messages::{ChildName, DownCause, Generation, OperationError};
-use parking_lot::Mutex;
 use piggin_actors::backoff::Backoff;
 use piggin_actors::environment::Environment;
 use piggin_actors::executor::WakeWorker;
@@ -36,10 +40,6 @@ use piggin_actors::warmup::{Absent, VbucketTable, Warmable, Warmup, WarmupConfig
 use piggin_actors::writer::{self, GroupLimits, WriterConfig, WriterQueue};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
 use storage::{MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketPosition, VbucketStateRecord};
-
-use disk_side::Told;
-use disk_side::rig::{SHAPE, create, handle};
-use disk_side::vbucket::key;
 
 #[derive(Debug)]
 struct Restart;

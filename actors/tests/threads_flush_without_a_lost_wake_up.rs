@@ -12,9 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+
+use disk_side::Told;
+use disk_side::vbucket::key;
 use messages::vbucket::{Set, WriteOptions};
 use messages::{ChildName, DownCause, Generation, OperationError};
-use parking_lot::Mutex;
 use piggin_actors::backoff::Backoff;
 use piggin_actors::environment::{Clock, Environment};
 use piggin_actors::executor::threads::ThreadExecutor;
@@ -35,9 +38,6 @@ use storage::{
     CreateOptions, KvStore, LogStore, MemoryAccount, MemoryPool, OpenOptions, StorageError,
     VbucketId, VbucketPosition, VbucketStateRecord,
 };
-
-use disk_side::Told;
-use disk_side::vbucket::key;
 
 const SHAPE: CreateOptions = CreateOptions {
     vbuckets: 8,

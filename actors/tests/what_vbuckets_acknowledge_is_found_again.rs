@@ -6,11 +6,10 @@ mod disk_side;
 
 use std::sync::Arc;
 
-use storage::LogStore;
-use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, SyncFailure};
-
 use disk_side::cores::Cores;
 use disk_side::rig::{create, options};
+use storage::LogStore;
+use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, SyncFailure};
 
 const STEPS: u64 = 500;
 

@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
-use messages::flusher::{FlushNow, FlushReport, PauseFlushing, ResumeFlushing, StopFlushing, Wake};
-use messages::{Generation, OperationError};
-
 use crate::flusher::core::{Flusher, FlusherConfig, WhenDone};
 use crate::flusher::stage::Stage;
 use crate::shell::{Core, On, Reply, ShellContext, Stopping, Task};
 use crate::vbucket::{DirtyVbuckets, WakeFlusher, WakeSent};
+use messages::flusher::{FlushNow, FlushReport, PauseFlushing, ResumeFlushing, StopFlushing, Wake};
+use messages::{Generation, OperationError};
 
 /// How long a flusher that is told to end, and was not told to stop flushing before, goes on writing: the tree's
 /// deadline comes first.

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::Ground;
+use super::rig::{Plant, SHAPE, handle};
+use super::vbucket::key;
 use messages::vbucket::{Acknowledge, Delete, Set, WriteOptions};
 use messages::{ChildName, DownCause, Generation, OperationError};
-use parking_lot::Mutex;
 use piggin_actors::backoff::Backoff;
 use piggin_actors::executor::Worker;
 use piggin_actors::flusher::{Flushable, FlushedVbucket};
@@ -19,10 +23,6 @@ use storage::disk::{Disk, SimulatedDisk};
 use storage::{
     LogStore, MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketPosition, VbucketStateRecord,
 };
-
-use super::Ground;
-use super::rig::{Plant, SHAPE, handle};
-use super::vbucket::key;
 
 /// Each change of a vbucket: where, which key, what value (none for a deletion).
 #[derive(Clone, Debug, Default)]

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use messages::FailureId;
 use parking_lot::Mutex;
+
+use messages::FailureId;
 use piggin_actors::environment::{Clock, Environment, FailureReport, Random, ReportFailure};
 use piggin_actors::executor::{Executor, StartError, WakeWorker, WorkerSpec};
 use piggin_actors::hooks::Hooks;

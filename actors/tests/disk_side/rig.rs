@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use messages::{ChildName, Generation};
 use parking_lot::Mutex;
+
+use super::Ground;
+use super::vbucket::LogVbucket;
+use messages::{ChildName, Generation};
 use piggin_actors::backoff::Backoff;
 use piggin_actors::executor::{WakeWorker, Worker};
 use piggin_actors::flusher::{
@@ -21,9 +24,6 @@ use storage::{
     CreateOptions, KvStore, LogStore, OpenOptions, Seqno, SeqnoRange, VbucketId,
     VbucketStateRecord, VbucketUuid,
 };
-
-use super::Ground;
-use super::vbucket::LogVbucket;
 
 pub(crate) const SHAPE: CreateOptions = CreateOptions {
     vbuckets: 4,
