@@ -10,9 +10,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use storage::{KvStore, LogStore, StorageError, VbucketStatus};
 
 use crate::executor::WakeWorker;
+use storage::{KvStore, LogStore, StorageError, VbucketStatus};
 
 /// Which opening of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

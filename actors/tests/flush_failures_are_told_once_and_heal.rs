@@ -6,6 +6,7 @@ mod disk_side;
 
 use std::time::Duration;
 
+use disk_side::rig::Rig;
 use messages::{FailureCause, FailureKind, NextStep};
 use piggin_actors::environment::Clock;
 use piggin_actors::executor::{Step, Worker};
@@ -14,8 +15,6 @@ use storage::disk::{DiskErrorKind, Fault, Verb};
 use storage::{
     FailoverTable, KvStore, Outcome, Seqno, Topology, VbucketIdentity, VbucketState, VbucketUuid,
 };
-
-use disk_side::rig::Rig;
 
 /// A flusher that runs and has nothing to do.
 fn idle() -> Rig {
@@ -139,7 +138,8 @@ fn flush_now_waits_for_what_there_is_now() {
     let mut rig = idle();
     assert_eq!(rig.flusher.flush_now(None).try_recv().unwrap(), Ok(()));
     let wanted = rig.write(0);
-    let mut flushed = rig.flusher.flush_now(Some(rig.vbuckets[0].id));
+    let id = rig.vbuckets[0].id;
+    let mut flushed = rig.flusher.flush_now(Some(id));
     while flushed.try_recv().is_err() {
         // What comes later is not waited for, however much it is.
         rig.write(0);
@@ -159,7 +159,8 @@ fn a_state_without_items_reaches_the_disk() {
     };
     rig.vbuckets[0].change_state(identity.clone());
     rig.mark(0);
-    let mut flushed = rig.flusher.flush_now(Some(rig.vbuckets[0].id));
+    let id = rig.vbuckets[0].id;
+    let mut flushed = rig.flusher.flush_now(Some(id));
     rounds(&mut rig, 10);
     assert_eq!(flushed.try_recv().unwrap(), Ok(()));
     let lease = rig.store.lease().unwrap();

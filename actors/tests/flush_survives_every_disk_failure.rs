@@ -6,10 +6,9 @@ mod disk_side;
 
 use std::sync::Arc;
 
+use disk_side::rig::{Rig, options};
 use storage::LogStore;
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, SyncFailure, Verb};
-
-use disk_side::rig::{Rig, options};
 
 const STEPS: u64 = 500;
 
@@ -33,7 +32,7 @@ fn fail_everywhere(seeds: std::ops::Range<u64>, fault: &Fault) {
             for _ in 0..STEPS {
                 rig.random_step();
             }
-            let struck = rig.disk.faults_waiting() == 0;
+            let struck = rig.disk.faults_waiting() == 0 || rig.ground.told.count() > 0;
             rig.disk.clear_faults();
             rig.settle(&what);
             let crashed = open(&rig.disk.crash(n), &what);
@@ -58,6 +57,21 @@ fn a_failed_call_loses_nothing() {
 #[test]
 fn a_full_disk_loses_nothing() {
     fail_everywhere(20..40, &Fault::failed_call(DiskErrorKind::Full));
+}
+
+/// From some call on, every call: nothing gets through, and then everything does.
+#[test]
+fn a_disk_that_stays_broken_for_a_while_loses_nothing() {
+    for kind in [
+        other(),
+        DiskErrorKind::Full,
+        DiskErrorKind::NotFound,
+        DiskErrorKind::EndOfFile,
+    ] {
+        fail_everywhere(0..4, &Fault::failed_call(kind).lasting());
+    }
+    let lost = Fault::failed_sync(SyncFailure::DropsPages).lasting();
+    fail_everywhere(4..8, &lost);
 }
 
 #[test]

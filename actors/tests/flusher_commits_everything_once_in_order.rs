@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk_side::Numbers;
+use disk_side::vbucket::LogVbucket;
 use messages::Generation;
 use piggin_actors::flusher::answers::{Answered, Committed, Placed, Ticket};
 use piggin_actors::flusher::requests::{Told, WaiterId};
@@ -17,9 +19,6 @@ use storage::disk::{DiskError, DiskErrorKind, Verb};
 use storage::{
     Batch, Incarnation, Refusal, RollbackEpoch, Seqno, StorageError, VbucketId, VbucketPosition,
 };
-
-use disk_side::Numbers;
-use disk_side::vbucket::LogVbucket;
 
 const VBUCKETS: u16 = 5;
 const LOG_SHARDS: u16 = 2;

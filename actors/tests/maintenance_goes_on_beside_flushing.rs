@@ -5,13 +5,12 @@ mod disk_side;
 
 use std::time::Duration;
 
+use disk_side::rig::Rig;
 use messages::{FailureKind, NextStep};
 use piggin_actors::environment::Clock;
 use piggin_actors::executor::{Step, Worker};
 use storage::KvStore;
 use storage::disk::{DiskErrorKind, Fault};
-
-use disk_side::rig::Rig;
 
 #[test]
 fn what_is_written_is_sealed_and_the_log_given_back() {

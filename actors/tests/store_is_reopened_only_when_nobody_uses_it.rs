@@ -7,12 +7,11 @@ mod disk_side;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use disk_side::rig::{create, handle};
 use piggin_actors::executor::WakeWorker;
 use piggin_actors::store_handle::{Reopening, StoreGeneration, StoreHandle};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk};
 use storage::{KvStore, StorageError};
-
-use disk_side::rig::{create, handle};
 
 fn store() -> (SimulatedDisk, StoreHandle) {
     let disk = SimulatedDisk::new();

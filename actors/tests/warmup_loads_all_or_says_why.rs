@@ -9,15 +9,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk_side::rig::{Plant, Rig, SHAPE, options};
+use disk_side::warming::Warming;
 use messages::failure::WarmupPhase;
 use messages::{FailureKind, NextStep, OperationError};
 use piggin_actors::flusher::Flushable;
 use piggin_actors::warmup::{CleanMark, WarmupEnd};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
 use storage::{KvStore, VbucketId};
-
-use disk_side::rig::{Rig, SHAPE, options};
-use disk_side::warming::Warming;
 
 /// Keys and seqnos by vbucket.
 type Expected = BTreeMap<u16, Vec<(Vec<u8>, u64)>>;
@@ -41,14 +40,14 @@ fn written(seed: u64, is_clean: bool) -> (SimulatedDisk, Expected) {
             (vbucket.id.get(), newest.into_iter().collect())
         })
         .collect();
-    let Rig {
+    let Plant {
         store,
         disk,
         writers,
         maintenance,
         flusher,
         ..
-    } = rig;
+    } = rig.plant;
     drop((writers, maintenance, flusher));
     if is_clean {
         let of = disk.clone();

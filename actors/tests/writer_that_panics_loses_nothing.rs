@@ -7,13 +7,12 @@ mod disk_side;
 
 use std::sync::Arc;
 
+use disk_side::panicking_disk::PanickingDisk;
+use disk_side::rig::{Rig, create, options};
 use messages::Generation;
 use piggin_actors::flusher::Flushable;
 use storage::LogStore;
 use storage::disk::{Disk, SimulatedDisk};
-
-use disk_side::panicking_disk::PanickingDisk;
-use disk_side::rig::{Rig, create, options};
 
 /// Without the stack traces of panics that are asked for.
 fn quietly() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use actix::Addr;
 use actors::environment::Environment;
 use actors::executor::StopWorkers;
-use actors::flusher::FlusherActor;
+use actors::flusher::FlusherCore;
 use actors::shell::Shell;
 use actors::warmup::CleanMark;
 use messages::flusher::{StopFlushing, Unpersisted};
@@ -80,7 +80,7 @@ impl fmt::Display for ShutdownReport {
 /// The engine of a running bucket: what must be ended.
 pub(crate) struct Engine {
     pub(crate) running: Arc<Running>,
-    pub(crate) flushers: Vec<Addr<Shell<FlusherActor>>>,
+    pub(crate) flushers: Vec<Addr<Shell<FlusherCore>>>,
     pub(crate) executor: Arc<dyn StopWorkers>,
     pub(crate) environment: Environment,
     pub(crate) disk: Arc<dyn Disk>,

@@ -10,9 +10,8 @@ use actix::{Addr, ArbiterHandle};
 use actors::backoff::Backoff;
 use actors::environment::{Clock, Environment, FailureReport, Random, ReportFailure};
 use actors::executor::{Executor, StopWorkers};
-use actors::flusher::{
-    self, FlushLimits, FlushedVbucket, Flusher, FlusherActor, FlusherConfig, FlusherEdge,
-};
+use actors::flusher::actor::wake_with;
+use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge};
 use actors::guardian::{ExitCause, Guardian, Verdict};
 use actors::hooks::Hooks;
 use actors::maintenance::{self, MaintenanceConfig};
@@ -21,7 +20,6 @@ use actors::store_handle::StoreHandle;
 use actors::vbucket::{DirtyVbuckets, VbucketActor, VbucketSlot};
 use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
 use actors::writer::{self, GroupLimits, WriterConfig, WriterQueue};
-use messages::flusher::Wake;
 use messages::{ChildName, FailureId, Generation};
 use storage::disk::Disk;
 use storage::{LogStore, MemoryPool, VbucketId};
@@ -185,17 +183,14 @@ fn flushed(table: &Table, log_shards: u16, thread: usize) -> Vec<FlushedVbucket>
 
 fn start_flusher(
     config: FlusherConfig,
-    edge: &DirtyVbuckets,
+    dirty: &DirtyVbuckets,
     arbiter: &ArbiterHandle,
     guardian: &Arc<dyn Guardian>,
-) -> Addr<Shell<FlusherActor>> {
+) -> Addr<Shell<FlusherCore>> {
     let shell = ShellConfig::new(config.name.clone(), Arc::clone(guardian));
-    let answers = Arc::clone(&config.edge);
-    let make = move |generation| FlusherActor::new(Flusher::new(config.clone(), generation));
+    let make = move |generation| FlusherCore::new(config.clone(), generation);
     let address = shell::start(arbiter, shell, make);
-    let recipient = address.clone().recipient::<Wake>();
-    edge.set_waker(flusher::wakes(recipient.clone()));
-    answers.connect(move || recipient.try_send(Wake).is_ok());
+    wake_with(dirty, address.clone().recipient());
     address
 }
 

@@ -1,124 +1,158 @@
-//! The flusher's actor: messages, wake-ups and its timer become looks.
+//! The flusher as an actor: each message is a call of [`Flusher`], and after each the shared state is looked at.
 //!
-//! Invariant: a look is a bounded slice; what is left is done with the next message the actor sends itself, so that the
-//! shard's other actors get their turns, and at most one timer is under way.
+//! Invariant: whatever arrives, a look follows; what one look leaves over is done by the next, which the flusher
+//! sends itself, behind the messages that wait already. One timer at most is armed, for the next time that matters.
 
 use std::time::Duration;
 
-use actix::Recipient;
-use messages::OperationError;
+use crate::flusher::core::{Flusher, FlusherConfig, WhenDone};
+use crate::flusher::stage::Stage;
+use crate::shell::{Core, On, Reply, ShellContext, Stopping, Task};
+use crate::vbucket::{DirtyVbuckets, WakeFlusher, WakeSent};
 use messages::flusher::{FlushNow, FlushReport, PauseFlushing, ResumeFlushing, StopFlushing, Wake};
+use messages::{Generation, OperationError};
 
-use crate::flusher::core::{Flusher, WhenDone};
-use crate::shell::{Core, On, Reply, ShellContext, Task};
-use crate::vbucket::{WakeFlusher, WakeSent};
+/// How long a flusher that is told to end, and was not told to stop flushing before, goes on writing: the tree's
+/// deadline comes first.
+const LAST_WORDS: Duration = Duration::from_secs(3600);
 
-/// The inside of a flusher's actor.
+/// One life of a flusher, as its shell sees it.
 #[derive(Debug)]
-pub struct FlusherActor {
+pub struct FlusherCore {
     flusher: Flusher,
-    timer: Option<Task>,
+    config: FlusherConfig,
+    timer: Option<(Duration, Task)>,
+    is_ending: bool,
 }
 
-impl FlusherActor {
-    /// The actor around one life of a flusher.
+impl FlusherCore {
+    /// A new life.
     #[must_use]
-    pub fn new(flusher: Flusher) -> FlusherActor {
-        FlusherActor {
-            flusher,
+    pub fn new(config: FlusherConfig, generation: Generation) -> FlusherCore {
+        FlusherCore {
+            flusher: Flusher::new(config.clone(), generation),
+            config,
             timer: None,
+            is_ending: false,
         }
     }
 
-    fn look(&mut self, ctx: &mut ShellContext<'_, Self>) {
+    fn look(&mut self, ctx: &mut ShellContext<'_, FlusherCore>) {
         let left = self.flusher.look();
-        if let Some(timer) = self.timer.take() {
+        if self.is_ending && self.flusher.stage() == Stage::Stopped {
+            return ctx.stop();
+        }
+        if left.is_more {
+            // Behind the messages that wait already. With no room in the mailbox each of those looks.
+            self.config.edge.nudge();
+        }
+        let is_armed = self.timer.as_ref().map(|(at, _)| *at) == left.at;
+        if is_armed {
+            return;
+        }
+        if let Some((_, timer)) = self.timer.take() {
             timer.cancel();
         }
-        let wait = if left.is_more {
-            Some(Duration::ZERO)
-        } else {
-            left.at.map(|at| self.flusher.until(at))
-        };
-        self.timer = wait.map(|wait| ctx.later(wait, Self::look));
+        if let Some(at) = left.at {
+            let after = at.saturating_sub(self.config.environment.clock.monotonic());
+            // Timers have a grain of a millisecond; an early one would only arm another.
+            let after = after.saturating_add(Duration::from_millis(1));
+            let timer = ctx.later(after, |core, ctx| {
+                core.timer = None;
+                core.look(ctx);
+            });
+            self.timer = Some((at, timer));
+        }
     }
 
-    /// Looks after what was asked, because it may have changed what there is to do.
-    fn when_done(
+    fn when(
         &mut self,
-        answer: WhenDone,
-        ctx: &mut ShellContext<'_, Self>,
-    ) -> Reply<Self, Result<(), OperationError>> {
+        done: WhenDone,
+        ctx: &mut ShellContext<'_, FlusherCore>,
+    ) -> Reply<FlusherCore, Result<(), OperationError>> {
         self.look(ctx);
-        Reply::later(async move { answer.await.unwrap_or(Err(OperationError::Closed)) })
+        Reply::later(async move { done.await.unwrap_or(Err(OperationError::Closed)) })
     }
 }
 
-impl Core for FlusherActor {
-    /// A new life knows nothing of what was put there before it: it looks at once.
+impl Core for FlusherCore {
     fn started(&mut self, ctx: &mut ShellContext<'_, Self>) {
+        let recipient = ctx.recipient::<Wake>();
+        self.config
+            .edge
+            .connect(move || recipient.try_send(Wake).is_ok());
         self.look(ctx);
+    }
+
+    fn stopping(&mut self, ctx: &mut ShellContext<'_, Self>) -> Stopping {
+        if self.flusher.stage() == Stage::Stopped {
+            return Stopping::Done;
+        }
+        self.is_ending = true;
+        drop(self.flusher.stop(LAST_WORDS));
+        self.look(ctx);
+        Stopping::NotYet
     }
 }
 
-impl On<Wake> for FlusherActor {
+impl On<Wake> for FlusherCore {
     fn on(&mut self, _: Wake, ctx: &mut ShellContext<'_, Self>) -> Reply<Self, ()> {
         self.look(ctx);
         Reply::Now(())
     }
 }
 
-impl On<PauseFlushing> for FlusherActor {
+impl On<PauseFlushing> for FlusherCore {
     fn on(
         &mut self,
         _: PauseFlushing,
         ctx: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<(), OperationError>> {
-        let answer = self.flusher.pause();
-        self.when_done(answer, ctx)
+        let paused = self.flusher.pause();
+        self.when(paused, ctx)
     }
 }
 
-impl On<ResumeFlushing> for FlusherActor {
+impl On<ResumeFlushing> for FlusherCore {
     fn on(
         &mut self,
         _: ResumeFlushing,
         ctx: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<(), OperationError>> {
-        let answer = self.flusher.resume();
-        self.when_done(answer, ctx)
+        let resumed = self.flusher.resume();
+        self.when(resumed, ctx)
     }
 }
 
-impl On<FlushNow> for FlusherActor {
+impl On<FlushNow> for FlusherCore {
     fn on(
         &mut self,
-        flush: FlushNow,
+        wanted: FlushNow,
         ctx: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<(), OperationError>> {
-        let answer = self.flusher.flush_now(flush.vbucket);
-        self.when_done(answer, ctx)
+        let flushed = self.flusher.flush_now(wanted.vbucket);
+        self.when(flushed, ctx)
     }
 }
 
-impl On<StopFlushing> for FlusherActor {
+impl On<StopFlushing> for FlusherCore {
     fn on(
         &mut self,
-        stop: StopFlushing,
+        order: StopFlushing,
         ctx: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<FlushReport, OperationError>> {
-        let report = self.flusher.stop(stop.within);
+        let stopped = self.flusher.stop(order.within);
         self.look(ctx);
-        Reply::later(async move { report.await.map_err(|_| OperationError::Closed) })
+        Reply::later(async move { stopped.await.map_err(|_| OperationError::Closed) })
     }
 }
 
-/// How the vbuckets of a shard wake the flusher behind this address.
-#[must_use]
-pub fn wakes(flusher: Recipient<Wake>) -> WakeFlusher {
-    WakeFlusher::new(move || match flusher.try_send(Wake) {
+/// Has the vbuckets of `dirty` wake the flusher behind `recipient`. Done once, when it was started: the address stays.
+pub fn wake_with(dirty: &DirtyVbuckets, recipient: actix::Recipient<Wake>) {
+    let send = move || match recipient.try_send(Wake) {
         Ok(()) => WakeSent::Delivered,
-        Err(actix::dev::SendError::Full(_)) => WakeSent::Full,
-        Err(actix::dev::SendError::Closed(_)) => WakeSent::Nobody,
-    })
+        Err(actix::prelude::SendError::Full(_)) => WakeSent::Full,
+        Err(actix::prelude::SendError::Closed(_)) => WakeSent::Nobody,
+    };
+    dirty.set_waker(WakeFlusher::new(send));
 }

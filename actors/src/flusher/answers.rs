@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use messages::{FailureCause, Generation};
 use parking_lot::Mutex;
+
+use messages::{FailureCause, Generation};
 use storage::{Batch, Refusal, Seqno, StorageError, VbucketId, VbucketPosition};
 
 /// Names a request of a flusher, for the answer to it.

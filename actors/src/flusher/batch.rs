@@ -5,9 +5,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use storage::{Batch, Incarnation, RollbackEpoch, VbucketId};
-
 use crate::flusher::flushable::FlushTake;
+use storage::{Batch, Incarnation, RollbackEpoch, VbucketId};
 
 /// How much is taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::flusher::FlushReport;
-use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep, OperationError};
-use storage::{StorageError, VbucketId};
 use tokio::sync::oneshot;
 
 use crate::environment::{Environment, FailureReport};
@@ -22,6 +19,9 @@ use crate::flusher::stage::Stage;
 use crate::flusher::state::{Effect, FlushedVbucket, FlusherState, Left};
 use crate::store_handle::{StoreGeneration, StoreHandle};
 use crate::writer::{BarrierRequest, CommitRequest, Request, WriterLink};
+use messages::flusher::FlushReport;
+use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep, OperationError};
+use storage::{StorageError, VbucketId};
 
 /// What a flusher works with.
 #[derive(Clone, Debug)]

@@ -5,10 +5,9 @@
 
 use std::fmt::Debug;
 
+use crate::vbucket::{DirtyVbuckets, VbucketCore};
 use messages::DownCause;
 use storage::{Seqno, VbucketId};
-
-use crate::vbucket::{DirtyVbuckets, VbucketCore};
 
 pub use crate::vbucket::FlushTake;
 

@@ -6,12 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::DownCause;
-use storage::Batch;
-
 use crate::flusher::answers::Ticket;
 use crate::flusher::batch::Place;
 use crate::flusher::flushable::Flushable;
+use messages::DownCause;
+use storage::Batch;
 
 /// A vbucket of a flusher.
 #[derive(Debug)]

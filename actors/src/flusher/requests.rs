@@ -8,11 +8,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::flusher::lane::Sent;
 use messages::OperationError;
 use messages::flusher::FlushReport;
 use storage::{Seqno, VbucketId};
-
-use crate::flusher::lane::Sent;
 
 /// Names somebody who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,16 +11,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::flusher::{FlushReport, Unpersisted};
-use messages::{DownCause, Generation, OperationError};
-use storage::{Batch, StorageError, VbucketId};
-
 use crate::flusher::answers::Ticket;
 use crate::flusher::batch::{FlushLimits, Turns, batch_of};
 use crate::flusher::flushable::Flushable;
 use crate::flusher::lane::{Lane, Phase, Sent};
 use crate::flusher::requests::{FlushWaiter, Told, WaiterId, Waiters, Want};
 use crate::flusher::stage::Stage;
+use messages::flusher::{FlushReport, Unpersisted};
+use messages::{DownCause, Generation, OperationError};
+use storage::{Batch, StorageError, VbucketId};
 
 mod settle;
 

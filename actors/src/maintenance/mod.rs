@@ -9,16 +9,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::failure::CompactionStage;
-use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
-use storage::log_store::MaintenanceKind;
-use storage::{Advice, Job, Outcome, StorageError, VbucketId};
-
 use crate::backoff::Backoff;
 use crate::environment::{Environment, FailureReport};
 use crate::executor::{StartError, Step, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::Guardian;
 use crate::store_handle::{StoreHandle, StoreLease};
+use messages::failure::CompactionStage;
+use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
+use storage::log_store::MaintenanceKind;
+use storage::{Advice, Job, Outcome, StorageError, VbucketId};
 
 /// What maintenance works with.
 #[derive(Clone, Debug)]

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::OperationError;
-use messages::failure::WarmupPhase;
-use storage::{Batch, VbucketId, VbucketPosition};
 use tokio::sync::oneshot;
 
 use crate::warmup::Warmable;
 use crate::warmup::clean_shutdown::CleanMark;
+use messages::OperationError;
+use messages::failure::WarmupPhase;
+use storage::{Batch, VbucketId, VbucketPosition};
 
 /// How far a warmup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,16 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::environment::{Environment, Random};
+use crate::warmup::clean_shutdown::CleanMark;
+use crate::warmup::plan::Load;
+use crate::warmup::{Absent, WarmupConfig};
 use messages::DownCause;
 use storage::{
     Batch, KvStore, LogStore, RollbackEpoch, Seqno, StorageError, VbucketId, VbucketPosition,
     VbucketState, VbucketStateRecord, VbucketUuid,
 };
-
-use crate::environment::{Environment, Random};
-use crate::warmup::clean_shutdown::CleanMark;
-use crate::warmup::plan::Load;
-use crate::warmup::{Absent, WarmupConfig};
 
 /// Reads the states, one vbucket a step.
 #[derive(Debug)]

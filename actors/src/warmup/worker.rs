@@ -8,12 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use messages::failure::{ScanPurpose, WarmupPhase};
-use messages::{DownCause, FailureCause, FailureKind, Generation, NextStep};
-use storage::{
-    Advice, Batch, CommitDurability, ItemView, Job, KvStore, Namespace, Outcome, Scan, SeqnoRange,
-    StorageError, VbucketId,
-};
 
 use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
@@ -23,6 +17,12 @@ use crate::warmup::Warmup;
 use crate::warmup::clean_shutdown::CleanMark;
 use crate::warmup::plan::{Load, Task, by_shard};
 use crate::warmup::states::{Found, StatesJob};
+use messages::failure::{ScanPurpose, WarmupPhase};
+use messages::{DownCause, FailureCause, FailureKind, Generation, NextStep};
+use storage::{
+    Advice, Batch, CommitDurability, ItemView, Job, KvStore, Namespace, Outcome, Scan, SeqnoRange,
+    StorageError, VbucketId,
+};
 
 type Results = Vec<Result<(), StorageError>>;
 

@@ -6,9 +6,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crossbeam_channel::Receiver;
-use storage::Batch;
 
 use crate::writer::{BarrierRequest, CommitRequest, Request};
+use storage::Batch;
 
 /// How much becomes one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,8 +14,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use messages::{ChildName, Generation};
-use storage::{Batch, VbucketId};
 
 use crate::backoff::Backoff;
 use crate::environment::Environment;
@@ -24,6 +22,8 @@ use crate::flusher::answers::{FlusherEdge, Ticket};
 use crate::flusher::flushable::Flushable;
 use crate::guardian::Guardian;
 use crate::store_handle::StoreHandle;
+use messages::{ChildName, Generation};
+use storage::{Batch, VbucketId};
 
 pub use self::group::GroupLimits;
 pub use self::worker::WriterWorker;

@@ -8,12 +8,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::{FailureCause, FailureKind, Generation, NextStep};
-use storage::{
-    Advice, Batch, CommitDurability, Job, KvStore, LogStore, Outcome, StorageError, VbucketId,
-    VbucketPosition,
-};
-
 use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
 use crate::flusher::answers::{Committed, FlusherEdge, Placed, Ticket};
@@ -22,6 +16,11 @@ use crate::hooks::FaultPoint;
 use crate::store_handle::{Reopening, StoreLease};
 use crate::writer::group::{Intake, Next, bytes_of};
 use crate::writer::{BarrierRequest, CommitRequest, Request, WriterConfig, WriterQueue};
+use messages::{FailureCause, FailureKind, Generation, NextStep};
+use storage::{
+    Advice, Batch, CommitDurability, Job, KvStore, LogStore, Outcome, StorageError, VbucketId,
+    VbucketPosition,
+};
 
 type Results = Vec<Result<(), StorageError>>;
 

@@ -2,6 +2,7 @@
 //! simulated disk, and workers driven step by step.
 #![expect(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod cores;
 pub(crate) mod panicking_disk;
 pub(crate) mod rig;
 pub(crate) mod vbucket;
@@ -11,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use messages::FailureId;
 use parking_lot::Mutex;
+
+use messages::FailureId;
 use piggin_actors::environment::{Clock, Environment, FailureReport, Random, ReportFailure};
 use piggin_actors::executor::{Executor, StartError, WakeWorker, WorkerSpec};
 use piggin_actors::hooks::Hooks;

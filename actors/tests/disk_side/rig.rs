@@ -1,12 +1,16 @@
 //! A flusher, writers and maintenance on a store on a simulated disk, all on one thread, stepped in any order.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use messages::{ChildName, Generation};
 use parking_lot::Mutex;
+
+use super::Ground;
+use super::vbucket::LogVbucket;
+use messages::{ChildName, Generation};
 use piggin_actors::backoff::Backoff;
 use piggin_actors::executor::{WakeWorker, Worker};
 use piggin_actors::flusher::{
@@ -20,9 +24,6 @@ use storage::{
     CreateOptions, KvStore, LogStore, OpenOptions, Seqno, SeqnoRange, VbucketId,
     VbucketStateRecord, VbucketUuid,
 };
-
-use super::Ground;
-use super::vbucket::LogVbucket;
 
 pub(crate) const SHAPE: CreateOptions = CreateOptions {
     vbuckets: 4,
@@ -78,48 +79,32 @@ pub(crate) fn handle(disk: &Arc<dyn Disk>, store: LogStore) -> StoreHandle {
     StoreHandle::new(store, Box::new(open))
 }
 
-pub(crate) struct Rig {
+/// Flusher, writers and maintenance of one store, with whatever vbuckets.
+pub(crate) struct Plant {
     pub(crate) ground: Ground,
     pub(crate) disk: SimulatedDisk,
     pub(crate) store: StoreHandle,
-    pub(crate) vbuckets: Vec<Arc<LogVbucket>>,
     pub(crate) flusher: Flusher,
     pub(crate) writers: Vec<WriterWorker>,
     pub(crate) maintenance: MaintenanceWorker,
-    dirty: Arc<Dirty>,
+    pub(crate) panics: u64,
     queues: Vec<WriterQueue>,
     flusher_config: FlusherConfig,
     maintenance_config: MaintenanceConfig,
     generation: u64,
-    writes: u64,
-    pub(crate) panics: u64,
 }
 
-impl Rig {
-    pub(crate) fn new(seed: u64) -> Rig {
-        let disk = SimulatedDisk::new();
-        let as_seen: Arc<dyn Disk> = Arc::new(disk.clone());
-        let store = create(&as_seen);
-        Rig::on(seed, &disk, &as_seen, store)
-    }
-
-    /// Work that begins where the store stands; `as_seen` is the disk as the store sees it.
-    pub(crate) fn on(
-        seed: u64,
+impl Plant {
+    pub(crate) fn new(
+        ground: Ground,
         disk: &SimulatedDisk,
-        as_seen: &Arc<dyn Disk>,
-        store: LogStore,
-    ) -> Rig {
-        let ground = Ground::new(seed);
-        let ids = (0..SHAPE.vbuckets).map(|id| VbucketId::new(id).unwrap());
-        let vbuckets: Vec<Arc<LogVbucket>> = ids
-            .map(|id| LogVbucket::new(id.get(), store.state(id).unwrap().watermarks.high_seqno))
-            .collect();
-        let store = handle(as_seen, store);
+        store: StoreHandle,
+        vbuckets: Vec<FlushedVbucket>,
+        dirty: Arc<dyn DirtyQueue>,
+    ) -> Plant {
         let queues: Vec<WriterQueue> = (0..SHAPE.log_shards)
             .map(|_| WriterQueue::new(2, 1))
             .collect();
-        let dirty: Arc<Dirty> = Arc::default();
         let nobody = WakeWorker::new(|| {});
         let flusher_config = FlusherConfig {
             name: ChildName::new("flusher-0"),
@@ -129,20 +114,13 @@ impl Rig {
                 bytes_max: 4096,
                 batches_per_slice: 2,
             },
-            vbuckets: vbuckets
-                .iter()
-                .map(|vbucket| FlushedVbucket {
-                    id: vbucket.id,
-                    vbucket: Arc::<LogVbucket>::clone(vbucket),
-                    log_shard: vbucket.id.get() % SHAPE.log_shards,
-                })
-                .collect(),
+            vbuckets,
             writers: queues
                 .iter()
                 .map(|queue| WriterLink::new(queue, nobody.clone()))
                 .collect(),
             edge: FlusherEdge::new(),
-            dirty: Arc::<Dirty>::clone(&dirty),
+            dirty,
             store: store.clone(),
         };
         let maintenance_config = MaintenanceConfig {
@@ -152,26 +130,22 @@ impl Rig {
             backoff: Backoff::DISK,
         };
         let generation = Generation(1);
-        let mut rig = Rig {
+        let mut plant = Plant {
             flusher: Flusher::new(flusher_config.clone(), generation),
             writers: Vec::new(),
             maintenance: MaintenanceWorker::new(maintenance_config.clone(), generation),
             ground,
             disk: disk.clone(),
             store,
-            vbuckets,
-            dirty,
             queues,
             flusher_config,
             maintenance_config,
             generation: 1,
-            writes: 0,
             panics: 0,
         };
-        rig.writers = (0..SHAPE.log_shards)
-            .map(|shard| rig.writer(shard))
-            .collect();
-        rig
+        let shards = 0..SHAPE.log_shards;
+        plant.writers = shards.map(|shard| plant.writer(shard)).collect();
+        plant
     }
 
     pub(crate) fn writer(&self, log_shard: u16) -> WriterWorker {
@@ -186,19 +160,6 @@ impl Rig {
         };
         let generation = Generation(self.generation);
         WriterWorker::new(config, &self.queues[usize::from(log_shard)], generation)
-    }
-
-    pub(crate) fn write(&mut self, vbucket: usize) -> Seqno {
-        self.writes += 1;
-        let value = self.writes.to_le_bytes().repeat(8);
-        let vbucket = &self.vbuckets[vbucket];
-        let seqno = vbucket.write(self.writes % 7, &value);
-        self.dirty.mark(vbucket.id);
-        seqno
-    }
-
-    pub(crate) fn mark(&self, vbucket: usize) {
-        self.dirty.mark(self.vbuckets[vbucket].id);
     }
 
     pub(crate) fn restart_flusher(&mut self) {
@@ -219,7 +180,7 @@ impl Rig {
     }
 
     /// A worker's step, and a new life for it when it panics.
-    fn live(&mut self, step: impl FnOnce(&mut Rig), restart: impl FnOnce(&mut Rig)) {
+    fn live(&mut self, step: impl FnOnce(&mut Plant), restart: impl FnOnce(&mut Plant)) {
         let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(self)));
         if stepped.is_err() {
             self.panics += 1;
@@ -230,29 +191,26 @@ impl Rig {
     pub(crate) fn step_writer(&mut self, log_shard: u16) {
         let index = usize::from(log_shard);
         self.live(
-            |rig| {
-                rig.writers[index].step();
+            |plant| {
+                plant.writers[index].step();
             },
-            |rig| rig.restart_writer(log_shard),
+            |plant| plant.restart_writer(log_shard),
         );
     }
 
     pub(crate) fn step_maintenance(&mut self) {
         self.live(
-            |rig| {
-                rig.maintenance.step();
+            |plant| {
+                plant.maintenance.step();
             },
-            Rig::restart_maintenance,
+            Plant::restart_maintenance,
         );
     }
 
-    /// Somebody does something.
-    pub(crate) fn random_step(&mut self) {
+    /// Somebody does something; `write` is what clients do.
+    pub(crate) fn random_step_of(&mut self) -> bool {
         match self.ground.numbers.below(12) {
-            0 | 1 => {
-                let vbucket = self.ground.numbers.below(u64::from(SHAPE.vbuckets));
-                self.write(usize::try_from(vbucket).unwrap());
-            }
+            0 | 1 => return true,
             2..=4 => {
                 let _left = self.flusher.look();
             }
@@ -266,10 +224,11 @@ impl Rig {
                 self.ground.clock.advance(Duration::from_millis(by));
             }
         }
+        false
     }
 
     /// Everybody works on until all is on disk.
-    pub(crate) fn settle(&mut self, what: &str) {
+    pub(crate) fn settle_all(&mut self, vbuckets: &[Arc<dyn Flushable>], what: &str) {
         for _ in 0..3000 {
             let _left = self.flusher.look();
             for log_shard in 0..SHAPE.log_shards {
@@ -277,9 +236,10 @@ impl Rig {
             }
             self.step_maintenance();
             self.ground.clock.advance(Duration::from_millis(20));
-            let behind =
-                |vbucket: &Arc<LogVbucket>| vbucket.persisted_seqno() < vbucket.high_seqno();
-            if !self.vbuckets.iter().any(behind) && self.flusher.look().at.is_none() {
+            let behind = |vbucket: &Arc<dyn Flushable>| {
+                vbucket.persisted_seqno() < vbucket.high_seqno() || vbucket.has_unflushed()
+            };
+            if !vbuckets.iter().any(behind) && self.flusher.look().at.is_none() {
                 return;
             }
         }
@@ -287,6 +247,96 @@ impl Rig {
             "{what}: not everything reached the disk: {:#?}",
             self.flusher
         );
+    }
+}
+
+/// A plant of vbuckets that are only their logs.
+pub(crate) struct Rig {
+    pub(crate) plant: Plant,
+    pub(crate) vbuckets: Vec<Arc<LogVbucket>>,
+    dirty: Arc<Dirty>,
+    writes: u64,
+}
+
+impl Deref for Rig {
+    type Target = Plant;
+
+    fn deref(&self) -> &Plant {
+        &self.plant
+    }
+}
+
+impl DerefMut for Rig {
+    fn deref_mut(&mut self) -> &mut Plant {
+        &mut self.plant
+    }
+}
+
+impl Rig {
+    pub(crate) fn new(seed: u64) -> Rig {
+        let disk = SimulatedDisk::new();
+        let as_seen: Arc<dyn Disk> = Arc::new(disk.clone());
+        let store = create(&as_seen);
+        Rig::on(seed, &disk, &as_seen, store)
+    }
+
+    /// Work that begins where the store stands; `as_seen` is the disk as the store sees it.
+    pub(crate) fn on(
+        seed: u64,
+        disk: &SimulatedDisk,
+        as_seen: &Arc<dyn Disk>,
+        store: LogStore,
+    ) -> Rig {
+        let ids = (0..SHAPE.vbuckets).map(|id| VbucketId::new(id).unwrap());
+        let vbuckets: Vec<Arc<LogVbucket>> = ids
+            .map(|id| LogVbucket::new(id.get(), store.state(id).unwrap().watermarks.high_seqno))
+            .collect();
+        let store = handle(as_seen, store);
+        let dirty: Arc<Dirty> = Arc::default();
+        let flushed = vbuckets.iter().map(|vbucket| FlushedVbucket {
+            id: vbucket.id,
+            vbucket: Arc::<LogVbucket>::clone(vbucket),
+            log_shard: vbucket.id.get() % SHAPE.log_shards,
+        });
+        let flushed = flushed.collect();
+        let queue = Arc::<Dirty>::clone(&dirty);
+        Rig {
+            plant: Plant::new(Ground::new(seed), disk, store, flushed, queue),
+            vbuckets,
+            dirty,
+            writes: 0,
+        }
+    }
+
+    pub(crate) fn write(&mut self, vbucket: usize) -> Seqno {
+        self.writes += 1;
+        let value = self.writes.to_le_bytes().repeat(8);
+        let vbucket = &self.vbuckets[vbucket];
+        let seqno = vbucket.write(self.writes % 7, &value);
+        self.dirty.mark(vbucket.id);
+        seqno
+    }
+
+    pub(crate) fn mark(&self, vbucket: usize) {
+        self.dirty.mark(self.vbuckets[vbucket].id);
+    }
+
+    /// Somebody does something.
+    pub(crate) fn random_step(&mut self) {
+        if self.plant.random_step_of() {
+            let vbucket = self.ground.numbers.below(u64::from(SHAPE.vbuckets));
+            self.write(usize::try_from(vbucket).unwrap());
+        }
+    }
+
+    /// Everybody works on until all is on disk.
+    pub(crate) fn settle(&mut self, what: &str) {
+        let vbuckets: Vec<Arc<dyn Flushable>> = self
+            .vbuckets
+            .iter()
+            .map(|vbucket| Arc::<LogVbucket>::clone(vbucket) as Arc<dyn Flushable>)
+            .collect();
+        self.plant.settle_all(&vbuckets, what);
     }
 
     /// What the store holds is what the vbuckets were given, up to somewhere behind what was said to be on disk.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use messages::DownCause;
 use parking_lot::Mutex;
+
+use messages::DownCause;
 use piggin_actors::flusher::{FlushTake, Flushable};
 use piggin_actors::warmup::Warmable;
 use storage::{

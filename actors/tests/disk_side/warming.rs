@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use messages::{ChildName, DownCause, Generation};
 use parking_lot::Mutex;
+
+use super::Ground;
+use super::rig::{handle, options};
+use super::vbucket::LogVbucket;
+use messages::{ChildName, DownCause, Generation};
 use piggin_actors::backoff::Backoff;
 use piggin_actors::executor::{Step, Worker};
 use piggin_actors::store_handle::StoreHandle;
 use piggin_actors::warmup::{Absent, VbucketTable, Warmable, Warmup, WarmupConfig, WarmupWorker};
 use storage::disk::{Disk, SimulatedDisk};
 use storage::{LogStore, StorageError, VbucketId, VbucketPosition, VbucketStateRecord};
-
-use super::Ground;
-use super::rig::{handle, options};
-use super::vbucket::LogVbucket;
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {

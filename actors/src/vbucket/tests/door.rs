@@ -74,7 +74,7 @@ fn a_batch_waits_for_the_disk_where_one_of_it_does() {
         let answer = door.send(WriteBatch { writes });
         let write = async {
             // Served after the batch, which is then in memory.
-            door.send(DescribeVbucket).await.unwrap();
+            door.send(DescribeVbucket).await.unwrap().unwrap();
             assert_eq!(bench.core.waiting(), 1);
             let take = bench.core.take_for_flush(9, usize::MAX).unwrap();
             bench.core.note_persisted(take.watermarks.high_seqno);
