@@ -1,5 +1,10 @@
 //! The supervision tree of a bucket, and the handle an embedder holds.
 
+pub mod tree;
+pub mod restart;
+pub mod watch;
+pub mod guardian;
+pub mod failure_bus;
 mod bucket_config;
 mod bucket_error;
 mod vbucket_map;
