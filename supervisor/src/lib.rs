@@ -17,11 +17,13 @@ mod stop;
 mod shutdown;
 mod engine;
 mod bucket;
+mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use bucket::{Bucket, VbucketAddr, WriteFuture, WriteRequest};
+pub use bucket_actor::{BucketActor, Shutdown};
 pub use bucket_config::{BucketConfig, Location};
 pub use bucket_error::BucketError;
 pub use shutdown::ShutdownReport;

@@ -4,15 +4,14 @@
 //! then their flushers and doors.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Addr, ArbiterHandle};
 use actors::backoff::Backoff;
-use actors::environment::{Clock, Environment, FailureReport, Random, ReportFailure};
+use actors::environment::{Clock, Environment, Random};
 use actors::executor::{Executor, StopWorkers};
 use actors::flusher::actor::wake_with;
 use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge};
-use actors::guardian::{ExitCause, Guardian, Verdict};
+use actors::guardian::Guardian;
 use actors::hooks::Hooks;
 use actors::maintenance::{self, MaintenanceConfig};
 use actors::shell::{self, Shell, ShellConfig};
@@ -20,17 +19,20 @@ use actors::store_handle::StoreHandle;
 use actors::vbucket::{DirtyVbuckets, VbucketActor, VbucketSlot};
 use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
 use actors::writer::{self, GroupLimits, WriterConfig, WriterQueue};
-use messages::{ChildName, FailureId, Generation};
+use messages::ChildName;
 use storage::disk::Disk;
-use storage::{LogStore, MemoryPool, VbucketId};
+use storage::{CreateOptions, LogStore, MemoryPool, VbucketId};
 
 use crate::bucket::VbucketAddr;
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
+use crate::failure_bus::FailureBus;
+use crate::guardian::{Supervisor, SupervisorParts};
 use crate::opening::{self, Opened};
 use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
+use crate::tree::{Child, Excess, Group, Kind, Tree};
 use crate::vbucket_table::Table;
 
 /// What a bucket stands on: real in production, simulated in a world.
@@ -54,22 +56,36 @@ pub(crate) async fn start(
     ground: Ground,
     arbiters: Vec<ArbiterHandle>,
 ) -> Result<Engine, BucketError> {
+    let failures = Arc::new(FailureBus::new(
+        Arc::clone(&ground.clock),
+        config.failure_history_max,
+    ));
     let executor: Arc<dyn Executor> = Arc::clone(&ground.executor) as Arc<dyn Executor>;
     let environment = Environment {
         clock: ground.clock,
         random: ground.random,
-        failures: Arc::new(Nobody),
+        failures: Arc::clone(&failures) as _,
         executor,
         hooks: ground.hooks,
     };
-    let guardian: Arc<dyn Guardian> = Arc::new(Nobody);
-
     let shape = opened.store.shape();
     let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
     let threads = arbiters.len().max(1);
     let of = environment.clone();
     let table = Arc::new(Table::new(shape.vbuckets, threads, Arc::clone(&memory), of));
     let store = handle(opened.store, &opened.disk, &environment);
+    let tree = tree(config, shape, threads);
+    let out_of_service = Arc::clone(&table);
+    let supervisor = Supervisor::new(
+        tree,
+        SupervisorParts {
+            clock: Arc::clone(&environment.clock),
+            random: Arc::clone(&environment.random),
+            failures: Arc::clone(&failures) as _,
+            on_out_of_service: Box::new(move |what| out_of_service.take_down(what)),
+        },
+    )?;
+    let guardian: Arc<dyn Guardian> = Arc::clone(&supervisor) as _;
 
     let maintenance = maintenance::start(
         MaintenanceConfig {
@@ -141,6 +157,8 @@ pub(crate) async fn start(
         memory,
         store,
         warmup,
+        tree: supervisor,
+        failures,
         stop: Arc::new(StopRequest::default()),
     };
     Ok(Engine {
@@ -151,6 +169,39 @@ pub(crate) async fn start(
         disk: opened.disk,
         deadline: config.stop_deadline,
     })
+}
+
+/// Who there is, in the order of the data: the disk first, then who writes to it, then who is written to.
+fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
+    let child = |name: &str, group: &str| {
+        Child::new(name)
+            .under(group)
+            .stall_limit(Some(config.stall_limit))
+            .stop_deadline(config.stop_deadline)
+    };
+    // Workers and flushers only touch the disk and hold nothing of each other.
+    let mut tree = Tree::new(Group::new("bucket"))
+        .group(Group::new("disk"))
+        .child(child("maintenance", "disk"));
+    for log_shard in 0..shape.log_shards {
+        tree = tree.child(child(&format!("writer-{log_shard}"), "disk"));
+    }
+    for number in 0..config.warmup_threads.max(1) {
+        let name = format!("warmup-{number}");
+        tree = tree.child(child(&name, "disk").kind(Kind::Transient));
+    }
+    tree = tree.group(Group::new("flushers"));
+    for number in 0..threads {
+        tree = tree.child(child(&format!("flusher-{number}"), "flushers"));
+    }
+    // A vbucket that fails too often goes out of service alone.
+    for id in (0..shape.vbuckets).filter_map(VbucketId::new) {
+        let family = format!("vb-{id}");
+        tree = tree
+            .group(Group::new(&family).excess(Excess::OutOfService))
+            .child(child(&format!("vbucket-{id}"), &family).vbucket(id));
+    }
+    tree
 }
 
 fn not_started(error: actors::executor::StartError) -> BucketError {
@@ -211,23 +262,4 @@ fn addresses(
         Some(shell::start(arbiter, shell, make))
     };
     table.slots.iter().filter_map(start).collect()
-}
-
-/// Until the tree stands.
-#[derive(Debug)]
-struct Nobody;
-
-impl ReportFailure for Nobody {
-    fn report(&self, report: FailureReport) -> FailureId {
-        tracing::warn!(?report, "failure");
-        FailureId(1)
-    }
-}
-
-impl Guardian for Nobody {
-    fn child_down(&self, _: &ChildName, _: Generation, _: ExitCause) -> Verdict {
-        Verdict::RestartAfter(Duration::from_millis(10))
-    }
-
-    fn child_up(&self, _: &ChildName, _: Generation) {}
 }

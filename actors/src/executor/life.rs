@@ -99,9 +99,10 @@ impl Life {
         });
         self.tether.leave();
         match step {
-            Ok(Step::Ended) => self
-                .end()
-                .map_or_else(|panic| self.fell(panic), |()| Turn::Stepped(Step::Ended)),
+            Ok(Step::Ended) => match self.end() {
+                Ok(()) => self.ended(),
+                Err(panic) => self.fell(panic),
+            },
             Ok(step @ (Step::Again | Step::Idle | Step::IdleFor(_))) => Turn::Stepped(step),
             Err(panic) => {
                 // What its drop says after that is no news.
@@ -144,6 +145,16 @@ impl Life {
         } else {
             self.is_held.then_some(Turn::Stepped(Step::Idle))
         }
+    }
+
+    /// Its work is done, or it was told to stop; the guardian need not wait for it.
+    fn ended(&self) -> Turn {
+        let guardian = &self.spec.guardian;
+        // What a guardian that panics thinks of it changes nothing.
+        drop(guarded(|| {
+            guardian.child_stopped(&self.spec.name, self.generation)
+        }));
+        Turn::Stepped(Step::Ended)
     }
 
     fn make(&mut self) -> Turn {

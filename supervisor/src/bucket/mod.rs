@@ -8,19 +8,22 @@ mod requests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use actix::{Addr, Handler, Message, Recipient};
 use actors::shell::Shell;
 use actors::vbucket::{VbucketActor, VbucketCore};
 use bytes::Bytes;
-use messages::OperationError;
 use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta, Mutated, Write, WriteBatch};
+use messages::{ChildName, FailureId, FailureNotice, OperationError};
 use storage::{CollectionId, DocumentKey, VbucketId};
 
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
 use crate::engine;
+use crate::failure_bus::History;
 use crate::opening::Opening;
+use crate::restart::ChildStatus;
 use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
@@ -209,6 +212,28 @@ impl Bucket {
         self.vbucket(vbucket).map(Addr::recipient)
     }
 
+    /// How the bucket's children stand, in the order of the tree.
+    #[must_use]
+    pub fn children(&self) -> Vec<ChildStatus> {
+        self.running().tree.children()
+    }
+
+    /// Restarts a child, and those that restart with it.
+    pub fn restart(&self, child: &ChildName) -> Result<(), BucketError> {
+        Ok(self.running().tree.restart(child)?)
+    }
+
+    /// The failures after `after` that are still kept, oldest first.
+    #[must_use]
+    pub fn failures(&self, after: FailureId) -> History {
+        self.running().failures.since(after)
+    }
+
+    /// Sends every failure from now on to `subscriber`, until its address is closed.
+    pub fn subscribe(&self, subscriber: Recipient<FailureNotice>) {
+        self.running().failures.subscribe(subscriber);
+    }
+
     /// Figures of the bucket.
     #[must_use]
     pub fn statistics(&self) -> BucketStatistics {
@@ -231,10 +256,12 @@ impl Bucket {
         }
     }
 
-    /// Whether the bucket was shut down, by whichever handle.
+    /// Whether the bucket serves nothing any more: it was shut down, by whichever handle, or given up by its
+    /// supervisor.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.running().stop.is_over()
+        let running = self.running();
+        running.stop.is_over() || running.table.is_given_up.load(Ordering::Acquire)
     }
 
     pub(crate) fn core_of(&self, key: &DocumentKey) -> Result<&Arc<VbucketCore>, OperationError> {
