@@ -47,7 +47,7 @@ impl Running {
             .table
             .slots
             .iter()
-            .map(|slot| self.described(slot))
+            .map(|slot| described(slot))
             .collect();
         let mut statistics = BucketStatistics {
             documents: vbuckets.iter().map(|vbucket| vbucket.documents).sum(),
@@ -72,12 +72,12 @@ impl Running {
         }
         statistics
     }
+}
 
-    /// A vbucket without a core is described as what it is: out of service, or not read yet.
-    fn described(&self, slot: &VbucketSlot) -> VbucketDescription {
-        match slot.core() {
-            Ok(core) => core.describe(),
-            Err(_) => VbucketDescription::without_core(slot.id(), slot.down().cloned()),
-        }
+/// A vbucket without a core is described as what it is: out of service, or not read yet.
+fn described(slot: &VbucketSlot) -> VbucketDescription {
+    match slot.core() {
+        Ok(core) => core.describe(),
+        Err(_) => VbucketDescription::without_core(slot.id(), slot.down().cloned()),
     }
 }

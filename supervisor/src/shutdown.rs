@@ -131,9 +131,12 @@ impl Engine {
         }
         self.stop_workers(self.left(began), &mut report).await;
         let is_clean = report.is_clean();
-        let mark = |positions: &[VbucketStatus]| match is_clean {
-            true => CleanMark::write(&*self.disk, positions),
-            false => Ok(()),
+        let mark = |positions: &[VbucketStatus]| {
+            if is_clean {
+                CleanMark::write(&*self.disk, positions)
+            } else {
+                Ok(())
+            }
         };
         match self.running.store.close(mark) {
             Some(Ok(())) => {}

@@ -61,6 +61,11 @@ impl Table {
         }
     }
 
+    /// How many actor threads the vbuckets are dealt to.
+    pub(crate) fn threads(&self) -> usize {
+        self.edges.len()
+    }
+
     /// The number of the actor thread a vbucket was dealt to.
     pub(crate) fn thread_of(&self, vbucket: VbucketId) -> usize {
         vbucket.index().checked_rem(self.edges.len()).unwrap_or(0)

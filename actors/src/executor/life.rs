@@ -128,7 +128,7 @@ impl Life {
                 drop(self.end());
                 let guardian = &self.spec.guardian;
                 drop(guarded(|| {
-                    guardian.child_stopped(&self.spec.name, self.generation)
+                    guardian.child_stopped(&self.spec.name, self.generation);
                 }));
                 return Some(Turn::Stepped(Step::Ended));
             }
@@ -152,7 +152,7 @@ impl Life {
         let guardian = &self.spec.guardian;
         // What a guardian that panics thinks of it changes nothing.
         drop(guarded(|| {
-            guardian.child_stopped(&self.spec.name, self.generation)
+            guardian.child_stopped(&self.spec.name, self.generation);
         }));
         Turn::Stepped(Step::Ended)
     }

@@ -93,10 +93,9 @@ fn live(mut life: Life, bell: &Bell, place: Place) {
     while !bell.is_stopping() {
         match life.turn() {
             Turn::Stepped(Step::Again) => {}
-            Turn::Stepped(Step::Idle) => bell.wait(),
+            Turn::Stepped(Step::Idle) | Turn::OutOfService => bell.wait(),
             Turn::Stepped(Step::IdleFor(time)) => bell.wait_for(time),
             Turn::RestartAfter(delay) => bell.wait_for_stop(delay),
-            Turn::OutOfService => bell.wait(),
             Turn::Stepped(Step::Ended) | Turn::Down => break,
         }
     }

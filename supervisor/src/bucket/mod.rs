@@ -66,12 +66,20 @@ impl Bucket {
     }
 
     /// Reads a document of the default collection.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Found, OperationError> {
         let key = default_key(key.as_ref())?;
         self.core_of(&key)?.get(&key)
     }
 
     /// Reads a document's metadata; shows a tombstone that is still in memory, too.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
     pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
         let key = default_key(key.as_ref())?;
         self.core_of(&key)?.get_meta(&key)
@@ -87,6 +95,10 @@ impl Bucket {
     }
 
     /// Reads many documents, answered in the order of the keys.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
     pub async fn get_many(
         &self,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
@@ -125,6 +137,10 @@ impl Bucket {
     }
 
     /// Gives a document another expiry, and reads it.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
     pub async fn get_and_touch(
         &self,
         key: impl AsRef<[u8]>,
