@@ -41,6 +41,8 @@ struct Model {
     generation: u64,
     faulty: bool,
     told: BTreeMap<WaiterId, Told>,
+    /// What a waiter's vbuckets had when it asked.
+    asked: BTreeMap<WaiterId, Vec<(VbucketId, Seqno)>>,
     next_waiter: u64,
     tries_failed: u64,
 }
@@ -78,6 +80,7 @@ impl Model {
             generation: 1,
             faulty: true,
             told: BTreeMap::new(),
+            asked: BTreeMap::new(),
             next_waiter: 0,
             tries_failed: 0,
         }
@@ -141,6 +144,12 @@ impl Model {
                     assert!(!is_down, "taken down for {cause}");
                 }
                 Effect::Tell(waiter, told) => {
+                    if told == Told::Done(Ok(())) {
+                        for (id, high) in self.asked.get(&waiter).into_iter().flatten() {
+                            let stored = self.position(*id).high_seqno;
+                            assert!(stored >= *high, "told too early: {id}, {stored}, {high}");
+                        }
+                    }
                     assert!(
                         self.told.insert(waiter, told).is_none(),
                         "answered twice: {waiter:?}"
@@ -285,12 +294,21 @@ impl Model {
             },
             21 => self.state.note_store_reopened(),
             22 => {
-                let waiter = self.waiter();
                 let only = Some(self.any()).filter(|_| self.numbers.chance(50));
-                self.state.flush_now(waiter, only);
+                self.flush_now(only);
             }
             _ => self.check(),
         }
+    }
+
+    fn flush_now(&mut self, only: Option<VbucketId>) -> WaiterId {
+        let waiter = self.waiter();
+        let wanted = self.vbuckets.iter();
+        let wanted = wanted.filter(|(id, _)| only.is_none_or(|only| only == **id));
+        let highs = wanted.map(|(id, vbucket)| (*id, vbucket.high_seqno()));
+        self.asked.insert(waiter, highs.collect());
+        self.state.flush_now(waiter, only);
+        waiter
     }
 
     fn check(&self) {
@@ -308,8 +326,7 @@ impl Model {
         self.faulty = false;
         let waiter = self.waiter();
         self.state.resume(waiter);
-        let all = self.waiter();
-        self.state.flush_now(all, None);
+        let all = self.flush_now(None);
         for _ in 0..2000 {
             let is_busy = self.slice();
             for shard in 0..LOG_SHARDS {

@@ -17,11 +17,12 @@ mod worker;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use messages::{ChildName, DownCause, Generation, OperationError};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use messages::{ChildName, DownCause, Generation, OperationError};
 use storage::disk::Disk;
 use storage::{Item, VbucketId, VbucketPosition, VbucketStateRecord};
-use tokio::sync::oneshot;
 
 use crate::backoff::Backoff;
 use crate::environment::Environment;
