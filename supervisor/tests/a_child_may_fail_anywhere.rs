@@ -1,6 +1,7 @@
 //! Wherever a child panics or stalls: whoever asked gets a typed answer, what was queued behind is served, no
 //! acknowledged work is lost, the address still works, and there is exactly one failure, one counter moved by one,
 //! one notice and one event of the log. Every place times every harm.
+#![cfg(test)]
 
 mod support;
 

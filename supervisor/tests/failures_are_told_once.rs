@@ -1,5 +1,6 @@
 //! Every failure, of every kind, moves exactly one counter by one, is logged once and kept; a subscriber that is too
 //! slow is told which ones it missed, and loses none.
+#![cfg(test)]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! A shutdown stops the children in the reverse of the order they start, each with its deadline, and says what came of
 //! it; whoever backs off, is out of service or was never started holds up nobody.
+#![cfg(test)]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Restarts that do not help come to an end: intensity is honoured, the next level takes over, and the embedder is told
 //! what went out of service. So does a kind of message that panics its child again and again.
+#![cfg(test)]
 
 mod support;
 
@@ -260,13 +261,11 @@ fn a_kind_of_message_that_panics_three_times_in_a_row_is_not_tried_again() {
         assert_eq!(ask(&other, Do::Answer).await, Ok(1));
         assert_eq!(world.counters(), [("child_panics", 3), ("escalations", 1)]);
         let last = world.failures().pop().expect("a failure");
-        match last.cause {
-            FailureCause::PoisonedRequest { request, times, .. } => {
-                assert!(request.contains("Panic"), "{request}");
-                assert_eq!(times, 3);
-            }
-            other => panic!("{other:?}"),
-        }
+        let FailureCause::PoisonedRequest { request, times, .. } = last.cause else {
+            panic!("{last:?}");
+        };
+        assert!(request.contains("Panic"), "{request}");
+        assert_eq!(times, 3);
         assert_eq!(world.out_of_service.lock().len(), 1);
     });
 }

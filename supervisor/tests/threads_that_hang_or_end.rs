@@ -1,5 +1,6 @@
 //! Real threads: a handler that blocks its arbiter is found from outside, and an arbiter that ends under its actors is
 //! told. The time the supervisor reads is moved by hand; nothing here waits for a clock.
+#![cfg(test)]
 
 mod support;
 
@@ -112,8 +113,8 @@ fn a_blocked_thread_is_found_and_only_the_culprit_is_blamed() {
         assert_eq!(neighbour.send(Ask).await.expect("it works"), Ok(1));
         let (begun, has_begun) = mpsc::channel();
         let (go, lets_go) = mpsc::channel();
-        let blocked = blocker.send(Block(begun, lets_go));
-        let blocked = actix::spawn(blocked);
+        let asked = blocker.send(Block(begun, lets_go));
+        let asked = actix::spawn(asked);
         let queued = actix::spawn(neighbour.send(Ask));
         tokio::task::yield_now().await;
         has_begun.recv().expect("it blocks");
@@ -130,7 +131,7 @@ fn a_blocked_thread_is_found_and_only_the_culprit_is_blamed() {
         assert_eq!(it.supervisor.children()[0].state, ChildState::Stalled);
 
         go.send(()).expect("it waits");
-        let answer = blocked.await.expect("no panic").expect("it works");
+        let answer = asked.await.expect("no panic").expect("it works");
         assert_eq!(answer, Ok(1), "late, but its own");
         assert_eq!(queued.await.expect("no panic").expect("it works"), Ok(1));
         assert_eq!(
