@@ -298,7 +298,7 @@ proptest! {
             let event = Event::Down(Generation(1), exit);
             let decision = lives.decide(&names[child], event, now, 3).expect("a child");
             if decision.verdict == Some(Verdict::StayDown) {
-                let within = granted.iter().filter(|at| now - **at <= WINDOW).count();
+                let within = granted.iter().filter(|at| now.saturating_sub(**at) <= WINDOW).count();
                 prop_assert_eq!(within, usize::try_from(allowed).expect("small"));
                 for name in &names {
                     prop_assert_eq!(lives.state(name), Some(ChildState::OutOfService));
@@ -306,7 +306,7 @@ proptest! {
                 break;
             }
             granted.push(now);
-            let within = granted.iter().filter(|at| now - **at <= WINDOW).count();
+            let within = granted.iter().filter(|at| now.saturating_sub(**at) <= WINDOW).count();
             prop_assert!(within <= usize::try_from(allowed).expect("small"));
             for name in &names {
                 lives.decide(name, Event::Up(Generation(1)), now, 0).expect("a child");
