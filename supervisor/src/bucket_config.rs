@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors::hooks::Hooks;
 use storage::disk::Disk;
 
 /// Where a bucket lies.
@@ -45,6 +46,9 @@ pub struct BucketConfig {
     pub failure_history_max: usize,
     /// A child that gives no sign of life for so long is treated as failed.
     pub stall_limit: Duration,
+    /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
+    #[cfg(any(test, feature = "testing"))]
+    pub hooks: Hooks,
 }
 
 impl BucketConfig {
@@ -72,6 +76,21 @@ impl BucketConfig {
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
+            #[cfg(any(test, feature = "testing"))]
+            hooks: Hooks::none(),
         }
+    }
+
+    /// The test harness of the bucket, if it has one.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn hooks(&self) -> Hooks {
+        self.hooks.clone()
+    }
+
+    /// There is none without the feature.
+    #[cfg(not(any(test, feature = "testing")))]
+    #[expect(clippy::unused_self, reason = "with the feature there is one")]
+    pub(crate) fn hooks(&self) -> Hooks {
+        Hooks::none()
     }
 }

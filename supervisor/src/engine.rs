@@ -8,7 +8,6 @@ use std::thread;
 
 use actix::{Arbiter, System};
 use actors::executor::threads::ThreadExecutor;
-use actors::hooks::Hooks;
 use actors::system::{SystemClock, SystemRandom};
 use tokio::sync::oneshot;
 
@@ -39,7 +38,7 @@ fn failed(what: &str, cause: &dyn ToString) -> BucketError {
 
 /// The body of the engine's thread.
 fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucket, BucketError>>) {
-    let prepared = ground().and_then(|ground| {
+    let prepared = ground(config).and_then(|ground| {
         let opened = opening::open(config, how, &*ground.random)?;
         Ok((ground, opened))
     });
@@ -81,12 +80,12 @@ fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucke
 }
 
 /// What production stands on.
-fn ground() -> Result<Ground, BucketError> {
+fn ground(config: &BucketConfig) -> Result<Ground, BucketError> {
     let random = SystemRandom::new().map_err(|error| failed("randomness", &error))?;
     Ok(Ground {
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(random),
         executor: Arc::new(ThreadExecutor::new()),
-        hooks: Hooks::none(),
+        hooks: config.hooks(),
     })
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use actors::environment::Random;
-use storage::disk::Disk;
+use storage::disk::{Disk, DiskErrorKind};
 use storage::{CreateOptions, FileSystemDisk, LogStore, OpenOptions, StorageError};
 
 use crate::bucket_config::{BucketConfig, Location};
@@ -56,7 +56,12 @@ pub(crate) fn reopen(disk: &Arc<dyn Disk>, random: &dyn Random) -> Result<LogSto
 fn disk(config: &BucketConfig, how: Opening) -> Result<Arc<dyn Disk>, StorageError> {
     Ok(match (&config.location, how) {
         (Location::Disk(disk), _) => Arc::clone(disk),
-        (Location::Directory(path), Opening::Existing) => Arc::new(FileSystemDisk::new(path)?),
+        (Location::Directory(path), Opening::Existing) => {
+            Arc::new(FileSystemDisk::new(path).map_err(|error| match error.kind {
+                DiskErrorKind::NotFound => StorageError::NoStore,
+                _ => error.into(),
+            })?)
+        }
         (Location::Directory(path), Opening::Create | Opening::CreateIfMissing) => {
             Arc::new(FileSystemDisk::create(path)?)
         }

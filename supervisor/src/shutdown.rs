@@ -107,9 +107,7 @@ impl Engine {
             Wanted::Abandon => self.abandon().await,
         };
         watch.abort();
-        for (_, core) in self.running.table.cores() {
-            core.close();
-        }
+        self.running.table.close();
         report.took = self.since(began);
         self.running.stop.over(&report);
     }
@@ -118,6 +116,10 @@ impl Engine {
         let mut report = ShutdownReport::default();
         for (_, core) in self.running.table.cores() {
             core.close_gate();
+            // A panic of a moment ago that nobody repaired yet: what is suspect is not flushed.
+            if core.is_suspect() {
+                core.reconcile();
+            }
         }
         self.running.warmup.stop();
         for flusher in &self.flushers {

@@ -71,8 +71,13 @@ pub(crate) async fn start(
     let shape = opened.store.shape();
     let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
     let threads = arbiters.len().max(1);
-    let of = environment.clone();
-    let table = Arc::new(Table::new(shape.vbuckets, threads, Arc::clone(&memory), of));
+    let table = Arc::new(Table::new(
+        shape.vbuckets,
+        threads,
+        Arc::clone(&memory),
+        environment.clone(),
+        config.persistence_waiters_max,
+    ));
     let store = handle(opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
     let out_of_service = Arc::clone(&table);
@@ -219,7 +224,7 @@ impl Parts<'_> {
     fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
             let arbiter = arbiters.get(self.table.thread_of(slot.id()))?;
-            let name = ChildName::new(format!("vbucket-{}", slot.id()));
+            let name = vbucket_child(slot.id());
             let mut shell = ShellConfig::new(name, Arc::clone(&self.guardian));
             shell.mailbox = self.config.mailbox_messages_max;
             let slot = Arc::clone(slot);
@@ -228,6 +233,11 @@ impl Parts<'_> {
         };
         self.table.slots.iter().filter_map(start).collect()
     }
+}
+
+/// The name of a vbucket's actor in the tree.
+pub(crate) fn vbucket_child(vbucket: VbucketId) -> ChildName {
+    ChildName::new(format!("vbucket-{vbucket}"))
 }
 
 /// Who there is, in the order of the data: the disk first, then who writes to it, then who is written to.

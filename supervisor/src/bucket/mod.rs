@@ -23,7 +23,7 @@ use crate::bucket_error::BucketError;
 use crate::engine;
 use crate::failure_bus::History;
 use crate::opening::Opening;
-use crate::restart::ChildStatus;
+use crate::restart::{ChildState, ChildStatus};
 use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
@@ -234,9 +234,18 @@ impl Bucket {
         self.running().tree.children()
     }
 
-    /// Restarts a child, and those that restart with it.
+    /// Restarts a child, and those that restart with it; a vbucket that its supervisor gave up is in service again. A
+    /// child whose work is done is left alone.
     pub fn restart(&self, child: &ChildName) -> Result<(), BucketError> {
-        Ok(self.running().tree.restart(child)?)
+        let Running { tree, table, .. } = self.running();
+        let is_it = |one: &ChildStatus| one.name == *child;
+        let status = tree.children().into_iter().find(is_it);
+        if status.is_some_and(|one| one.state == ChildState::Finished) {
+            return Ok(());
+        }
+        tree.restart(child)?;
+        table.bring_back(child);
+        Ok(())
     }
 
     /// The failures after `after` that are still kept, oldest first.
@@ -278,6 +287,13 @@ impl Bucket {
     pub fn is_closed(&self) -> bool {
         let running = self.running();
         running.stop.is_over() || running.table.is_given_up.load(Ordering::Acquire)
+    }
+
+    /// A vbucket's truth, to ask it for faults and to look at it.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn vbucket_core(&self, vbucket: VbucketId) -> Option<Arc<VbucketCore>> {
+        self.running().table.core(vbucket).ok().cloned()
     }
 
     pub(crate) fn core_of(&self, key: &DocumentKey) -> Result<&Arc<VbucketCore>, OperationError> {
