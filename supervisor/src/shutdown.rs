@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
+use tokio::time::timeout;
+
 use actors::environment::Environment;
 use actors::executor::StopWorkers;
 use actors::flusher::FlusherCore;
@@ -18,7 +20,6 @@ use messages::ChildName;
 use messages::flusher::{StopFlushing, Unpersisted};
 use storage::VbucketStatus;
 use storage::disk::Disk;
-use tokio::time::timeout;
 
 use crate::guardian::StopOutcome;
 use crate::running::Running;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use actix::{Addr, ArbiterHandle};
+
 use actors::backoff::Backoff;
 use actors::environment::{Clock, Environment, Random};
 use actors::executor::{Executor, StopWorkers};

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix::{Addr, Handler, Message, Recipient};
+use bytes::Bytes;
+use requests::Verb;
+
 use actors::shell::Shell;
 use actors::vbucket::{VbucketActor, VbucketCore};
-use bytes::Bytes;
 use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta, Mutated, Write, WriteBatch};
 use messages::{ChildName, FailureId, FailureNotice, OperationError};
 use storage::{CollectionId, DocumentKey, VbucketId};
@@ -28,8 +30,6 @@ use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
 use crate::vbucket_map;
-
-use requests::Verb;
 pub use requests::{WriteFuture, WriteRequest};
 
 /// The address of a vbucket's actor; stays valid when the actor is restarted.
