@@ -4,6 +4,10 @@
 
 #[cfg(feature = "testing")]
 pub use supervisor::testing;
+pub use supervisor::{
+    Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Location, Shutdown,
+    ShutdownReport, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
+};
 pub use {messages, storage, supervisor};
 
 /// The programs in README.md, compiled as tests.

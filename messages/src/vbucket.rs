@@ -249,7 +249,7 @@ pub struct SetVbucketState {
 
 /// Say how the vbucket stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
-#[rtype(result = "VbucketDescription")]
+#[rtype(result = "Result<VbucketDescription, OperationError>")]
 pub struct DescribeVbucket;
 
 /// How a vbucket stands.
@@ -275,4 +275,26 @@ pub struct VbucketDescription {
     pub persisted_counts: Option<VbucketCounts>,
     /// Why it is out of service, if it is.
     pub down: Option<crate::status::DownCause>,
+}
+
+impl VbucketDescription {
+    /// How a vbucket stands of which nothing could be read (yet).
+    #[must_use]
+    pub fn without_core(
+        vbucket: VbucketId,
+        down: Option<crate::status::DownCause>,
+    ) -> VbucketDescription {
+        VbucketDescription {
+            vbucket,
+            state: VbucketState::Dead,
+            vbucket_uuid: VbucketUuid(0),
+            high_seqno: Seqno::ZERO,
+            persisted_seqno: Seqno::ZERO,
+            purge_seqno: Seqno::ZERO,
+            snapshot: SnapshotRange::default(),
+            documents: 0,
+            persisted_counts: None,
+            down,
+        }
+    }
 }

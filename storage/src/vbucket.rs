@@ -202,6 +202,50 @@ impl VbucketStateRecord {
 }
 
 impl Watermarks {
+    /// All of it but the kind of snapshot, in the order of every encoding.
+    pub(crate) fn numbers(&self) -> [u64; 9] {
+        [
+            self.high_seqno.0,
+            self.max_visible_seqno.0,
+            self.prepared_seqno.0,
+            self.completed_seqno.0,
+            self.high_prepared_seqno.0,
+            self.purge_seqno.0,
+            self.snapshot.start.0,
+            self.snapshot.end.0,
+            self.commit_time_ms,
+        ]
+    }
+
+    /// The watermarks that have these [`Watermarks::numbers`].
+    pub(crate) fn of_numbers(numbers: [u64; 9], snapshot_kind: SnapshotKind) -> Watermarks {
+        let [
+            high,
+            max_visible,
+            prepared,
+            completed,
+            high_prepared,
+            purge,
+            start,
+            end,
+            commit_time_ms,
+        ] = numbers;
+        Watermarks {
+            high_seqno: Seqno(high),
+            max_visible_seqno: Seqno(max_visible),
+            prepared_seqno: Seqno(prepared),
+            completed_seqno: Seqno(completed),
+            high_prepared_seqno: Seqno(high_prepared),
+            purge_seqno: Seqno(purge),
+            snapshot: SnapshotRange {
+                start: Seqno(start),
+                end: Seqno(end),
+            },
+            snapshot_kind,
+            commit_time_ms,
+        }
+    }
+
     /// Those of a batch of documents that ends at `high_seqno`, committed at `commit_time_ms` in one snapshot of its
     /// own.
     #[must_use]

@@ -92,10 +92,13 @@ fn with_prepares_flushed_at_every_step() {
     }
 }
 
+/// An item of the key at this seqno, or none.
+type State = fn(u64) -> Option<Arc<Item>>;
+
 /// MB-43403: a prepare that became an abort (or the other way) while a compaction ran was not counted.
 #[test]
 fn with_every_change_between_nothing_prepare_and_abort() {
-    let states: [fn(u64) -> Option<Arc<Item>>; 3] = [
+    let states: [State; 3] = [
         |_| None,
         |seqno| Some(prepare(seqno, "key", "prepared")),
         |seqno| Some(abort_of(1, seqno, "key")),

@@ -146,6 +146,12 @@ impl Flusher {
         answer
     }
 
+    /// How long it is until `at`, by the injected clock.
+    #[must_use]
+    pub fn until(&self, at: Duration) -> Duration {
+        at.saturating_sub(self.now())
+    }
+
     fn now(&self) -> Duration {
         self.config.environment.clock.monotonic()
     }

@@ -67,12 +67,6 @@ impl Answer for () {
     }
 }
 
-impl Answer for messages::vbucket::VbucketDescription {
-    fn from_fault(_fault: &ShellFault, _parts: usize) -> Option<Self> {
-        None
-    }
-}
-
 impl From<ShellFault> for OperationError {
     fn from(fault: ShellFault) -> OperationError {
         let ShellFault {

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use super::checkpoint::QueueError;
-use super::core::{Locked, VbucketCore};
+use super::core::VbucketCore;
 use super::document_map::Place;
 use super::fault::ChangeStep;
+use super::lock::Locked;
 use super::status::Status;
 use messages::OperationError;
 use storage::{Item, Predecessor, Seqno};

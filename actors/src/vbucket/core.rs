@@ -5,17 +5,17 @@
 //! between leaves the note, and [`VbucketCore::reconcile`] repairs that one key from the log. The core belongs to the
 //! bucket: actors and callers come and go, it stays.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 
-use super::checkpoint::{CheckpointLimits, CheckpointLog, Garbage};
+use super::checkpoint::{CheckpointLimits, CheckpointLog};
 use super::dirty::DirtyVbuckets;
 use super::document_map::{DocumentMap, MapFigures, Place};
 use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
+use super::lock::Locked;
 use super::replica::StreamEpoch;
 use super::snapshots::Snapshots;
 use super::status::Status;
@@ -349,17 +349,11 @@ impl VbucketCore {
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {
-        let inner = self.inner.lock();
-        Locked {
-            after: AfterUnlock {
-                core: self,
-                is_suspect: false,
-                is_changed: false,
-                garbage: Garbage::default(),
-            },
-            inner,
-            was_panicking: std::thread::panicking(),
-        }
+        Locked::new(self, self.inner.lock())
+    }
+
+    pub(super) fn tell_suspect(&self) {
+        (self.on_suspect)(self.id);
     }
 
     #[inline]
@@ -383,69 +377,5 @@ impl std::fmt::Debug for VbucketCore {
             .field("persisted_seqno", &self.persisted_seqno())
             .field("map", &self.map)
             .finish_non_exhaustive()
-    }
-}
-
-/// The lock, held. When a panic unwinds through it the vbucket is suspect before anybody else gets it.
-pub(super) struct Locked<'a> {
-    // Declared in the order of their drops: unlock, then tell.
-    inner: MutexGuard<'a, Inner>,
-    after: AfterUnlock<'a>,
-    was_panicking: bool,
-}
-
-impl Locked<'_> {
-    /// Something was, or is about to be, appended: the flusher is told once the lock is free, whatever happens.
-    pub(super) fn note_change(&mut self) {
-        self.after.is_changed = true;
-    }
-
-    /// Nobody may trust this vbucket's memory until it was reconciled.
-    pub(super) fn suspect(&mut self) {
-        self.after.core.raise(Status::SUSPECT);
-        self.after.is_suspect = true;
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() && !self.was_panicking {
-            self.suspect();
-        } else {
-            self.after.garbage = self.inner.log.take_garbage();
-        }
-    }
-}
-
-impl Deref for Locked<'_> {
-    type Target = Inner;
-
-    fn deref(&self) -> &Inner {
-        &self.inner
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Inner {
-        &mut self.inner
-    }
-}
-
-struct AfterUnlock<'a> {
-    core: &'a VbucketCore,
-    is_suspect: bool,
-    is_changed: bool,
-    /// What the log no longer needs, to be freed behind the lock.
-    garbage: Garbage,
-}
-
-impl Drop for AfterUnlock<'_> {
-    fn drop(&mut self) {
-        if self.is_changed {
-            self.core.mark_dirty();
-        }
-        if self.is_suspect {
-            (self.core.on_suspect)(self.core.id);
-        }
     }
 }

@@ -13,20 +13,27 @@ mod snapshots;
 mod fault;
 mod waiters;
 mod status;
+mod lock;
 mod core;
 mod change;
 mod operations;
+mod acknowledge;
 mod state;
 mod replica;
 mod loading;
 mod flush;
+mod slot;
+mod actor;
 
+pub use self::acknowledge::Acknowledged;
+pub use self::actor::VbucketActor;
 pub use self::core::{OnSuspect, VbucketConfig, VbucketCore};
 pub use self::dirty::{DirtyVbuckets, WakeFlusher, WakeSent};
 pub use document_map::MapFigures;
 pub use fault::ChangeStep;
 pub use flush::FlushTake;
 pub use replica::StreamEpoch;
+pub use slot::VbucketSlot;
 pub use waiters::{PersistPlace, Persisted, WAITERS_MAX};
 
 #[cfg(test)]

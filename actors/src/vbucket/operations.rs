@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::core::{Locked, VbucketCore};
+use super::core::VbucketCore;
 use super::document_map::Place;
 use super::fault::ChangeStep;
+use super::lock::Locked;
 use super::memory;
 use super::status::Sight;
 use messages::OperationError;

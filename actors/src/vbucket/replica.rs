@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use super::checkpoint::ReplicaSnapshot;
-use super::core::{Inner, Locked, VbucketCore};
+use super::core::{Inner, VbucketCore};
+use super::lock::Locked;
 use super::memory;
 use messages::OperationError;
 use storage::{FailoverTable, Item, Operation, VbucketState};

@@ -11,9 +11,10 @@
 
 use std::sync::Arc;
 
-use super::core::{Inner, Locked, VbucketCore, newest_branch};
+use super::core::{Inner, VbucketCore, newest_branch};
 use super::fault::ChangeStep;
 use super::flush::Flushed;
+use super::lock::Locked;
 use super::snapshots::Snapshots;
 use super::status::Status;
 use messages::OperationError;

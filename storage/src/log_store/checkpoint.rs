@@ -8,16 +8,12 @@ use std::sync::atomic::Ordering;
 
 use crate::disk::OpenMode;
 use crate::error::StorageError;
-use crate::log_store::layer::Layer;
 use crate::log_store::log::frame::LogPosition;
 use crate::log_store::manifest::{self, ManifestOwner, RawEntry, ShardRecord};
 use crate::log_store::names::{Kind, Name};
 use crate::log_store::shard::{BusyGuard, Shard, Slot, Writer, image_of};
 use crate::log_store::version::{RollbackMark, Version};
 use crate::outcome::{Job, Outcome};
-
-/// A layer of nothing but states is made anew when it holds this many, so that it does not grow for ever.
-const STATES_MAX: usize = 64;
 
 /// Writes a shard's manifest.
 #[derive(Debug)]
@@ -199,24 +195,15 @@ impl CheckpointJob {
         ))
     }
 
-    /// The version without what has become useless: a long newest layer of nothing but states, and rollbacks
-    /// of which the log, beginning at `begin`, holds no undone items any more.
+    /// The version without what has become useless: rollbacks of which the log, beginning at `begin`, holds no undone
+    /// items any more.
     fn shortened(&self, version: Arc<Version>, begin: LogPosition) -> Arc<Version> {
-        let Some(active) = version.active() else {
-            return version;
-        };
-        let view = active.view();
-        let is_long = view.is_empty() && active.batch_count() >= STATES_MAX;
         let is_past = |mark: &RollbackMark| mark.sequence <= begin.sequence;
-        if !is_long && !version.rollbacks.iter().any(is_past) {
+        if !version.rollbacks.iter().any(is_past) {
             return version;
         }
         let mut next = Version::clone(&version);
         next.rollbacks.retain(|mark| !is_past(mark));
-        if is_long {
-            next.layers.pop();
-            next.layers.push(Arc::new(Layer::new(view.state().clone())));
-        }
         let next = Arc::new(next);
         self.shard
             .publish(version.place.vbucket, Slot::Up(Arc::clone(&next)));

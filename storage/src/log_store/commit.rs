@@ -14,7 +14,7 @@ use crate::log_store::codec;
 use crate::log_store::log::frame::{LogPosition, Touched};
 use crate::log_store::log::payload;
 use crate::log_store::record::OVERHEAD_MAX;
-use crate::log_store::shard::{Shard, Writer, WriterGuard};
+use crate::log_store::shard::{Shard, Slot, Writer, WriterGuard};
 use crate::log_store::version::Version;
 use crate::outcome::{Job, Outcome};
 use crate::vbucket::VbucketStateRecord;
@@ -210,12 +210,18 @@ impl<'g> CommitJob<'g> {
             let Some(batch) = self.group.get(one.index) else {
                 continue;
             };
-            let bytes = batch.items.iter().map(|item| item.user_bytes()).sum();
+            let Some(layer) = one.version.active() else {
+                continue;
+            };
+            let state = one.state.clone();
+            let bytes = layer.append(&batch.items, one.state, written.place);
             self.shard
                 .unsealed_bytes
                 .fetch_add(bytes, Ordering::Relaxed);
-            if let Some(layer) = one.version.active() {
-                layer.append(&batch.items, one.state, written.place);
+            if layer.is_long() {
+                // No seal takes a layer without items, so it must not grow for ever.
+                let next = Arc::new(one.version.with_new_layer(state));
+                self.shard.publish(batch.vbucket, Slot::Up(next));
             }
         }
     }
@@ -277,5 +283,35 @@ impl Job for CommitJob<'_> {
             Committing::Done => Outcome::Complete(std::mem::take(&mut self.results)),
             Committing::Begin | Committing::Written(_) | Committing::Durable(_) => Outcome::Yielded,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::disk::SimulatedDisk;
+    use crate::kv_store::KvStore;
+    use crate::log_store::fuzzing::stores;
+    use crate::log_store::options::CreateOptions;
+    use crate::log_store::store::LogStore;
+
+    use super::*;
+
+    #[test]
+    fn states_without_items_take_bounded_memory() {
+        let disk = Arc::new(SimulatedDisk::new());
+        let shape = CreateOptions {
+            vbuckets: 1,
+            log_shards: 1,
+        };
+        let store = LogStore::create(disk, shape, stores::options(1)).unwrap();
+        let vbucket = crate::VbucketId::new(0).unwrap();
+        store.create_vbucket(vbucket, &stores::new_state()).unwrap();
+        for _ in 0..500 {
+            stores::write(&store, vbucket, &[]).unwrap();
+        }
+        let version = store.shards()[0].version(vbucket).unwrap();
+        let layers = version.views();
+        let batches = layers.iter().map(|view| view.batches().count());
+        assert!(batches.sum::<usize>() <= 64);
     }
 }

@@ -102,10 +102,9 @@ pub(crate) struct NewContainer {
 }
 
 impl NewContainer {
-    /// A writer at the container's first extent; the container itself goes into `keeper`.
-    pub(crate) fn writer(self, keeper: &mut Option<NewContainer>) -> ExtentWriter {
+    /// A writer at the container's first extent.
+    pub(crate) fn writer(&self) -> ExtentWriter {
         let (file, name) = (Arc::clone(&self.file), Arc::clone(&self.name));
-        *keeper = Some(self);
         ExtentWriter::new(file, name, EXTENT_ALIGNMENT)
     }
 }
@@ -175,6 +174,11 @@ impl Containers {
     /// Removes a container that came to nothing.
     pub(crate) fn discard(&self, new: &NewContainer) {
         self.remove_file(&new.name);
+    }
+
+    /// Leaves a container that came to nothing to maintenance.
+    pub(crate) fn doom(&self, new: NewContainer) {
+        self.open.lock().doomed.push(new.name);
     }
 
     /// Opens a segment, and keeps its extent until it is retired.
@@ -278,15 +282,21 @@ impl Containers {
         }
     }
 
-    /// A container of which less than half is live, of those that are large enough to matter.
-    pub(crate) fn mostly_dead(&self, bytes_min: u64) -> Option<u64> {
+    /// A container of which less than half is live, of those that are large enough to matter: the first behind
+    /// `after`, so that one that cannot be copied out does not keep the others from it.
+    pub(crate) fn mostly_dead(&self, bytes_min: u64, after: Option<u64>) -> Option<u64> {
         let open = self.open.lock();
         let is_worth_it = |number: &&u64| {
             open.containers
                 .get(number)
                 .is_some_and(|container| container.length >= bytes_min && container.is_sparse())
         };
-        open.sparse.iter().find(is_worth_it).copied()
+        let begin = after.map_or(0, |after| after.saturating_add(1));
+        let in_turn = open.sparse.range(begin..).chain(open.sparse.range(..begin));
+        in_turn
+            .into_iter()
+            .find(|number| is_worth_it(number))
+            .copied()
     }
 
     /// Says that copying the container out would not help.

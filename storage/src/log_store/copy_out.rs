@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use crate::disk::DiskFile;
 use crate::error::StorageError;
-use crate::log_store::containers::{EXTENT_ALIGNMENT, NewContainer};
+use crate::log_store::containers::EXTENT_ALIGNMENT;
 use crate::log_store::log::payload::{Edit, Place};
+use crate::log_store::output::Output;
 use crate::log_store::segment::{ExtentWriter, Segment, SegmentMeta};
-use crate::log_store::shard::{BusyGuard, Shard, Slot};
+use crate::log_store::shard::{Shard, Slot};
 use crate::log_store::version::Version;
 use crate::outcome::{AbortReason, Job, Outcome};
 
@@ -22,8 +23,7 @@ const STEP_BYTES: usize = 1 << 20;
 pub(crate) struct CopyOutJob {
     shard: Arc<Shard>,
     from: u64,
-    busy: Option<BusyGuard>,
-    container: Option<NewContainer>,
+    output: Output,
     state: CopyingOut,
 }
 
@@ -55,13 +55,12 @@ struct Moving {
 
 impl CopyOutJob {
     pub(crate) fn new(shard: Arc<Shard>, from: u64) -> CopyOutJob {
-        let (busy, container, state) = (None, None, CopyingOut::Begin);
+        let output = Output::new(Arc::clone(&shard));
         CopyOutJob {
             shard,
             from,
-            busy,
-            container,
-            state,
+            output,
+            state: CopyingOut::Begin,
         }
     }
 
@@ -69,16 +68,16 @@ impl CopyOutJob {
         self.state = match std::mem::replace(&mut self.state, CopyingOut::Done) {
             CopyingOut::Begin => {
                 // A merge would replace what is being moved.
-                self.busy = self.shard.merging.try_begin();
-                if self.busy.is_none() {
+                let Some(busy) = self.shard.merging.try_begin() else {
                     return Ok(Outcome::Aborted(AbortReason::Superseded));
-                }
+                };
+                self.output.begin(busy);
                 let todo = self.live_segments()?;
                 if todo.is_empty() {
                     self.shard.containers.leave_sparse(self.from);
                     return Ok(Outcome::Complete(()));
                 }
-                let extent = self.shard.containers.create()?.writer(&mut self.container);
+                let extent = self.output.create()?;
                 CopyingOut::Copy {
                     extent,
                     todo,
@@ -87,15 +86,10 @@ impl CopyOutJob {
             }
             CopyingOut::Copy { extent, todo, done } => self.copy(extent, todo, done)?,
             CopyingOut::Sync(done) => {
-                if let Some(container) = &self.container {
-                    container.file.sync()?;
-                }
+                self.output.sync()?;
                 CopyingOut::SyncDirectory(done)
             }
-            CopyingOut::SyncDirectory(done) => {
-                self.shard.disk.sync_directory()?;
-                self.open(done)?
-            }
+            CopyingOut::SyncDirectory(done) => self.open(done)?,
             CopyingOut::Publish(moved) => return self.publish(moved),
             CopyingOut::Done => return Ok(Outcome::Complete(())),
         };
@@ -137,7 +131,7 @@ impl CopyOutJob {
         if moving.copied == 0 {
             extent.align(EXTENT_ALIGNMENT)?;
             moving.new.offset = extent.position();
-            moving.new.container = self.container.as_ref().map_or(0, |new| new.number);
+            moving.new.container = self.output.number();
         }
         let left = moving.old.length.saturating_sub(moving.copied);
         let length = usize::try_from(left).unwrap_or(STEP_BYTES).min(STEP_BYTES);
@@ -157,21 +151,11 @@ impl CopyOutJob {
 
     /// Opens the copies, which verifies their footers. A damaged source is found here, and stays where it is.
     fn open(&mut self, done: Vec<Moving>) -> Result<CopyingOut, StorageError> {
-        if let Some(container) = self.container.take() {
-            self.shard
-                .containers
-                .adopt(container, done.iter().map(|moving| &moving.new));
-        }
-        let metas: Vec<SegmentMeta> = done.iter().map(|moving| moving.new.clone()).collect();
+        let metas = done.iter().map(|moving| moving.new.clone());
+        self.output.adopt(metas.collect())?;
         let mut moved = Vec::with_capacity(done.len());
         for moving in done {
-            let segment = self
-                .shard
-                .containers
-                .open_segment(&moving.new)
-                .inspect_err(|_| {
-                    self.shard.retire(&metas, 0);
-                })?;
+            let segment = self.shard.containers.open_segment(&moving.new)?;
             moved.push((moving, segment));
         }
         Ok(CopyingOut::Publish(moved))
@@ -182,6 +166,7 @@ impl CopyOutJob {
             self.state = CopyingOut::Publish(moved);
             return Ok(Outcome::Yielded);
         };
+        self.output.hand_over();
         let (still_there, gone): (Vec<_>, Vec<_>) = moved
             .into_iter()
             .partition(|(moving, _)| self.is_there(moving));
@@ -239,16 +224,7 @@ impl Job for CopyOutJob {
     type Output = ();
 
     fn step(&mut self) -> Outcome<()> {
-        let outcome = self.advance().unwrap_or_else(|error| {
-            self.state = CopyingOut::Done;
-            Outcome::Failed(error)
-        });
-        if !matches!(outcome, Outcome::Yielded) {
-            self.busy = None;
-            if let Some(container) = self.container.take() {
-                self.shard.containers.discard(&container);
-            }
-        }
-        outcome
+        let result = self.advance();
+        self.output.after_step(result)
     }
 }

@@ -20,10 +20,15 @@ use crate::log_store::log::frame::LogPosition;
 use crate::seqno::Seqno;
 use crate::vbucket::{VbucketStateRecord, Watermarks};
 
+/// A layer of nothing but states is made anew when it holds this many, so that it does not grow for ever.
+const STATES_MAX: usize = 64;
 /// Not superseded; no item has this seqno.
 const NEVER: u64 = u64::MAX;
 /// No older entry of the key in this layer.
 const NONE: u32 = u32::MAX;
+
+/// What a batch takes besides its items, once it is in a layer that a seal will take.
+const BATCH_BYTES: u64 = size_of::<CommittedBatch>() as u64;
 
 /// Items between two seals.
 #[derive(Debug)]
@@ -34,7 +39,7 @@ pub(crate) struct Layer {
     batches: AppendLog<CommittedBatch>,
     /// How many batches readers may see.
     published: AtomicUsize,
-    /// Key and value bytes of the entries.
+    /// Key and value bytes of the entries, and what the batches take; nothing as long as there are no entries.
     bytes: AtomicU64,
     /// Where in the log the first item lies, or a place before it.
     begin: OnceLock<LogPosition>,
@@ -71,13 +76,14 @@ impl Layer {
         }
     }
 
-    /// Appends a batch and publishes it. For the shard's writer only. The batch lies at or after `place` in the log.
+    /// Appends a batch and publishes it; the bytes it added. For the shard's writer only. The batch lies at or after
+    /// `place` in the log.
     pub(crate) fn append(
         &self,
         items: &[Arc<Item>],
         state: VbucketStateRecord,
         place: LogPosition,
-    ) {
+    ) -> u64 {
         let count = self.published.load(Ordering::Relaxed);
         let begin = self.entries_after(count);
         let mut bytes = 0u64;
@@ -91,13 +97,17 @@ impl Layer {
         }
         if !items.is_empty() {
             self.begin.get_or_init(|| place);
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         let entries_end = begin.saturating_add(items.len());
+        if entries_end > 0 {
+            bytes = bytes.saturating_add(BATCH_BYTES);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         self.batches
             .set(count, CommittedBatch { entries_end, state });
         self.published
             .store(count.saturating_add(1), Ordering::Release);
+        bytes
     }
 
     fn entries_after(&self, batches: usize) -> usize {
@@ -117,7 +127,7 @@ impl Layer {
         }
     }
 
-    /// Key and value bytes held.
+    /// Bytes that a seal would take off the log and the memory.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -132,9 +142,10 @@ impl Layer {
         self.begin.get().copied()
     }
 
-    /// How many batches, to know when a layer of nothing but states has grown long.
-    pub(crate) fn batch_count(&self) -> usize {
-        self.published.load(Ordering::Acquire)
+    /// Whether it holds nothing but states, and so many that it should be made anew.
+    pub(crate) fn is_long(&self) -> bool {
+        let batches = self.published.load(Ordering::Acquire);
+        batches >= STATES_MAX && self.entries_after(batches) == 0
     }
 }
 

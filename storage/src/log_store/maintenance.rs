@@ -3,6 +3,8 @@
 //! Invariant: the decision is a pure function of figures; doing it never holds up a commit for longer than a
 //! publish. Called again and again by whatever thread the embedder gives, or step by step by a simulation.
 
+use std::cmp::Reverse;
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -93,7 +95,10 @@ pub(crate) struct Figures {
 /// file fails, and only what comes behind it makes room.
 pub(crate) fn decide(figures: &Figures, failed: Option<Work>) -> Option<Work> {
     let wanted: Vec<Work> = by_urgency(figures).into_iter().flatten().collect();
-    let failed = wanted.iter().position(|work| Some(*work) == failed);
+    // The same kind of work on something else would step in front of the rest as well.
+    let is_alike =
+        |work: &Work| failed.is_some_and(|failed| discriminant(work) == discriminant(&failed));
+    let failed = wanted.iter().position(is_alike);
     let behind = failed.and_then(|at| wanted.get(at.saturating_add(1)));
     behind.or(wanted.first()).copied()
 }
@@ -129,19 +134,29 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     }
     let reclaimable = shard.reclaimable();
     let failed = *shard.failed_work.lock();
-    let has_turn = |vbucket| failed != Some(Work::Merge(vbucket));
+    // What failed last has its turn again after all others.
+    let turn = |vbucket: VbucketId| {
+        let Some(Work::Merge(last)) = failed else {
+            return (false, Reverse(0));
+        };
+        (vbucket > last, Reverse(vbucket.get()))
+    };
     let most_segments = shard
         .versions()
         .into_iter()
         .map(|version| (version.segments.len(), version.place.vbucket))
         .filter(|(count, _)| *count > shard.options.segments_max.max(1))
-        .max_by_key(|(count, vbucket)| (has_turn(*vbucket), *count))
+        .max_by_key(|(count, vbucket)| (turn(*vbucket), *count))
         .map(|(_, vbucket)| vbucket)
         .filter(|_| !shard.merging.is_at_work());
     let wants_checkpoint = log_files > 1 && shard.wants_checkpoint.load(Ordering::Acquire);
+    let mut after = None;
+    if let Some(Work::CopyOut(last)) = failed {
+        after = Some(last);
+    }
     let mostly_dead = shard
         .containers
-        .mostly_dead(shard.options.container_bytes_min)
+        .mostly_dead(shard.options.container_bytes_min, after)
         .filter(|_| !shard.merging.is_at_work());
     let unsealed_bytes = shard.unsealed_bytes.load(Ordering::Relaxed);
     // States without items are never sealed: only a manifest frees the log of them.
@@ -260,6 +275,8 @@ pub(crate) struct PrepareJob {
     shard: Arc<Shard>,
     busy: Option<BusyGuard>,
     preparing: Option<PrepareLogFile>,
+    /// The obsolete file it is made of.
+    recycled: Option<LogFileSpan>,
     /// Prepared, not handed over yet.
     ready: Option<LogFile>,
 }
@@ -270,6 +287,7 @@ impl PrepareJob {
             shard,
             busy: None,
             preparing: None,
+            recycled: None,
             ready: None,
         }
     }
@@ -303,7 +321,9 @@ impl PrepareJob {
     }
 
     fn begin(&mut self) -> Outcome<()> {
-        self.busy = self.shard.preparing.try_begin();
+        if self.busy.is_none() {
+            self.busy = self.shard.preparing.try_begin();
+        }
         if self.busy.is_none() {
             return Outcome::Aborted(AbortReason::Superseded);
         }
@@ -324,7 +344,8 @@ impl PrepareJob {
         let capacity = recycled.as_ref().map_or(wanted, |span| span.capacity);
         let header = writer.log.next_header(capacity);
         drop(writer);
-        let name = recycled.map(|span| span.name);
+        let name = recycled.as_ref().map(|span| span.name.clone());
+        self.recycled = recycled;
         self.preparing = Some(PrepareLogFile::new(
             Arc::clone(&self.shard.disk),
             header,
@@ -334,16 +355,45 @@ impl PrepareJob {
     }
 }
 
+impl PrepareJob {
+    /// What an unfinished preparation may have left goes with the obsolete files: the one it was made of, if nothing
+    /// was done to it, and the new one under any of its names.
+    fn give_up(&mut self) {
+        let preparing = self.preparing.take();
+        let keeps = preparing
+            .as_ref()
+            .is_some_and(PrepareLogFile::keeps_recycled);
+        let recycled = self.recycled.take().filter(|_| keeps);
+        let leftovers = preparing.map(|preparing| preparing.names());
+        let ready = self.ready.take().map(|file| file.name);
+        let leftovers = leftovers.into_iter().flatten().chain(ready);
+        // Of no size that would ever be used again.
+        let leftovers = leftovers.map(|name| LogFileSpan {
+            name,
+            number: 0,
+            capacity: 0,
+            after: 0,
+        });
+        let mut obsolete = self.shard.obsolete.lock();
+        obsolete.extend(leftovers.chain(recycled));
+        drop(obsolete);
+        self.busy = None;
+    }
+}
+
+impl Drop for PrepareJob {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
 impl Job for PrepareJob {
     type Output = ();
 
     fn step(&mut self) -> Outcome<()> {
         let outcome = self.advance().unwrap_or_else(Outcome::Failed);
         if !matches!(outcome, Outcome::Yielded) {
-            if let Some(preparing) = self.preparing.take() {
-                preparing.clean_up();
-            }
-            self.busy = None;
+            self.give_up();
         }
         outcome
     }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 use crate::error::StorageError;
-use crate::log_store::containers::NewContainer;
 use crate::log_store::log::payload::{Edit, Place};
+use crate::log_store::output::Output;
 use crate::log_store::segment::{
     IndexEntry, KeyCursor, Kill, RecordLocation, Segment, SegmentIdent, SegmentMeta, SegmentTail,
     SegmentWriter, SeqnoCursor,
 };
-use crate::log_store::shard::{BusyGuard, Shard, Slot};
+use crate::log_store::shard::{Shard, Slot};
 use crate::log_store::version::{SegmentView, Version, last_at_each_seqno};
 use crate::outcome::{AbortReason, Job, Outcome};
 use crate::seqno::Seqno;
@@ -32,9 +32,7 @@ pub(crate) struct MergeJob {
     shard: Arc<Shard>,
     vbucket: VbucketId,
     history_floor: Seqno,
-    busy: Option<BusyGuard>,
-    /// The container being filled; removed unless the merge gets as far as to publish.
-    container: Option<NewContainer>,
+    output: Output,
     state: Merging,
 }
 
@@ -91,14 +89,13 @@ struct Merged {
 
 impl MergeJob {
     pub(crate) fn new(shard: Arc<Shard>, vbucket: VbucketId, history_floor: Seqno) -> MergeJob {
-        let (busy, container, state) = (None, None, Merging::Begin);
+        let output = Output::new(Arc::clone(&shard));
         MergeJob {
             shard,
             vbucket,
             history_floor,
-            busy,
-            container,
-            state,
+            output,
+            state: Merging::Begin,
         }
     }
 
@@ -128,15 +125,10 @@ impl MergeJob {
             }
             Merging::Finish(copying) => Merging::Sync(self.finish(*copying)?),
             Merging::Sync(merged) => {
-                if let Some(container) = &self.container {
-                    container.file.sync()?;
-                }
+                self.output.sync()?;
                 Merging::SyncDirectory(merged)
             }
-            Merging::SyncDirectory(merged) => {
-                self.shard.disk.sync_directory()?;
-                self.open(merged)?
-            }
+            Merging::SyncDirectory(merged) => self.open(merged)?,
             Merging::Publish(merged, segment) => return self.publish(merged, segment),
             Merging::Done => return Ok(Outcome::Complete(())),
         };
@@ -151,7 +143,7 @@ impl MergeJob {
         if version.segments.is_empty() {
             return Ok(Err(Outcome::Complete(())));
         }
-        self.busy = Some(busy);
+        self.output.begin(busy);
         let mut kills = Vec::new();
         for view in &version.segments {
             kills.extend(view.visible_kills()?);
@@ -162,7 +154,7 @@ impl MergeJob {
             incarnation,
             epoch,
         } = version.place;
-        let extent = self.shard.containers.create()?.writer(&mut self.container);
+        let extent = self.output.create()?;
         let ident = SegmentIdent {
             vbucket,
             incarnation,
@@ -223,7 +215,7 @@ impl MergeJob {
         let last = inputs.views.last().map(SegmentView::high);
         let (meta, mut extent) = writer.finish(SegmentTail {
             id: self.shard.new_segment_id(),
-            container: self.container.as_ref().map_or(0, |new| new.number),
+            container: self.output.number(),
             exact_from: dropped.exact_from,
             kills: &kills,
             boundaries: &boundaries,
@@ -239,17 +231,8 @@ impl MergeJob {
     }
 
     fn open(&mut self, merged: Merged) -> Result<Merging, StorageError> {
-        if let Some(container) = self.container.take() {
-            self.shard.containers.adopt(container, [&merged.meta]);
-        }
-        let segment = self
-            .shard
-            .containers
-            .open_segment(&merged.meta)
-            .inspect_err(|_| {
-                // Nothing refers to it yet, so it may go at once.
-                self.shard.retire([&merged.meta], 0);
-            })?;
+        self.output.adopt(vec![merged.meta.clone()])?;
+        let segment = self.shard.containers.open_segment(&merged.meta)?;
         Ok(Merging::Publish(merged, segment))
     }
 
@@ -264,6 +247,7 @@ impl MergeJob {
             self.state = Merging::Publish(merged, segment);
             return Ok(Outcome::Yielded);
         };
+        self.output.hand_over();
         let version = match self.shard.version_of(merged.inputs.place) {
             Ok(version) => version,
             Err(reason) => {
@@ -440,16 +424,7 @@ impl Job for MergeJob {
     type Output = ();
 
     fn step(&mut self) -> Outcome<()> {
-        let outcome = self.advance().unwrap_or_else(|error| {
-            self.state = Merging::Done;
-            Outcome::Failed(error)
-        });
-        if !matches!(outcome, Outcome::Yielded) {
-            self.busy = None;
-            if let Some(container) = self.container.take() {
-                self.shard.containers.discard(&container);
-            }
-        }
-        outcome
+        let result = self.advance();
+        self.output.after_step(result)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Read the modules in this order to follow one commit from `commit()` to the disk and back through recovery:
 //! [`options`], `store`, `shard`, `commit`, `log` (payload, writer, file, frame), `layer`, `version`, `snapshot`;
-//! then `seal`, `segment`, `containers`, `merge`, `copy_out`, `checkpoint`, `manifest`, `maintenance`; then
+//! then `output`, `seal`, `segment`, `containers`, `merge`, `copy_out`, `checkpoint`, `manifest`, `maintenance`; then
 //! `recovery` (image, log reader), `rollback`, `verify`.
 
 pub mod options;
@@ -18,6 +18,7 @@ mod version;
 mod snapshot;
 mod seqno_scan;
 mod key_scan;
+mod output;
 mod seal;
 pub(crate) mod segment;
 mod containers;

@@ -4,24 +4,25 @@
 //! the publish the items are served from the frozen layers; a seal that fails leaves them there, and the next one
 //! takes them. Versions whose killer is above the history floor are kept (rule R11).
 
+mod run;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use roaring::RoaringTreemap;
 
-use crate::counts::{VbucketCounts, Weight};
-use crate::document::Item;
+use crate::counts::VbucketCounts;
 use crate::error::StorageError;
-use crate::kv_store::ItemView;
-use crate::log_store::containers::{EXTENT_ALIGNMENT, NewContainer};
+use crate::log_store::containers::EXTENT_ALIGNMENT;
 use crate::log_store::layer::{Layer, LayerView};
 use crate::log_store::log::payload::{Edit, Place};
+use crate::log_store::output::Output;
+use crate::log_store::seal::run::Run;
 use crate::log_store::segment::{
-    ExtentWriter, IndexEntry, IndexKey, Kill, RecordLocation, Segment, SegmentIdent, SegmentMeta,
-    SegmentTail, SegmentWriter,
+    ExtentWriter, Kill, Segment, SegmentIdent, SegmentMeta, SegmentTail, SegmentWriter,
 };
-use crate::log_store::shard::{BusyGuard, Shard, Slot};
+use crate::log_store::shard::{Shard, Slot};
 use crate::log_store::version::{SegmentView, Version, apply_kills, last_at_each_seqno};
 use crate::outcome::{Job, Outcome};
 use crate::seqno::Seqno;
@@ -35,9 +36,7 @@ pub(crate) struct SealJob {
     which: Which,
     /// Why a vbucket could not be sealed while the others were.
     failed: Option<StorageError>,
-    busy: Option<BusyGuard>,
-    /// The container being filled; removed unless the seal gets as far as to publish.
-    container: Option<NewContainer>,
+    output: Output,
     state: Sealing,
 }
 
@@ -92,15 +91,14 @@ impl SealJob {
     }
 
     fn new(shard: Arc<Shard>, which: Which, history_floor: Seqno) -> Self {
-        let (busy, container, state) = (None, None, Sealing::Begin);
+        let output = Output::new(Arc::clone(&shard));
         SealJob {
             shard,
             history_floor,
             which,
             failed: None,
-            busy,
-            container,
-            state,
+            output,
+            state: Sealing::Begin,
         }
     }
 
@@ -110,8 +108,7 @@ impl SealJob {
                 Begun::Nothing => return Ok(Outcome::Complete(())),
                 Begun::Waits => Sealing::Begin,
                 Begun::Frozen(todo) => {
-                    let extent = self.shard.containers.create()?;
-                    let extent = extent.writer(&mut self.container);
+                    let extent = self.output.create()?;
                     Sealing::Write {
                         extent,
                         todo,
@@ -125,15 +122,10 @@ impl SealJob {
                 sealed,
             } => self.write_next(extent, todo, sealed)?,
             Sealing::Sync(sealed) => {
-                if let Some(container) = &self.container {
-                    container.file.sync()?;
-                }
+                self.output.sync()?;
                 Sealing::SyncDirectory(sealed)
             }
-            Sealing::SyncDirectory(sealed) => {
-                self.shard.disk.sync_directory()?;
-                self.open(sealed)?
-            }
+            Sealing::SyncDirectory(sealed) => self.open(sealed)?,
             Sealing::Publish(sealed) => return self.publish(sealed),
             Sealing::Done => return Ok(Outcome::Complete(())),
         };
@@ -163,7 +155,7 @@ impl SealJob {
             }
         }
         drop(writer);
-        self.busy = Some(busy);
+        self.output.begin(busy);
         Ok(if todo.is_empty() {
             Begun::Nothing
         } else {
@@ -228,7 +220,7 @@ impl SealJob {
         let boundaries = last_at_each_seqno(views.iter().flat_map(LayerView::boundaries));
         let tail = SegmentTail {
             id: self.shard.new_segment_id(),
-            container: self.container.as_ref().map_or(0, |new| new.number),
+            container: self.output.number(),
             exact_from: run.exact_from,
             kills: &run.kills_with_bytes(&locations),
             boundaries: &boundaries,
@@ -250,22 +242,11 @@ impl SealJob {
     }
 
     fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {
-        if let Some(container) = self.container.take() {
-            self.shard
-                .containers
-                .adopt(container, sealed.iter().map(|one| &one.meta));
-        }
+        let metas = sealed.iter().map(|one| one.meta.clone());
+        self.output.adopt(metas.collect())?;
         let mut opened = Vec::with_capacity(sealed.len());
-        let metas: Vec<SegmentMeta> = sealed.iter().map(|one| one.meta.clone()).collect();
         for one in sealed {
-            let segment = self
-                .shard
-                .containers
-                .open_segment(&one.meta)
-                .inspect_err(|_| {
-                    // Nothing refers to them yet, so they may go at once.
-                    self.shard.retire(&metas, 0);
-                })?;
+            let segment = self.shard.containers.open_segment(&one.meta)?;
             opened.push(Opened {
                 sealed: one,
                 segment,
@@ -279,6 +260,7 @@ impl SealJob {
             self.state = Sealing::Publish(sealed);
             return Ok(Outcome::Yielded);
         };
+        self.output.hand_over();
         let mut gone = None;
         let mut current = Vec::with_capacity(sealed.len());
         for one in sealed {
@@ -347,199 +329,6 @@ fn frozen_layers(version: &Version) -> &[Arc<Layer>] {
         .map_or(&[], |(_, frozen)| frozen)
 }
 
-/// The items of a seal, by seqno and by key, and what becomes of each.
-struct Run<'v> {
-    items: Vec<&'v Arc<Item>>,
-    /// Numbers of the items kept, by (namespace, key), newest version first.
-    by_key: Vec<u32>,
-    /// Whether the item is left out.
-    dropped: Vec<bool>,
-    /// Victims in older segments, with their bytes there.
-    kills: Vec<Kill>,
-    /// Superseded items kept: victim and killer, as numbers of items.
-    kept_victims: Vec<(u32, Seqno)>,
-    exact_from: Seqno,
-    counts: VbucketCounts,
-}
-
-impl<'v> Run<'v> {
-    fn of(
-        views: &'v [LayerView],
-        version: &Version,
-        history_floor: Seqno,
-    ) -> Result<Run<'v>, StorageError> {
-        let items: Vec<&Arc<Item>> = views.iter().flat_map(LayerView::items).collect();
-        let mut run = Run {
-            by_key: sorted_by_key(&items),
-            dropped: vec![false; items.len()],
-            items,
-            kills: Vec::new(),
-            kept_victims: Vec::new(),
-            exact_from: Seqno::ZERO,
-            counts: VbucketCounts::default(),
-        };
-        run.decide(version, history_floor)?;
-        Ok(run)
-    }
-
-    fn item(&self, number: u32) -> Option<&'v Arc<Item>> {
-        self.items.get(number as usize).copied()
-    }
-
-    fn first(&self) -> Seqno {
-        self.items.first().map_or(Seqno::ZERO, |item| item.seqno)
-    }
-
-    /// Key by key: the newest version lives, older ones go or become history, what lies in segments dies.
-    fn decide(&mut self, version: &Version, floor: Seqno) -> Result<(), StorageError> {
-        let by_key = std::mem::take(&mut self.by_key);
-        let mut kept = Vec::with_capacity(by_key.len());
-        let mut newer: Option<&Arc<Item>> = None;
-        for (place, number) in by_key.iter().enumerate() {
-            let Some(item) = self.item(*number) else {
-                continue;
-            };
-            let killer = newer
-                .filter(|newer| same_key(newer, item))
-                .map(|newer| newer.seqno);
-            self.judge(*number, item, killer, floor);
-            if !self.dropped.get(*number as usize).copied().unwrap_or(false) {
-                kept.push(*number);
-            }
-            let next = by_key
-                .get(place.saturating_add(1))
-                .and_then(|next| self.item(*next));
-            if next.is_none_or(|next| !same_key(next, item)) {
-                self.kill_sealed(version, item)?;
-            }
-            newer = Some(item);
-        }
-        self.by_key = kept;
-        self.kills.sort_unstable_by_key(|kill| kill.victim);
-        Ok(())
-    }
-
-    fn judge(&mut self, number: u32, item: &Item, killer: Option<Seqno>, floor: Seqno) {
-        let collection = item.document.key.collection();
-        match killer {
-            None => self.counts.gained(collection, Weight::of(item), item.seqno),
-            Some(killer) => {
-                self.counts.saw(collection, item.seqno);
-                if killer <= floor {
-                    self.exact_from = self.exact_from.max(killer);
-                    if let Some(dropped) = self.dropped.get_mut(number as usize) {
-                        *dropped = true;
-                    }
-                } else {
-                    self.kept_victims.push((number, killer));
-                }
-            }
-        }
-    }
-
-    /// The key's version in the segments, if there is one, is superseded by `killer`, its oldest version here.
-    /// Looked up whatever the writer's hint said (rule R8).
-    fn kill_sealed(&mut self, version: &Version, killer: &Item) -> Result<(), StorageError> {
-        let key = &killer.document.key;
-        let Some((_, found)) = version.find_sealed(killer.namespace(), key.as_encoded())? else {
-            return Ok(());
-        };
-        self.counts
-            .lost(key.collection(), found.weight(killer.namespace()));
-        self.kills.push(Kill {
-            victim: found.seqno,
-            killer: killer.seqno,
-            victim_bytes: found.location.length,
-        });
-        Ok(())
-    }
-
-    /// Writes the items by seqno; where each lies.
-    fn write_records(
-        &self,
-        writer: &mut SegmentWriter,
-    ) -> Result<Vec<Option<RecordLocation>>, StorageError> {
-        let mut locations = Vec::with_capacity(self.items.len());
-        for (item, is_dropped) in self.items.iter().zip(&self.dropped) {
-            let kept = (!is_dropped).then(|| writer.push(&ItemView::of(item)));
-            locations.push(kept.transpose()?);
-        }
-        Ok(locations)
-    }
-
-    fn write_index(
-        &self,
-        writer: &mut SegmentWriter,
-        locations: &[Option<RecordLocation>],
-    ) -> Result<(), StorageError> {
-        for number in &self.by_key {
-            let location = locations.get(*number as usize).copied().flatten();
-            let (Some(item), Some(location)) = (self.item(*number), location) else {
-                continue;
-            };
-            let key = IndexKey::new(item.namespace(), item.document.key.as_encoded());
-            writer.push_index(IndexEntry {
-                key: key.as_bytes(),
-                seqno: item.seqno,
-                location,
-                is_tombstone: item.operation.is_tombstone(),
-                user_bytes: item.user_bytes(),
-            })?;
-        }
-        Ok(())
-    }
-
-    /// All kills, those of versions kept as history included, by victim.
-    fn kills_with_bytes(&self, locations: &[Option<RecordLocation>]) -> Vec<Kill> {
-        let mut kills = self.kills.clone();
-        for (number, killer) in &self.kept_victims {
-            let location = locations.get(*number as usize).copied().flatten();
-            if let (Some(item), Some(location)) = (self.item(*number), location) {
-                let victim_bytes = location.length;
-                kills.push(Kill {
-                    victim: item.seqno,
-                    killer: *killer,
-                    victim_bytes,
-                });
-            }
-        }
-        kills.sort_unstable_by_key(|kill| kill.victim);
-        kills
-    }
-}
-
-fn same_key(one: &Item, other: &Item) -> bool {
-    one.namespace() == other.namespace() && one.document.key == other.document.key
-}
-
-/// Numbers of the items by (namespace, key), newest first within a key. The first bytes decide most comparisons
-/// without going to the items.
-fn sorted_by_key(items: &[&Arc<Item>]) -> Vec<u32> {
-    let prefix = |item: &Item| {
-        let mut bytes = [0u8; 8];
-        let key = item.document.key.as_encoded();
-        let source = std::iter::once(item.namespace() as u8).chain(key.iter().copied());
-        for (slot, byte) in bytes.iter_mut().zip(source) {
-            *slot = byte;
-        }
-        u64::from_be_bytes(bytes)
-    };
-    let numbers = 0..u32::try_from(items.len()).unwrap_or(u32::MAX);
-    let mut order: Vec<(u64, u32)> = items
-        .iter()
-        .zip(numbers)
-        .map(|(item, number)| (prefix(item), number))
-        .collect();
-    order.sort_unstable_by(|(prefix_a, a), (prefix_b, b)| {
-        prefix_a.cmp(prefix_b).then_with(|| {
-            let key = |n: &u32| items.get(*n as usize).map(|i| i.document.key.as_encoded());
-            // Equal prefixes mean equal namespaces; a higher number is a higher seqno.
-            key(a).cmp(&key(b)).then_with(|| b.cmp(a))
-        })
-    });
-    order.into_iter().map(|(_, number)| number).collect()
-}
-
 impl Sealed {
     fn edit(&self) -> Edit {
         Edit::Seal {
@@ -577,16 +366,7 @@ impl Job for SealJob {
     type Output = ();
 
     fn step(&mut self) -> Outcome<()> {
-        let outcome = self.advance().unwrap_or_else(|error| {
-            self.state = Sealing::Done;
-            Outcome::Failed(error)
-        });
-        if !matches!(outcome, Outcome::Yielded) {
-            self.busy = None;
-            if let Some(container) = self.container.take() {
-                self.shard.containers.discard(&container);
-            }
-        }
-        outcome
+        let result = self.advance();
+        self.output.after_step(result)
     }
 }

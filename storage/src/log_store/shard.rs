@@ -104,7 +104,7 @@ pub(crate) struct Shard {
     /// Shared by all shards of the store.
     pub(crate) next_incarnation: Arc<AtomicU64>,
     pub(crate) next_segment: AtomicU64,
-    /// Key and value bytes that are in no segment yet.
+    /// Bytes that are in no segment yet, as layers count them.
     pub(crate) unsealed_bytes: AtomicU64,
     /// Highest frame known durable.
     pub(crate) synced: AtomicU64,

@@ -5,7 +5,7 @@
 //! [`LogStore::maintain`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use crate::admission::check_identity;
 use crate::disk::{Disk, DiskLock};
@@ -43,6 +43,8 @@ struct Inner {
     shape: CreateOptions,
     shards: Vec<Arc<Shard>>,
     disk: Arc<dyn Disk>,
+    /// Whose turn it is to be maintained.
+    next_shard: AtomicU16,
     _lock: Box<dyn DiskLock>,
 }
 
@@ -66,7 +68,7 @@ pub struct StoreStatistics {
     pub container_bytes: u64,
     /// Bytes of the segments that are part of a vbucket.
     pub live_extent_bytes: u64,
-    /// Key and value bytes that are in no segment yet.
+    /// Key and value bytes that are in no segment yet, and what their batches take in memory.
     pub unsealed_bytes: u64,
     /// Log files abandoned after a failed write or sync since the store was opened.
     pub log_files_abandoned: u64,
@@ -117,6 +119,7 @@ impl LogStore {
                 shape,
                 shards,
                 disk,
+                next_shard: AtomicU16::new(0),
                 _lock: lock,
             }),
         })
@@ -240,10 +243,15 @@ impl LogStore {
     /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives
     /// space back. Call it in a loop from a thread of your own.
     pub fn maintain(&self) -> Outcome<Maintained> {
-        for number in 0..self.inner.shape.log_shards {
+        let shards = self.inner.shape.log_shards.max(1);
+        let begin = self.inner.next_shard.load(Ordering::Relaxed);
+        for number in (0..shards).map(|offset| begin.wrapping_add(offset) % shards) {
             let Some(mut job) = self.maintenance_job(number) else {
                 continue;
             };
+            // One whose work always fails must not keep the others from theirs.
+            let next = number.wrapping_add(1) % shards;
+            self.inner.next_shard.store(next, Ordering::Relaxed);
             return match job.run() {
                 // Somebody else is at it: that is work done.
                 Outcome::Aborted(AbortReason::Superseded) => Outcome::Complete(Maintained::Worked),

@@ -103,6 +103,14 @@ impl Version {
         self.layers.last()
     }
 
+    /// The version with a new layer, which begins with `state`, in place of the newest, which holds no items.
+    pub(crate) fn with_new_layer(&self, state: VbucketStateRecord) -> Version {
+        let mut next = self.clone();
+        next.layers.pop();
+        next.layers.push(Arc::new(Layer::new(state)));
+        next
+    }
+
     /// What is in the layers now.
     pub(crate) fn views(&self) -> Vec<LayerView> {
         self.layers.iter().map(Layer::view).collect()
@@ -126,7 +134,7 @@ impl Version {
         self.sealed.max(self.exact_from)
     }
 
-    /// Key and value bytes that are in no segment yet.
+    /// Bytes that are in no segment yet, as layers count them.
     pub(crate) fn unsealed_bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.bytes()).sum()
     }

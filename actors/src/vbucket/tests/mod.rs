@@ -1,5 +1,6 @@
 //! What only the inside can show: panics at every step of a change, against a model.
 
+mod door;
 mod model;
 #[path = "../../../tests/support/mod.rs"]
 mod support;

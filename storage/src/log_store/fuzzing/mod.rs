@@ -7,7 +7,7 @@
     reason = "a panic is how a target says that something is broken"
 )]
 
-mod stores;
+pub(crate) mod stores;
 mod segment;
 mod recovery;
 mod operations;

@@ -26,7 +26,7 @@ use crate::vbucket::{
 };
 
 /// Sizes at which a few items exercise every structure.
-pub(super) fn options(entropy: u64) -> OpenOptions {
+pub(crate) fn options(entropy: u64) -> OpenOptions {
     OpenOptions {
         log_file_bytes_min: 64 << 10,
         log_file_bytes_max: 128 << 10,
@@ -41,7 +41,7 @@ pub(super) fn options(entropy: u64) -> OpenOptions {
     }
 }
 
-pub(super) fn new_state() -> VbucketStateRecord {
+pub(crate) fn new_state() -> VbucketStateRecord {
     VbucketStateRecord {
         identity: Arc::new(VbucketIdentity {
             state: VbucketState::Active,
@@ -121,7 +121,7 @@ pub(super) fn batch(
 }
 
 /// Commits one batch on top of what the store holds.
-pub(super) fn write(
+pub(crate) fn write(
     store: &dyn KvStore,
     vbucket: VbucketId,
     choices: &[u8],

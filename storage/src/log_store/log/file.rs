@@ -186,7 +186,7 @@ impl PrepareLogFile {
 
     fn begin(&mut self) -> Result<Preparing, DiskError> {
         let preparing = self.name(Kind::LogPreparing);
-        let Some(recycled) = self.recycled.take() else {
+        let Some(recycled) = &self.recycled else {
             let file = self.disk.open(&preparing, OpenMode::CreateNew)?;
             if self.is_sparse {
                 file.truncate(self.header.capacity)?;
@@ -194,11 +194,22 @@ impl PrepareLogFile {
             }
             return Ok(Preparing::Zeroing { file, done: 0 });
         };
-        self.disk.rename(&recycled, &preparing)?;
+        self.disk.rename(recycled, &preparing)?;
+        self.recycled = None;
         // Without this a power cut could leave the old name on a file with the new header.
         self.disk.sync_directory()?;
         let file = self.disk.open(&preparing, OpenMode::Existing)?;
         Ok(Preparing::WriteHeader { file })
+    }
+
+    /// Whether the file to be used again has its old name still.
+    pub(crate) fn keeps_recycled(&self) -> bool {
+        self.recycled.is_some()
+    }
+
+    /// The names the file may have while it is prepared.
+    pub(crate) fn names(&self) -> [String; 2] {
+        [self.name(Kind::LogPreparing), self.name(Kind::Log)]
     }
 
     /// Removes what an unfinished preparation left; what cannot be removed is removed at the next open.
@@ -208,7 +219,7 @@ impl PrepareLogFile {
             return;
         }
         // It has either name, if it exists at all.
-        for name in [self.name(Kind::LogPreparing), self.name(Kind::Log)] {
+        for name in self.names() {
             if let Err(error) = self.disk.remove(&name) {
                 tracing::debug!(file = %name, %error, "no leftover removed");
             }

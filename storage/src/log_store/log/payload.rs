@@ -16,7 +16,7 @@ use crate::leb128::{put_u64, take_u32, take_u64};
 use crate::log_store::codec;
 use crate::log_store::record;
 use crate::log_store::segment::SegmentMeta;
-use crate::seqno::{Seqno, SnapshotRange};
+use crate::seqno::Seqno;
 use crate::vbucket::{
     Incarnation, RollbackEpoch, SnapshotKind, VbucketId, VbucketIdentity, Watermarks,
 };
@@ -126,20 +126,9 @@ pub(crate) fn put_batch(
     put_u64(out, u64::from(batch.vbucket.get()));
     put_u64(out, batch.incarnation.0);
     put_u64(out, u64::from(batch.epoch.0));
-    let marks = watermarks;
-    for seqno in [
-        marks.high_seqno,
-        marks.max_visible_seqno,
-        marks.prepared_seqno,
-        marks.completed_seqno,
-        marks.high_prepared_seqno,
-        marks.purge_seqno,
-        marks.snapshot.start,
-        marks.snapshot.end,
-    ] {
-        put_u64(out, seqno.0);
+    for number in watermarks.numbers() {
+        put_u64(out, number);
     }
-    put_u64(out, marks.commit_time_ms);
     if let Some(identity) = identity {
         put_u64(out, identity.len() as u64);
         out.extend_from_slice(identity);
@@ -216,36 +205,12 @@ fn take_watermarks(flags: u8, mut rest: &[u8]) -> Option<(Watermarks, &[u8])> {
     for number in &mut numbers {
         (*number, rest) = take_u64(rest)?;
     }
-    let [
-        high,
-        max_visible,
-        prepared,
-        completed,
-        high_prepared,
-        purge,
-        start,
-        end,
-        time,
-    ] = numbers;
-    let watermarks = Watermarks {
-        high_seqno: Seqno(high),
-        max_visible_seqno: Seqno(max_visible),
-        prepared_seqno: Seqno(prepared),
-        completed_seqno: Seqno(completed),
-        high_prepared_seqno: Seqno(high_prepared),
-        purge_seqno: Seqno(purge),
-        snapshot: SnapshotRange {
-            start: Seqno(start),
-            end: Seqno(end),
-        },
-        snapshot_kind: if flags & IS_DISK_SNAPSHOT == 0 {
-            SnapshotKind::Memory
-        } else {
-            SnapshotKind::Disk
-        },
-        commit_time_ms: time,
+    let kind = if flags & IS_DISK_SNAPSHOT == 0 {
+        SnapshotKind::Memory
+    } else {
+        SnapshotKind::Disk
     };
-    Some((watermarks, rest))
+    Some((Watermarks::of_numbers(numbers, kind), rest))
 }
 
 fn take_items<'a>(payload: &Bytes, rest: &'a [u8]) -> Option<(Vec<Arc<Item>>, &'a [u8])> {

@@ -5,7 +5,6 @@
 
 use super::fields::{Decoded, Fields, saturating_usize};
 use crate::leb128::put_u64;
-use crate::seqno::{Seqno, SnapshotRange};
 use crate::vbucket::{SnapshotKind, Watermarks};
 
 /// Fewest bytes an entry takes: one per field.
@@ -93,22 +92,20 @@ fn take(fields: &mut Fields<'_>, before: &Watermarks) -> Decoded<Watermarks> {
         purge,
         start,
         end,
-        commit_time_ms,
+        time,
     ] = values;
-    Ok(Watermarks {
-        high_seqno: Seqno(high),
-        max_visible_seqno: Seqno(visible),
-        prepared_seqno: Seqno(prepared),
-        completed_seqno: Seqno(completed),
-        high_prepared_seqno: Seqno(high_prepared),
-        purge_seqno: Seqno(purge),
-        snapshot: SnapshotRange {
-            start: Seqno(start),
-            end: Seqno(end),
-        },
-        snapshot_kind,
-        commit_time_ms,
-    })
+    let numbers = [
+        high,
+        visible,
+        prepared,
+        completed,
+        high_prepared,
+        purge,
+        start,
+        end,
+        time,
+    ];
+    Ok(Watermarks::of_numbers(numbers, snapshot_kind))
 }
 
 /// Small differences of either sign as small numbers.

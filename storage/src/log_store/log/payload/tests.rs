@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::log_store::samples;
+use crate::seqno::SnapshotRange;
 
 fn place() -> Place {
     samples::place().unwrap()

@@ -1,0 +1,169 @@
+//! The vbucket's actor: the other door. Messages become calls of the same functions the direct door calls.
+//!
+//! Invariant: nothing lives here but the way to the core, which the bucket owns; so a panic of this actor loses nothing and
+//! leaves the direct door open. An answer that waits for the disk does not hold up the next message.
+
+use std::sync::Arc;
+
+use messages::OperationError;
+use messages::vbucket::{
+    Add, Delete, DescribeVbucket, Found, Get, GetAndTouch, GetMany, GetMeta, Meta, Mutated,
+    Replace, Set, SetVbucketState, Touch, VbucketDescription, Write, WriteBatch,
+};
+
+use super::core::VbucketCore;
+use super::slot::VbucketSlot;
+use crate::shell::{Core, On, Reply, ShellContext};
+
+/// The inside of a vbucket's actor.
+#[derive(Debug)]
+pub struct VbucketActor {
+    slot: Arc<VbucketSlot>,
+}
+
+impl VbucketActor {
+    /// An actor before this core.
+    #[must_use]
+    pub fn new(core: Arc<VbucketCore>) -> VbucketActor {
+        VbucketActor::at(Arc::new(VbucketSlot::of(core)))
+    }
+
+    /// An actor before this place, whether or not there is a core in it.
+    #[must_use]
+    pub fn at(slot: Arc<VbucketSlot>) -> VbucketActor {
+        VbucketActor { slot }
+    }
+
+    fn core(&self) -> Result<&VbucketCore, OperationError> {
+        self.slot.core().map(|core| &**core)
+    }
+
+    fn write(&self, write: Write) -> Reply<Self, Result<Mutated, OperationError>> {
+        match self.core().map(|core| core.write_acknowledged(write).now()) {
+            Ok(Ok(answer)) => Reply::Now(answer),
+            Ok(Err(waits)) => Reply::later(waits),
+            Err(error) => Reply::Now(Err(error)),
+        }
+    }
+}
+
+impl Core for VbucketActor {
+    /// Whatever made the last life panic may have been in the middle of a change.
+    fn started(&mut self, _: &mut ShellContext<'_, Self>) {
+        if let Ok(core) = self.slot.core()
+            && core.is_suspect()
+        {
+            core.reconcile();
+        }
+    }
+}
+
+impl On<Get> for VbucketActor {
+    fn on(
+        &mut self,
+        get: Get,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Found, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.get(&get.key)))
+    }
+}
+
+impl On<GetMeta> for VbucketActor {
+    fn on(
+        &mut self,
+        get: GetMeta,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Meta, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.get_meta(&get.key)))
+    }
+}
+
+impl On<GetMany> for VbucketActor {
+    fn on(
+        &mut self,
+        get: GetMany,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Vec<Result<Found, OperationError>>> {
+        Reply::Now(match self.core() {
+            Ok(core) => core.get_many(&get.keys),
+            Err(error) => get.keys.iter().map(|_| Err(error.clone())).collect(),
+        })
+    }
+
+    fn parts(get: &GetMany) -> usize {
+        get.keys.len()
+    }
+}
+
+impl On<GetAndTouch> for VbucketActor {
+    fn on(
+        &mut self,
+        get: GetAndTouch,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Found, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.get_and_touch(&get)))
+    }
+}
+
+macro_rules! writes {
+    ($($message:ident)*) => {$(
+        impl On<$message> for VbucketActor {
+            fn on(
+                &mut self,
+                message: $message,
+                _: &mut ShellContext<'_, Self>,
+            ) -> Reply<Self, Result<Mutated, OperationError>> {
+                self.write(Write::$message(message))
+            }
+        }
+    )*};
+}
+
+writes! { Set Add Replace Delete Touch }
+
+impl On<WriteBatch> for VbucketActor {
+    fn on(
+        &mut self,
+        batch: WriteBatch,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Vec<Result<Mutated, OperationError>>> {
+        let core = match self.core() {
+            Ok(core) => core,
+            Err(error) => {
+                return Reply::Now(batch.writes.iter().map(|_| Err(error.clone())).collect());
+            }
+        };
+        let begun = core.write_batch_acknowledged(batch);
+        Reply::later(async move {
+            let mut answers = Vec::with_capacity(begun.len());
+            for acknowledged in begun {
+                answers.push(acknowledged.await);
+            }
+            answers
+        })
+    }
+
+    fn parts(batch: &WriteBatch) -> usize {
+        batch.writes.len()
+    }
+}
+
+impl On<SetVbucketState> for VbucketActor {
+    fn on(
+        &mut self,
+        change: SetVbucketState,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<VbucketDescription, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.set_state(change)))
+    }
+}
+
+impl On<DescribeVbucket> for VbucketActor {
+    fn on(
+        &mut self,
+        _: DescribeVbucket,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<VbucketDescription, OperationError>> {
+        Reply::Now(self.core().map(VbucketCore::describe))
+    }
+}

@@ -1,0 +1,89 @@
+//! The vbucket's lock, held: what happens when it is let go, in order or by a panic.
+//!
+//! Invariant: a panic that unwinds through it leaves the vbucket suspect before anybody else gets the lock (rule R16).
+//! The flusher is told, and what is no longer needed is freed, once the lock is free.
+
+use std::ops::{Deref, DerefMut};
+
+use parking_lot::MutexGuard;
+
+use super::checkpoint::Garbage;
+use super::core::{Inner, VbucketCore};
+use super::status::Status;
+
+/// The lock, held. When a panic unwinds through it the vbucket is suspect before anybody else gets it.
+pub(super) struct Locked<'a> {
+    // Declared in the order of their drops: unlock, then tell.
+    inner: MutexGuard<'a, Inner>,
+    after: AfterUnlock<'a>,
+    was_panicking: bool,
+}
+
+impl<'a> Locked<'a> {
+    pub(super) fn new(core: &'a VbucketCore, inner: MutexGuard<'a, Inner>) -> Locked<'a> {
+        Locked {
+            inner,
+            after: AfterUnlock {
+                core,
+                is_suspect: false,
+                is_changed: false,
+                garbage: Garbage::default(),
+            },
+            was_panicking: std::thread::panicking(),
+        }
+    }
+
+    /// Something was, or is about to be, appended: the flusher is told once the lock is free, whatever happens.
+    pub(super) fn note_change(&mut self) {
+        self.after.is_changed = true;
+    }
+
+    /// Nobody may trust this vbucket's memory until it was reconciled.
+    pub(super) fn suspect(&mut self) {
+        self.after.core.raise(Status::SUSPECT);
+        self.after.is_suspect = true;
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.was_panicking {
+            self.suspect();
+        } else {
+            self.after.garbage = self.inner.log.take_garbage();
+        }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.inner
+    }
+}
+
+struct AfterUnlock<'a> {
+    core: &'a VbucketCore,
+    is_suspect: bool,
+    is_changed: bool,
+    /// What the log no longer needs, to be freed behind the lock.
+    garbage: Garbage,
+}
+
+impl Drop for AfterUnlock<'_> {
+    fn drop(&mut self) {
+        if self.is_changed {
+            self.core.mark_dirty();
+        }
+        if self.is_suspect {
+            self.core.tell_suspect();
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The bucket, as an embedder holds it.
+//!
+//! Invariant: every operation is a plain function on the shared vbucket core, done on the caller's thread; so a handle
+//! works on any thread and any runtime, and a future dropped anywhere leaves the operation done or not begun. The
+//! engine's own thread is stopped by [`Bucket::shutdown`], or when the last handle is dropped.
+
+mod requests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use actix::{Addr, Handler, Message, Recipient};
+use actors::shell::Shell;
+use actors::vbucket::{VbucketActor, VbucketCore};
+use bytes::Bytes;
+use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta, Mutated, Write, WriteBatch};
+use messages::{ChildName, FailureId, FailureNotice, OperationError};
+use storage::{CollectionId, DocumentKey, VbucketId};
+
+use crate::bucket_config::BucketConfig;
+use crate::bucket_error::BucketError;
+use crate::engine;
+use crate::failure_bus::History;
+use crate::opening::Opening;
+use crate::restart::ChildStatus;
+use crate::running::{Held, Running};
+use crate::shutdown::ShutdownReport;
+use crate::statistics::BucketStatistics;
+use crate::vbucket_map;
+
+use requests::Verb;
+pub use requests::{WriteFuture, WriteRequest};
+
+/// The address of a vbucket's actor; stays valid when the actor is restarted.
+pub type VbucketAddr = Addr<Shell<VbucketActor>>;
+
+/// A durable document store, partitioned into vbuckets. Clones are handles to the same bucket.
+///
+/// A write is acknowledged in memory: it then survives the panic of any actor, not the death of the process. Add
+/// [`WriteRequest::persisted`] and it is acknowledged once it is on disk.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    held: Arc<Held>,
+}
+
+impl Bucket {
+    /// Makes a bucket and opens it. The place must not hold one already.
+    pub async fn create(config: BucketConfig) -> Result<Bucket, BucketError> {
+        engine::launch(config, Opening::Create).await
+    }
+
+    /// Opens a bucket, whatever state it was left in, and waits until its documents are in memory.
+    pub async fn open(config: BucketConfig) -> Result<Bucket, BucketError> {
+        engine::launch(config, Opening::Existing).await
+    }
+
+    /// Opens a bucket, or makes one where none is.
+    pub async fn open_or_create(config: BucketConfig) -> Result<Bucket, BucketError> {
+        engine::launch(config, Opening::CreateIfMissing).await
+    }
+
+    pub(crate) fn of(running: Arc<Running>) -> Bucket {
+        let held = Arc::new(Held(running));
+        Bucket { held }
+    }
+
+    /// Reads a document of the default collection.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Found, OperationError> {
+        let key = default_key(key.as_ref())?;
+        self.core_of(&key)?.get(&key)
+    }
+
+    /// Reads a document's metadata; shows a tombstone that is still in memory, too.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
+        let key = default_key(key.as_ref())?;
+        self.core_of(&key)?.get_meta(&key)
+    }
+
+    /// Whether there is a document of that key.
+    pub async fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, OperationError> {
+        match self.get_meta(key).await {
+            Ok(meta) => Ok(!meta.is_deleted),
+            Err(OperationError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads many documents, answered in the order of the keys.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn get_many(
+        &self,
+        keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) -> Vec<Result<Found, OperationError>> {
+        let read = |key: &[u8]| {
+            let key = default_key(key)?;
+            self.core_of(&key)?.get(&key)
+        };
+        keys.into_iter().map(|key| read(key.as_ref())).collect()
+    }
+
+    /// Writes a document, whatever was there.
+    pub fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
+        self.request(Verb::Set, key.as_ref(), value.into())
+    }
+
+    /// Writes a document that must not be there yet.
+    pub fn add(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
+        self.request(Verb::Add, key.as_ref(), value.into())
+    }
+
+    /// Writes a document that must be there.
+    pub fn replace(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
+        self.request(Verb::Replace, key.as_ref(), value.into())
+    }
+
+    /// Deletes a document that must be there.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> WriteRequest<'_> {
+        self.request(Verb::Delete, key.as_ref(), Bytes::new())
+    }
+
+    /// Gives a document that must be there another expiry (see [`WriteRequest::expiry`]).
+    pub fn touch(&self, key: impl AsRef<[u8]>, expiry: u32) -> WriteRequest<'_> {
+        self.request(Verb::Touch, key.as_ref(), Bytes::new())
+            .expiry(expiry)
+    }
+
+    /// Gives a document another expiry, and reads it.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn get_and_touch(
+        &self,
+        key: impl AsRef<[u8]>,
+        expiry: u32,
+    ) -> Result<Found, OperationError> {
+        let key = default_key(key.as_ref())?;
+        let expiry = ExpiryRequest(expiry);
+        self.core_of(&key)?.get_and_touch(&GetAndTouch {
+            key: key.clone(),
+            expiry,
+        })
+    }
+
+    fn request(&self, verb: Verb, key: &[u8], value: Bytes) -> WriteRequest<'_> {
+        WriteRequest::new(self, verb, default_key(key), value)
+    }
+}
+
+impl Bucket {
+    /// Many writes, each for itself (no atomicity over the batch), with one lock per vbucket; answered in order.
+    pub async fn write_batch(&self, writes: Vec<Write>) -> Vec<Result<Mutated, OperationError>> {
+        let groups = groups_of(writes, |key| self.vbucket_of(key.key()));
+        let mut begun = Vec::new();
+        for (vbucket, (places, writes)) in groups {
+            match self.running().table.core(vbucket) {
+                Ok(core) => {
+                    let written = core.write_batch_acknowledged(WriteBatch { writes });
+                    begun.extend(places.into_iter().zip(written.into_iter().map(Ok)));
+                }
+                Err(error) => {
+                    begun.extend(places.into_iter().map(|place| (place, Err(error.clone()))));
+                }
+            }
+        }
+        begun.sort_by_key(|(place, _)| *place);
+        let mut answers = Vec::with_capacity(begun.len());
+        for (_, begun) in begun {
+            answers.push(match begun {
+                Ok(acknowledged) => acknowledged.await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
+    /// Answers once everything written so far is on disk.
+    pub async fn flush(&self) -> Result<(), OperationError> {
+        let mut waits = Vec::new();
+        for (_, core) in self.running().table.cores() {
+            waits.push(core.wait_persisted(core.high_seqno())?);
+        }
+        for wait in waits {
+            wait.await?;
+        }
+        Ok(())
+    }
+
+    /// The vbucket a client's key lies in.
+    #[must_use]
+    pub fn vbucket_of(&self, key: &[u8]) -> VbucketId {
+        vbucket_map::vbucket_of(key, self.vbucket_count())
+    }
+
+    /// How many vbuckets the bucket has.
+    #[must_use]
+    pub fn vbucket_count(&self) -> u16 {
+        // A bucket has at most 1,024.
+        u16::try_from(self.running().table.slots.len()).unwrap_or(u16::MAX)
+    }
+
+    /// The address of a vbucket's actor. It takes every message of [`messages::vbucket`].
+    #[must_use]
+    pub fn vbucket(&self, vbucket: VbucketId) -> Option<VbucketAddr> {
+        self.running().addresses.get(vbucket.index()).cloned()
+    }
+
+    /// The address of a vbucket's actor, for one kind of message.
+    #[must_use]
+    pub fn recipient<M>(&self, vbucket: VbucketId) -> Option<Recipient<M>>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        Shell<VbucketActor>: Handler<M>,
+    {
+        self.vbucket(vbucket).map(Addr::recipient)
+    }
+
+    /// How the bucket's children stand, in the order of the tree.
+    #[must_use]
+    pub fn children(&self) -> Vec<ChildStatus> {
+        self.running().tree.children()
+    }
+
+    /// Restarts a child, and those that restart with it.
+    pub fn restart(&self, child: &ChildName) -> Result<(), BucketError> {
+        Ok(self.running().tree.restart(child)?)
+    }
+
+    /// The failures after `after` that are still kept, oldest first.
+    #[must_use]
+    pub fn failures(&self, after: FailureId) -> History {
+        self.running().failures.since(after)
+    }
+
+    /// Sends every failure from now on to `subscriber`, until its address is closed.
+    pub fn subscribe(&self, subscriber: Recipient<FailureNotice>) {
+        self.running().failures.subscribe(subscriber);
+    }
+
+    /// Figures of the bucket.
+    #[must_use]
+    pub fn statistics(&self) -> BucketStatistics {
+        self.running().statistics()
+    }
+
+    /// Stops the bucket in order: no further writes, everything on disk, children stopped last first, the mark of a
+    /// clean shutdown last of all. Other handles answer [`OperationError::Closed`] from now on.
+    pub async fn shutdown(self) -> Result<ShutdownReport, BucketError> {
+        let report = self
+            .running()
+            .stop
+            .request()
+            .await
+            .ok_or(BucketError::Closed)?;
+        if report.is_clean() {
+            Ok(report)
+        } else {
+            Err(BucketError::Shutdown(report))
+        }
+    }
+
+    /// Whether the bucket serves nothing any more: it was shut down, by whichever handle, or given up by its
+    /// supervisor.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let running = self.running();
+        running.stop.is_over() || running.table.is_given_up.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn core_of(&self, key: &DocumentKey) -> Result<&Arc<VbucketCore>, OperationError> {
+        let vbucket = self.vbucket_of(key.key());
+        self.running().table.core(vbucket)
+    }
+
+    fn running(&self) -> &Running {
+        &self.held.0
+    }
+}
+
+fn default_key(key: &[u8]) -> Result<DocumentKey, storage::KeyError> {
+    DocumentKey::new(CollectionId::DEFAULT, key)
+}
+
+/// The writes by vbucket, each with its place; writes of one vbucket keep their order.
+fn groups_of(
+    writes: Vec<Write>,
+    vbucket_of: impl Fn(&DocumentKey) -> VbucketId,
+) -> BTreeMap<VbucketId, (Vec<usize>, Vec<Write>)> {
+    let mut groups: BTreeMap<VbucketId, (Vec<usize>, Vec<Write>)> = BTreeMap::new();
+    for (place, write) in writes.into_iter().enumerate() {
+        let (places, writes) = groups.entry(vbucket_of(write.key())).or_default();
+        places.push(place);
+        writes.push(write);
+    }
+    groups
+}

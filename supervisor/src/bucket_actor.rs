@@ -1,0 +1,151 @@
+//! A bucket as an actor in the embedder's own System.
+//!
+//! Invariant: the actor holds a handle and nothing else: operations are done on its arbiter by the same functions as
+//! everywhere, and an answer that waits for the disk does not hold up the next message. It stops when the bucket is out of
+//! service, so that whoever supervises it learns of it; when it is stopped its handle is dropped, no more.
+
+use actix::prelude::*;
+use messages::vbucket::{
+    Add, Delete, Found, Get, GetAndTouch, GetMany, GetMeta, Meta, Mutated, Replace, Set, Touch,
+    Write, WriteBatch,
+};
+use messages::{FailureKind, FailureNotice, OperationError};
+
+use crate::bucket::Bucket;
+use crate::bucket_error::BucketError;
+use crate::shutdown::ShutdownReport;
+
+/// A bucket as an actor: takes every client's message of [`messages::vbucket`] and finds the vbucket itself.
+#[derive(Debug)]
+pub struct BucketActor {
+    bucket: Bucket,
+    escalations: Option<Recipient<FailureNotice>>,
+}
+
+impl BucketActor {
+    /// An actor around this bucket.
+    #[must_use]
+    pub fn new(bucket: Bucket) -> BucketActor {
+        BucketActor {
+            bucket,
+            escalations: None,
+        }
+    }
+
+    /// Tells `subscriber` of every failure that restarts did not help against.
+    #[must_use]
+    pub fn forward_escalations(mut self, subscriber: Recipient<FailureNotice>) -> BucketActor {
+        self.escalations = Some(subscriber);
+        self
+    }
+}
+
+/// Stop the bucket in order (see [`Bucket::shutdown`]); the actor stops after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<ShutdownReport, BucketError>")]
+pub struct Shutdown;
+
+impl Actor for BucketActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        self.bucket.subscribe(context.address().recipient());
+    }
+}
+
+impl Handler<FailureNotice> for BucketActor {
+    type Result = ();
+
+    fn handle(&mut self, notice: FailureNotice, context: &mut Context<Self>) {
+        let concerns_escalation = match &notice {
+            FailureNotice::Failed(failure) => failure.kind == FailureKind::Escalated,
+            // An escalation may be among those missed: the history has it.
+            FailureNotice::Missed { .. } => true,
+        };
+        if let Some(subscriber) = self.escalations.as_ref().filter(|_| concerns_escalation)
+            && let Err(error) = subscriber.try_send(notice)
+        {
+            tracing::warn!(%error, "an escalation could not be forwarded; the bucket's history has it");
+        }
+        if self.bucket.is_closed() {
+            context.stop();
+        }
+    }
+}
+
+impl Handler<Shutdown> for BucketActor {
+    type Result = ResponseActFuture<Self, Result<ShutdownReport, BucketError>>;
+
+    fn handle(&mut self, _: Shutdown, _: &mut Context<Self>) -> Self::Result {
+        let bucket = self.bucket.clone();
+        let shutdown = async move { bucket.shutdown().await }.into_actor(self);
+        Box::pin(shutdown.map(|report, _, context| {
+            context.stop();
+            report
+        }))
+    }
+}
+
+/// Messages that are answered at once.
+macro_rules! reads {
+    ($($message:ty => $answer:ty, $operation:ident;)*) => {$(
+        impl Handler<$message> for BucketActor {
+            type Result = Result<$answer, OperationError>;
+
+            fn handle(&mut self, message: $message, _: &mut Context<Self>) -> Self::Result {
+                self.bucket.core_of(&message.key)?.$operation(&message.key)
+            }
+        }
+    )*};
+}
+
+reads! {
+    Get => Found, get;
+    GetMeta => Meta, get_meta;
+}
+
+impl Handler<GetAndTouch> for BucketActor {
+    type Result = Result<Found, OperationError>;
+
+    fn handle(&mut self, message: GetAndTouch, _: &mut Context<Self>) -> Self::Result {
+        self.bucket.core_of(&message.key)?.get_and_touch(&message)
+    }
+}
+
+impl Handler<GetMany> for BucketActor {
+    type Result = MessageResult<GetMany>;
+
+    fn handle(&mut self, message: GetMany, _: &mut Context<Self>) -> Self::Result {
+        let read = |key| self.bucket.core_of(key)?.get(key);
+        MessageResult(message.keys.iter().map(read).collect())
+    }
+}
+
+/// Writes, answered when their acknowledgement says.
+macro_rules! writes {
+    ($($message:ident)*) => {$(
+        impl Handler<$message> for BucketActor {
+            type Result = ResponseFuture<Result<Mutated, OperationError>>;
+
+            fn handle(&mut self, message: $message, _: &mut Context<Self>) -> Self::Result {
+                let bucket = self.bucket.clone();
+                Box::pin(async move {
+                    let answers = bucket.write_batch(vec![Write::$message(message)]).await;
+                    // One write, one answer; none at all means the bucket was closed in between.
+                    answers.into_iter().next().unwrap_or(Err(OperationError::Closed))
+                })
+            }
+        }
+    )*};
+}
+
+writes! { Set Add Replace Delete Touch }
+
+impl Handler<WriteBatch> for BucketActor {
+    type Result = ResponseFuture<Vec<Result<Mutated, OperationError>>>;
+
+    fn handle(&mut self, message: WriteBatch, _: &mut Context<Self>) -> Self::Result {
+        let bucket = self.bucket.clone();
+        Box::pin(async move { bucket.write_batch(message.writes).await })
+    }
+}

@@ -1,0 +1,77 @@
+//! Every limit of a bucket, its default and its reason.
+//!
+//! Invariant: what decides where data lies (`vbuckets`, `log_shards`) is stored at creation; giving another value when
+//! opening is an error that names both. Everything else may differ from opening to opening.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::disk::Disk;
+
+/// Where a bucket lies.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// A directory of the file system, made at creation if it is missing.
+    Directory(PathBuf),
+    /// A disk handed in: a simulated one, or one of the embedder's own.
+    Disk(Arc<dyn Disk>),
+}
+
+/// How a bucket is made and opened.
+#[derive(Clone, Debug)]
+pub struct BucketConfig {
+    /// Where it lies.
+    pub location: Location,
+    /// Number of vbuckets: a power of two, 1 to 1,024. `None` takes what is stored, at creation 128.
+    pub vbuckets: Option<u16>,
+    /// Number of logs, each with its own sync, 1 to 8. `None` takes what is stored, at creation 1: one sync for all
+    /// vbuckets is what makes small commits cheap.
+    pub log_shards: Option<u16>,
+    /// Threads for vbucket and flusher actors, 1 to 8. `None` takes the number of cores.
+    pub actor_threads: Option<usize>,
+    /// Threads that load vbuckets at opening.
+    pub warmup_threads: u16,
+    /// Bytes of documents in memory, above which a client's write is answered with a temporary failure.
+    pub memory_quota_bytes: u64,
+    /// Messages a vbucket's mailbox holds before a sender must wait: enough to keep the actor busy, few enough
+    /// that a waiting client notices.
+    pub mailbox_messages_max: usize,
+    /// Writers that may wait for the disk at one vbucket, above which one more is answered with a temporary failure.
+    pub persistence_waiters_max: usize,
+    /// How long an orderly shutdown may take before it is given up and reported.
+    pub stop_deadline: Duration,
+    /// Failures kept to be read back.
+    pub failure_history_max: usize,
+    /// A child that gives no sign of life for so long is treated as failed.
+    pub stall_limit: Duration,
+}
+
+impl BucketConfig {
+    /// A bucket in a directory of the file system.
+    pub fn at(directory: impl Into<PathBuf>) -> BucketConfig {
+        BucketConfig::new(Location::Directory(directory.into()))
+    }
+
+    /// A bucket on a disk handed in.
+    #[must_use]
+    pub fn on(disk: Arc<dyn Disk>) -> BucketConfig {
+        BucketConfig::new(Location::Disk(disk))
+    }
+
+    fn new(location: Location) -> BucketConfig {
+        BucketConfig {
+            location,
+            vbuckets: None,
+            log_shards: None,
+            actor_threads: None,
+            warmup_threads: 2,
+            memory_quota_bytes: 1 << 30,
+            mailbox_messages_max: 1024,
+            persistence_waiters_max: 16 * 1024,
+            stop_deadline: Duration::from_secs(30),
+            failure_history_max: 1024,
+            stall_limit: Duration::from_secs(5),
+        }
+    }
+}

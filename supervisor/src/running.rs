@@ -1,0 +1,83 @@
+//! A bucket that runs, as all its handles share it.
+//!
+//! Invariant: holds no thread; the engine that runs the actors is told to stop when the last handle goes.
+
+use std::sync::Arc;
+
+use actors::store_handle::StoreHandle;
+use actors::vbucket::VbucketSlot;
+use actors::warmup::Warmup;
+use messages::vbucket::VbucketDescription;
+use storage::MemoryPool;
+
+use crate::bucket::VbucketAddr;
+use crate::failure_bus::FailureBus;
+use crate::guardian::Supervisor;
+use crate::statistics::BucketStatistics;
+use crate::stop::StopRequest;
+use crate::vbucket_table::Table;
+
+/// What a running bucket consists of.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) table: Arc<Table>,
+    /// By vbucket number.
+    pub(crate) addresses: Vec<VbucketAddr>,
+    pub(crate) memory: Arc<MemoryPool>,
+    pub(crate) store: StoreHandle,
+    pub(crate) warmup: Warmup,
+    pub(crate) tree: Arc<Supervisor>,
+    pub(crate) failures: Arc<FailureBus>,
+    pub(crate) stop: Arc<StopRequest>,
+}
+
+/// What every handle holds; the last one that goes stops the engine.
+#[derive(Debug)]
+pub(crate) struct Held(pub(crate) Arc<Running>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.stop.abandon();
+    }
+}
+
+impl Running {
+    pub(crate) fn statistics(&self) -> BucketStatistics {
+        let vbuckets: Vec<_> = self
+            .table
+            .slots
+            .iter()
+            .map(|slot| described(slot))
+            .collect();
+        let mut statistics = BucketStatistics {
+            documents: vbuckets.iter().map(|vbucket| vbucket.documents).sum(),
+            memory_bytes: self.memory.held_bytes(),
+            memory_quota_bytes: self.memory.quota_bytes(),
+            disk_bytes: 0,
+            live_bytes: 0,
+            unpersisted_items: 0,
+            failures: self
+                .failures
+                .counters()
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            children: self.tree.children(),
+            vbuckets,
+        };
+        if let Ok(lease) = self.store.lease() {
+            let store = lease.store().statistics();
+            statistics.disk_bytes = store.log_bytes.saturating_add(store.container_bytes);
+            statistics.live_bytes = store.live_extent_bytes.saturating_add(store.unsealed_bytes);
+        }
+        statistics
+    }
+}
+
+/// A vbucket without a core is described as what it is: out of service, or not read yet.
+fn described(slot: &VbucketSlot) -> VbucketDescription {
+    match slot.core() {
+        Ok(core) => core.describe(),
+        Err(_) => VbucketDescription::without_core(slot.id(), slot.down().cloned()),
+    }
+}

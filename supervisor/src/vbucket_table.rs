@@ -1,0 +1,147 @@
+//! The bucket's vbuckets: a slot for each number, and how a core for it is made.
+//!
+//! Invariant: slots and cores are owned by the bucket, not by any actor, so that they outlive every restart.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actors::environment::Environment;
+use actors::vbucket::checkpoint::CheckpointLimits;
+use actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
+use actors::warmup::{VbucketTable, Warmable};
+use messages::{DownCause, OperationError};
+use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
+use tokio::sync::Notify;
+
+use crate::restart::OutOfService;
+
+/// A slot for each vbucket of a bucket.
+pub(crate) struct Table {
+    pub(crate) slots: Vec<Arc<VbucketSlot>>,
+    pub(crate) memory: Arc<MemoryPool>,
+    /// One edge to a flusher for each actor thread; vbuckets are dealt in turns.
+    edges: Vec<Arc<DirtyVbuckets>>,
+    first_edge: Arc<DirtyVbuckets>,
+    environment: Environment,
+    /// Told when a panic left a core suspect: somebody must look for it and have it repaired.
+    pub(crate) suspects: Arc<Notify>,
+    /// The whole bucket is out of service.
+    pub(crate) is_given_up: AtomicBool,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table")
+            .field("vbuckets", &self.slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    /// Empty slots for `vbuckets`, dealt to `threads` actor threads (at least one).
+    pub(crate) fn new(
+        vbuckets: u16,
+        threads: usize,
+        memory: Arc<MemoryPool>,
+        environment: Environment,
+    ) -> Table {
+        let edge = || Arc::new(DirtyVbuckets::new(vbuckets));
+        let first_edge = edge();
+        let others = (1..threads).map(|_| edge());
+        let edges = std::iter::once(Arc::clone(&first_edge)).chain(others);
+        let ids = (0..vbuckets).filter_map(VbucketId::new);
+        Table {
+            slots: ids.map(|id| Arc::new(VbucketSlot::new(id))).collect(),
+            memory,
+            edges: edges.collect(),
+            first_edge,
+            environment,
+            suspects: Arc::new(Notify::new()),
+            is_given_up: AtomicBool::new(false),
+        }
+    }
+
+    /// How many actor threads the vbuckets are dealt to.
+    pub(crate) fn threads(&self) -> usize {
+        self.edges.len()
+    }
+
+    /// The number of the actor thread a vbucket was dealt to.
+    pub(crate) fn thread_of(&self, vbucket: VbucketId) -> usize {
+        vbucket.index().checked_rem(self.edges.len()).unwrap_or(0)
+    }
+
+    /// The edge to the flusher of an actor thread.
+    pub(crate) fn edge(&self, thread: usize) -> &Arc<DirtyVbuckets> {
+        self.edges.get(thread).unwrap_or(&self.first_edge)
+    }
+
+    /// The core of a vbucket, or why there is none.
+    pub(crate) fn core(&self, vbucket: VbucketId) -> Result<&Arc<VbucketCore>, OperationError> {
+        match self.slots.get(vbucket.index()) {
+            Some(slot) => slot.core(),
+            None => Err(OperationError::UnknownVbucket(vbucket)),
+        }
+    }
+
+    /// Every core there is, in the order of the vbuckets.
+    pub(crate) fn cores(&self) -> impl Iterator<Item = (VbucketId, &Arc<VbucketCore>)> {
+        self.slots
+            .iter()
+            .filter_map(|slot| Some((slot.id(), slot.core().ok()?)))
+    }
+
+    /// Takes the vbuckets out of service that the supervisor gave up.
+    pub(crate) fn take_down(&self, what: &OutOfService) {
+        let cause = DownCause::Escalated(what.why.clone());
+        for (id, core) in self.cores() {
+            if what.is_whole_tree || what.vbuckets.contains(&id) {
+                core.take_down(cause.clone());
+            }
+        }
+        if what.is_whole_tree {
+            self.is_given_up.store(true, Ordering::Release);
+        }
+    }
+
+    fn make_core(
+        &self,
+        id: VbucketId,
+        state: VbucketStateRecord,
+        position: VbucketPosition,
+    ) -> VbucketCore {
+        let edge = self.edge(self.thread_of(id));
+        let suspects = Arc::clone(&self.suspects);
+        VbucketCore::new(VbucketConfig {
+            id,
+            state,
+            position,
+            environment: self.environment.clone(),
+            memory: Arc::new(MemoryAccount::new(Arc::clone(&self.memory))),
+            dirty: Arc::clone(edge),
+            checkpoints: CheckpointLimits::default(),
+            on_suspect: Arc::new(move |_| suspects.notify_one()),
+        })
+    }
+}
+
+impl VbucketTable for Table {
+    fn make(
+        &self,
+        vbucket: VbucketId,
+        state: VbucketStateRecord,
+        position: VbucketPosition,
+    ) -> Arc<dyn Warmable> {
+        let make = || Arc::new(self.make_core(vbucket, state.clone(), position));
+        let slot = self.slots.get(vbucket.index());
+        let core = slot.and_then(|slot| slot.core_or_make(make).cloned());
+        // A number beyond the table, or a slot that is known to be down, gets a core that serves nobody.
+        core.unwrap_or_else(|| Arc::new(self.make_core(vbucket, state, position)))
+    }
+
+    fn note_down(&self, vbucket: VbucketId, cause: DownCause) {
+        if let Some(slot) = self.slots.get(vbucket.index()) {
+            slot.note_down(cause);
+        }
+    }
+}

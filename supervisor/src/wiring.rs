@@ -1,0 +1,278 @@
+//! Builds a bucket from its parts, last stage first; the only file that names all of them.
+//!
+//! Invariant: nothing is served before everything it needs stands: the store, then who writes to it, then the vbuckets,
+//! then their flushers and doors.
+
+use std::sync::Arc;
+
+use actix::{Addr, ArbiterHandle};
+use actors::backoff::Backoff;
+use actors::environment::{Clock, Environment, Random};
+use actors::executor::{Executor, StopWorkers};
+use actors::flusher::actor::wake_with;
+use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge};
+use actors::guardian::Guardian;
+use actors::hooks::Hooks;
+use actors::maintenance::{self, MaintenanceConfig};
+use actors::shell::{self, Shell, ShellConfig};
+use actors::store_handle::StoreHandle;
+use actors::vbucket::{VbucketActor, VbucketSlot};
+use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
+use actors::writer::{self, GroupLimits, WriterConfig, WriterLink, WriterQueue};
+use messages::{ChildName, OperationError};
+use storage::disk::Disk;
+use storage::{CreateOptions, LogStore, MemoryPool, VbucketId};
+
+use crate::bucket::VbucketAddr;
+use crate::bucket_config::BucketConfig;
+use crate::bucket_error::BucketError;
+use crate::failure_bus::FailureBus;
+use crate::guardian::{Supervisor, SupervisorParts};
+use crate::opening::{self, Opened};
+use crate::running::Running;
+use crate::shutdown::Engine;
+use crate::stop::StopRequest;
+use crate::tree::{Child, Excess, Group, Kind, Tree};
+use crate::vbucket_table::Table;
+
+/// What a bucket stands on: real in production, simulated in a world.
+pub(crate) struct Ground {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) executor: Arc<dyn StopWorkers>,
+    pub(crate) hooks: Hooks,
+}
+
+/// How many threads run actors.
+pub(crate) fn actor_threads(config: &BucketConfig) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.actor_threads.unwrap_or_else(cores).clamp(1, 8)
+}
+
+/// Starts everything. Called in the System the actors shall live in, with an arbiter for each actor thread.
+pub(crate) async fn start(
+    config: &BucketConfig,
+    opened: Opened,
+    ground: Ground,
+    arbiters: Vec<ArbiterHandle>,
+) -> Result<Engine, BucketError> {
+    let failures = Arc::new(FailureBus::new(
+        Arc::clone(&ground.clock),
+        config.failure_history_max,
+    ));
+    let executor: Arc<dyn Executor> = Arc::clone(&ground.executor) as Arc<dyn Executor>;
+    let environment = Environment {
+        clock: ground.clock,
+        random: ground.random,
+        failures: Arc::clone(&failures) as _,
+        executor,
+        hooks: ground.hooks,
+    };
+    let shape = opened.store.shape();
+    let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
+    let threads = arbiters.len().max(1);
+    let of = environment.clone();
+    let table = Arc::new(Table::new(shape.vbuckets, threads, Arc::clone(&memory), of));
+    let store = handle(opened.store, &opened.disk, &environment);
+    let tree = tree(config, shape, threads);
+    let out_of_service = Arc::clone(&table);
+    let supervisor = Supervisor::new(
+        tree,
+        SupervisorParts {
+            clock: Arc::clone(&environment.clock),
+            random: Arc::clone(&environment.random),
+            failures: Arc::clone(&failures) as _,
+            on_out_of_service: Box::new(move |what| out_of_service.take_down(what)),
+        },
+    )?;
+    let parts = Parts {
+        config,
+        shape,
+        guardian: Arc::clone(&supervisor) as _,
+        environment,
+        store,
+        table,
+    };
+    let writers = parts.start_writers()?;
+    let warmup = parts.warm_up(&opened.disk).await?;
+    let flushers = parts.start_flushers(&writers, &arbiters);
+    let running = Running {
+        addresses: parts.start_vbuckets(&arbiters),
+        table: parts.table,
+        memory,
+        store: parts.store,
+        warmup,
+        tree: supervisor,
+        failures,
+        stop: Arc::new(StopRequest::default()),
+    };
+    Ok(Engine {
+        running: Arc::new(running),
+        flushers,
+        executor: ground.executor,
+        environment: parts.environment,
+        disk: opened.disk,
+        deadline: config.stop_deadline,
+    })
+}
+
+/// What the stages are built from.
+struct Parts<'c> {
+    config: &'c BucketConfig,
+    shape: CreateOptions,
+    guardian: Arc<dyn Guardian>,
+    environment: Environment,
+    store: StoreHandle,
+    table: Arc<Table>,
+}
+
+impl Parts<'_> {
+    /// The store's background work, and a writer for each log.
+    fn start_writers(&self) -> Result<Vec<WriterLink>, BucketError> {
+        let config = MaintenanceConfig {
+            name: ChildName::new("maintenance"),
+            store: self.store.clone(),
+            environment: self.environment.clone(),
+            backoff: Backoff::DISK,
+        };
+        let maintenance =
+            maintenance::start(config, Arc::clone(&self.guardian)).map_err(not_started)?;
+        let vbuckets = usize::from(self.shape.vbuckets.div_ceil(self.shape.log_shards));
+        let start = |log_shard: u16| {
+            let config = WriterConfig {
+                name: ChildName::new(format!("writer-{log_shard}")),
+                log_shard,
+                store: self.store.clone(),
+                environment: self.environment.clone(),
+                limits: GroupLimits::default(),
+                backoff: Backoff::DISK,
+                maintenance: Some(maintenance.clone()),
+            };
+            let queue = WriterQueue::new(vbuckets, self.table.threads());
+            writer::start(config, &queue, Arc::clone(&self.guardian)).map_err(not_started)
+        };
+        (0..self.shape.log_shards).map(start).collect()
+    }
+
+    /// Makes the vbuckets of what the store holds, and waits until they are loaded.
+    async fn warm_up(&self, disk: &Arc<dyn Disk>) -> Result<Warmup, BucketError> {
+        let warmup = Warmup::new(WarmupConfig {
+            name: ChildName::new("warmup"),
+            store: self.store.clone(),
+            disk: Arc::clone(disk),
+            environment: self.environment.clone(),
+            backoff: Backoff::DISK,
+            table: Arc::clone(&self.table) as _,
+            absent: Absent::Create,
+            step_bytes: WarmupConfig::STEP_BYTES,
+        });
+        let ended = warmup.wait();
+        warmup
+            .start(self.config.warmup_threads, &self.guardian)
+            .map_err(not_started)?;
+        // What could not be loaded is out of service and says so; the rest serves.
+        let WarmupEnd { .. } = ended.await.unwrap_or(Err(OperationError::Closed))?;
+        Ok(warmup)
+    }
+
+    fn start_flushers(
+        &self,
+        writers: &[WriterLink],
+        arbiters: &[ArbiterHandle],
+    ) -> Vec<Addr<Shell<FlusherCore>>> {
+        let start = |(number, arbiter): (usize, &ArbiterHandle)| {
+            let dirty = self.table.edge(number);
+            let config = FlusherConfig {
+                name: ChildName::new(format!("flusher-{number}")),
+                environment: self.environment.clone(),
+                limits: FlushLimits::default(),
+                vbuckets: self.flushed_by(number),
+                writers: writers.to_vec(),
+                edge: FlusherEdge::new(),
+                dirty: Arc::clone(dirty) as _,
+                store: self.store.clone(),
+            };
+            let shell = ShellConfig::new(config.name.clone(), Arc::clone(&self.guardian));
+            let make = move |generation| FlusherCore::new(config.clone(), generation);
+            let address = shell::start(arbiter, shell, make);
+            wake_with(dirty, address.clone().recipient());
+            address
+        };
+        arbiters.iter().enumerate().map(start).collect()
+    }
+
+    /// The vbuckets of an actor thread, as its flusher sees them.
+    fn flushed_by(&self, thread: usize) -> Vec<FlushedVbucket> {
+        let log_shards = self.shape.log_shards;
+        let cores = self.table.cores();
+        cores
+            .filter(|(id, _)| self.table.thread_of(*id) == thread)
+            .map(|(id, core)| FlushedVbucket {
+                id,
+                vbucket: Arc::clone(core) as _,
+                log_shard: id.get().checked_rem(log_shards).unwrap_or(0),
+            })
+            .collect()
+    }
+
+    /// The other door of every vbucket.
+    fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
+        let start = |slot: &Arc<VbucketSlot>| {
+            let arbiter = arbiters.get(self.table.thread_of(slot.id()))?;
+            let name = ChildName::new(format!("vbucket-{}", slot.id()));
+            let mut shell = ShellConfig::new(name, Arc::clone(&self.guardian));
+            shell.mailbox = self.config.mailbox_messages_max;
+            let slot = Arc::clone(slot);
+            let make = move |_| VbucketActor::at(Arc::clone(&slot));
+            Some(shell::start(arbiter, shell, make))
+        };
+        self.table.slots.iter().filter_map(start).collect()
+    }
+}
+
+/// Who there is, in the order of the data: the disk first, then who writes to it, then who is written to.
+fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
+    let child = |name: &str, group: &str| {
+        Child::new(name)
+            .under(group)
+            .stall_limit(Some(config.stall_limit))
+            .stop_deadline(config.stop_deadline)
+    };
+    // Workers and flushers only touch the disk and hold nothing of each other.
+    let mut tree = Tree::new(Group::new("bucket"))
+        .group(Group::new("disk"))
+        .child(child("maintenance", "disk"));
+    for log_shard in 0..shape.log_shards {
+        tree = tree.child(child(&format!("writer-{log_shard}"), "disk"));
+    }
+    for number in 0..config.warmup_threads.max(1) {
+        let name = format!("warmup-{number}");
+        tree = tree.child(child(&name, "disk").kind(Kind::Transient));
+    }
+    tree = tree.group(Group::new("flushers"));
+    for number in 0..threads {
+        tree = tree.child(child(&format!("flusher-{number}"), "flushers"));
+    }
+    // A vbucket that fails too often goes out of service alone.
+    for id in (0..shape.vbuckets).filter_map(VbucketId::new) {
+        let family = format!("vb-{id}");
+        tree = tree
+            .group(Group::new(&family).excess(Excess::OutOfService))
+            .child(child(&format!("vbucket-{id}"), &family).vbucket(id));
+    }
+    tree
+}
+
+fn not_started(error: actors::executor::StartError) -> BucketError {
+    BucketError::Engine {
+        what: error.name.to_string(),
+        cause: error.what,
+    }
+}
+
+/// The store behind a handle that opens it again when only recovery helps.
+fn handle(store: LogStore, disk: &Arc<dyn Disk>, environment: &Environment) -> StoreHandle {
+    let (disk, random) = (Arc::clone(disk), Arc::clone(&environment.random));
+    let open = move || opening::reopen(&disk, &*random);
+    StoreHandle::new(store, Box::new(open))
+}
