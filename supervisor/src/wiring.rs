@@ -95,10 +95,18 @@ pub(crate) async fn start(
         table,
     };
     let writers = parts.start_writers()?;
-    let warmup = parts.warm_up(&opened.disk).await?;
+    let warmup = parts.start_warmup(&opened.disk)?;
+    let warm = warmup.wait();
+    let closed = |_| OperationError::Closed;
+    warmup.wait_for_states().await.map_err(closed)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
+    let addresses = parts.start_vbuckets(&arbiters);
+    if config.waits_for_warmup {
+        // What could not be loaded is out of service and says so; the rest serves.
+        let WarmupEnd { .. } = warm.await.map_err(closed)??;
+    }
     let running = Running {
-        addresses: parts.start_vbuckets(&arbiters),
+        addresses,
         table: parts.table,
         memory,
         store: parts.store,
@@ -155,8 +163,8 @@ impl Parts<'_> {
         (0..self.shape.log_shards).map(start).collect()
     }
 
-    /// Makes the vbuckets of what the store holds, and waits until they are loaded.
-    async fn warm_up(&self, disk: &Arc<dyn Disk>) -> Result<Warmup, BucketError> {
+    /// Makes the vbuckets of what the store holds, and loads them.
+    fn start_warmup(&self, disk: &Arc<dyn Disk>) -> Result<Warmup, BucketError> {
         let warmup = Warmup::new(WarmupConfig {
             name: ChildName::new("warmup"),
             store: self.store.clone(),
@@ -167,12 +175,9 @@ impl Parts<'_> {
             absent: Absent::Create,
             step_bytes: WarmupConfig::STEP_BYTES,
         });
-        let ended = warmup.wait();
         warmup
             .start(self.config.warmup_threads, &self.guardian)
             .map_err(not_started)?;
-        // What could not be loaded is out of service and says so; the rest serves.
-        let WarmupEnd { .. } = ended.await.unwrap_or(Err(OperationError::Closed))?;
         Ok(warmup)
     }
 
