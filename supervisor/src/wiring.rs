@@ -9,7 +9,7 @@ use actix::{Addr, ArbiterHandle};
 
 use actors::backoff::Backoff;
 use actors::environment::{Clock, Environment, Random};
-use actors::executor::{Executor, StopWorkers};
+use actors::executor::{Executor, StopWorkers, WakeWorker};
 use actors::flusher::actor::wake_with;
 use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge};
 use actors::guardian::Guardian;
@@ -198,6 +198,9 @@ impl Parts<'_> {
                 dirty: Arc::clone(dirty) as _,
                 store: self.store.clone(),
             };
+            // A store that was opened anew may hold less than it had said.
+            let edge = Arc::clone(&config.edge);
+            self.store.watch(WakeWorker::new(move || edge.nudge()));
             let shell = ShellConfig::new(config.name.clone(), Arc::clone(&self.guardian));
             let make = move |generation| FlusherCore::new(config.clone(), generation);
             let address = shell::start(arbiter, shell, make);
