@@ -101,7 +101,7 @@ impl Bench {
         }
     }
 
-    fn each_round(&mut self, name: &str, run: impl Fn(&mut Bench, usize)) {
+    pub(crate) fn each_round(&mut self, name: &str, run: impl Fn(&mut Bench, usize)) {
         for round in 0..self.rounds {
             eprintln!("{name}, round {} of {}", round + 1, self.rounds);
             run(self, round);
