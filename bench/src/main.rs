@@ -93,7 +93,7 @@ fn storage(arguments: &StorageArguments) {
         rounds: arguments.rounds.map_or(rounds, usize::from),
         vbuckets: arguments.vbuckets,
         directory: arguments.dir.clone(),
-        raw: RawDisk::create(&arguments.dir, scale.raw_duration),
+        raw: RawDisk::create(&arguments.dir, scale.raw_duration, scale.attempts_max),
         results: Results::default(),
     };
     bench.run(works);

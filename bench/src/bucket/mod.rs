@@ -155,7 +155,7 @@ pub(crate) fn run(arguments: &BucketArguments, kinds: &[Kind]) -> BucketBench {
             rounds: arguments.rounds.map_or(rounds, usize::from),
             vbuckets: vbuckets[0],
             directory: arguments.dir.clone(),
-            raw: RawDisk::create(&arguments.dir, scale.raw_duration),
+            raw: RawDisk::create(&arguments.dir, scale.raw_duration, scale.attempts_max),
             results: Results::default(),
         },
         vbuckets,
