@@ -5,8 +5,8 @@
 #[cfg(feature = "testing")]
 pub use supervisor::testing;
 pub use supervisor::{
-    Bucket, BucketConfig, BucketError, BucketStatistics, Location, ShutdownReport, VbucketAddr,
-    WriteFuture, WriteRequest, vbucket_of,
+    Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Location, Shutdown,
+    ShutdownReport, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
 };
 pub use {messages, storage, supervisor};
 

@@ -49,6 +49,9 @@ pub struct FailureReport {
 pub trait ReportFailure: Debug + Send + Sync + 'static {
     /// Tells of one failure. Whoever asked for the work is answered by the caller.
     fn report(&self, report: FailureReport) -> FailureId;
+    /// Tells subscribers that were slow what they missed, if they have room now. Called now and then by the
+    /// supervisor's watch.
+    fn catch_up(&self) {}
 }
 
 /// All of it, handed to every worker.

@@ -93,7 +93,9 @@ impl Tether {
     pub fn set_wake(&self, wake: WakeWorker) {
         self.wake_child.lock().replace(wake);
         // Orders given before this could wake nobody.
-        self.wake();
+        if self.version() > 0 {
+            self.wake();
+        }
     }
 
     /// Numbers the next life.

@@ -7,13 +7,14 @@ mod disk_side;
 use std::time::Duration;
 
 use disk_side::rig::Rig;
-use messages::{FailureCause, FailureKind, NextStep};
+use messages::{FailureCause, FailureKind, NextStep, OperationError};
 use piggin_actors::environment::Clock;
 use piggin_actors::executor::{Step, Worker};
 use piggin_actors::flusher::{Flushable, Stage};
 use storage::disk::{DiskErrorKind, Fault, Verb};
 use storage::{
-    FailoverTable, KvStore, Outcome, Seqno, Topology, VbucketIdentity, VbucketState, VbucketUuid,
+    FailoverTable, KvStore, Outcome, Seqno, StorageError, Topology, VbucketIdentity, VbucketState,
+    VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 /// A flusher that runs and has nothing to do.
@@ -242,6 +243,34 @@ fn a_vbucket_that_was_deleted_is_left_alone() {
     assert_eq!(rig.ground.told.count(), 0);
     let answered = rig.flusher.flush_now(None).try_recv().unwrap();
     assert!(answered.is_err(), "it is not on disk");
+}
+
+/// Opened anew, the store has less than it said: what was freed from memory cannot be written again, so the vbucket
+/// must not look whole.
+#[test]
+fn a_store_that_went_back_takes_the_vbucket_down() {
+    let mut rig = idle();
+    let id = rig.vbuckets[0].id;
+    {
+        let lease = rig.store.lease().unwrap();
+        let state = lease.store().state(id).unwrap();
+        lease.store().delete_vbucket(id).unwrap();
+        let empty = VbucketStateRecord {
+            watermarks: Watermarks::default(),
+            ..state
+        };
+        lease.store().create_vbucket(id, &empty).unwrap();
+    }
+    rig.store
+        .recall(rig.store.generation(), StorageError::Closed);
+    rounds(&mut rig, 20);
+    assert!(rig.vbuckets[0].down().is_some());
+    let told = rig.ground.told.take();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(told[0].cause, StorageError::Gone.into());
+    assert_eq!(told[0].next, NextStep::OutOfService);
+    let answered = rig.flusher.flush_now(Some(id)).try_recv().unwrap();
+    assert!(matches!(answered, Err(OperationError::VbucketDown { .. })));
 }
 
 /// Without room in its memory no vbucket waits for another that always has more (MB-37294).

@@ -41,8 +41,11 @@ struct Model {
     generation: u64,
     faulty: bool,
     told: BTreeMap<WaiterId, Told>,
+    /// What a waiter's vbuckets had when it asked.
+    asked: BTreeMap<WaiterId, Vec<(VbucketId, Seqno)>>,
     next_waiter: u64,
     tries_failed: u64,
+    refused: u64,
 }
 
 fn limits() -> FlushLimits {
@@ -78,8 +81,10 @@ impl Model {
             generation: 1,
             faulty: true,
             told: BTreeMap::new(),
+            asked: BTreeMap::new(),
             next_waiter: 0,
             tries_failed: 0,
+            refused: 0,
         }
     }
 
@@ -141,6 +146,12 @@ impl Model {
                     assert!(!is_down, "taken down for {cause}");
                 }
                 Effect::Tell(waiter, told) => {
+                    if told == Told::Done(Ok(())) {
+                        for (id, high) in self.asked.get(&waiter).into_iter().flatten() {
+                            let stored = self.position(*id).high_seqno;
+                            assert!(stored >= *high, "told too early: {id}, {stored}, {high}");
+                        }
+                    }
                     assert!(
                         self.told.insert(waiter, told).is_none(),
                         "answered twice: {waiter:?}"
@@ -221,6 +232,7 @@ impl Model {
             Ok(())
         };
         if let Err(refusal) = stored {
+            self.refused += 1;
             let position = Ok(self.position(id));
             return Committed::Refused { refusal, position };
         }
@@ -283,14 +295,24 @@ impl Model {
                 }
                 _ => self.restart(),
             },
-            21 => self.state.note_store_reopened(),
+            21 if self.numbers.chance(30) => self.state.note_store_reopened(),
+            21 => self.now += Duration::from_millis(20),
             22 => {
-                let waiter = self.waiter();
                 let only = Some(self.any()).filter(|_| self.numbers.chance(50));
-                self.state.flush_now(waiter, only);
+                self.flush_now(only);
             }
             _ => self.check(),
         }
+    }
+
+    fn flush_now(&mut self, only: Option<VbucketId>) -> WaiterId {
+        let waiter = self.waiter();
+        let wanted = self.vbuckets.iter();
+        let wanted = wanted.filter(|(id, _)| only.is_none_or(|only| only == **id));
+        let highs = wanted.map(|(id, vbucket)| (*id, vbucket.high_seqno()));
+        self.asked.insert(waiter, highs.collect());
+        self.state.flush_now(waiter, only);
+        waiter
     }
 
     fn check(&self) {
@@ -308,8 +330,7 @@ impl Model {
         self.faulty = false;
         let waiter = self.waiter();
         self.state.resume(waiter);
-        let all = self.waiter();
-        self.state.flush_now(all, None);
+        let all = self.flush_now(None);
         for _ in 0..2000 {
             let is_busy = self.slice();
             for shard in 0..LOG_SHARDS {
@@ -347,7 +368,7 @@ fn new_state(vbuckets: &BTreeMap<VbucketId, Arc<LogVbucket>>, generation: u64) -
 
 #[test]
 fn every_change_is_committed_once_in_order() {
-    let mut failed = 0;
+    let (mut failed, mut refused) = (0, 0);
     for seed in 0..600 {
         let mut model = Model::new(seed);
         for _ in 0..400 {
@@ -355,8 +376,12 @@ fn every_change_is_committed_once_in_order() {
         }
         model.settle(&format!("seed {seed}"));
         failed += model.tries_failed;
+        refused += model.refused;
     }
-    assert!(failed > 1000, "the runs met failures: {failed}");
+    assert!(
+        failed > 1000 && refused > 100,
+        "{failed} failed, {refused} refused"
+    );
 }
 
 #[test]

@@ -74,8 +74,14 @@ fn a_recalled_store_is_let_go() {
     for _ in 0..300 {
         rig.random_step();
     }
-    rig.store
-        .recall(rig.store.generation(), storage::StorageError::Closed);
+    let is_working = |rig: &Rig| format!("{:?}", rig.maintenance).contains("working: Some");
+    while !is_working(&rig) {
+        rig.random_step();
+    }
+    let generation = rig.store.generation();
+    rig.store.recall(generation, storage::StorageError::Closed);
+    rig.step_maintenance();
+    assert!(!is_working(&rig), "a long merge would hold up the opening");
     rig.settle("reopened");
     assert_eq!(rig.store.generation().0, 2);
     assert_eq!(rig.ground.told.count(), 0, "an abort is no failure");

@@ -32,6 +32,9 @@ pub struct BucketConfig {
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
     pub warmup_threads: u16,
+    /// Whether opening waits until every document is in memory. If not, a vbucket serves writes once its own documents
+    /// are, and until then reads of those that are; everything else is answered with a temporary failure.
+    pub waits_for_warmup: bool,
     /// Bytes of documents in memory, above which a client's write is answered with a temporary failure.
     pub memory_quota_bytes: u64,
     /// Messages a vbucket's mailbox holds before a sender must wait: enough to keep the actor busy, few enough
@@ -66,6 +69,7 @@ impl BucketConfig {
             log_shards: None,
             actor_threads: None,
             warmup_threads: 2,
+            waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,
             persistence_waiters_max: 16 * 1024,

@@ -1,9 +1,10 @@
 //! Why a bucket could not be made, opened, or shut down in order.
 
-use messages::{ChildName, OperationError};
+use messages::OperationError;
 use storage::{Advice, StorageError};
 
 use crate::shutdown::ShutdownReport;
+use crate::tree::TreeError;
 
 /// Why a bucket could not be made, opened, or shut down in order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +41,9 @@ pub enum BucketError {
         /// What the system said.
         cause: String,
     },
-    /// There is no child of that name.
-    #[error("there is no child {0}")]
-    UnknownChild(ChildName),
+    /// The supervision tree's word.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// The bucket is shut down already.
     #[error("the bucket is shut down; open it again")]
     Closed,
@@ -64,7 +65,7 @@ impl BucketError {
             BucketError::Operation(error) => error.advice(),
             BucketError::OtherOptions { .. }
             | BucketError::Setting { .. }
-            | BucketError::UnknownChild(_) => Advice::FixRequest,
+            | BucketError::Tree(_) => Advice::FixRequest,
             BucketError::Engine { .. } => Advice::RetryLater,
             BucketError::Closed | BucketError::Shutdown(_) => Advice::Reopen,
         }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::thread;
 
 use actix::{Arbiter, System};
+use tokio::sync::oneshot;
+
 use actors::executor::threads::ThreadExecutor;
 use actors::hooks::Hooks;
 use actors::system::{SystemClock, SystemRandom};
-use tokio::sync::oneshot;
 
 use crate::bucket::Bucket;
 use crate::bucket_config::BucketConfig;
@@ -56,6 +57,7 @@ fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucke
             .map(|_| Arbiter::new())
             .collect();
         let handles = arbiters.iter().map(Arbiter::handle).collect();
+        let executor = Arc::clone(&ground.executor);
         match wiring::start(config, opened, ground, handles).await {
             Ok(engine) => {
                 let bucket = Bucket::of(Arc::clone(engine.running()));
@@ -63,7 +65,12 @@ fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucke
                 drop(answer.send(Ok(bucket)));
                 engine.run().await;
             }
-            Err(error) => drop(answer.send(Err(error))),
+            Err(error) => {
+                // The directory is free again before the caller learns that it was not opened.
+                executor.stop();
+                executor.all_ended().await;
+                drop(answer.send(Err(error)));
+            }
         }
         for arbiter in &arbiters {
             arbiter.stop();

@@ -2,7 +2,6 @@
 //!
 //! Invariant: holds no thread; the engine that runs the actors is told to stop when the last handle goes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actors::store_handle::StoreHandle;
@@ -12,6 +11,8 @@ use messages::vbucket::VbucketDescription;
 use storage::MemoryPool;
 
 use crate::bucket::VbucketAddr;
+use crate::failure_bus::FailureBus;
+use crate::guardian::Supervisor;
 use crate::statistics::BucketStatistics;
 use crate::stop::StopRequest;
 use crate::vbucket_table::Table;
@@ -25,6 +26,8 @@ pub(crate) struct Running {
     pub(crate) memory: Arc<MemoryPool>,
     pub(crate) store: StoreHandle,
     pub(crate) warmup: Warmup,
+    pub(crate) tree: Arc<Supervisor>,
+    pub(crate) failures: Arc<FailureBus>,
     pub(crate) stop: Arc<StopRequest>,
 }
 
@@ -44,7 +47,7 @@ impl Running {
             .table
             .slots
             .iter()
-            .map(|slot| self.described(slot))
+            .map(|slot| described(slot))
             .collect();
         let mut statistics = BucketStatistics {
             documents: vbuckets.iter().map(|vbucket| vbucket.documents).sum(),
@@ -53,7 +56,13 @@ impl Running {
             disk_bytes: 0,
             live_bytes: 0,
             unpersisted_items: 0,
-            failures: BTreeMap::new(),
+            failures: self
+                .failures
+                .counters()
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            children: self.tree.children(),
             vbuckets,
         };
         if let Ok(lease) = self.store.lease() {
@@ -63,12 +72,12 @@ impl Running {
         }
         statistics
     }
+}
 
-    /// A vbucket without a core is described as what it is: out of service, or not read yet.
-    fn described(&self, slot: &VbucketSlot) -> VbucketDescription {
-        match slot.core() {
-            Ok(core) => core.describe(),
-            Err(_) => VbucketDescription::without_core(slot.id(), slot.down().cloned()),
-        }
+/// A vbucket without a core is described as what it is: out of service, or not read yet.
+fn described(slot: &VbucketSlot) -> VbucketDescription {
+    match slot.core() {
+        Ok(core) => core.describe(),
+        Err(_) => VbucketDescription::without_core(slot.id(), slot.down().cloned()),
     }
 }

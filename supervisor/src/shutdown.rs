@@ -9,16 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
+use tokio::time::timeout;
+
 use actors::environment::Environment;
 use actors::executor::StopWorkers;
 use actors::flusher::FlusherCore;
 use actors::shell::Shell;
 use actors::warmup::CleanMark;
+use messages::ChildName;
 use messages::flusher::{StopFlushing, Unpersisted};
 use storage::VbucketStatus;
 use storage::disk::Disk;
-use tokio::time::timeout;
 
+use crate::guardian::StopOutcome;
 use crate::running::Running;
 use crate::stop::Wanted;
 
@@ -96,6 +99,7 @@ impl Engine {
     /// Runs until somebody wants it to stop, then stops.
     pub(crate) async fn run(self) {
         let repair = actix::spawn(repair_suspects(Arc::clone(&self.running)));
+        let watch = actix::spawn(Arc::clone(&self.running.tree).watch());
         let wanted = self.running.stop.wanted().await;
         repair.abort();
         let began = self.environment.clock.monotonic();
@@ -103,6 +107,7 @@ impl Engine {
             Wanted::Shutdown => self.shut_down(began).await,
             Wanted::Abandon => self.abandon().await,
         };
+        watch.abort();
         for (_, core) in self.running.table.cores() {
             core.close();
         }
@@ -127,9 +132,12 @@ impl Engine {
         }
         self.stop_workers(self.left(began), &mut report).await;
         let is_clean = report.is_clean();
-        let mark = |positions: &[VbucketStatus]| match is_clean {
-            true => CleanMark::write(&*self.disk, positions),
-            false => Ok(()),
+        let mark = |positions: &[VbucketStatus]| {
+            if is_clean {
+                CleanMark::write(&*self.disk, positions)
+            } else {
+                Ok(())
+            }
         };
         match self.running.store.close(mark) {
             Some(Ok(())) => {}
@@ -151,6 +159,12 @@ impl Engine {
     }
 
     async fn stop_workers(&self, within: Duration, report: &mut ShutdownReport) {
+        match timeout(within, self.running.tree.shutdown()).await {
+            Ok(stopped) => report
+                .stuck
+                .extend(stopped.children.into_iter().filter_map(stuck)),
+            Err(_) => report.stuck.push("the supervision tree".to_owned()),
+        }
         self.executor.stop();
         if timeout(within, self.executor.all_ended()).await.is_err() {
             let running = self.executor.running();
@@ -176,5 +190,13 @@ async fn repair_suspects(running: Arc<Running>) {
                 core.reconcile();
             }
         }
+    }
+}
+
+/// A child that did not stop in order.
+fn stuck((child, how): (ChildName, StopOutcome)) -> Option<String> {
+    match how {
+        StopOutcome::Stopped | StopOutcome::NotStarted => None,
+        StopOutcome::DeadlineMissed(_) | StopOutcome::Lost => Some(child.to_string()),
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use messages::vbucket::VbucketDescription;
 
+use crate::restart::ChildStatus;
+
 /// Figures of a bucket at one moment (each figure for itself; the whole is not one snapshot).
 #[derive(Clone, Debug)]
 pub struct BucketStatistics {
@@ -21,6 +23,8 @@ pub struct BucketStatistics {
     pub unpersisted_items: u64,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
+    /// The children, in the order of the tree.
+    pub children: Vec<ChildStatus>,
     /// The vbuckets, in order.
     pub vbuckets: Vec<VbucketDescription>,
 }

@@ -3,6 +3,9 @@
 //! Invariant: slots and cores are owned by the bucket, not by any actor, so that they outlive every restart.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
 
 use actors::environment::Environment;
 use actors::vbucket::checkpoint::CheckpointLimits;
@@ -10,7 +13,8 @@ use actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
 use actors::warmup::{VbucketTable, Warmable};
 use messages::{DownCause, OperationError};
 use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
-use tokio::sync::Notify;
+
+use crate::restart::OutOfService;
 
 /// A slot for each vbucket of a bucket.
 pub(crate) struct Table {
@@ -22,6 +26,8 @@ pub(crate) struct Table {
     environment: Environment,
     /// Told when a panic left a core suspect: somebody must look for it and have it repaired.
     pub(crate) suspects: Arc<Notify>,
+    /// The whole bucket is out of service.
+    pub(crate) is_given_up: AtomicBool,
 }
 
 impl std::fmt::Debug for Table {
@@ -52,7 +58,13 @@ impl Table {
             first_edge,
             environment,
             suspects: Arc::new(Notify::new()),
+            is_given_up: AtomicBool::new(false),
         }
+    }
+
+    /// How many actor threads the vbuckets are dealt to.
+    pub(crate) fn threads(&self) -> usize {
+        self.edges.len()
     }
 
     /// The number of the actor thread a vbucket was dealt to.
@@ -78,6 +90,19 @@ impl Table {
         self.slots
             .iter()
             .filter_map(|slot| Some((slot.id(), slot.core().ok()?)))
+    }
+
+    /// Takes the vbuckets out of service that the supervisor gave up.
+    pub(crate) fn take_down(&self, what: &OutOfService) {
+        let cause = DownCause::Escalated(what.why.clone());
+        for (id, core) in self.cores() {
+            if what.is_whole_tree || what.vbuckets.contains(&id) {
+                core.take_down(cause.clone());
+            }
+        }
+        if what.is_whole_tree {
+            self.is_given_up.store(true, Ordering::Release);
+        }
     }
 
     fn make_core(

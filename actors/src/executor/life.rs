@@ -7,18 +7,26 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use messages::{ChildName, Generation};
 
-use crate::executor::{Step, Worker, WorkerSpec};
+use crate::executor::{Step, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::{ExitCause, Verdict};
+use crate::tether::Tether;
 
 /// A worker and what is needed to make the next one.
 pub(crate) struct Life {
     spec: WorkerSpec,
+    tether: Arc<Tether>,
     generation: Generation,
     worker: Option<Box<dyn Worker>>,
+    /// Orders seen so far, and what they say.
+    seen: u64,
+    resets: u64,
+    is_held: bool,
+    is_down: bool,
 }
 
 /// What comes next in a worker's life.
@@ -28,16 +36,26 @@ pub(crate) enum Turn {
     Stepped(Step),
     /// It panicked; the next turn, after this time, makes a new one.
     RestartAfter(Duration),
-    /// It panicked and stays down.
+    /// It stays down, for good.
     Down,
+    /// It is out of service; a turn is taken again when somebody wakes it, for the orders may have changed.
+    OutOfService,
 }
 
 impl Life {
-    pub(crate) fn new(spec: WorkerSpec) -> Life {
+    /// A life that has not begun. `wake` makes whoever drives it take the next turn.
+    pub(crate) fn new(spec: WorkerSpec, wake: WakeWorker) -> Life {
+        let tether = spec.guardian.tether(&spec.name);
+        tether.set_wake(wake);
         Life {
             spec,
+            tether,
             generation: Generation::default(),
             worker: None,
+            seen: 0,
+            resets: 0,
+            is_held: false,
+            is_down: false,
         }
     }
 
@@ -55,6 +73,12 @@ impl Life {
         self.worker.is_some()
     }
 
+    /// The next turn is under way: from now on it owes a sign of life.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn begin_work(&self) {
+        self.tether.enter();
+    }
+
     /// Makes the worker or, if there is one, does its next step.
     pub(crate) fn turn(&mut self) -> Turn {
         self.turn_after(|| {})
@@ -62,17 +86,23 @@ impl Life {
 
     /// As [`Life::turn`], with `before` done first under the same guard: its panic is the worker's.
     pub(crate) fn turn_after(&mut self, before: impl FnOnce()) -> Turn {
+        if let Some(turn) = self.obey() {
+            return turn;
+        }
         let Some(worker) = &mut self.worker else {
             return self.make();
         };
+        self.tether.enter();
         let step = guarded(|| {
             before();
             worker.step()
         });
+        self.tether.leave();
         match step {
-            Ok(Step::Ended) => self
-                .end()
-                .map_or_else(|panic| self.fell(panic), |()| Turn::Stepped(Step::Ended)),
+            Ok(Step::Ended) => match self.end() {
+                Ok(()) => self.ended(),
+                Err(panic) => self.fell(panic),
+            },
             Ok(step @ (Step::Again | Step::Idle | Step::IdleFor(_))) => Turn::Stepped(step),
             Err(panic) => {
                 // What its drop says after that is no news.
@@ -88,8 +118,47 @@ impl Life {
         guarded(|| drop(worker))
     }
 
+    /// Does what the guardian ordered since the last turn; a turn that comes of it, if the worker may not go on.
+    fn obey(&mut self) -> Option<Turn> {
+        let version = self.tether.version();
+        if version != self.seen {
+            self.seen = version;
+            let orders = self.tether.orders();
+            if orders.must_stop {
+                drop(self.end());
+                let guardian = &self.spec.guardian;
+                drop(guarded(|| {
+                    guardian.child_stopped(&self.spec.name, self.generation);
+                }));
+                return Some(Turn::Stepped(Step::Ended));
+            }
+            self.is_down = orders.stands_down.is_some();
+            self.is_held = orders.is_held;
+            if orders.resets != self.resets || self.is_down {
+                self.resets = orders.resets;
+                // A reset is no fault of the worker's, whatever its drop says.
+                drop(self.end());
+            }
+        }
+        if self.is_down {
+            Some(Turn::OutOfService)
+        } else {
+            self.is_held.then_some(Turn::Stepped(Step::Idle))
+        }
+    }
+
+    /// Its work is done, or it was told to stop; the guardian need not wait for it.
+    fn ended(&self) -> Turn {
+        let guardian = &self.spec.guardian;
+        // What a guardian that panics thinks of it changes nothing.
+        drop(guarded(|| {
+            guardian.child_stopped(&self.spec.name, self.generation);
+        }));
+        Turn::Stepped(Step::Ended)
+    }
+
     fn make(&mut self) -> Turn {
-        self.generation = Generation(self.generation.0.saturating_add(1));
+        self.generation = self.tether.next_generation();
         let generation = self.generation;
         match guarded(|| (self.spec.make)(generation)) {
             Ok(worker) => self.worker = Some(worker),
@@ -102,11 +171,16 @@ impl Life {
         }
     }
 
-    fn fell(&self, panic: String) -> Turn {
+    fn fell(&mut self, panic: String) -> Turn {
         let cause = ExitCause::Panicked(panic);
         let guardian = &self.spec.guardian;
         match guarded(|| guardian.child_down(&self.spec.name, self.generation, cause)) {
             Ok(Verdict::RestartAfter(delay)) => Turn::RestartAfter(delay),
+            // With that order it may be brought back; without it nobody will.
+            Ok(Verdict::StayDown) if self.tether.orders().stands_down.is_some() => {
+                self.is_down = true;
+                Turn::OutOfService
+            }
             Ok(Verdict::StayDown) | Err(_) => Turn::Down,
         }
     }

@@ -57,7 +57,8 @@ impl Executor for ThreadExecutor {
         let bell = Arc::new(Bell::default());
         let stopped = Arc::clone(&bell);
         let place = self.roll.enter(&name, move || stopped.stop())?;
-        let life = Life::new(spec);
+        let ordered = Arc::clone(&bell);
+        let life = Life::new(spec, WakeWorker::new(move || ordered.wake()));
         let rung = Arc::clone(&bell);
         thread::Builder::new()
             .name(name.as_str().replace('\0', "?"))
@@ -92,7 +93,7 @@ fn live(mut life: Life, bell: &Bell, place: Place) {
     while !bell.is_stopping() {
         match life.turn() {
             Turn::Stepped(Step::Again) => {}
-            Turn::Stepped(Step::Idle) => bell.wait(),
+            Turn::Stepped(Step::Idle) | Turn::OutOfService => bell.wait(),
             Turn::Stepped(Step::IdleFor(time)) => bell.wait_for(time),
             Turn::RestartAfter(delay) => bell.wait_for_stop(delay),
             Turn::Stepped(Step::Ended) | Turn::Down => break,

@@ -136,7 +136,7 @@ impl Executor for SimulatedExecutor {
             what,
         })?;
         let bell = Arc::new(Bell::default());
-        let stopped = Arc::clone(&bell);
+        let (stopped, ordered) = (Arc::clone(&bell), Arc::clone(&bell));
         let place = self.roll.enter(&name, move || stopped.stop())?;
         let rest = Rest {
             random: self.random.stream(name.as_str()),
@@ -144,7 +144,7 @@ impl Executor for SimulatedExecutor {
             yields_max: self.latencies.yields_max,
         };
         let task = Task {
-            life: Life::new(spec),
+            life: Life::new(spec, WakeWorker::new(move || ordered.wake())),
             bell: Arc::clone(&bell),
             rest,
             trace: self.trace.clone(),
@@ -209,7 +209,7 @@ impl Task {
             self.tell(turn);
             match turn {
                 Turn::Stepped(Step::Again) => {}
-                Turn::Stepped(Step::Idle) => self.bell.rung().await,
+                Turn::Stepped(Step::Idle) | Turn::OutOfService => self.bell.rung().await,
                 Turn::Stepped(Step::IdleFor(time)) => self.bell.rung_within(time).await,
                 Turn::RestartAfter(delay) => self.bell.stopped_within(delay).await,
                 Turn::Stepped(Step::Ended) | Turn::Down => break,
@@ -225,6 +225,7 @@ impl Task {
         match self.hooks.step(self.life.name(), self.life.generation()) {
             Delivery::Handle => self.life.turn(),
             Delivery::After(time) => {
+                self.life.begin_work();
                 sleep(time).await;
                 self.life.turn()
             }
@@ -245,6 +246,7 @@ impl Task {
             Turn::Stepped(Step::Ended) => self.note("ended", &[]),
             Turn::RestartAfter(delay) => self.note("panicked", &[micros(delay)]),
             Turn::Down => self.note("stays down", &[]),
+            Turn::OutOfService => self.note("out of service", &[]),
         }
     }
 

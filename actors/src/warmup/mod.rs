@@ -17,11 +17,12 @@ mod worker;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use messages::{ChildName, DownCause, Generation, OperationError};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use messages::{ChildName, DownCause, Generation, OperationError};
 use storage::disk::Disk;
 use storage::{Item, VbucketId, VbucketPosition, VbucketStateRecord};
-use tokio::sync::oneshot;
 
 use crate::backoff::Backoff;
 use crate::environment::Environment;
@@ -165,6 +166,15 @@ impl Warmup {
     pub fn wait(&self) -> oneshot::Receiver<Result<WarmupEnd, OperationError>> {
         let (sender, receiver) = oneshot::channel();
         self.plan.lock().wait(sender);
+        receiver
+    }
+
+    /// Answered when the first phase is done: every vbucket there is has its place, and serves as one that is warming.
+    /// Dropped without an answer when the warmup is stopped before.
+    #[must_use]
+    pub fn wait_for_states(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.plan.lock().wait_for_states(sender);
         receiver
     }
 

@@ -20,8 +20,8 @@ use crate::warmup::states::{Found, StatesJob};
 use messages::failure::{ScanPurpose, WarmupPhase};
 use messages::{DownCause, FailureCause, FailureKind, Generation, NextStep};
 use storage::{
-    Advice, Batch, CommitDurability, ItemView, Job, KvStore, Namespace, Outcome, Scan, SeqnoRange,
-    StorageError, VbucketId,
+    Advice, Batch, CommitDurability, ItemView, Job, KvStore, LogStore, Namespace, Outcome, Scan,
+    SeqnoRange, StorageError, VbucketId, VbucketIdentity,
 };
 
 type Results = Vec<Result<(), StorageError>>;
@@ -247,9 +247,11 @@ impl WarmupWorker {
             }
         } else if let Some(results) = persisting.results.take() {
             self.settle(&mut persisting, results);
-        } else if let Some((shard, batches)) = persisting.waiting.pop() {
-            let group: Arc<[Batch]> = batches.into();
+        } else if let Some((shard, mut batches)) = persisting.waiting.pop() {
             let store = persisting.lease.store();
+            // A flusher that wrote a newer state meanwhile wrote the branch with it.
+            batches.retain(|batch| !has_branch(store, batch));
+            let group: Arc<[Batch]> = batches.into();
             let durability = CommitDurability::Synced;
             match store.shared_commit_job(shard, Arc::clone(&group), durability) {
                 Ok(job) => persisting.job = Some(Box::new(job)),
@@ -404,6 +406,17 @@ impl WarmupWorker {
         self.warmup.plan.lock().note_down(vbucket);
         self.report(phase, Some(vbucket), cause.into(), NextStep::OutOfService);
     }
+}
+
+/// Whether the store has the branch already that the batch brings.
+fn has_branch(store: &LogStore, batch: &Batch) -> bool {
+    let newest = |identity: &VbucketIdentity| identity.failover_table.entries().first().copied();
+    let brought = batch.identity.as_deref().and_then(newest);
+    let stored = store.state(batch.vbucket);
+    stored.is_ok_and(|stored| {
+        let entries = stored.identity.failover_table.entries();
+        brought.is_some_and(|branch| entries.contains(&branch))
+    })
 }
 
 impl Worker for WarmupWorker {

@@ -93,3 +93,6 @@ pub(super) fn bytes_of(batch: &Batch) -> u64 {
             .saturating_add(OVERHEAD)
     })
 }
+
+#[cfg(test)]
+mod tests;

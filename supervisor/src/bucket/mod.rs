@@ -8,25 +8,29 @@ mod requests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use actix::{Addr, Handler, Message, Recipient};
+use bytes::Bytes;
+use requests::Verb;
+
 use actors::shell::Shell;
 use actors::vbucket::{VbucketActor, VbucketCore};
-use bytes::Bytes;
-use messages::OperationError;
+use actors::warmup::{WarmupEnd, WarmupProgress};
 use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta, Mutated, Write, WriteBatch};
+use messages::{ChildName, FailureId, FailureNotice, OperationError};
 use storage::{CollectionId, DocumentKey, VbucketId};
 
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
 use crate::engine;
+use crate::failure_bus::History;
 use crate::opening::Opening;
+use crate::restart::ChildStatus;
 use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
 use crate::vbucket_map;
-
-use requests::Verb;
 pub use requests::{WriteFuture, WriteRequest};
 
 /// The address of a vbucket's actor; stays valid when the actor is restarted.
@@ -47,7 +51,8 @@ impl Bucket {
         engine::launch(config, Opening::Create).await
     }
 
-    /// Opens a bucket, whatever state it was left in, and waits until its documents are in memory.
+    /// Opens a bucket, whatever state it was left in, and waits until its documents are in memory (or not, see
+    /// [`BucketConfig::waits_for_warmup`]).
     pub async fn open(config: BucketConfig) -> Result<Bucket, BucketError> {
         engine::launch(config, Opening::Existing).await
     }
@@ -63,12 +68,20 @@ impl Bucket {
     }
 
     /// Reads a document of the default collection.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Found, OperationError> {
         let key = default_key(key.as_ref())?;
         self.core_of(&key)?.get(&key)
     }
 
     /// Reads a document's metadata; shows a tombstone that is still in memory, too.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
     pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
         let key = default_key(key.as_ref())?;
         self.core_of(&key)?.get_meta(&key)
@@ -84,6 +97,10 @@ impl Bucket {
     }
 
     /// Reads many documents, answered in the order of the keys.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
     pub async fn get_many(
         &self,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
@@ -122,6 +139,10 @@ impl Bucket {
     }
 
     /// Gives a document another expiry, and reads it.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
     pub async fn get_and_touch(
         &self,
         key: impl AsRef<[u8]>,
@@ -209,6 +230,40 @@ impl Bucket {
         self.vbucket(vbucket).map(Addr::recipient)
     }
 
+    /// How far the loading of the bucket is.
+    #[must_use]
+    pub fn warmup(&self) -> WarmupProgress {
+        self.running().warmup.progress()
+    }
+
+    /// Waits until the bucket is loaded: how that ended. Needed only where opening did not wait.
+    pub async fn warm(&self) -> Result<WarmupEnd, OperationError> {
+        let ended = self.running().warmup.wait();
+        ended.await.unwrap_or(Err(OperationError::Closed))
+    }
+
+    /// How the bucket's children stand, in the order of the tree.
+    #[must_use]
+    pub fn children(&self) -> Vec<ChildStatus> {
+        self.running().tree.children()
+    }
+
+    /// Restarts a child, and those that restart with it.
+    pub fn restart(&self, child: &ChildName) -> Result<(), BucketError> {
+        Ok(self.running().tree.restart(child)?)
+    }
+
+    /// The failures after `after` that are still kept, oldest first.
+    #[must_use]
+    pub fn failures(&self, after: FailureId) -> History {
+        self.running().failures.since(after)
+    }
+
+    /// Sends every failure from now on to `subscriber`, until its address is closed.
+    pub fn subscribe(&self, subscriber: Recipient<FailureNotice>) {
+        self.running().failures.subscribe(subscriber);
+    }
+
     /// Figures of the bucket.
     #[must_use]
     pub fn statistics(&self) -> BucketStatistics {
@@ -231,10 +286,12 @@ impl Bucket {
         }
     }
 
-    /// Whether the bucket was shut down, by whichever handle.
+    /// Whether the bucket serves nothing any more: it was shut down, by whichever handle, or given up by its
+    /// supervisor.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.running().stop.is_over()
+        let running = self.running();
+        running.stop.is_over() || running.table.is_given_up.load(Ordering::Acquire)
     }
 
     pub(crate) fn core_of(&self, key: &DocumentKey) -> Result<&Arc<VbucketCore>, OperationError> {

@@ -1,0 +1,855 @@
+//! Decides what becomes of children: a pure state machine over the [`Tree`]. Event and time in, effects out.
+//!
+//! A child lives so: not started -> starting -> up -> (failed) backing off -> restarting -> up. A coupled sibling is
+//! *held* until all that start before it, and restart with it, are up. Too many restarts in a group's window: the
+//! group fails its parent, or goes out of service ([`Excess`]). Invariant: it reads no clock, draws no number, and
+//! does nothing; every failure that is told yields one report for the child, and one more for each group that has
+//! had too much.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use actors::environment::FailureReport;
+use actors::guardian::{ExitCause, Verdict};
+use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
+use storage::VbucketId;
+
+use crate::tree::{Child, Excess, Kind, Strategy, Tree, TreeError};
+
+/// How a child stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildState {
+    /// In the tree, but nobody started it yet.
+    NotStarted,
+    /// Its first core is being made.
+    Starting,
+    /// It serves.
+    Up,
+    /// It failed and waits for its next life.
+    BackingOff,
+    /// It restarts with a sibling, and waits until those it builds on are up.
+    Held,
+    /// It restarts with a sibling.
+    Restarting,
+    /// It gives no sign of life; it is made anew once it does.
+    Stalled,
+    /// It failed too often, or with somebody who did.
+    OutOfService,
+    /// Its thread or `System` ended under it.
+    Lost,
+    /// Its work is done.
+    Finished,
+    /// It was told to stop.
+    Stopping,
+    /// It has stopped.
+    Stopped,
+}
+
+impl ChildState {
+    /// Whether it takes part in restarts.
+    fn is_live(self) -> bool {
+        match self {
+            ChildState::Starting
+            | ChildState::Up
+            | ChildState::BackingOff
+            | ChildState::Held
+            | ChildState::Restarting
+            | ChildState::Stalled => true,
+            ChildState::NotStarted
+            | ChildState::OutOfService
+            | ChildState::Lost
+            | ChildState::Finished
+            | ChildState::Stopping
+            | ChildState::Stopped => false,
+        }
+    }
+
+    /// Whether those that build on it must wait.
+    fn is_awaited(self) -> bool {
+        self.is_live() && self != ChildState::Up
+    }
+
+    /// Whether nothing of it is left to stop.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        matches!(self, ChildState::Stopped | ChildState::Lost)
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody starts the child.
+    Started,
+    /// A life of the child ended; asks for a verdict.
+    Down(Generation, ExitCause),
+    /// A new core is at work.
+    Up(Generation),
+    /// It was told to stop, and has.
+    Stopped,
+    /// Its thread or `System` ended under it.
+    Lost,
+    /// Somebody wants it restarted.
+    RestartAsked,
+    /// It shall stop.
+    StopAsked,
+}
+
+/// What is to be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// This child drops what it is, and makes its next core once it is released.
+    Hold(ChildName),
+    /// The same for the child whose end was told: it has dropped what it was.
+    HoldSelf(ChildName),
+    /// It is made anew, without waiting for anybody.
+    Reset(ChildName),
+    /// It need not wait any more.
+    Release(ChildName),
+    /// It goes out of service.
+    StandDown(ChildName, String),
+    /// It need not stand down any more.
+    BringBack(ChildName),
+    /// It ends in order.
+    Stop(ChildName),
+    /// A failure to tell.
+    Report(FailureReport),
+    /// The embedder must know.
+    OutOfService(OutOfService),
+}
+
+/// What went out of service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutOfService {
+    /// The group or child that had too much.
+    pub scope: ChildName,
+    /// Whether that is the whole tree.
+    pub is_whole_tree: bool,
+    /// The children that stood down.
+    pub children: Vec<ChildName>,
+    /// The vbuckets of those children.
+    pub vbuckets: Vec<VbucketId>,
+    /// Why.
+    pub why: String,
+}
+
+/// How a child stands, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildStatus {
+    /// Which.
+    pub name: ChildName,
+    /// How it stands.
+    pub state: ChildState,
+    /// Its newest life.
+    pub generation: Generation,
+    /// Lives that were ended for a new one, whoever's fault it was.
+    pub restarts: u64,
+    /// Why it failed last.
+    pub last_failure: Option<FailureCause>,
+}
+
+#[derive(Debug)]
+struct Life {
+    state: ChildState,
+    generation: Generation,
+    restarts: u64,
+    last_failure: Option<FailureCause>,
+    failures: VecDeque<Duration>,
+    /// Which coupled restart it is part of.
+    together: u64,
+}
+
+/// A decision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// For [`Event::Down`]: what the child does now.
+    pub verdict: Option<Verdict>,
+    /// What else is to be done, in this order.
+    pub effects: Vec<Effect>,
+}
+
+/// The tree, and how each child of it stands.
+#[derive(Debug)]
+pub struct Lives {
+    tree: Tree,
+    each: Vec<Life>,
+    group_restarts: BTreeMap<ChildName, VecDeque<Duration>>,
+    last_together: u64,
+    is_shutting_down: bool,
+}
+
+/// Whose fault a restart is, by place in the start order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Nobody's: it was asked for.
+    Nobody,
+    /// This one's, whose life has ended.
+    Ended(usize),
+    /// This one's, which cannot hear of it yet; whoever builds on it waits.
+    Stuck(usize),
+}
+
+/// Where climbing from group to group ended.
+enum Climb {
+    /// These restart, by place in the start order.
+    Restart(Vec<usize>),
+    /// These go out of service, with this scope.
+    GiveUp(ChildName, Vec<usize>),
+}
+
+impl Lives {
+    /// A tree nobody has started yet.
+    pub fn new(tree: Tree) -> Result<Lives, TreeError> {
+        tree.check()?;
+        let mut lives = Lives {
+            tree: Tree::new(tree.root().clone()),
+            each: Vec::new(),
+            group_restarts: BTreeMap::new(),
+            last_together: 0,
+            is_shutting_down: false,
+        };
+        lives.grow(tree);
+        Ok(lives)
+    }
+
+    fn grow(&mut self, tree: Tree) {
+        self.tree = tree;
+        let not_started = || Life {
+            state: ChildState::NotStarted,
+            generation: Generation::default(),
+            restarts: 0,
+            last_failure: None,
+            failures: VecDeque::new(),
+            together: 0,
+        };
+        self.each
+            .resize_with(self.tree.children().len(), not_started);
+    }
+
+    /// Adds a child that starts after all others.
+    pub fn add(&mut self, child: Child) -> Result<(), TreeError> {
+        if self.is_shutting_down {
+            return Err(TreeError::ShuttingDown);
+        }
+        let tree = self.tree.clone().child(child);
+        tree.check()?;
+        self.grow(tree);
+        Ok(())
+    }
+
+    /// The tree.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// From now on nobody is restarted.
+    pub fn begin_shutdown(&mut self) {
+        self.is_shutting_down = true;
+    }
+
+    /// Whether nobody is restarted any more.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.is_shutting_down
+    }
+
+    /// How a child stands.
+    #[must_use]
+    pub fn state(&self, child: &ChildName) -> Option<ChildState> {
+        Some(self.each.get(self.place(child)?)?.state)
+    }
+
+    /// How everybody stands, in start order.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<ChildStatus> {
+        let children = self.tree.children().iter().zip(&self.each);
+        let status = |(child, life): (&Child, &Life)| ChildStatus {
+            name: child.name.clone(),
+            state: life.state,
+            generation: life.generation,
+            restarts: life.restarts,
+            last_failure: life.last_failure.clone(),
+        };
+        children.map(status).collect()
+    }
+
+    /// Decides. `jitter` is any number; it spreads the time a child waits.
+    pub fn decide(
+        &mut self,
+        child: &ChildName,
+        event: Event,
+        now: Duration,
+        jitter: u64,
+    ) -> Result<Decision, TreeError> {
+        let no_such = || TreeError::NoSuchChild(child.clone());
+        let place = self.place(child).ok_or_else(no_such)?;
+        let mut decision = Decision::default();
+        match event {
+            Event::Started => self.started(place),
+            Event::Up(generation) => self.up(place, generation),
+            Event::Stopped => self.set(place, ChildState::Stopped),
+            Event::StopAsked => self.stop_asked(place, &mut decision),
+            Event::Lost => self.lost(place, &mut decision),
+            Event::RestartAsked => self.restart_asked(place, &mut decision)?,
+            Event::Down(generation, cause) => {
+                let verdict = self.down(place, generation, cause, now, jitter, &mut decision);
+                decision.verdict = Some(verdict);
+            }
+        }
+        self.release(&mut decision);
+        Ok(decision)
+    }
+
+    fn started(&mut self, place: usize) {
+        if let Some(life) = self.each.get_mut(place)
+            && life.state == ChildState::NotStarted
+        {
+            life.state = ChildState::Starting;
+        }
+    }
+
+    fn up(&mut self, place: usize, generation: Generation) {
+        if let Some(life) = self.each.get_mut(place) {
+            life.generation = generation;
+            if life.state.is_live() {
+                life.state = ChildState::Up;
+            }
+        }
+    }
+
+    fn stop_asked(&mut self, place: usize, decision: &mut Decision) {
+        let Some((child, life)) = self.at(place) else {
+            return;
+        };
+        match life.state {
+            ChildState::Stopped | ChildState::Lost => {}
+            ChildState::NotStarted => {
+                decision.effects.push(Effect::Stop(child.name.clone()));
+                self.set(place, ChildState::Stopped);
+            }
+            ChildState::Starting
+            | ChildState::Up
+            | ChildState::BackingOff
+            | ChildState::Held
+            | ChildState::Restarting
+            | ChildState::Stalled
+            | ChildState::OutOfService
+            | ChildState::Finished
+            | ChildState::Stopping => {
+                decision.effects.push(Effect::Stop(child.name.clone()));
+                self.set(place, ChildState::Stopping);
+            }
+        }
+    }
+
+    fn lost(&mut self, place: usize, decision: &mut Decision) {
+        let Some((_, life)) = self.at(place) else {
+            return;
+        };
+        let was = life.state;
+        if was.has_ended() {
+            return;
+        }
+        self.set(place, ChildState::Lost);
+        if self.is_shutting_down {
+            return;
+        }
+        let cause = FailureCause::Lost;
+        self.report(
+            place,
+            FailureKind::Escalated,
+            cause.clone(),
+            NextStep::OutOfService,
+            decision,
+        );
+        self.give_up_around(place, &cause.to_string(), decision);
+    }
+
+    fn restart_asked(&mut self, place: usize, decision: &mut Decision) -> Result<(), TreeError> {
+        if self.is_shutting_down {
+            return Err(TreeError::ShuttingDown);
+        }
+        let Some((child, life)) = self.at(place) else {
+            return Ok(());
+        };
+        if !(life.state.is_live()
+            || matches!(life.state, ChildState::OutOfService | ChildState::Finished))
+        {
+            return Ok(());
+        }
+        let groups: Vec<ChildName> = self.names_of_groups(child);
+        self.group_restarts.retain(|name, _| !groups.contains(name));
+        let mut places = self.coupled(place);
+        places.push(place);
+        places.sort_unstable();
+        for &one in &places {
+            if let Some((child, life)) = self.at(one)
+                && matches!(life.state, ChildState::OutOfService | ChildState::Finished)
+            {
+                decision.effects.push(Effect::BringBack(child.name.clone()));
+                self.set(one, ChildState::BackingOff);
+            }
+        }
+        self.restart_together(&places, Role::Nobody, decision);
+        Ok(())
+    }
+
+    fn down(
+        &mut self,
+        place: usize,
+        generation: Generation,
+        exit: ExitCause,
+        now: Duration,
+        jitter: u64,
+        decision: &mut Decision,
+    ) -> Verdict {
+        let Some((child, _)) = self.at(place) else {
+            return Verdict::StayDown;
+        };
+        let child = child.clone();
+        if let Some(life) = self.each.get_mut(place) {
+            life.generation = life.generation.max(generation);
+        }
+        let is_stall = matches!(exit, ExitCause::Stalled(_));
+        let poison = poison_of(&exit, &child);
+        let failure = failure_of(exit);
+        let is_live = self.each.get(place).is_some_and(|l| l.state.is_live());
+        if self.is_shutting_down || !is_live {
+            if let Some((kind, cause)) = failure {
+                self.report(place, kind, cause, NextStep::Nothing, decision);
+            }
+            return Verdict::StayDown;
+        }
+        let Some((kind, cause)) = failure else {
+            return self.finished(place, &child, now, jitter, decision);
+        };
+        if child.kind == Kind::Temporary {
+            self.report(place, kind, cause.clone(), NextStep::OutOfService, decision);
+            self.stand_down(&[place], &cause.to_string(), decision);
+            return Verdict::StayDown;
+        }
+        if let Some(poison) = poison {
+            self.report(place, kind, cause, NextStep::OutOfService, decision);
+            self.escalate(place, poison.clone(), NextStep::OutOfService, decision);
+            self.give_up_around(place, &poison.to_string(), decision);
+            return Verdict::StayDown;
+        }
+        // The report of the child comes before those of the groups, and says what came of all.
+        let mut escalations = Decision::default();
+        let climb = self.climb(place, &cause, now, &mut escalations);
+        let next = match &climb {
+            Climb::Restart(_) => NextStep::Restarted,
+            Climb::GiveUp(..) => NextStep::OutOfService,
+        };
+        self.report(place, kind, cause, next, decision);
+        decision.effects.append(&mut escalations.effects);
+        match climb {
+            Climb::Restart(places) => {
+                let role = if is_stall {
+                    Role::Stuck(place)
+                } else {
+                    Role::Ended(place)
+                };
+                self.restart_together(&places, role, decision);
+                Verdict::RestartAfter(self.delay(place, &child, now, jitter))
+            }
+            Climb::GiveUp(scope, places) => {
+                let why = self.why(place);
+                self.give_up(scope, &places, &why, decision);
+                Verdict::StayDown
+            }
+        }
+    }
+
+    fn finished(
+        &mut self,
+        place: usize,
+        child: &Child,
+        now: Duration,
+        jitter: u64,
+        decision: &mut Decision,
+    ) -> Verdict {
+        if child.kind != Kind::Permanent {
+            self.set(place, ChildState::Finished);
+            return Verdict::StayDown;
+        }
+        // A permanent child that ends is no failure, but if it does so over and over its group has had too much.
+        let cause = FailureCause::GaveUp("its work was done".to_owned());
+        match self.climb(place, &cause, now, decision) {
+            Climb::Restart(places) => {
+                self.restart_together(&places, Role::Ended(place), decision);
+                Verdict::RestartAfter(self.delay(place, child, now, jitter))
+            }
+            Climb::GiveUp(scope, places) => {
+                self.give_up(scope, &places, &cause.to_string(), decision);
+                Verdict::StayDown
+            }
+        }
+    }
+
+    /// Counts the restart in the child's group, and in each group above as long as the one below has had too much.
+    fn climb(
+        &mut self,
+        place: usize,
+        cause: &FailureCause,
+        now: Duration,
+        decision: &mut Decision,
+    ) -> Climb {
+        let Some((child, _)) = self.at(place) else {
+            return Climb::Restart(Vec::new());
+        };
+        let groups: Vec<_> = self.tree.groups_of(child).into_iter().cloned().collect();
+        let mut places = self.coupled(place);
+        places.push(place);
+        let mut parents = groups.iter().skip(1);
+        for group in &groups {
+            let restarts = self.group_restarts.entry(group.name.clone()).or_default();
+            forget_old(restarts, now, group.intensity.window);
+            restarts.push_back(now);
+            let count = u32::try_from(restarts.len()).unwrap_or(u32::MAX);
+            if count <= group.intensity.restarts {
+                break;
+            }
+            restarts.clear();
+            let too_much = FailureCause::Intensity {
+                restarts: count.saturating_sub(1),
+                window_ms: u64::try_from(group.intensity.window.as_millis()).unwrap_or(u64::MAX),
+                last: cause.to_string(),
+            };
+            let parent = parents.next().filter(|_| group.excess == Excess::Parent);
+            let Some(parent) = parent else {
+                let next = NextStep::OutOfService;
+                self.escalate_group(&group.name, place, too_much, next, decision);
+                return Climb::GiveUp(group.name.clone(), self.places_in(&group.name));
+            };
+            let next = NextStep::Restarted;
+            self.escalate_group(&group.name, place, too_much, next, decision);
+            let inside = self.places_in(&group.name);
+            places = self.with_coupled(inside, parent.strategy, &parent.name);
+        }
+        places.sort_unstable();
+        places.dedup();
+        Climb::Restart(places)
+    }
+
+    /// These begin a new life together, each once those before it are up.
+    fn restart_together(&mut self, places: &[usize], role: Role, decision: &mut Decision) {
+        self.last_together = self.last_together.saturating_add(1);
+        let together = self.last_together;
+        let is_alone = places.len() == 1;
+        self.join(places, together);
+        for &place in places {
+            let Some((child, life)) = self
+                .tree
+                .children()
+                .get(place)
+                .zip(self.each.get_mut(place))
+            else {
+                continue;
+            };
+            let has_ended = role == Role::Ended(place);
+            if !has_ended && !life.state.is_live() {
+                continue;
+            }
+            life.together = together;
+            life.restarts = life.restarts.saturating_add(1);
+            let name = child.name.clone();
+            let is_held = life.state == ChildState::Held;
+            let effect = if is_held && (is_alone || role == Role::Stuck(place)) {
+                // Its next life is on the way, and waits for others already.
+                continue;
+            } else if role == Role::Stuck(place) {
+                life.state = ChildState::Stalled;
+                Effect::Reset(name)
+            } else if is_alone && has_ended {
+                life.state = ChildState::BackingOff;
+                continue;
+            } else if is_alone {
+                life.state = ChildState::Restarting;
+                Effect::Reset(name)
+            } else {
+                life.state = ChildState::Held;
+                if has_ended {
+                    Effect::HoldSelf(name)
+                } else {
+                    Effect::Hold(name)
+                }
+            };
+            decision.effects.push(effect);
+        }
+    }
+
+    /// Whoever restarts together with one of these, from an earlier restart, now does so with all of them.
+    fn join(&mut self, places: &[usize], together: u64) {
+        let mut earlier: Vec<u64> = Vec::new();
+        for (place, life) in self.each.iter().enumerate() {
+            if places.contains(&place) && life.state.is_awaited() && life.together > 0 {
+                earlier.push(life.together);
+            }
+        }
+        for life in &mut self.each {
+            if life.state.is_awaited() && earlier.contains(&life.together) {
+                life.together = together;
+            }
+        }
+    }
+
+    /// Lets those go whose predecessors are up.
+    fn release(&mut self, decision: &mut Decision) {
+        let mut awaited: Vec<u64> = Vec::new();
+        for (child, life) in self.tree.children().iter().zip(&mut self.each) {
+            if life.state == ChildState::Held && !awaited.contains(&life.together) {
+                life.state = ChildState::Restarting;
+                decision.effects.push(Effect::Release(child.name.clone()));
+            }
+            if life.state.is_awaited() && life.together > 0 {
+                awaited.push(life.together);
+            }
+        }
+    }
+
+    /// The child and those coupled with it go out of service.
+    fn give_up_around(&mut self, place: usize, why: &str, decision: &mut Decision) {
+        let Some((child, _)) = self.at(place) else {
+            return;
+        };
+        let scope = child.name.clone();
+        let mut places = self.coupled(place);
+        places.push(place);
+        places.sort_unstable();
+        self.give_up(scope, &places, why, decision);
+    }
+
+    fn give_up(&mut self, scope: ChildName, places: &[usize], why: &str, decision: &mut Decision) {
+        let children = self.stand_down(places, why, decision);
+        let all = self.tree.children().iter();
+        let mut vbuckets: Vec<VbucketId> = all
+            .filter(|child| children.contains(&child.name))
+            .filter_map(|child| child.vbucket)
+            .collect();
+        vbuckets.sort_unstable();
+        vbuckets.dedup();
+        decision.effects.push(Effect::OutOfService(OutOfService {
+            is_whole_tree: scope == self.tree.root().name,
+            scope,
+            children,
+            vbuckets,
+            why: why.to_owned(),
+        }));
+    }
+
+    fn stand_down(
+        &mut self,
+        places: &[usize],
+        why: &str,
+        decision: &mut Decision,
+    ) -> Vec<ChildName> {
+        let mut children = Vec::new();
+        for &place in places {
+            let Some((child, life)) = self.at(place) else {
+                continue;
+            };
+            let name = child.name.clone();
+            match life.state {
+                ChildState::Stopping | ChildState::Stopped | ChildState::Finished => continue,
+                ChildState::Lost => {}
+                ChildState::NotStarted
+                | ChildState::Starting
+                | ChildState::Up
+                | ChildState::BackingOff
+                | ChildState::Held
+                | ChildState::Restarting
+                | ChildState::Stalled
+                | ChildState::OutOfService => {
+                    let effect = Effect::StandDown(name.clone(), why.to_owned());
+                    decision.effects.push(effect);
+                    self.set(place, ChildState::OutOfService);
+                }
+            }
+            children.push(name);
+        }
+        children
+    }
+
+    fn report(
+        &mut self,
+        place: usize,
+        kind: FailureKind,
+        cause: FailureCause,
+        next: NextStep,
+        decision: &mut Decision,
+    ) {
+        if let Some(life) = self.each.get_mut(place) {
+            life.last_failure = Some(cause.clone());
+        }
+        if let Some((child, life)) = self.at(place) {
+            decision.effects.push(Effect::Report(FailureReport {
+                child: child.name.clone(),
+                generation: life.generation,
+                vbucket: child.vbucket,
+                kind,
+                cause,
+                next,
+            }));
+        }
+    }
+
+    fn escalate(
+        &mut self,
+        place: usize,
+        cause: FailureCause,
+        next: NextStep,
+        decision: &mut Decision,
+    ) {
+        self.report(place, FailureKind::Escalated, cause, next, decision);
+    }
+
+    /// A failure of a group: told under the group's name, with the vbucket of the child that was too much.
+    fn escalate_group(
+        &self,
+        group: &ChildName,
+        place: usize,
+        cause: FailureCause,
+        next: NextStep,
+        decision: &mut Decision,
+    ) {
+        if let Some((child, life)) = self.at(place) {
+            decision.effects.push(Effect::Report(FailureReport {
+                child: group.clone(),
+                generation: life.generation,
+                vbucket: child.vbucket,
+                kind: FailureKind::Escalated,
+                cause,
+                next,
+            }));
+        }
+    }
+
+    fn why(&self, place: usize) -> String {
+        let last = self
+            .at(place)
+            .and_then(|(_, life)| life.last_failure.as_ref());
+        last.map_or_else(String::new, ToString::to_string)
+    }
+
+    fn delay(&mut self, place: usize, child: &Child, now: Duration, jitter: u64) -> Duration {
+        let window = self
+            .tree
+            .groups_of(child)
+            .first()
+            .map(|g| g.intensity.window);
+        let Some(life) = self.each.get_mut(place) else {
+            return Duration::ZERO;
+        };
+        forget_old(&mut life.failures, now, window.unwrap_or_default());
+        life.failures.push_back(now);
+        let failures = u32::try_from(life.failures.len()).unwrap_or(u32::MAX);
+        child.backoff.delay(failures, jitter)
+    }
+
+    fn at(&self, place: usize) -> Option<(&Child, &Life)> {
+        self.tree.children().get(place).zip(self.each.get(place))
+    }
+
+    fn set(&mut self, place: usize, state: ChildState) {
+        if let Some(life) = self.each.get_mut(place) {
+            life.state = state;
+        }
+    }
+
+    fn place(&self, name: &ChildName) -> Option<usize> {
+        let mut children = self.tree.children().iter();
+        children.position(|child| child.name == *name)
+    }
+
+    fn names_of_groups(&self, child: &Child) -> Vec<ChildName> {
+        let groups = self.tree.groups_of(child).into_iter();
+        groups.map(|group| group.name.clone()).collect()
+    }
+
+    /// The siblings that restart with a child.
+    fn coupled(&self, place: usize) -> Vec<usize> {
+        let Some((child, _)) = self.at(place) else {
+            return Vec::new();
+        };
+        let Some(group) = self.tree.groups_of(child).first().copied() else {
+            return Vec::new();
+        };
+        let all = self.with_coupled(vec![place], group.strategy, &group.name);
+        all.into_iter().filter(|one| *one != place).collect()
+    }
+
+    /// These places of a group, and all others of it that restart with them.
+    fn with_coupled(
+        &self,
+        inside: Vec<usize>,
+        strategy: Strategy,
+        group: &ChildName,
+    ) -> Vec<usize> {
+        let first = inside.iter().min().copied().unwrap_or(0);
+        let in_group = self.places_in(group).into_iter();
+        match strategy {
+            Strategy::OneForOne => inside,
+            Strategy::RestForOne => in_group.filter(|place| *place >= first).collect(),
+            Strategy::OneForAll => in_group.collect(),
+        }
+    }
+
+    /// All children in a group, and in groups under it.
+    fn places_in(&self, group: &ChildName) -> Vec<usize> {
+        let is_inside = |child: &Child| {
+            let groups = self.tree.groups_of(child);
+            groups.iter().any(|one| one.name == *group)
+        };
+        let children = self.tree.children().iter().enumerate();
+        let inside = children.filter(|(_, child)| is_inside(child));
+        inside.map(|(place, _)| place).collect()
+    }
+}
+
+fn forget_old(times: &mut VecDeque<Duration>, now: Duration, window: Duration) {
+    while times
+        .front()
+        .is_some_and(|time| now.saturating_sub(*time) > window)
+    {
+        times.pop_front();
+    }
+}
+
+fn failure_of(exit: ExitCause) -> Option<(FailureKind, FailureCause)> {
+    let panicked = |text| Some((FailureKind::ChildPanicked, FailureCause::Panic(text)));
+    match exit {
+        ExitCause::Panicked(text) => panicked(text),
+        ExitCause::PanickedIn { entry, text, .. } => panicked(format!("{entry}: {text}")),
+        ExitCause::GaveUp(why) => Some((FailureKind::ChildPanicked, FailureCause::GaveUp(why))),
+        ExitCause::Stalled(time) => {
+            let for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            Some((FailureKind::ChildStalled, FailureCause::Stalled { for_ms }))
+        }
+        ExitCause::Finished => None,
+    }
+}
+
+/// Whether one kind of message made the child panic too often in a row.
+fn poison_of(exit: &ExitCause, child: &Child) -> Option<FailureCause> {
+    match exit {
+        ExitCause::PanickedIn {
+            entry,
+            in_a_row,
+            text,
+        } if *in_a_row >= child.panics_in_a_row_max => Some(FailureCause::PoisonedRequest {
+            request: entry.to_string(),
+            times: *in_a_row,
+            last: text.clone(),
+        }),
+        ExitCause::PanickedIn { .. }
+        | ExitCause::Panicked(_)
+        | ExitCause::Stalled(_)
+        | ExitCause::GaveUp(_)
+        | ExitCause::Finished => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
