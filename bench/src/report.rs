@@ -178,7 +178,7 @@ fn number(value: f64) -> String {
 /// Two figures in one cell.
 fn two(a: Option<String>, to_a: &str, b: Option<String>, to_b: &str) -> Option<String> {
     let a = a.map(|ratio| format!("{ratio} {to_a}").trim_end().to_owned());
-    let b = b.map(|ratio| format!("{ratio} {to_b}"));
+    let b = b.map(|ratio| format!("{ratio} {to_b}").trim_end().to_owned());
     match (a, b) {
         (Some(a), Some(b)) => Some(format!("{a}; {b}")),
         (a, b) => a.or(b),

@@ -73,12 +73,12 @@ fn config(directory: &Path, vbuckets: Option<u16>) -> BucketConfig {
 
 impl Contestant for Ours {
     async fn get(&self, subject: &Subject, visit: &mut dyn FnMut(&[u8])) {
-        let found = self.0.get(&subject.key).await.unwrap();
+        let found = self.0.get(subject.key).await.unwrap();
         visit(&found.value);
     }
 
     async fn set(&self, subject: &Subject, value: &[u8], durability: Durability) {
-        let request = self.0.set(&subject.key, Bytes::copy_from_slice(value));
+        let request = self.0.set(subject.key, Bytes::copy_from_slice(value));
         let request = match durability {
             Durability::Synced => request.persisted(),
             Durability::Buffered => request,
