@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::thread;
 
 use actix::{Arbiter, System};
+use tokio::sync::oneshot;
+
 use actors::executor::threads::ThreadExecutor;
 use actors::hooks::Hooks;
 use actors::system::{SystemClock, SystemRandom};
-use tokio::sync::oneshot;
 
 use crate::bucket::Bucket;
 use crate::bucket_config::BucketConfig;

@@ -5,13 +5,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use actors::environment::Environment;
 use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
 use actors::warmup::{VbucketTable, Warmable};
 use messages::{DownCause, OperationError};
 use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
-use tokio::sync::Notify;
 
 use crate::restart::OutOfService;
 
