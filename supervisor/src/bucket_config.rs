@@ -10,6 +10,8 @@ use std::time::Duration;
 use actors::hooks::Hooks;
 use storage::disk::Disk;
 
+use crate::bucket_error::BucketError;
+
 /// Where a bucket lies.
 #[derive(Clone, Debug)]
 pub enum Location {
@@ -29,17 +31,18 @@ pub struct BucketConfig {
     /// Number of logs, each with its own sync, 1 to 8. `None` takes what is stored, at creation 1: one sync for all
     /// vbuckets is what makes small commits cheap.
     pub log_shards: Option<u16>,
-    /// Threads for vbucket and flusher actors, 1 to 8. `None` takes the number of cores.
+    /// Threads for vbucket and flusher actors; more than 8 count as 8. `None` takes the number of cores.
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
     pub warmup_threads: u16,
+    /// Whether opening waits until every document is in memory. If not, a vbucket serves writes once its own documents
+    /// are, and until then reads of those that are; everything else is answered with a temporary failure.
+    pub waits_for_warmup: bool,
     /// Bytes of documents in memory, above which a client's write is answered with a temporary failure.
     pub memory_quota_bytes: u64,
     /// Messages a vbucket's mailbox holds before a sender must wait: enough to keep the actor busy, few enough
     /// that a waiting client notices.
     pub mailbox_messages_max: usize,
-    /// Writers that may wait for the disk at one vbucket, above which one more is answered with a temporary failure.
-    pub persistence_waiters_max: usize,
     /// How long an orderly shutdown may take before it is given up and reported.
     pub stop_deadline: Duration,
     /// Failures kept to be read back.
@@ -63,6 +66,25 @@ impl BucketConfig {
         BucketConfig::new(Location::Disk(disk))
     }
 
+    /// Least memory quota in bytes: below it hardly a document fits.
+    pub const MEMORY_QUOTA_BYTES_MIN: u64 = 1 << 20;
+
+    /// Refuses what no bucket can work with. What is stored at creation is checked by the store.
+    pub(crate) fn check(&self) -> Result<(), BucketError> {
+        let refuse = |what: String, limits| Err(BucketError::Setting { what, limits });
+        if self.memory_quota_bytes < Self::MEMORY_QUOTA_BYTES_MIN {
+            let what = format!("memory_quota_bytes = {}", self.memory_quota_bytes);
+            return refuse(what, "at least 1 MiB");
+        }
+        if self.mailbox_messages_max == 0 {
+            return refuse("mailbox_messages_max = 0".to_owned(), "at least 1");
+        }
+        if self.stall_limit.is_zero() {
+            return refuse("stall_limit = 0".to_owned(), "more than nothing");
+        }
+        Ok(())
+    }
+
     fn new(location: Location) -> BucketConfig {
         BucketConfig {
             location,
@@ -70,9 +92,9 @@ impl BucketConfig {
             log_shards: None,
             actor_threads: None,
             warmup_threads: 2,
+            waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,
-            persistence_waiters_max: 16 * 1024,
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),

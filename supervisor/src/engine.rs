@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread;
 
 use actix::{Arbiter, System};
+use tokio::sync::oneshot;
+
 use actors::executor::threads::ThreadExecutor;
 use actors::system::{SystemClock, SystemRandom};
-use tokio::sync::oneshot;
 
 use crate::bucket::Bucket;
 use crate::bucket_config::BucketConfig;

@@ -35,6 +35,7 @@ pub(crate) fn open(
     how: Opening,
     random: &dyn Random,
 ) -> Result<Opened, BucketError> {
+    config.check()?;
     let disk = disk(config, how)?;
     let store = match how {
         Opening::Create => create(config, &disk, random)?,

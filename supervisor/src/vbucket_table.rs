@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use actors::environment::Environment;
 use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
@@ -13,7 +15,6 @@ use actors::warmup::{VbucketTable, Warmable};
 use messages::{ChildName, DownCause, OperationError};
 use parking_lot::Mutex;
 use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
-use tokio::sync::Notify;
 
 use crate::restart::OutOfService;
 use crate::wiring;

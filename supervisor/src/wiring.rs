@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use actix::{Addr, ArbiterHandle};
+
 use actors::backoff::Backoff;
 use actors::environment::{Clock, Environment, Random};
-use actors::executor::{Executor, StopWorkers};
+use actors::executor::{Executor, StopWorkers, WakeWorker};
 use actors::flusher::actor::wake_with;
 use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge};
 use actors::guardian::Guardian;
@@ -99,10 +100,18 @@ pub(crate) async fn start(
         table,
     };
     let writers = parts.start_writers()?;
-    let warmup = parts.warm_up(&opened.disk).await?;
+    let warmup = parts.start_warmup(&opened.disk)?;
+    let warm = warmup.wait();
+    let closed = |_| OperationError::Closed;
+    warmup.wait_for_states().await.map_err(closed)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
+    let addresses = parts.start_vbuckets(&arbiters);
+    if config.waits_for_warmup {
+        // What could not be loaded is out of service and says so; the rest serves.
+        let WarmupEnd { .. } = warm.await.map_err(closed)??;
+    }
     let running = Running {
-        addresses: parts.start_vbuckets(&arbiters),
+        addresses,
         table: parts.table,
         memory,
         store: parts.store,
@@ -159,8 +168,8 @@ impl Parts<'_> {
         (0..self.shape.log_shards).map(start).collect()
     }
 
-    /// Makes the vbuckets of what the store holds, and waits until they are loaded.
-    async fn warm_up(&self, disk: &Arc<dyn Disk>) -> Result<Warmup, BucketError> {
+    /// Makes the vbuckets of what the store holds, and loads them.
+    fn start_warmup(&self, disk: &Arc<dyn Disk>) -> Result<Warmup, BucketError> {
         let warmup = Warmup::new(WarmupConfig {
             name: ChildName::new("warmup"),
             store: self.store.clone(),
@@ -171,12 +180,9 @@ impl Parts<'_> {
             absent: Absent::Create,
             step_bytes: WarmupConfig::STEP_BYTES,
         });
-        let ended = warmup.wait();
         warmup
             .start(self.config.warmup_threads, &self.guardian)
             .map_err(not_started)?;
-        // What could not be loaded is out of service and says so; the rest serves.
-        let WarmupEnd { .. } = ended.await.unwrap_or(Err(OperationError::Closed))?;
         Ok(warmup)
     }
 
@@ -197,6 +203,9 @@ impl Parts<'_> {
                 dirty: Arc::clone(dirty) as _,
                 store: self.store.clone(),
             };
+            // A store that was opened anew may hold less than it had said.
+            let edge = Arc::clone(&config.edge);
+            self.store.watch(WakeWorker::new(move || edge.nudge()));
             let shell = ShellConfig::new(config.name.clone(), Arc::clone(&self.guardian));
             let make = move |generation| FlusherCore::new(config.clone(), generation);
             let address = shell::start(arbiter, shell, make);

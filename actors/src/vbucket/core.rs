@@ -317,7 +317,11 @@ impl VbucketCore {
 
     /// Tells the flusher to look here.
     pub(super) fn mark_dirty(&self) {
-        self.dirty.mark(self.id);
+        if self.waiters.is_awaited() {
+            self.dirty.mark(self.id);
+        } else {
+            self.dirty.mark_for_next_look(self.id);
+        }
     }
 
     pub(super) fn status(&self) -> Status {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
@@ -26,6 +27,8 @@ type Answer = Result<(), OperationError>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waiters {
     inner: Arc<Mutex<Inner>>,
+    /// As many as `places`, to be read without the lock.
+    awaited: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -77,11 +80,17 @@ impl Waiters {
             return Err(OperationError::TemporaryFailure(Busy::Queue));
         }
         inner.places += 1;
+        self.awaited.store(inner.places, Ordering::Release);
         drop(inner);
         Ok(PersistPlace {
             waiters: self.clone(),
             waits_as: None,
         })
+    }
+
+    /// Whether somebody waits, or took a place to.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Acquire) > 0
     }
 
     /// Everything up to `seqno` is on disk.
@@ -169,6 +178,7 @@ impl Drop for PersistPlace {
     fn drop(&mut self) {
         let mut inner = self.waiters.inner.lock();
         inner.places = inner.places.saturating_sub(1);
+        self.waiters.awaited.store(inner.places, Ordering::Release);
         let waiting = self.waits_as.and_then(|key| inner.waiting.remove(&key));
         drop(inner);
         drop(waiting);

@@ -11,9 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix::{Addr, Handler, Message, Recipient};
+use bytes::Bytes;
+use requests::Verb;
+
 use actors::shell::Shell;
 use actors::vbucket::{VbucketActor, VbucketCore};
-use bytes::Bytes;
+use actors::warmup::{WarmupEnd, WarmupProgress};
 use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta, Mutated, Write, WriteBatch};
 use messages::{ChildName, FailureId, FailureNotice, OperationError};
 use storage::{CollectionId, DocumentKey, VbucketId};
@@ -28,8 +31,6 @@ use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
 use crate::vbucket_map;
-
-use requests::Verb;
 pub use requests::{WriteFuture, WriteRequest};
 
 /// The address of a vbucket's actor; stays valid when the actor is restarted.
@@ -50,7 +51,8 @@ impl Bucket {
         engine::launch(config, Opening::Create).await
     }
 
-    /// Opens a bucket, whatever state it was left in, and waits until its documents are in memory.
+    /// Opens a bucket, whatever state it was left in, and waits until its documents are in memory (or not, see
+    /// [`BucketConfig::waits_for_warmup`]).
     pub async fn open(config: BucketConfig) -> Result<Bucket, BucketError> {
         engine::launch(config, Opening::Existing).await
     }
@@ -226,6 +228,18 @@ impl Bucket {
         Shell<VbucketActor>: Handler<M>,
     {
         self.vbucket(vbucket).map(Addr::recipient)
+    }
+
+    /// How far the loading of the bucket is.
+    #[must_use]
+    pub fn warmup(&self) -> WarmupProgress {
+        self.running().warmup.progress()
+    }
+
+    /// Waits until the bucket is loaded: how that ended. Needed only where opening did not wait.
+    pub async fn warm(&self) -> Result<WarmupEnd, OperationError> {
+        let ended = self.running().warmup.wait();
+        ended.await.unwrap_or(Err(OperationError::Closed))
     }
 
     /// How the bucket's children stand, in the order of the tree.
