@@ -43,6 +43,8 @@ pub struct BucketConfig {
     /// Messages a vbucket's mailbox holds before a sender must wait: enough to keep the actor busy, few enough
     /// that a waiting client notices.
     pub mailbox_messages_max: usize,
+    /// Writers that may wait for the disk at one vbucket, above which one more is answered with a temporary failure.
+    pub persistence_waiters_max: usize,
     /// How long an orderly shutdown may take before it is given up and reported.
     pub stop_deadline: Duration,
     /// Failures kept to be read back.
@@ -95,6 +97,7 @@ impl BucketConfig {
             waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,
+            persistence_waiters_max: actors::vbucket::WAITERS_MAX,
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
