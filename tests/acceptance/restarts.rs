@@ -29,7 +29,7 @@ fn by_every_name() -> Result {
             let now = now.unwrap();
             match before.state {
                 // Its work is done: there is nothing to do again.
-                ChildState::Finished => now.state == ChildState::Finished,
+                ChildState::Finished | ChildState::Stopped => now.state == before.state,
                 _ => now.state == ChildState::Up && now.generation > before.generation,
             }
         });

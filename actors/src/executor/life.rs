@@ -126,11 +126,7 @@ impl Life {
             let orders = self.tether.orders();
             if orders.must_stop {
                 drop(self.end());
-                let guardian = &self.spec.guardian;
-                drop(guarded(|| {
-                    guardian.child_stopped(&self.spec.name, self.generation);
-                }));
-                return Some(Turn::Stepped(Step::Ended));
+                return Some(self.ended());
             }
             self.is_down = orders.stands_down.is_some();
             self.is_held = orders.is_held;
