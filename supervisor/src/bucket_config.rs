@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(test, feature = "testing"))]
+use actors::hooks::Hooks;
+use storage::OpenOptions;
 use storage::disk::Disk;
 
 /// Where a bucket lies.
@@ -45,6 +48,11 @@ pub struct BucketConfig {
     pub failure_history_max: usize,
     /// A child that gives no sign of life for so long is treated as failed.
     pub stall_limit: Duration,
+    /// Sizes and thresholds of the store's files. Its `entropy` is not used: each opening draws its own.
+    pub store: OpenOptions,
+    /// A test harness that watches the bucket and makes it fail.
+    #[cfg(any(test, feature = "testing"))]
+    pub hooks: Hooks,
 }
 
 impl BucketConfig {
@@ -72,6 +80,9 @@ impl BucketConfig {
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
+            store: OpenOptions::new(0),
+            #[cfg(any(test, feature = "testing"))]
+            hooks: Hooks::none(),
         }
     }
 }

@@ -39,7 +39,7 @@ fn failed(what: &str, cause: &dyn ToString) -> BucketError {
 
 /// The body of the engine's thread.
 fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucket, BucketError>>) {
-    let prepared = ground().and_then(|ground| {
+    let prepared = ground(config).and_then(|ground| {
         let opened = opening::open(config, how, &*ground.random)?;
         Ok((ground, opened))
     });
@@ -81,12 +81,16 @@ fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucke
 }
 
 /// What production stands on.
-fn ground() -> Result<Ground, BucketError> {
+fn ground(config: &BucketConfig) -> Result<Ground, BucketError> {
+    #[cfg(any(test, feature = "testing"))]
+    let hooks = config.hooks.clone();
+    #[cfg(not(any(test, feature = "testing")))]
+    let hooks = Hooks::none();
     let random = SystemRandom::new().map_err(|error| failed("randomness", &error))?;
     Ok(Ground {
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(random),
-        executor: Arc::new(ThreadExecutor::new()),
-        hooks: Hooks::none(),
+        executor: Arc::new(ThreadExecutor::new().hooks(&hooks)),
+        hooks,
     })
 }

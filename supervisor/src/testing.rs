@@ -9,6 +9,7 @@ mod guardian;
 mod harness;
 mod failures;
 pub mod probe;
+mod process;
 mod settings;
 pub mod tap;
 pub mod world;

@@ -73,7 +73,7 @@ pub(crate) async fn start(
     let threads = arbiters.len().max(1);
     let of = environment.clone();
     let table = Arc::new(Table::new(shape.vbuckets, threads, Arc::clone(&memory), of));
-    let store = handle(opened.store, &opened.disk, &environment);
+    let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
     let out_of_service = Arc::clone(&table);
     let supervisor = Supervisor::new(
@@ -82,6 +82,7 @@ pub(crate) async fn start(
             clock: Arc::clone(&environment.clock),
             random: Arc::clone(&environment.random),
             failures: Arc::clone(&failures) as _,
+            hooks: environment.hooks.clone(),
             on_out_of_service: Box::new(move |what| out_of_service.take_down(what)),
         },
     )?;
@@ -127,6 +128,10 @@ struct Parts<'c> {
 }
 
 impl Parts<'_> {
+    fn shell(&self, name: &ChildName) -> ShellConfig {
+        ShellConfig::new(name.clone(), Arc::clone(&self.guardian)).hooks(&self.environment.hooks)
+    }
+
     /// The store's background work, and a writer for each log.
     fn start_writers(&self) -> Result<Vec<WriterLink>, BucketError> {
         let config = MaintenanceConfig {
@@ -192,7 +197,7 @@ impl Parts<'_> {
                 dirty: Arc::clone(dirty) as _,
                 store: self.store.clone(),
             };
-            let shell = ShellConfig::new(config.name.clone(), Arc::clone(&self.guardian));
+            let shell = self.shell(&config.name);
             let make = move |generation| FlusherCore::new(config.clone(), generation);
             let address = shell::start(arbiter, shell, make);
             wake_with(dirty, address.clone().recipient());
@@ -220,8 +225,7 @@ impl Parts<'_> {
         let start = |slot: &Arc<VbucketSlot>| {
             let arbiter = arbiters.get(self.table.thread_of(slot.id()))?;
             let name = ChildName::new(format!("vbucket-{}", slot.id()));
-            let mut shell = ShellConfig::new(name, Arc::clone(&self.guardian));
-            shell.mailbox = self.config.mailbox_messages_max;
+            let shell = self.shell(&name).mailbox(self.config.mailbox_messages_max);
             let slot = Arc::clone(slot);
             let make = move |_| VbucketActor::at(Arc::clone(&slot));
             Some(shell::start(arbiter, shell, make))
@@ -271,8 +275,14 @@ fn not_started(error: actors::executor::StartError) -> BucketError {
 }
 
 /// The store behind a handle that opens it again when only recovery helps.
-fn handle(store: LogStore, disk: &Arc<dyn Disk>, environment: &Environment) -> StoreHandle {
+fn handle(
+    config: &BucketConfig,
+    store: LogStore,
+    disk: &Arc<dyn Disk>,
+    environment: &Environment,
+) -> StoreHandle {
     let (disk, random) = (Arc::clone(disk), Arc::clone(&environment.random));
-    let open = move || opening::reopen(&disk, &*random);
+    let options = config.store.clone();
+    let open = move || opening::reopen(&options, &disk, &*random);
     StoreHandle::new(store, Box::new(open))
 }

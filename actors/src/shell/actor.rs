@@ -26,9 +26,11 @@ use messages::{ChildName, Generation};
 use super::answer::{Answer, FaultCause, ShellFault};
 use super::context::{ShellContext, Wishes};
 use super::contract::{Core, Later, On, Reply, Stopping};
-use super::jobs::{Jobs, Payload, panic_text, quietly};
+use super::jobs::Jobs;
 use crate::executor::WakeWorker;
 use crate::guardian::{Entry, ExitCause, Guardian, Verdict};
+use crate::hooks::{Delivery, Hooks};
+use crate::panics::{Payload, panic_text, quietly};
 use crate::tether::{DeathWatch, Tether};
 
 /// Ended futures and timers handled in one go, so that a mailbox beside them is served, too.
@@ -43,6 +45,8 @@ pub struct ShellConfig {
     pub guardian: Arc<dyn Guardian>,
     /// Messages the mailbox takes before `try_send` says it is full.
     pub mailbox: usize,
+    /// A test harness that sees its messages.
+    pub hooks: Hooks,
 }
 
 impl ShellConfig {
@@ -56,7 +60,24 @@ impl ShellConfig {
             name,
             guardian,
             mailbox: ShellConfig::MAILBOX,
+            hooks: Hooks::none(),
         }
+    }
+
+    /// The same, with another mailbox.
+    #[must_use]
+    pub fn mailbox(self, messages: usize) -> ShellConfig {
+        ShellConfig {
+            mailbox: messages,
+            ..self
+        }
+    }
+
+    /// The same, watched by a test harness.
+    #[must_use]
+    pub fn hooks(self, hooks: &Hooks) -> ShellConfig {
+        let hooks = hooks.clone();
+        ShellConfig { hooks, ..self }
     }
 }
 
@@ -71,6 +92,7 @@ pub fn start<C: Core>(
         name,
         guardian,
         mailbox,
+        hooks,
     } = config;
     let tether = guardian.tether(&name);
     // Made here, not there: an arbiter that has ended drops the closure, and so tells of it.
@@ -80,7 +102,8 @@ pub fn start<C: Core>(
         Shell {
             tether,
             guardian,
-            make: Box::new(make),
+            hooks,
+            make: Some(Box::new(make)),
             core: None,
             jobs: Jobs::new(),
             phase: Phase::Paused,
@@ -100,7 +123,9 @@ pub fn start<C: Core>(
 pub struct Shell<C: Core> {
     tether: Arc<Tether>,
     guardian: Arc<dyn Guardian>,
-    make: Box<dyn FnMut(Generation) -> C>,
+    hooks: Hooks,
+    /// There until it stops for good.
+    make: Option<Box<dyn FnMut(Generation) -> C>>,
     core: Option<C>,
     jobs: Jobs<C>,
     phase: Phase,
@@ -114,7 +139,7 @@ pub struct Shell<C: Core> {
     death_watch: DeathWatch,
 }
 
-/// A message that waits for the next life.
+/// A message that was taken from the mailbox and is served later.
 type Stashed<C> = Box<dyn FnOnce(&mut Shell<C>, &mut Context<Shell<C>>)>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,11 +265,12 @@ impl<C: Core> Shell<C> {
         }
         self.seen_version = version;
         let orders = self.tether.orders();
+        if let Some(why) = &orders.stands_down {
+            self.stand_down(why);
+        }
         if orders.must_stop {
             self.begin_stop(actix);
-        } else if let Some(why) = orders.stands_down {
-            self.stand_down(&why);
-        } else if orders.resets != self.seen_resets {
+        } else if orders.stands_down.is_none() && orders.resets != self.seen_resets {
             self.discard(FaultCause::Reset);
             self.pause(None, actix);
         }
@@ -266,6 +292,9 @@ impl<C: Core> Shell<C> {
 
     fn stop_for_good(&mut self) {
         self.discard(FaultCause::Stopped);
+        // What the factory holds, such as the store, goes with the child, not with its last address.
+        let make = self.make.take();
+        quietly(|| drop(make));
         self.phase = Phase::Stopped;
         self.death_watch.disarm();
         let (guardian, tether) = (&self.guardian, &self.tether);
@@ -346,10 +375,13 @@ impl<C: Core> Shell<C> {
     }
 
     fn make_core(&mut self, actix: &mut Context<Self>) {
+        let Some(make) = self.make.as_mut() else {
+            return;
+        };
         self.generation = self.tether.next_generation();
         self.death_watch.arm();
         self.tether.enter();
-        let made = catch_unwind(AssertUnwindSafe(|| (self.make)(self.generation)));
+        let made = catch_unwind(AssertUnwindSafe(|| make(self.generation)));
         self.tether.leave();
         match made {
             Err(payload) => {
@@ -517,6 +549,34 @@ impl<C: Core> ActorFuture<Shell<C>> for Frozen {
     }
 }
 
+/// A message that a harness holds up, and with it all behind it.
+struct HeldUp<C: Core> {
+    sleep: Pin<Box<Sleep>>,
+    serve: Option<Stashed<C>>,
+}
+
+impl<C: Core> ActorFuture<Shell<C>> for HeldUp<C> {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        shell: &mut Shell<C>,
+        actix: &mut Context<Shell<C>>,
+        task: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        ready!(self.sleep.as_mut().poll(task));
+        shell.tether.leave();
+        shell.look(actix);
+        match self.serve.take() {
+            // A new life was ordered meanwhile; it is that life's first message.
+            serve @ Some(_) if shell.phase == Phase::Paused => shell.stashed = serve,
+            Some(serve) => serve(shell, actix),
+            None => {}
+        }
+        Poll::Ready(())
+    }
+}
+
 type Slot<R> = Rc<RefCell<Option<OneshotSender<R>>>>;
 
 fn send<R>(slot: &Slot<R>, answer: R) {
@@ -538,20 +598,57 @@ where
     fn handle(&mut self, message: M, actix: &mut Context<Self>) -> Self::Result {
         self.look(actix);
         if self.phase != Phase::Paused {
-            return self.serve(message, actix);
+            return self.deliver(message, actix);
         }
         // Taken from the mailbox just when an order came to begin a new life: it is that life's first message.
         let slot = Slot::default();
         let kept = Rc::clone(&slot);
         self.stashed = Some(Box::new(move |shell, actix| {
-            shell.serve(message, actix).pass_on(&kept);
+            shell.deliver(message, actix).pass_on(&kept);
         }));
         Replied::later(slot)
     }
 }
 
 impl<C: Core> Shell<C> {
-    fn serve<M>(&mut self, message: M, actix: &mut Context<Self>) -> Replied<C, M::Result>
+    /// Lets a harness have its say, if there is one and the message finds a core.
+    fn deliver<M>(&mut self, message: M, actix: &mut Context<Self>) -> Replied<C, M::Result>
+    where
+        C: On<M>,
+        M: Message + 'static,
+        M::Result: Answer,
+    {
+        if self.core.is_none() {
+            return self.serve(message, None, actix);
+        }
+        let child = self.tether.child();
+        match self.hooks.message(child, self.generation, &message) {
+            Delivery::Handle => self.serve(message, None, actix),
+            Delivery::Panic(text) => self.serve(message, Some(text), actix),
+            Delivery::After(time) => {
+                let slot = Slot::default();
+                let kept = Rc::clone(&slot);
+                let serve: Stashed<C> = Box::new(move |shell, actix| {
+                    shell.serve(message, None, actix).pass_on(&kept);
+                });
+                // At work on it from now on, as if its handling took so long.
+                self.tether.enter();
+                actix.wait(HeldUp {
+                    sleep: Box::pin(tokio::time::sleep(time)),
+                    serve: Some(serve),
+                });
+                Replied::later(slot)
+            }
+        }
+    }
+
+    /// Serves it; `planted` is the panic a harness asked for.
+    fn serve<M>(
+        &mut self,
+        message: M,
+        planted: Option<String>,
+        actix: &mut Context<Self>,
+    ) -> Replied<C, M::Result>
     where
         C: On<M>,
         M: Message + 'static,
@@ -560,7 +657,14 @@ impl<C: Core> Shell<C> {
         let entry = Entry::Message(std::any::type_name::<M>());
         let mut parts = 1;
         quietly(|| parts = C::parts(&message));
-        let reply = self.enter(entry, actix, move |core, ctx| core.on(message, ctx));
+        let reply = self.enter(entry, actix, move |core, ctx| match planted {
+            None => core.on(message, ctx),
+            #[expect(
+                clippy::panic,
+                reason = "the fault a test asked for; caught by the guard"
+            )]
+            Some(text) => panic!("{text}"),
+        });
         match reply {
             Err(fault) => Replied::now(fault_answer(&fault, parts)),
             Ok(Reply::Now(answer)) => {

@@ -34,11 +34,11 @@ pub enum Fault {
         /// Which, counted over all children.
         nth: u64,
     },
-    /// The n-th step of a worker panics.
-    PanicInStep {
-        /// Whose.
-        worker: ChildName,
-        /// Which.
+    /// A child panics: an actor in the handling of its n-th message, a worker in its n-th step.
+    PanicIn {
+        /// Who.
+        child: ChildName,
+        /// Which message or step.
         nth: u64,
     },
     /// A child, actor or worker, does nothing for so long, from its next message or step on.
@@ -162,7 +162,7 @@ impl FaultPlan {
             | Fault::ScanFor(_, nth)
             | Fault::FlushCommit(nth)
             | Fault::PanicOn { nth, .. }
-            | Fault::PanicInStep { nth, .. } => *nth,
+            | Fault::PanicIn { nth, .. } => *nth,
             Fault::CompactionPass(_) | Fault::Stall { .. } => 1,
             Fault::Disk(fault) => return Err(fault.clone()),
         };
@@ -197,13 +197,11 @@ impl FaultPlan {
 
     pub(crate) fn on_message(&self, passing: &Passing<'_>) -> Delivery {
         let is_meant = |fault: &Fault| matches!(fault, Fault::PanicOn { message, .. } if *message == passing.type_name);
-        delivery(self.strike(|fault| is_meant(fault) || stalls(fault, passing.child)))
+        delivery(self.strike(|fault| is_meant(fault) || concerns(fault, passing.child)))
     }
 
     pub(crate) fn on_step(&self, who: &ChildName) -> Delivery {
-        let is_meant =
-            |fault: &Fault| matches!(fault, Fault::PanicInStep { worker, .. } if worker == who);
-        delivery(self.strike(|fault| is_meant(fault) || stalls(fault, who)))
+        delivery(self.strike(|fault| concerns(fault, who)))
     }
 
     /// Counts one occasion for every fault it concerns, and takes the first one that is due.
@@ -224,8 +222,9 @@ impl FaultPlan {
     }
 }
 
-fn stalls(fault: &Fault, who: &ChildName) -> bool {
-    matches!(fault, Fault::Stall { child, .. } if child == who)
+/// Whether it is a fault of whatever this child does next.
+fn concerns(fault: &Fault, who: &ChildName) -> bool {
+    matches!(fault, Fault::PanicIn { child, .. } | Fault::Stall { child, .. } if child == who)
 }
 
 fn delivery(struck: Option<Fault>) -> Delivery {
