@@ -82,10 +82,7 @@ fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucke
 
 /// What production stands on.
 fn ground(config: &BucketConfig) -> Result<Ground, BucketError> {
-    #[cfg(any(test, feature = "testing"))]
-    let hooks = config.hooks.clone();
-    #[cfg(not(any(test, feature = "testing")))]
-    let hooks = Hooks::none();
+    let hooks = hooks_of(config);
     let random = SystemRandom::new().map_err(|error| failed("randomness", &error))?;
     Ok(Ground {
         clock: Arc::new(SystemClock::new()),
@@ -93,4 +90,14 @@ fn ground(config: &BucketConfig) -> Result<Ground, BucketError> {
         executor: Arc::new(ThreadExecutor::new().hooks(&hooks)),
         hooks,
     })
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn hooks_of(config: &BucketConfig) -> Hooks {
+    config.hooks.clone()
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+fn hooks_of(_: &BucketConfig) -> Hooks {
+    Hooks::none()
 }

@@ -60,7 +60,7 @@ pub(crate) fn reopen(
 fn drawn(options: &OpenOptions, random: &dyn Random) -> OpenOptions {
     OpenOptions {
         entropy: random.next_u64(),
-        ..options.clone()
+        ..*options
     }
 }
 

@@ -15,7 +15,9 @@ pub mod tap;
 pub mod world;
 
 pub use actors::environment::{Clock, Environment, Random};
-pub use actors::executor::{Executor, Step, StopWorkers, WakeWorker, Worker, WorkerSpec};
+pub use actors::executor::{
+    Executor, StartError, Step, StopWorkers, WakeWorker, Worker, WorkerSpec,
+};
 pub use actors::hooks::{Delivery, FaultPoint, Hook, Hooks, Passing};
 pub use actors::simulation::trace::{Event, digest};
 pub use actors::simulation::{
@@ -23,11 +25,11 @@ pub use actors::simulation::{
 };
 pub use disk::TracedDisk;
 pub use failures::FailureLog;
-pub use fault::{DiskFault, Fault, FaultPlan};
+pub use fault::{DiskEffect, DiskFault, Fault, FaultPlan};
 pub use guardian::AlwaysRestart;
 pub use harness::Harness;
 pub use probe::Probe;
-pub use settings::{LastEvents, RunError, WorldSettings};
+pub use settings::{LastEvents, Layer, RunError, WorldSettings};
 pub use tap::{MessageLog, MessagesOf, Tap, Tapped};
 pub use world::World;
 

@@ -282,7 +282,7 @@ fn handle(
     environment: &Environment,
 ) -> StoreHandle {
     let (disk, random) = (Arc::clone(disk), Arc::clone(&environment.random));
-    let options = config.store.clone();
+    let options = config.store;
     let open = move || opening::reopen(&options, &disk, &*random);
     StoreHandle::new(store, Box::new(open))
 }

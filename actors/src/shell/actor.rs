@@ -381,9 +381,9 @@ impl<C: Core> Shell<C> {
         self.generation = self.tether.next_generation();
         self.death_watch.arm();
         self.tether.enter();
-        let made = catch_unwind(AssertUnwindSafe(|| make(self.generation)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| make(self.generation)));
         self.tether.leave();
-        match made {
+        match outcome {
             Err(payload) => {
                 self.panicked(Entry::Factory, payload, actix);
             }

@@ -80,7 +80,13 @@ impl Harness {
         self.shared.plan.waiting()
     }
 
-    /// Takes all faults away that have not struck.
+    /// Those that have struck, oldest first, the disk's aside.
+    #[must_use]
+    pub fn faults_struck(&self) -> Vec<Fault> {
+        self.shared.plan.struck()
+    }
+
+    /// Takes all faults away, those that have not struck and the memory of those that have.
     pub fn clear_faults(&self) {
         self.shared.plan.clear();
     }

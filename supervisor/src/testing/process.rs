@@ -84,7 +84,7 @@ impl World {
         let ground = Ground {
             clock: Arc::new(self.clock()),
             random: self.random("environment"),
-            executor: Arc::clone(&executor) as _,
+            executor: self.before_executor(&executor),
             hooks: self.hooks(),
         };
         let opened = opening::open(&config, how, &*ground.random)?;

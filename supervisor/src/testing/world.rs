@@ -17,9 +17,10 @@ use actix::System;
 use parking_lot::Mutex;
 
 use actors::environment::{Clock, Environment, Random};
+use actors::executor::StopWorkers;
 use actors::executor::blocking::Forbid;
 use actors::hooks::Hooks;
-use actors::simulation::{Latencies, SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace};
+use actors::simulation::{SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace};
 use storage::disk::{Disk, SimulatedDisk};
 
 use crate::testing::disk::TracedDisk;
@@ -46,7 +47,7 @@ struct Inner {
     root: SimulatedRandom,
     streams: Mutex<BTreeMap<String, Arc<SimulatedRandom>>>,
     executor: Arc<SimulatedExecutor>,
-    latencies: Latencies,
+    settings: WorldSettings,
     harness: Harness,
     processes: Mutex<BTreeMap<u64, Process>>,
     /// Processes there ever were.
@@ -113,7 +114,7 @@ impl World {
                 root,
                 streams: Mutex::default(),
                 executor: Arc::new(executor),
-                latencies: settings.latencies.clone(),
+                settings: settings.clone(),
                 harness,
                 processes: Mutex::default(),
                 openings: AtomicU64::new(0),
@@ -156,7 +157,8 @@ impl World {
     #[must_use]
     pub fn disk(&self) -> Arc<dyn Disk> {
         let disk = self.inner.disk.lock().clone();
-        Arc::new(TracedDisk::new(Arc::new(disk), self.inner.trace.clone()))
+        let traced = TracedDisk::new(Arc::new(disk), self.inner.trace.clone());
+        self.inner.settings.disk.before(Arc::new(traced))
     }
 
     /// The disk itself, not watched; to look at it and to make it fail.
@@ -204,7 +206,13 @@ impl World {
         on_disk.saturating_add(self.inner.harness.faults_waiting())
     }
 
-    /// Takes all faults away that have not struck.
+    /// Those that have struck, oldest first, the disk's aside.
+    #[must_use]
+    pub fn faults_struck(&self) -> Vec<Fault> {
+        self.inner.harness.faults_struck()
+    }
+
+    /// Takes all faults away, those that have not struck and the memory of those that have.
     pub fn clear_faults(&self) {
         self.inner.disk.lock().clear_faults();
         self.inner.harness.clear_faults();
@@ -250,10 +258,19 @@ impl World {
         let number = self.inner.openings.load(Ordering::Relaxed);
         Arc::new(SimulatedExecutor::new(
             self.inner.root.stream(&format!("executor {number}")),
-            self.inner.latencies.clone(),
+            self.inner.settings.latencies.clone(),
             self.inner.trace.clone(),
             self.hooks(),
         ))
+    }
+
+    /// The same, as a bucket sees it.
+    pub(crate) fn before_executor(
+        &self,
+        executor: &Arc<SimulatedExecutor>,
+    ) -> Arc<dyn StopWorkers> {
+        let executor: Arc<SimulatedExecutor> = Arc::clone(executor);
+        self.inner.settings.executor.before(executor)
     }
 
     /// A process begins; its number.
