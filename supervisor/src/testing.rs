@@ -14,6 +14,8 @@ mod settings;
 pub mod tap;
 pub mod world;
 
+/// Every child of a bucket, to be started alone.
+pub use actors;
 pub use actors::environment::{Clock, Environment, Random};
 pub use actors::executor::{
     Executor, StartError, Step, StopWorkers, WakeWorker, Worker, WorkerSpec,

@@ -232,6 +232,15 @@ impl World {
         self.end_all(|disk| disk.crash(seed));
     }
 
+    /// Cuts the power when so much virtual time went by.
+    pub fn cut_power_after(&self, time: Duration) {
+        let world = self.clone();
+        tokio::task::spawn_local(async move {
+            world.sleep(time).await;
+            world.cut_power();
+        });
+    }
+
     /// The process dies: as [`World::cut_power`], but the operating system lives on, and with it all that was written,
     /// synced or not.
     pub fn kill(&self) {
