@@ -20,6 +20,7 @@ use crate::executor::{
     Executor, StartError, Step, StopReport, StopWorkers, WakeWorker, WorkerSpec, blocking,
 };
 use crate::hooks::{Delivery, Hooks};
+use crate::panics::planted;
 
 /// Runs each worker on a thread.
 #[derive(Debug, Default)]
@@ -126,11 +127,7 @@ fn turn(life: &mut Life, bell: &Bell, hooks: &Hooks) -> Turn {
             bell.wait_for_stop(time);
             life.turn()
         }
-        #[expect(
-            clippy::panic,
-            reason = "the fault a test asked for; caught in the turn"
-        )]
-        Delivery::Panic(text) => life.turn_after(|| panic!("{text}")),
+        Delivery::Panic(text) => life.turn_after(|| planted(text)),
     }
 }
 

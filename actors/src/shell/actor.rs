@@ -30,7 +30,7 @@ use super::jobs::Jobs;
 use crate::executor::WakeWorker;
 use crate::guardian::{Entry, ExitCause, Guardian, Verdict};
 use crate::hooks::{Delivery, Hooks};
-use crate::panics::{Payload, panic_text, quietly};
+use crate::panics::{Payload, panic_text, planted, quietly};
 use crate::tether::{DeathWatch, Tether};
 
 /// Ended futures and timers handled in one go, so that a mailbox beside them is served, too.
@@ -642,11 +642,11 @@ impl<C: Core> Shell<C> {
         }
     }
 
-    /// Serves it; `planted` is the panic a harness asked for.
+    /// Serves it; `panic` is one that a harness asked for.
     fn serve<M>(
         &mut self,
         message: M,
-        planted: Option<String>,
+        panic: Option<String>,
         actix: &mut Context<Self>,
     ) -> Replied<C, M::Result>
     where
@@ -657,13 +657,9 @@ impl<C: Core> Shell<C> {
         let entry = Entry::Message(std::any::type_name::<M>());
         let mut parts = 1;
         quietly(|| parts = C::parts(&message));
-        let reply = self.enter(entry, actix, move |core, ctx| match planted {
+        let reply = self.enter(entry, actix, move |core, ctx| match panic {
             None => core.on(message, ctx),
-            #[expect(
-                clippy::panic,
-                reason = "the fault a test asked for; caught by the guard"
-            )]
-            Some(text) => panic!("{text}"),
+            Some(text) => planted(text),
         });
         match reply {
             Err(fault) => Replied::now(fault_answer(&fault, parts)),
