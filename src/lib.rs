@@ -8,7 +8,7 @@ pub use supervisor::{
     Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Location, Shutdown,
     ShutdownReport, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
 };
-pub use {messages, storage, supervisor};
+pub use {actors, messages, storage, supervisor};
 
 /// The programs in README.md, compiled as tests.
 #[cfg(doctest)]

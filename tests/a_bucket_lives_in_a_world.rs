@@ -46,7 +46,7 @@ fn whoever_holds_a_bucket_that_was_killed_is_told() {
         assert!(!waits.is_finished() && !stops.is_finished());
         world.kill();
         let answer = waits.await.expect("no panic");
-        assert!(matches!(answer, Err(OperationError::VbucketDown { .. })));
+        assert_eq!(answer, Err(OperationError::Closed));
         let answer = stops.await.expect("no panic");
         assert!(
             matches!(answer, Err(BucketError::Shutdown(_))),

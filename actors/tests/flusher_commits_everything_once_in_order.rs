@@ -45,6 +45,7 @@ struct Model {
     asked: BTreeMap<WaiterId, Vec<(VbucketId, Seqno)>>,
     next_waiter: u64,
     tries_failed: u64,
+    refused: u64,
 }
 
 fn limits() -> FlushLimits {
@@ -83,6 +84,7 @@ impl Model {
             asked: BTreeMap::new(),
             next_waiter: 0,
             tries_failed: 0,
+            refused: 0,
         }
     }
 
@@ -230,6 +232,7 @@ impl Model {
             Ok(())
         };
         if let Err(refusal) = stored {
+            self.refused += 1;
             let position = Ok(self.position(id));
             return Committed::Refused { refusal, position };
         }
@@ -292,7 +295,8 @@ impl Model {
                 }
                 _ => self.restart(),
             },
-            21 => self.state.note_store_reopened(),
+            21 if self.numbers.chance(30) => self.state.note_store_reopened(),
+            21 => self.now += Duration::from_millis(20),
             22 => {
                 let only = Some(self.any()).filter(|_| self.numbers.chance(50));
                 self.flush_now(only);
@@ -364,7 +368,7 @@ fn new_state(vbuckets: &BTreeMap<VbucketId, Arc<LogVbucket>>, generation: u64) -
 
 #[test]
 fn every_change_is_committed_once_in_order() {
-    let mut failed = 0;
+    let (mut failed, mut refused) = (0, 0);
     for seed in 0..600 {
         let mut model = Model::new(seed);
         for _ in 0..400 {
@@ -372,8 +376,12 @@ fn every_change_is_committed_once_in_order() {
         }
         model.settle(&format!("seed {seed}"));
         failed += model.tries_failed;
+        refused += model.refused;
     }
-    assert!(failed > 1000, "the runs met failures: {failed}");
+    assert!(
+        failed > 1000 && refused > 100,
+        "{failed} failed, {refused} refused"
+    );
 }
 
 #[test]

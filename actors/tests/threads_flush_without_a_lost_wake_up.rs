@@ -142,7 +142,8 @@ fn flush(mut flusher: Flusher, clock: &dyn Clock, wakes: &Receiver<()>, must_sto
             continue;
         }
         match left.at {
-            None => wakes.recv().unwrap(),
+            // Somebody always writes or waits here: so long a sleep means a wake-up was lost.
+            None => wakes.recv_timeout(Duration::from_secs(60)).unwrap(),
             Some(at) => match wakes.recv_timeout(at.saturating_sub(clock.monotonic())) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => panic!("nobody can wake it"),

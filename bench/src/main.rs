@@ -1,4 +1,4 @@
-//! Piggin's storage beside other embedded stores and the raw disk: one command, one table. See README.md.
+//! Piggin's storage and bucket beside other embedded stores and the raw disk: one command, one table. See README.md.
 
 mod statistics;
 mod workload;
@@ -6,12 +6,14 @@ mod raw;
 mod stores;
 mod results;
 mod works;
+mod bucket;
 mod report;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bucket::{BucketArguments, Filling};
 use crate::raw::RawDisk;
 use crate::results::Results;
 use crate::stores::{Column, Kind};
@@ -29,9 +31,14 @@ struct Arguments {
 enum Command {
     /// The storage beside fjall, redb, RocksDB and LMDB: works W1 to W4 and W6.
     Storage(StorageArguments),
+    /// The bucket beside bare maps and messages, its own storage, and the same peers.
+    Bucket(BucketArguments),
     /// What W6 starts and kills.
     #[command(hide = true)]
     WriteUntilKilled(Doomed),
+    /// What the bucket's row on memory starts.
+    #[command(hide = true)]
+    FillAndTell(Filling),
 }
 
 #[derive(Debug, Args)]
@@ -59,7 +66,12 @@ struct StorageArguments {
 fn main() {
     match Arguments::parse().command {
         Command::Storage(arguments) => storage(&arguments),
+        Command::Bucket(arguments) => {
+            let bench = bucket::run(&arguments, &kinds(arguments.stores()));
+            report::print_bucket(&bench);
+        }
         Command::WriteUntilKilled(doomed) => w6::write_until_killed(&doomed),
+        Command::FillAndTell(filling) => bucket::fill_and_tell(&filling),
     }
 }
 
@@ -81,11 +93,11 @@ fn storage(arguments: &StorageArguments) {
         rounds: arguments.rounds.map_or(rounds, usize::from),
         vbuckets: arguments.vbuckets,
         directory: arguments.dir.clone(),
-        raw: RawDisk::create(&arguments.dir, scale.raw_duration),
+        raw: RawDisk::create(&arguments.dir, scale.raw_duration, scale.attempts_max),
         results: Results::default(),
     };
     bench.run(works);
-    report::print(&bench);
+    report::print_storage(&bench);
 }
 
 /// The stores wanted; without a wish, all that were compiled in.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a reference is only given when a 4 KiB write and sync, and the reference itself where it is small,
 //! took at most [`QUIET_P50_US`] at the median; otherwise the disk is busy with something else, the round is thrown
-//! away, and after a pause tried again, [`ATTEMPTS_MAX`] times.
+//! away, and after a pause tried again, as often as the run has patience.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -15,8 +15,6 @@ use crate::workload::fill;
 
 /// Above this median of a small write and sync a round does not count.
 const QUIET_P50_US: f64 = 1000.0;
-/// How often a round is tried again before its figure is taken as it is, and said to be.
-const ATTEMPTS_MAX: u32 = 6;
 const PAUSE: Duration = Duration::from_secs(2);
 /// Longest write that a quiet disk makes durable in less.
 const SMALL_LENGTH: usize = 1 << 19;
@@ -40,13 +38,15 @@ pub(crate) struct RawDisk {
     path: PathBuf,
     file: File,
     duration: Duration,
+    attempts_max: u32,
     discarded: u32,
     loud: u32,
 }
 
 impl RawDisk {
-    /// In `directory`; each reference takes `duration`.
-    pub(crate) fn create(directory: &Path, duration: Duration) -> RawDisk {
+    /// In `directory`; each reference takes `duration`, and a round is tried `attempts_max` times before its figure is
+    /// taken as it is, and said to be.
+    pub(crate) fn create(directory: &Path, duration: Duration, attempts_max: u32) -> RawDisk {
         let path = directory.join("raw.data");
         let file = zeroed_file(&path, FILE_LENGTH);
         RawDisk {
@@ -54,6 +54,7 @@ impl RawDisk {
             path,
             file,
             duration,
+            attempts_max,
             discarded: 0,
             loud: 0,
         }
@@ -105,7 +106,7 @@ impl RawDisk {
 
     /// Throws a round away, counts and waits; or says, after the last attempt, that it must be taken as it is.
     pub(crate) fn try_again(&mut self, attempt: u32) -> bool {
-        if attempt >= ATTEMPTS_MAX {
+        if attempt >= self.attempts_max {
             eprintln!("  the disk stays busy; taken all the same");
             self.loud += 1;
             return false;

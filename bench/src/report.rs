@@ -1,39 +1,64 @@
 //! The tables: targets first, then everything that was measured.
 
+mod comparison;
 mod targets;
+mod bucket_targets;
 
-use crate::results::{Figure, Sample};
+use crate::bucket::BucketBench;
+use crate::raw::RawDisk;
+use crate::results::{Measure, Measured, Results, Sample};
 use crate::statistics::Summary;
-use crate::stores::Column;
 use crate::works::Bench;
 
-/// Prints both tables to standard output.
-pub(crate) fn print(bench: &Bench) {
-    println!("## Storage against its targets\n");
+/// Prints both tables of the storage to standard output.
+pub(crate) fn print_storage(bench: &Bench) {
+    print_targets("Storage", &targets::rows(&bench.results));
+    let shape = format!("Rounds: {}, vbuckets: {}", bench.rounds, bench.vbuckets);
+    print_discarded(&shape, &bench.raw);
+    print_figures(&bench.results);
+}
+
+/// Prints both tables of the bucket to standard output.
+pub(crate) fn print_bucket(bench: &BucketBench) {
+    print_targets("Bucket", &bucket_targets::rows(bench));
+    let vbuckets: Vec<String> = bench.vbuckets.iter().map(ToString::to_string).collect();
+    let rounds = bench.storage.rounds;
+    let shape = format!("Rounds: {rounds}, vbuckets: {}", vbuckets.join(" and "));
+    print_discarded(&shape, &bench.storage.raw);
+    print_figures(&bench.results);
+}
+
+fn print_targets(of: &str, rows: &[Row]) {
+    println!("## {of} against its targets\n");
     println!("| work | ours | best peer | raw | ratio | floor | aim | met? |");
     println!("|---|---|---|---|---|---|---|---|");
-    for row in targets::rows(&bench.results) {
+    for row in rows {
         println!("{row}");
     }
-    let (discarded, loud) = bench.raw.discarded_and_loud();
+}
+
+fn print_discarded(shape: &str, raw: &RawDisk) {
+    let (discarded, loud) = raw.discarded_and_loud();
     println!(
-        "\nRounds: {}, vbuckets: {}; thrown away because the disk was busy: {discarded}, measured although it was: {loud}.",
-        bench.rounds, bench.vbuckets
+        "\n{shape}; thrown away because the disk was busy: {discarded}, measured although it was: {loud}."
     );
+}
+
+fn print_figures<F: Measure, C: Measured>(results: &Results<F, C>) {
     println!("\n## Every figure\n");
     println!(
-        "Medians over the rounds, with the range of the rate. Times of a batch or a get in us.\n"
+        "Medians over the rounds, with the range of the rate. Times of one operation or batch in us.\n"
     );
     println!(
         "| work | store | rate | p50 | p99 | p99.9 | max | MB on disk | CPU s | caller's CPU us each | raw p50 | raw rate |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-    for (figure, column, samples) in bench.results.iter() {
+    for (figure, column, samples) in results.iter() {
         print_samples(figure, column, samples);
     }
 }
 
-fn print_samples(figure: Figure, column: Column, samples: &[Sample]) {
+fn print_samples<F: Measure, C: Measured>(figure: F, column: C, samples: &[Sample]) {
     let of = |pick: &dyn Fn(&Sample) -> Option<f64>| Summary::of(samples.iter().filter_map(pick));
     let median = |pick: &dyn Fn(&Sample) -> Option<f64>| match of(pick) {
         Some(summary) => number(summary.median),
@@ -147,5 +172,15 @@ fn number(value: f64) -> String {
         middle if middle >= 99.95 => format!("{value:.0}"),
         middle if middle >= 9.995 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
+    }
+}
+
+/// Two figures in one cell.
+fn two(a: Option<String>, to_a: &str, b: Option<String>, to_b: &str) -> Option<String> {
+    let a = a.map(|ratio| format!("{ratio} {to_a}").trim_end().to_owned());
+    let b = b.map(|ratio| format!("{ratio} {to_b}").trim_end().to_owned());
+    match (a, b) {
+        (Some(a), Some(b)) => Some(format!("{a}; {b}")),
+        (a, b) => a.or(b),
     }
 }

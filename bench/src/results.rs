@@ -1,11 +1,23 @@
 //! What was measured: samples by figure and column, one per round.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use crate::statistics::{Percentiles, ProcessorTime, Summary};
 use crate::stores::Column;
 
-/// What is measured.
+/// What can be measured.
+pub(crate) trait Measure: Copy + Ord + Display {
+    /// What its amount is counted in.
+    fn unit(self) -> &'static str;
+}
+
+/// Who can be measured.
+pub(crate) trait Measured: Copy + Ord + Display {}
+
+impl Measured for Column {}
+
+/// What is measured of the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Figure {
     /// W1: durable batches.
@@ -28,9 +40,8 @@ pub(crate) enum Figure {
     OpenAfterCrash,
 }
 
-impl Figure {
-    /// What its amount is counted in.
-    pub(crate) const fn unit(self) -> &'static str {
+impl Measure for Figure {
+    fn unit(self) -> &'static str {
         match self {
             Figure::Commit { .. } | Figure::CommitToEveryVbucket | Figure::Load => "mutations/s",
             Figure::Get { .. } => "gets/s",
@@ -40,7 +51,7 @@ impl Figure {
     }
 }
 
-impl std::fmt::Display for Figure {
+impl Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Figure::Commit {
@@ -94,14 +105,21 @@ pub(crate) struct Raw {
 }
 
 /// Everything measured.
-#[derive(Debug, Default)]
-pub(crate) struct Results {
-    samples: BTreeMap<(Figure, Column), Vec<Sample>>,
+#[derive(Debug)]
+pub(crate) struct Results<F = Figure, C = Column> {
+    samples: BTreeMap<(F, C), Vec<Sample>>,
 }
 
-impl Results {
+impl<F, C> Default for Results<F, C> {
+    fn default() -> Results<F, C> {
+        let samples = BTreeMap::new();
+        Results { samples }
+    }
+}
+
+impl<F: Measure, C: Measured> Results<F, C> {
     /// Takes a sample in.
-    pub(crate) fn add(&mut self, figure: Figure, column: Column, sample: Sample) {
+    pub(crate) fn add(&mut self, figure: F, column: C, sample: Sample) {
         eprintln!(
             "  {figure}: {column}: {:.1} {}{}",
             sample.amount,
@@ -118,13 +136,13 @@ impl Results {
     }
 
     /// All of them, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Figure, Column, &[Sample])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (F, C, &[Sample])> {
         let samples = self.samples.iter();
         samples.map(|(&(figure, column), samples)| (figure, column, samples.as_slice()))
     }
 
     /// Of one figure and column, by round; empty when it was not measured.
-    pub(crate) fn samples(&self, figure: Figure, column: Column) -> &[Sample] {
+    pub(crate) fn samples(&self, figure: F, column: C) -> &[Sample] {
         let samples = self.samples.get(&(figure, column));
         samples.map_or(&[], Vec::as_slice)
     }
@@ -132,26 +150,22 @@ impl Results {
     /// Median and range of something of a figure.
     pub(crate) fn summary(
         &self,
-        figure: Figure,
-        column: Column,
+        figure: F,
+        column: C,
         pick: impl Fn(&Sample) -> Option<f64>,
     ) -> Option<Summary> {
         Summary::of(self.samples(figure, column).iter().filter_map(pick))
     }
 
     /// Median and range of the raw limit of a figure, over every column's measurement of it.
-    pub(crate) fn raw(
-        &self,
-        figure: Figure,
-        pick: impl Fn(&Raw) -> Option<f64>,
-    ) -> Option<Summary> {
+    pub(crate) fn raw(&self, figure: F, pick: impl Fn(&Raw) -> Option<f64>) -> Option<Summary> {
         let of_figure = self.iter().filter(|&(of, _, _)| of == figure);
         let raws = of_figure.flat_map(|(_, _, samples)| samples.iter().filter_map(|s| s.raw));
         Summary::of(raws.filter_map(|raw| pick(&raw)))
     }
 
     /// The columns a figure was measured for.
-    pub(crate) fn columns(&self, figure: Figure) -> impl Iterator<Item = Column> {
+    pub(crate) fn columns(&self, figure: F) -> impl Iterator<Item = C> {
         let keys = self.samples.keys();
         keys.filter_map(move |&(of, column)| (of == figure).then_some(column))
     }

@@ -41,6 +41,51 @@ impl<'a> Batch<'a> {
     pub(crate) fn value(&self, mutation: &Mutation) -> &'a [u8] {
         &self.pool[mutation.value.clone()]
     }
+
+    /// One mutation whose value lies elsewhere.
+    pub(crate) fn of_one(mutation: &'a Mutation, value: &'a [u8]) -> Batch<'a> {
+        Batch {
+            mutations: std::slice::from_ref(mutation),
+            pool: value,
+        }
+    }
+}
+
+impl Mutation {
+    /// A write of a value of `value_length` bytes, for [`Batch::of_one`].
+    pub(crate) fn alone(name: Name, seqno: u64, replaces: u64, value_length: usize) -> Mutation {
+        Mutation {
+            vbucket: name.vbucket,
+            key: name.key,
+            seqno,
+            replaces,
+            value: 0..value_length,
+        }
+    }
+}
+
+/// Random bytes that values are slices of.
+#[derive(Debug)]
+pub(crate) struct Pool(Vec<u8>);
+
+impl Pool {
+    /// The same for everybody.
+    pub(crate) fn new() -> Pool {
+        let mut bytes = vec![0; POOL_LENGTH];
+        fill(&mut bytes, 11);
+        Pool(bytes)
+    }
+
+    /// The value of a version of a document.
+    pub(crate) fn value(&self, document: u64, version: u64, length: usize) -> &[u8] {
+        &self.0[self.range(document, version, length)]
+    }
+
+    fn range(&self, document: u64, version: u64, length: usize) -> Range<usize> {
+        let room = (self.0.len() - length) as u64;
+        let from = (mix(document ^ version.rotate_left(40)) % room) as usize;
+        from..from + length
+    }
 }
 
 /// Bytes a plain log would need for mutations with such values.
@@ -55,12 +100,27 @@ pub(crate) struct Name {
     pub(crate) key: Key,
 }
 
+impl Name {
+    /// Of a document of a workload of so many vbuckets.
+    pub(crate) fn of(document: u64, vbuckets: u16) -> Name {
+        Name {
+            vbucket: (document % u64::from(vbuckets)) as u16,
+            key: key_of(document),
+        }
+    }
+}
+
+/// A document's key.
+pub(crate) fn key_of(document: u64) -> Key {
+    hexadecimal(mix(document))
+}
+
 /// Makes batches, and remembers the newest seqno of every document and vbucket.
 #[derive(Debug)]
 pub(crate) struct Workload {
     vbuckets: u16,
     value_length: usize,
-    pool: Vec<u8>,
+    pool: Pool,
     high_seqnos: Vec<u64>,
     newest: Vec<u64>,
     batch: Vec<Mutation>,
@@ -69,12 +129,10 @@ pub(crate) struct Workload {
 impl Workload {
     /// Of up to `documents` documents.
     pub(crate) fn new(vbuckets: u16, value_length: usize, documents: u64) -> Workload {
-        let mut pool = vec![0; POOL_LENGTH];
-        fill(&mut pool, 11);
         Workload {
             vbuckets,
             value_length,
-            pool,
+            pool: Pool::new(),
             high_seqnos: vec![0; usize::from(vbuckets)],
             newest: vec![0; usize::try_from(documents).unwrap()],
             batch: Vec::new(),
@@ -95,12 +153,12 @@ impl Workload {
     pub(crate) fn batch(&mut self, documents: impl IntoIterator<Item = u64>) -> Batch<'_> {
         self.batch.clear();
         for document in documents {
-            let name = self.name(document);
+            let name = Name::of(document, self.vbuckets);
             let high_seqno = &mut self.high_seqnos[usize::from(name.vbucket)];
             *high_seqno += 1;
             let seqno = *high_seqno;
             let replaces = std::mem::replace(&mut self.newest[document as usize], seqno);
-            let value = self.value_range(document, seqno);
+            let value = self.pool.range(document, seqno, self.value_length);
             self.batch.push(Mutation {
                 vbucket: name.vbucket,
                 key: name.key,
@@ -111,28 +169,19 @@ impl Workload {
         }
         Batch {
             mutations: &self.batch,
-            pool: &self.pool,
+            pool: &self.pool.0,
         }
     }
 
     /// Where a document lies.
     pub(crate) fn name(&self, document: u64) -> Name {
-        Name {
-            vbucket: (document % u64::from(self.vbuckets)) as u16,
-            key: hexadecimal(mix(document)),
-        }
+        Name::of(document, self.vbuckets)
     }
 
     /// What a reader must find there.
     pub(crate) fn newest_value(&self, document: u64) -> &[u8] {
         let seqno = self.newest[document as usize];
-        &self.pool[self.value_range(document, seqno)]
-    }
-
-    fn value_range(&self, document: u64, seqno: u64) -> Range<usize> {
-        let room = (self.pool.len() - self.value_length) as u64;
-        let from = (mix(document ^ seqno.rotate_left(40)) % room) as usize;
-        from..from + self.value_length
+        self.pool.value(document, seqno, self.value_length)
     }
 }
 
@@ -156,7 +205,7 @@ pub(crate) fn fill(bytes: &mut [u8], seed: u64) {
     }
 }
 
-fn mix(mut number: u64) -> u64 {
+pub(crate) fn mix(mut number: u64) -> u64 {
     number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     number ^ (number >> 31)

@@ -37,7 +37,9 @@ impl DocumentKey {
         if key.is_empty() {
             return Err(KeyError::Empty);
         }
-        let mut encoded = Vec::with_capacity(key.len().saturating_add(5));
+        // Exactly as long as it will be: a key is made for every request.
+        let length = leb128::length_u32(collection.0).saturating_add(key.len());
+        let mut encoded = Vec::with_capacity(length);
         leb128::put_u32(&mut encoded, collection.0);
         encoded.extend_from_slice(key);
         if encoded.len() > Self::LENGTH_MAX {

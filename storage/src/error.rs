@@ -82,10 +82,10 @@ pub enum StorageError {
     #[error("the directory is not a store: it holds {0}")]
     ForeignDirectory(String),
     /// There is no store to open.
-    #[error("there is no store in this directory")]
+    #[error("there is no store in this directory; create one, or give the directory of another")]
     NoStore,
     /// There is a store already where one should be created.
-    #[error("there is a store in this directory already")]
+    #[error("there is a store in this directory already; open it, or give another directory")]
     StoreExists,
     /// A setting outside its limits, or other than the one stored at creation.
     #[error("{0}")]

@@ -7,6 +7,13 @@ pub(crate) fn put_u32(out: &mut Vec<u8>, value: u32) {
     put_u64(out, u64::from(value));
 }
 
+/// How many bytes `value` takes.
+pub(crate) fn length_u32(value: u32) -> usize {
+    // Seven bits a byte, one byte at least.
+    let bits = u32::BITS.saturating_sub(value.leading_zeros()).max(1);
+    bits.div_ceil(7) as usize
+}
+
 /// Appends `value`.
 pub(crate) fn put_u64(out: &mut Vec<u8>, mut value: u64) {
     loop {

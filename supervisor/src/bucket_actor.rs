@@ -5,6 +5,7 @@
 //! service, so that whoever supervises it learns of it; when it is stopped its handle is dropped, no more.
 
 use actix::prelude::*;
+
 use messages::vbucket::{
     Add, Delete, Found, Get, GetAndTouch, GetMany, GetMeta, Meta, Mutated, Replace, Set, Touch,
     Write, WriteBatch,

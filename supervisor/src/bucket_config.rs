@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(any(test, feature = "testing"))]
 use actors::hooks::Hooks;
 use storage::OpenOptions;
 use storage::disk::Disk;
+
+use crate::bucket_error::BucketError;
 
 /// Where a bucket lies.
 #[derive(Clone, Debug)]
@@ -31,10 +32,13 @@ pub struct BucketConfig {
     /// Number of logs, each with its own sync, 1 to 8. `None` takes what is stored, at creation 1: one sync for all
     /// vbuckets is what makes small commits cheap.
     pub log_shards: Option<u16>,
-    /// Threads for vbucket and flusher actors, 1 to 8. `None` takes the number of cores.
+    /// Threads for vbucket and flusher actors; more than 8 count as 8. `None` takes the number of cores.
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
     pub warmup_threads: u16,
+    /// Whether opening waits until every document is in memory. If not, a vbucket serves writes once its own documents
+    /// are, and until then reads of those that are; everything else is answered with a temporary failure.
+    pub waits_for_warmup: bool,
     /// Bytes of documents in memory, above which a client's write is answered with a temporary failure.
     pub memory_quota_bytes: u64,
     /// Messages a vbucket's mailbox holds before a sender must wait: enough to keep the actor busy, few enough
@@ -50,7 +54,7 @@ pub struct BucketConfig {
     pub stall_limit: Duration,
     /// Sizes and thresholds of the store's files. Its `entropy` is not used: each opening draws its own.
     pub store: OpenOptions,
-    /// A test harness that watches the bucket and makes it fail.
+    /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
     #[cfg(any(test, feature = "testing"))]
     pub hooks: Hooks,
 }
@@ -67,6 +71,25 @@ impl BucketConfig {
         BucketConfig::new(Location::Disk(disk))
     }
 
+    /// Least memory quota in bytes: below it hardly a document fits.
+    pub const MEMORY_QUOTA_BYTES_MIN: u64 = 1 << 20;
+
+    /// Refuses what no bucket can work with. What is stored at creation is checked by the store.
+    pub(crate) fn check(&self) -> Result<(), BucketError> {
+        let refuse = |what: String, limits| Err(BucketError::Setting { what, limits });
+        if self.memory_quota_bytes < Self::MEMORY_QUOTA_BYTES_MIN {
+            let what = format!("memory_quota_bytes = {}", self.memory_quota_bytes);
+            return refuse(what, "at least 1 MiB");
+        }
+        if self.mailbox_messages_max == 0 {
+            return refuse("mailbox_messages_max = 0".to_owned(), "at least 1");
+        }
+        if self.stall_limit.is_zero() {
+            return refuse("stall_limit = 0".to_owned(), "more than nothing");
+        }
+        Ok(())
+    }
+
     fn new(location: Location) -> BucketConfig {
         BucketConfig {
             location,
@@ -74,9 +97,10 @@ impl BucketConfig {
             log_shards: None,
             actor_threads: None,
             warmup_threads: 2,
+            waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,
-            persistence_waiters_max: 16 * 1024,
+            persistence_waiters_max: actors::vbucket::WAITERS_MAX,
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
@@ -84,5 +108,18 @@ impl BucketConfig {
             #[cfg(any(test, feature = "testing"))]
             hooks: Hooks::none(),
         }
+    }
+
+    /// The test harness of the bucket, if it has one.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn hooks(&self) -> Hooks {
+        self.hooks.clone()
+    }
+
+    /// There is none without the feature.
+    #[cfg(not(any(test, feature = "testing")))]
+    #[expect(clippy::unused_self, reason = "with the feature there is one")]
+    pub(crate) fn hooks(&self) -> Hooks {
+        Hooks::none()
     }
 }

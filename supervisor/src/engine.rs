@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::thread;
 
 use actix::{Arbiter, System};
-use actors::executor::threads::ThreadExecutor;
-use actors::hooks::Hooks;
-use actors::system::{SystemClock, SystemRandom};
 use tokio::sync::oneshot;
+
+use actors::executor::threads::ThreadExecutor;
+use actors::system::{SystemClock, SystemRandom};
 
 use crate::bucket::Bucket;
 use crate::bucket_config::BucketConfig;
@@ -82,7 +82,7 @@ fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucke
 
 /// What production stands on.
 fn ground(config: &BucketConfig) -> Result<Ground, BucketError> {
-    let hooks = hooks_of(config);
+    let hooks = config.hooks();
     let random = SystemRandom::new().map_err(|error| failed("randomness", &error))?;
     Ok(Ground {
         clock: Arc::new(SystemClock::new()),
@@ -90,14 +90,4 @@ fn ground(config: &BucketConfig) -> Result<Ground, BucketError> {
         executor: Arc::new(ThreadExecutor::new().hooks(&hooks)),
         hooks,
     })
-}
-
-#[cfg(any(test, feature = "testing"))]
-fn hooks_of(config: &BucketConfig) -> Hooks {
-    config.hooks.clone()
-}
-
-#[cfg(not(any(test, feature = "testing")))]
-fn hooks_of(_: &BucketConfig) -> Hooks {
-    Hooks::none()
 }

@@ -98,6 +98,7 @@ mod bucket_actor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use actors::warmup::{WarmupEnd, WarmupProgress};
 pub use bucket::{Bucket, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
 pub use bucket_config::{BucketConfig, Location};

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use actors::environment::Random;
-use storage::disk::Disk;
+use storage::disk::{Disk, DiskErrorKind};
 use storage::{CreateOptions, FileSystemDisk, LogStore, OpenOptions, StorageError};
 
 use crate::bucket_config::{BucketConfig, Location};
@@ -35,6 +35,7 @@ pub(crate) fn open(
     how: Opening,
     random: &dyn Random,
 ) -> Result<Opened, BucketError> {
+    config.check()?;
     let disk = disk(config, how)?;
     let store = match how {
         Opening::Create => create(config, &disk, random)?,
@@ -67,7 +68,15 @@ fn drawn(options: &OpenOptions, random: &dyn Random) -> OpenOptions {
 fn disk(config: &BucketConfig, how: Opening) -> Result<Arc<dyn Disk>, StorageError> {
     Ok(match (&config.location, how) {
         (Location::Disk(disk), _) => Arc::clone(disk),
-        (Location::Directory(path), Opening::Existing) => Arc::new(FileSystemDisk::new(path)?),
+        (Location::Directory(path), Opening::Existing) => {
+            Arc::new(FileSystemDisk::new(path).map_err(|error| {
+                if error.kind == DiskErrorKind::NotFound {
+                    StorageError::NoStore
+                } else {
+                    error.into()
+                }
+            })?)
+        }
         (Location::Directory(path), Opening::Create | Opening::CreateIfMissing) => {
             Arc::new(FileSystemDisk::create(path)?)
         }

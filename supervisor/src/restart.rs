@@ -6,6 +6,10 @@
 //! does nothing; every failure that is told yields one report for the child, and one more for each group that has
 //! had too much.
 
+mod words;
+mod causes;
+mod together;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -14,139 +18,11 @@ use actors::guardian::{ExitCause, Verdict};
 use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
 use storage::VbucketId;
 
-use crate::tree::{Child, Excess, Kind, Strategy, Tree, TreeError};
+use crate::tree::{Child, Excess, Kind, Tree, TreeError};
 
-/// How a child stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChildState {
-    /// In the tree, but nobody started it yet.
-    NotStarted,
-    /// Its first core is being made.
-    Starting,
-    /// It serves.
-    Up,
-    /// It failed and waits for its next life.
-    BackingOff,
-    /// It restarts with a sibling, and waits until those it builds on are up.
-    Held,
-    /// It restarts with a sibling.
-    Restarting,
-    /// It gives no sign of life; it is made anew once it does.
-    Stalled,
-    /// It failed too often, or with somebody who did.
-    OutOfService,
-    /// Its thread or `System` ended under it.
-    Lost,
-    /// Its work is done.
-    Finished,
-    /// It was told to stop.
-    Stopping,
-    /// It has stopped.
-    Stopped,
-}
+use causes::{failure_of, poison_of};
 
-impl ChildState {
-    /// Whether it takes part in restarts.
-    fn is_live(self) -> bool {
-        match self {
-            ChildState::Starting
-            | ChildState::Up
-            | ChildState::BackingOff
-            | ChildState::Held
-            | ChildState::Restarting
-            | ChildState::Stalled => true,
-            ChildState::NotStarted
-            | ChildState::OutOfService
-            | ChildState::Lost
-            | ChildState::Finished
-            | ChildState::Stopping
-            | ChildState::Stopped => false,
-        }
-    }
-
-    /// Whether those that build on it must wait.
-    fn is_awaited(self) -> bool {
-        self.is_live() && self != ChildState::Up
-    }
-
-    /// Whether nothing of it is left to stop.
-    #[must_use]
-    pub fn has_ended(self) -> bool {
-        matches!(self, ChildState::Stopped | ChildState::Lost)
-    }
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Somebody starts the child.
-    Started,
-    /// A life of the child ended; asks for a verdict.
-    Down(Generation, ExitCause),
-    /// A new core is at work.
-    Up(Generation),
-    /// It was told to stop, and has.
-    Stopped,
-    /// Its thread or `System` ended under it.
-    Lost,
-    /// Somebody wants it restarted.
-    RestartAsked,
-    /// It shall stop.
-    StopAsked,
-}
-
-/// What is to be done about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// This child drops what it is, and makes its next core once it is released.
-    Hold(ChildName),
-    /// The same for the child whose end was told: it has dropped what it was.
-    HoldSelf(ChildName),
-    /// It is made anew, without waiting for anybody.
-    Reset(ChildName),
-    /// It need not wait any more.
-    Release(ChildName),
-    /// It goes out of service.
-    StandDown(ChildName, String),
-    /// It need not stand down any more.
-    BringBack(ChildName),
-    /// It ends in order.
-    Stop(ChildName),
-    /// A failure to tell.
-    Report(FailureReport),
-    /// The embedder must know.
-    OutOfService(OutOfService),
-}
-
-/// What went out of service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutOfService {
-    /// The group or child that had too much.
-    pub scope: ChildName,
-    /// Whether that is the whole tree.
-    pub is_whole_tree: bool,
-    /// The children that stood down.
-    pub children: Vec<ChildName>,
-    /// The vbuckets of those children.
-    pub vbuckets: Vec<VbucketId>,
-    /// Why.
-    pub why: String,
-}
-
-/// How a child stands, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChildStatus {
-    /// Which.
-    pub name: ChildName,
-    /// How it stands.
-    pub state: ChildState,
-    /// Its newest life.
-    pub generation: Generation,
-    /// Lives that were ended for a new one, whoever's fault it was.
-    pub restarts: u64,
-    /// Why it failed last.
-    pub last_failure: Option<FailureCause>,
-}
+pub use words::{ChildState, ChildStatus, Decision, Effect, Event, OutOfService};
 
 #[derive(Debug)]
 struct Life {
@@ -157,15 +33,6 @@ struct Life {
     failures: VecDeque<Duration>,
     /// Which coupled restart it is part of.
     together: u64,
-}
-
-/// A decision.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
-    /// For [`Event::Down`]: what the child does now.
-    pub verdict: Option<Verdict>,
-    /// What else is to be done, in this order.
-    pub effects: Vec<Effect>,
 }
 
 /// The tree, and how each child of it stands.
@@ -310,6 +177,8 @@ impl Lives {
     }
 
     fn up(&mut self, place: usize, generation: Generation) {
+        // A child that never took its tether is known from its first word on.
+        self.started(place);
         if let Some(life) = self.each.get_mut(place) {
             life.generation = generation;
             if life.state.is_live() {
@@ -404,6 +273,7 @@ impl Lives {
         jitter: u64,
         decision: &mut Decision,
     ) -> Verdict {
+        self.started(place);
         let Some((child, _)) = self.at(place) else {
             return Verdict::StayDown;
         };
@@ -531,82 +401,6 @@ impl Lives {
         places.sort_unstable();
         places.dedup();
         Climb::Restart(places)
-    }
-
-    /// These begin a new life together, each once those before it are up.
-    fn restart_together(&mut self, places: &[usize], role: Role, decision: &mut Decision) {
-        self.last_together = self.last_together.saturating_add(1);
-        let together = self.last_together;
-        let is_alone = places.len() == 1;
-        self.join(places, together);
-        for &place in places {
-            let Some((child, life)) = self
-                .tree
-                .children()
-                .get(place)
-                .zip(self.each.get_mut(place))
-            else {
-                continue;
-            };
-            let has_ended = role == Role::Ended(place);
-            if !has_ended && !life.state.is_live() {
-                continue;
-            }
-            life.together = together;
-            life.restarts = life.restarts.saturating_add(1);
-            let name = child.name.clone();
-            let is_held = life.state == ChildState::Held;
-            let effect = if is_held && (is_alone || role == Role::Stuck(place)) {
-                // Its next life is on the way, and waits for others already.
-                continue;
-            } else if role == Role::Stuck(place) {
-                life.state = ChildState::Stalled;
-                Effect::Reset(name)
-            } else if is_alone && has_ended {
-                life.state = ChildState::BackingOff;
-                continue;
-            } else if is_alone {
-                life.state = ChildState::Restarting;
-                Effect::Reset(name)
-            } else {
-                life.state = ChildState::Held;
-                if has_ended {
-                    Effect::HoldSelf(name)
-                } else {
-                    Effect::Hold(name)
-                }
-            };
-            decision.effects.push(effect);
-        }
-    }
-
-    /// Whoever restarts together with one of these, from an earlier restart, now does so with all of them.
-    fn join(&mut self, places: &[usize], together: u64) {
-        let mut earlier: Vec<u64> = Vec::new();
-        for (place, life) in self.each.iter().enumerate() {
-            if places.contains(&place) && life.state.is_awaited() && life.together > 0 {
-                earlier.push(life.together);
-            }
-        }
-        for life in &mut self.each {
-            if life.state.is_awaited() && earlier.contains(&life.together) {
-                life.together = together;
-            }
-        }
-    }
-
-    /// Lets those go whose predecessors are up.
-    fn release(&mut self, decision: &mut Decision) {
-        let mut awaited: Vec<u64> = Vec::new();
-        for (child, life) in self.tree.children().iter().zip(&mut self.each) {
-            if life.state == ChildState::Held && !awaited.contains(&life.together) {
-                life.state = ChildState::Restarting;
-                decision.effects.push(Effect::Release(child.name.clone()));
-            }
-            if life.state.is_awaited() && life.together > 0 {
-                awaited.push(life.together);
-            }
-        }
     }
 
     /// The child and those coupled with it go out of service.
@@ -762,50 +556,6 @@ impl Lives {
         let mut children = self.tree.children().iter();
         children.position(|child| child.name == *name)
     }
-
-    fn names_of_groups(&self, child: &Child) -> Vec<ChildName> {
-        let groups = self.tree.groups_of(child).into_iter();
-        groups.map(|group| group.name.clone()).collect()
-    }
-
-    /// The siblings that restart with a child.
-    fn coupled(&self, place: usize) -> Vec<usize> {
-        let Some((child, _)) = self.at(place) else {
-            return Vec::new();
-        };
-        let Some(group) = self.tree.groups_of(child).first().copied() else {
-            return Vec::new();
-        };
-        let all = self.with_coupled(vec![place], group.strategy, &group.name);
-        all.into_iter().filter(|one| *one != place).collect()
-    }
-
-    /// These places of a group, and all others of it that restart with them.
-    fn with_coupled(
-        &self,
-        inside: Vec<usize>,
-        strategy: Strategy,
-        group: &ChildName,
-    ) -> Vec<usize> {
-        let first = inside.iter().min().copied().unwrap_or(0);
-        let in_group = self.places_in(group).into_iter();
-        match strategy {
-            Strategy::OneForOne => inside,
-            Strategy::RestForOne => in_group.filter(|place| *place >= first).collect(),
-            Strategy::OneForAll => in_group.collect(),
-        }
-    }
-
-    /// All children in a group, and in groups under it.
-    fn places_in(&self, group: &ChildName) -> Vec<usize> {
-        let is_inside = |child: &Child| {
-            let groups = self.tree.groups_of(child);
-            groups.iter().any(|one| one.name == *group)
-        };
-        let children = self.tree.children().iter().enumerate();
-        let inside = children.filter(|(_, child)| is_inside(child));
-        inside.map(|(place, _)| place).collect()
-    }
 }
 
 fn forget_old(times: &mut VecDeque<Duration>, now: Duration, window: Duration) {
@@ -814,40 +564,6 @@ fn forget_old(times: &mut VecDeque<Duration>, now: Duration, window: Duration) {
         .is_some_and(|time| now.saturating_sub(*time) > window)
     {
         times.pop_front();
-    }
-}
-
-fn failure_of(exit: ExitCause) -> Option<(FailureKind, FailureCause)> {
-    let panicked = |text| Some((FailureKind::ChildPanicked, FailureCause::Panic(text)));
-    match exit {
-        ExitCause::Panicked(text) => panicked(text),
-        ExitCause::PanickedIn { entry, text, .. } => panicked(format!("{entry}: {text}")),
-        ExitCause::GaveUp(why) => Some((FailureKind::ChildPanicked, FailureCause::GaveUp(why))),
-        ExitCause::Stalled(time) => {
-            let for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            Some((FailureKind::ChildStalled, FailureCause::Stalled { for_ms }))
-        }
-        ExitCause::Finished => None,
-    }
-}
-
-/// Whether one kind of message made the child panic too often in a row.
-fn poison_of(exit: &ExitCause, child: &Child) -> Option<FailureCause> {
-    match exit {
-        ExitCause::PanickedIn {
-            entry,
-            in_a_row,
-            text,
-        } if *in_a_row >= child.panics_in_a_row_max => Some(FailureCause::PoisonedRequest {
-            request: entry.to_string(),
-            times: *in_a_row,
-            last: text.clone(),
-        }),
-        ExitCause::PanickedIn { .. }
-        | ExitCause::Panicked(_)
-        | ExitCause::Stalled(_)
-        | ExitCause::GaveUp(_)
-        | ExitCause::Finished => None,
     }
 }
 

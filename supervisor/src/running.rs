@@ -46,9 +46,7 @@ impl Running {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn perish(&self, why: &str) {
         self.tree.forsake(why);
-        for (_, core) in self.table.cores() {
-            core.take_down(messages::DownCause::Escalated(why.to_owned()));
-        }
+        self.table.close();
         self.stop.over(&crate::ShutdownReport {
             failed: Some(why.to_owned()),
             ..crate::ShutdownReport::default()

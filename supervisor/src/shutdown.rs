@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
+use tokio::time::timeout;
+
 use actors::environment::Environment;
 use actors::executor::StopWorkers;
 use actors::flusher::FlusherCore;
@@ -18,11 +20,13 @@ use messages::ChildName;
 use messages::flusher::{StopFlushing, Unpersisted};
 use storage::VbucketStatus;
 use storage::disk::Disk;
-use tokio::time::timeout;
 
 use crate::guardian::StopOutcome;
 use crate::running::Running;
 use crate::stop::Wanted;
+
+/// What a flusher gets to say what it did not manage in time.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// What an orderly shutdown came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,9 +111,7 @@ impl Engine {
             Wanted::Abandon => self.abandon().await,
         };
         drop(watch);
-        for (_, core) in self.running.table.cores() {
-            core.close();
-        }
+        self.running.table.close();
         report.took = self.since(began);
         self.running.stop.over(&report);
     }
@@ -118,11 +120,16 @@ impl Engine {
         let mut report = ShutdownReport::default();
         for (_, core) in self.running.table.cores() {
             core.close_gate();
+            // A panic of a moment ago that nobody repaired yet: what is suspect is not flushed.
+            if core.is_suspect() {
+                core.reconcile();
+            }
         }
         self.running.warmup.stop();
         for flusher in &self.flushers {
             let within = self.left(began);
-            match timeout(within, flusher.send(StopFlushing { within })).await {
+            let answer = flusher.send(StopFlushing { within });
+            match timeout(within.saturating_add(ANSWER_TIME), answer).await {
                 Ok(Ok(Ok(flushed))) => report.unpersisted.extend(flushed.unpersisted),
                 Ok(Ok(Err(error))) => report.fail(&error),
                 Ok(Err(error)) => report.fail(&error),
@@ -193,8 +200,9 @@ impl Drop for Beside {
 async fn repair_suspects(running: Arc<Running>) {
     loop {
         running.table.suspects.notified().await;
-        for (_, core) in running.table.cores() {
+        for (id, core) in running.table.cores() {
             if core.is_suspect() {
+                tracing::warn!(vbucket = %id, "repairing what a panic left half done");
                 core.reconcile();
             }
         }

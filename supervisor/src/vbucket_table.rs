@@ -2,18 +2,22 @@
 //!
 //! Invariant: slots and cores are owned by the bucket, not by any actor, so that they outlive every restart.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use actors::environment::Environment;
 use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
 use actors::warmup::{VbucketTable, Warmable};
-use messages::{DownCause, OperationError};
+use messages::{ChildName, DownCause, OperationError};
 use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
-use tokio::sync::Notify;
 
 use crate::restart::OutOfService;
+use crate::wiring;
 
 /// A slot for each vbucket of a bucket.
 pub(crate) struct Table {
@@ -27,6 +31,11 @@ pub(crate) struct Table {
     pub(crate) suspects: Arc<Notify>,
     /// The whole bucket is out of service.
     pub(crate) is_given_up: AtomicBool,
+    /// The engine is down: nothing is served any more, reads neither.
+    is_over: AtomicBool,
+    waiters_max: usize,
+    /// Those the supervisor took out of service, and nobody else had.
+    given_up: Mutex<BTreeSet<VbucketId>>,
 }
 
 impl std::fmt::Debug for Table {
@@ -44,6 +53,7 @@ impl Table {
         threads: usize,
         memory: Arc<MemoryPool>,
         environment: Environment,
+        waiters_max: usize,
     ) -> Table {
         let edge = || Arc::new(DirtyVbuckets::new(vbuckets));
         let first_edge = edge();
@@ -58,6 +68,9 @@ impl Table {
             environment,
             suspects: Arc::new(Notify::new()),
             is_given_up: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            waiters_max,
+            given_up: Mutex::default(),
         }
     }
 
@@ -76,8 +89,11 @@ impl Table {
         self.edges.get(thread).unwrap_or(&self.first_edge)
     }
 
-    /// The core of a vbucket, or why there is none.
+    /// The core of a vbucket, for a client, or why there is none.
     pub(crate) fn core(&self, vbucket: VbucketId) -> Result<&Arc<VbucketCore>, OperationError> {
+        if self.is_over.load(Ordering::Acquire) {
+            return Err(OperationError::Closed);
+        }
         match self.slots.get(vbucket.index()) {
             Some(slot) => slot.core(),
             None => Err(OperationError::UnknownVbucket(vbucket)),
@@ -91,16 +107,39 @@ impl Table {
             .filter_map(|slot| Some((slot.id(), slot.core().ok()?)))
     }
 
+    /// The engine is down: clients are answered `Closed` from now on, those who wait already, too.
+    pub(crate) fn close(&self) {
+        self.is_over.store(true, Ordering::Release);
+        for (_, core) in self.cores() {
+            core.close();
+        }
+    }
+
     /// Takes the vbuckets out of service that the supervisor gave up.
     pub(crate) fn take_down(&self, what: &OutOfService) {
         let cause = DownCause::Escalated(what.why.clone());
         for (id, core) in self.cores() {
-            if what.is_whole_tree || what.vbuckets.contains(&id) {
+            if (what.is_whole_tree || what.vbuckets.contains(&id)) && core.down().is_none() {
                 core.take_down(cause.clone());
+                self.given_up.lock().insert(id);
             }
         }
         if what.is_whole_tree {
             self.is_given_up.store(true, Ordering::Release);
+        }
+    }
+
+    /// Puts the vbucket of that child back into service, if it was the supervisor who took it out.
+    pub(crate) fn bring_back(&self, child: &ChildName) {
+        let mut given_up = self.given_up.lock();
+        let is_of_child = |id: &&VbucketId| wiring::vbucket_child(**id) == *child;
+        let Some(id) = given_up.iter().find(is_of_child).copied() else {
+            return;
+        };
+        given_up.remove(&id);
+        if let Some(Ok(core)) = self.slots.get(id.index()).map(|slot| slot.core()) {
+            core.reconcile();
+            core.bring_up();
         }
     }
 
@@ -122,6 +161,7 @@ impl Table {
             checkpoints: CheckpointLimits::default(),
             on_suspect: Arc::new(move |_| suspects.notify_one()),
         })
+        .with_waiters_max(self.waiters_max)
     }
 }
 

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use actix::{Addr, ArbiterHandle};
+
 use actors::backoff::Backoff;
 use actors::environment::{Clock, Environment, Random};
-use actors::executor::{Executor, StopWorkers};
+use actors::executor::{Executor, StopWorkers, WakeWorker};
 use actors::flusher::actor::wake_with;
 use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge};
 use actors::guardian::Guardian;
@@ -71,8 +72,13 @@ pub(crate) async fn start(
     let shape = opened.store.shape();
     let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
     let threads = arbiters.len().max(1);
-    let of = environment.clone();
-    let table = Arc::new(Table::new(shape.vbuckets, threads, Arc::clone(&memory), of));
+    let table = Arc::new(Table::new(
+        shape.vbuckets,
+        threads,
+        Arc::clone(&memory),
+        environment.clone(),
+        config.persistence_waiters_max,
+    ));
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
     let out_of_service = Arc::clone(&table);
@@ -95,10 +101,18 @@ pub(crate) async fn start(
         table,
     };
     let writers = parts.start_writers()?;
-    let warmup = parts.warm_up(&opened.disk).await?;
+    let warmup = parts.start_warmup(&opened.disk)?;
+    let warm = warmup.wait();
+    let closed = |_| OperationError::Closed;
+    warmup.wait_for_states().await.map_err(closed)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
+    let addresses = parts.start_vbuckets(&arbiters);
+    if config.waits_for_warmup {
+        // What could not be loaded is out of service and says so; the rest serves.
+        let WarmupEnd { .. } = warm.await.map_err(closed)??;
+    }
     let running = Running {
-        addresses: parts.start_vbuckets(&arbiters),
+        addresses,
         table: parts.table,
         memory,
         store: parts.store,
@@ -159,8 +173,8 @@ impl Parts<'_> {
         (0..self.shape.log_shards).map(start).collect()
     }
 
-    /// Makes the vbuckets of what the store holds, and waits until they are loaded.
-    async fn warm_up(&self, disk: &Arc<dyn Disk>) -> Result<Warmup, BucketError> {
+    /// Makes the vbuckets of what the store holds, and loads them.
+    fn start_warmup(&self, disk: &Arc<dyn Disk>) -> Result<Warmup, BucketError> {
         let warmup = Warmup::new(WarmupConfig {
             name: ChildName::new("warmup"),
             store: self.store.clone(),
@@ -171,12 +185,9 @@ impl Parts<'_> {
             absent: Absent::Create,
             step_bytes: WarmupConfig::STEP_BYTES,
         });
-        let ended = warmup.wait();
         warmup
             .start(self.config.warmup_threads, &self.guardian)
             .map_err(not_started)?;
-        // What could not be loaded is out of service and says so; the rest serves.
-        let WarmupEnd { .. } = ended.await.unwrap_or(Err(OperationError::Closed))?;
         Ok(warmup)
     }
 
@@ -197,6 +208,9 @@ impl Parts<'_> {
                 dirty: Arc::clone(dirty) as _,
                 store: self.store.clone(),
             };
+            // A store that was opened anew may hold less than it had said.
+            let edge = Arc::clone(&config.edge);
+            self.store.watch(WakeWorker::new(move || edge.nudge()));
             let shell = self.shell(&config.name);
             let make = move |generation| FlusherCore::new(config.clone(), generation);
             let address = shell::start(arbiter, shell, make);
@@ -224,7 +238,7 @@ impl Parts<'_> {
     fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
             let arbiter = arbiters.get(self.table.thread_of(slot.id()))?;
-            let name = ChildName::new(format!("vbucket-{}", slot.id()));
+            let name = vbucket_child(slot.id());
             let shell = self.shell(&name).mailbox(self.config.mailbox_messages_max);
             let slot = Arc::clone(slot);
             let make = move |_| VbucketActor::at(Arc::clone(&slot));
@@ -232,6 +246,11 @@ impl Parts<'_> {
         };
         self.table.slots.iter().filter_map(start).collect()
     }
+}
+
+/// The name of a vbucket's actor in the tree.
+pub(crate) fn vbucket_child(vbucket: VbucketId) -> ChildName {
+    ChildName::new(format!("vbucket-{vbucket}"))
 }
 
 /// Who there is, in the order of the data: the disk first, then who writes to it, then who is written to.

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
 use piggin::messages::FailureId;
 use piggin::storage::OpenOptions;
 use piggin::{Bucket, BucketConfig, BucketError};
 use supervisor::testing::{Event, Latencies, RunError, World, WorldSettings};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::checkers::{acknowledged, failures, soundness};
 use crate::faults::{bad_disk, children, power_cut};

@@ -44,6 +44,9 @@ pub trait Flushable: Debug + Send + Sync + 'static {
 pub trait DirtyQueue: Debug + Send + Sync + 'static {
     /// The wake-up arrived: what is marked from now on sends another. Before the queue is looked at.
     fn clear_wake(&self);
+    /// Whether a commit is under way, whose answer makes the flusher look: until then changes nobody waits for need not
+    /// wake it.
+    fn set_flusher_busy(&self, is_busy: bool);
     /// The next vbucket to look at; what is changed in it from now on puts it back.
     fn take(&self) -> Option<VbucketId>;
 }
@@ -97,6 +100,10 @@ impl Flushable for VbucketCore {
 impl DirtyQueue for DirtyVbuckets {
     fn clear_wake(&self) {
         DirtyVbuckets::clear_wake(self);
+    }
+
+    fn set_flusher_busy(&self, is_busy: bool) {
+        DirtyVbuckets::set_flusher_busy(self, is_busy);
     }
 
     fn take(&self) -> Option<VbucketId> {

@@ -5,36 +5,32 @@
 //! message with the fault, until its last address is gone. Orders of the guardian are looked at with every entry, and
 //! an order wakes the shell, also when it is idle or paused.
 
-use std::cell::RefCell;
+mod waiting;
+mod reply;
+
 use std::fmt;
-use std::future::Future;
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{self, Poll, ready};
 use std::time::Duration;
 
-use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Actor, ActorFuture, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message};
+use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context};
 use futures_util::task::AtomicWaker;
-use tokio::time::Sleep;
 
 use messages::{ChildName, Generation};
 
-use super::answer::{Answer, FaultCause, ShellFault};
+use super::answer::{FaultCause, ShellFault};
 use super::context::{ShellContext, Wishes};
-use super::contract::{Core, Later, On, Reply, Stopping};
+use super::contract::{Core, Stopping};
 use super::jobs::Jobs;
 use crate::executor::WakeWorker;
 use crate::guardian::{Entry, ExitCause, Guardian, Verdict};
-use crate::hooks::{Delivery, Hooks};
-use crate::panics::{Payload, panic_text, planted, quietly};
+use crate::hooks::Hooks;
+use crate::panics::{Payload, panic_text, quietly};
 use crate::tether::{DeathWatch, Tether};
 
-/// Ended futures and timers handled in one go, so that a mailbox beside them is served, too.
-const JOBS_A_SLICE: usize = 64;
+use waiting::{Frozen, Pause, Pump};
+
+pub use reply::Replied;
 
 /// What a shell needs to know.
 #[derive(Clone, Debug)]
@@ -241,7 +237,7 @@ impl<C: Core> Shell<C> {
     /// Does what the core asked for.
     fn heed(&mut self, wishes: Wishes, actix: &mut Context<Self>) {
         if let Some(how_long) = wishes.freeze {
-            actix.wait(Frozen(Box::pin(tokio::time::sleep(how_long))));
+            actix.wait(Frozen::new(how_long));
         } else {
             self.tether.leave();
         }
@@ -371,7 +367,7 @@ impl<C: Core> Shell<C> {
         self.phase = Phase::Paused;
         // A new reset counts from here; one seen already must not end this pause early.
         self.seen_resets = self.tether.orders().resets;
-        actix.wait(Pause { delay, sleep: None });
+        actix.wait(Pause::new(delay));
     }
 
     fn make_core(&mut self, actix: &mut Context<Self>) {
@@ -421,345 +417,5 @@ impl<C: Core> Shell<C> {
 impl<C: Core> Drop for Shell<C> {
     fn drop(&mut self) {
         self.discard(FaultCause::Stopped);
-    }
-}
-
-/// Looks for orders, and moves what is under way; there from the first to the last moment of the shell.
-struct Pump;
-
-impl<C: Core> ActorFuture<Shell<C>> for Pump {
-    type Output = ();
-
-    fn poll(
-        self: Pin<&mut Self>,
-        shell: &mut Shell<C>,
-        actix: &mut Context<Shell<C>>,
-        task: &mut task::Context<'_>,
-    ) -> Poll<()> {
-        shell.waker.register(task.waker());
-        shell.look(actix);
-        for _ in 0..JOBS_A_SLICE {
-            if shell.phase == Phase::Stopped {
-                return Poll::Ready(());
-            }
-            if shell.core.is_none() || actix.waiting() {
-                return Poll::Pending;
-            }
-            shell.tether.enter();
-            let ended = shell.jobs.poll(task);
-            shell.tether.leave();
-            let Poll::Ready(Some(ended)) = ended else {
-                return Poll::Pending;
-            };
-            let outcome = match ended.outcome {
-                Ok(then) => shell.enter(ended.entry, actix, then),
-                Err(payload) => Err(shell.panicked(ended.entry, payload, actix)),
-            };
-            match (outcome, ended.on_fault) {
-                (Ok(()), _) => shell.row.served(ended.entry),
-                (Err(fault), Some(on_fault)) => quietly(|| on_fault(&fault)),
-                (Err(_), None) => {}
-            }
-        }
-        task.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-/// No message is taken until the core is made. Wakes on every order.
-struct Pause {
-    delay: Option<Duration>,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl<C: Core> ActorFuture<Shell<C>> for Pause {
-    type Output = ();
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        shell: &mut Shell<C>,
-        actix: &mut Context<Shell<C>>,
-        task: &mut task::Context<'_>,
-    ) -> Poll<()> {
-        ready!(self.poll_end(shell, actix, task));
-        if shell.phase != Phase::Paused
-            && let Some(serve) = shell.stashed.take()
-        {
-            serve(shell, actix);
-        }
-        Poll::Ready(())
-    }
-}
-
-impl Pause {
-    fn poll_end<C: Core>(
-        &mut self,
-        shell: &mut Shell<C>,
-        actix: &mut Context<Shell<C>>,
-        task: &mut task::Context<'_>,
-    ) -> Poll<()> {
-        shell.waker.register(task.waker());
-        shell.seen_version = shell.tether.version();
-        let orders = shell.tether.orders();
-        if orders.must_stop {
-            shell.stop_for_good();
-            return Poll::Ready(());
-        }
-        if let Some(why) = orders.stands_down {
-            shell.stand_down(&why);
-            return Poll::Ready(());
-        }
-        if orders.resets != shell.seen_resets {
-            shell.seen_resets = orders.resets;
-            (self.delay, self.sleep) = (None, None);
-        }
-        if let Some(delay) = self.delay.take() {
-            self.sleep = Some(Box::pin(tokio::time::sleep(delay)));
-        }
-        if let Some(sleep) = self.sleep.as_mut() {
-            ready!(sleep.as_mut().poll(task));
-            self.sleep = None;
-        }
-        if orders.is_held {
-            return Poll::Pending;
-        }
-        shell.make_core(actix);
-        Poll::Ready(())
-    }
-}
-
-/// A core that stands still: see [`ShellContext::freeze`].
-struct Frozen(Pin<Box<Sleep>>);
-
-impl<C: Core> ActorFuture<Shell<C>> for Frozen {
-    type Output = ();
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        shell: &mut Shell<C>,
-        _actix: &mut Context<Shell<C>>,
-        task: &mut task::Context<'_>,
-    ) -> Poll<()> {
-        ready!(self.0.as_mut().poll(task));
-        shell.tether.leave();
-        if let Some(answer) = shell.frozen_answer.take() {
-            quietly(answer);
-        }
-        Poll::Ready(())
-    }
-}
-
-/// A message that a harness holds up, and with it all behind it.
-struct HeldUp<C: Core> {
-    sleep: Pin<Box<Sleep>>,
-    serve: Option<Stashed<C>>,
-}
-
-impl<C: Core> ActorFuture<Shell<C>> for HeldUp<C> {
-    type Output = ();
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        shell: &mut Shell<C>,
-        actix: &mut Context<Shell<C>>,
-        task: &mut task::Context<'_>,
-    ) -> Poll<()> {
-        ready!(self.sleep.as_mut().poll(task));
-        shell.tether.leave();
-        shell.look(actix);
-        match self.serve.take() {
-            // A new life was ordered meanwhile; it is that life's first message.
-            serve @ Some(_) if shell.phase == Phase::Paused => shell.stashed = serve,
-            Some(serve) => serve(shell, actix),
-            None => {}
-        }
-        Poll::Ready(())
-    }
-}
-
-type Slot<R> = Rc<RefCell<Option<OneshotSender<R>>>>;
-
-fn send<R>(slot: &Slot<R>, answer: R) {
-    let sender = slot.borrow_mut().take();
-    if let Some(sender) = sender {
-        // Nobody waits any more: that is the caller's right.
-        drop(sender.send(answer));
-    }
-}
-
-impl<C, M> Handler<M> for Shell<C>
-where
-    C: On<M>,
-    M: Message + 'static,
-    M::Result: Answer,
-{
-    type Result = Replied<C, M::Result>;
-
-    fn handle(&mut self, message: M, actix: &mut Context<Self>) -> Self::Result {
-        self.look(actix);
-        if self.phase != Phase::Paused {
-            return self.deliver(message, actix);
-        }
-        // Taken from the mailbox just when an order came to begin a new life: it is that life's first message.
-        let slot = Slot::default();
-        let kept = Rc::clone(&slot);
-        self.stashed = Some(Box::new(move |shell, actix| {
-            shell.deliver(message, actix).pass_on(&kept);
-        }));
-        Replied::later(slot)
-    }
-}
-
-impl<C: Core> Shell<C> {
-    /// Lets a harness have its say, if there is one and the message finds a core.
-    fn deliver<M>(&mut self, message: M, actix: &mut Context<Self>) -> Replied<C, M::Result>
-    where
-        C: On<M>,
-        M: Message + 'static,
-        M::Result: Answer,
-    {
-        if self.core.is_none() {
-            return self.serve(message, None, actix);
-        }
-        let child = self.tether.child();
-        match self.hooks.message(child, self.generation, &message) {
-            Delivery::Handle => self.serve(message, None, actix),
-            Delivery::Panic(text) => self.serve(message, Some(text), actix),
-            Delivery::After(time) => {
-                let slot = Slot::default();
-                let kept = Rc::clone(&slot);
-                let serve: Stashed<C> = Box::new(move |shell, actix| {
-                    shell.serve(message, None, actix).pass_on(&kept);
-                });
-                // At work on it from now on, as if its handling took so long.
-                self.tether.enter();
-                actix.wait(HeldUp {
-                    sleep: Box::pin(tokio::time::sleep(time)),
-                    serve: Some(serve),
-                });
-                Replied::later(slot)
-            }
-        }
-    }
-
-    /// Serves it; `panic` is one that a harness asked for.
-    fn serve<M>(
-        &mut self,
-        message: M,
-        panic: Option<String>,
-        actix: &mut Context<Self>,
-    ) -> Replied<C, M::Result>
-    where
-        C: On<M>,
-        M: Message + 'static,
-        M::Result: Answer,
-    {
-        let entry = Entry::Message(std::any::type_name::<M>());
-        let mut parts = 1;
-        quietly(|| parts = C::parts(&message));
-        let reply = self.enter(entry, actix, move |core, ctx| match panic {
-            None => core.on(message, ctx),
-            Some(text) => planted(text),
-        });
-        match reply {
-            Err(fault) => Replied::now(fault_answer(&fault, parts)),
-            Ok(Reply::Now(answer)) => {
-                self.row.served(entry);
-                self.reply_now(answer)
-            }
-            Ok(Reply::Later(future)) => self.reply_later(entry, future, parts),
-        }
-    }
-
-    fn reply_now<R: 'static>(&mut self, answer: R) -> Replied<C, R> {
-        let is_frozen = self.tether.pulse() & 1 == 1;
-        if !is_frozen {
-            return Replied::now(Some(answer));
-        }
-        let slot = Slot::default();
-        let kept = Rc::clone(&slot);
-        self.frozen_answer = Some(Box::new(move || send(&kept, answer)));
-        Replied::later(slot)
-    }
-
-    fn reply_later<R: Answer>(
-        &mut self,
-        entry: Entry,
-        future: Later<C, R>,
-        parts: usize,
-    ) -> Replied<C, R> {
-        if self.core.is_none() {
-            // The core ended its life with this very message.
-            quietly(|| drop(future));
-            return Replied::now(fault_answer(&self.fault(), parts));
-        }
-        let slot = Slot::default();
-        let (kept, fault_slot) = (Rc::clone(&slot), Rc::clone(&slot));
-        let answering = async move {
-            let then = future.await;
-            let then: super::Then<C, ()> = Box::new(move |core, ctx| send(&kept, then(core, ctx)));
-            then
-        };
-        let on_fault = move |fault: &ShellFault| {
-            if let Some(answer) = fault_answer(fault, parts) {
-                send(&fault_slot, answer);
-            }
-        };
-        self.jobs
-            .push(entry, Box::pin(answering), Some(Box::new(on_fault)));
-        Replied::later(slot)
-    }
-}
-
-fn fault_answer<R: Answer>(fault: &ShellFault, parts: usize) -> Option<R> {
-    let mut answer = None;
-    quietly(|| answer = R::from_fault(fault, parts));
-    answer
-}
-
-/// How a shell answers actix.
-pub struct Replied<C, R>(ReplyState<R>, PhantomData<fn(C)>);
-
-enum ReplyState<R> {
-    Now(Option<R>),
-    Later(Slot<R>),
-}
-
-impl<C, R> Replied<C, R> {
-    fn now(answer: Option<R>) -> Replied<C, R> {
-        Replied(ReplyState::Now(answer), PhantomData)
-    }
-
-    fn later(slot: Slot<R>) -> Replied<C, R> {
-        Replied(ReplyState::Later(slot), PhantomData)
-    }
-
-    /// Gives this answer to whoever waits at that slot.
-    fn pass_on(self, waiting: &Slot<R>) {
-        match self.0 {
-            ReplyState::Now(Some(answer)) => send(waiting, answer),
-            ReplyState::Now(None) => drop(waiting.take()),
-            ReplyState::Later(slot) => drop(slot.replace(waiting.take())),
-        }
-    }
-}
-
-impl<C, R> fmt::Debug for Replied<C, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            ReplyState::Now(_) => "Now",
-            ReplyState::Later(_) => "Later",
-        })
-    }
-}
-
-impl<C: Core, M: Message> MessageResponse<Shell<C>, M> for Replied<C, M::Result> {
-    fn handle(self, _: &mut Context<Shell<C>>, sender: Option<OneshotSender<M::Result>>) {
-        match (self.0, sender) {
-            (ReplyState::Now(Some(answer)), Some(sender)) => drop(sender.send(answer)),
-            (ReplyState::Later(slot), Some(sender)) => *slot.borrow_mut() = Some(sender),
-            // Nobody waits, or the result has no room for a fault: the caller sees the sender dropped.
-            (ReplyState::Now(_) | ReplyState::Later(_), _) => {}
-        }
     }
 }

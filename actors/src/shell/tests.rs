@@ -437,7 +437,11 @@ fn a_frozen_core_gives_no_sign_of_life_and_answers_at_the_end() {
         let it = Setting::new();
         let begin = Instant::now();
         let (answer, (), queued) = join3(
-            it.ask(Do::Freeze),
+            async {
+                let answer = it.ask(Do::Freeze).await;
+                assert_eq!(begin.elapsed(), Duration::from_secs(9), "it came early");
+                answer
+            },
             async {
                 sleep(Duration::from_secs(5)).await;
                 assert_eq!(it.notes.tether.pulse() % 2, 1);
@@ -469,6 +473,26 @@ fn what_cannot_be_caught_is_noted() {
         );
         arbiter.stop();
         arbiter.join().expect("the thread ends");
+        assert!(address.send(Do::Answer).await.is_err());
+    });
+    assert!(notes.tether.is_lost());
+}
+
+#[test]
+fn a_child_started_where_nobody_runs_is_noted() {
+    let notes = Notes::new(None);
+    let gone = Arc::clone(&notes);
+    run(async move {
+        let arbiter = Arbiter::new();
+        let handle = arbiter.handle();
+        arbiter.stop();
+        arbiter.join().expect("the thread ends");
+        let config = ShellConfig::new(ChildName::new("it"), gone as _);
+        let address = start(&handle, config, |generation| Doer {
+            generation,
+            ticks: Arc::default(),
+            stopping: Stopping::Done,
+        });
         assert!(address.send(Do::Answer).await.is_err());
     });
     assert!(notes.tether.is_lost());

@@ -136,6 +136,13 @@ impl VbucketCore {
         }
     }
 
+    /// No more than so many callers wait for the disk at once, instead of [`WAITERS_MAX`](super::WAITERS_MAX).
+    #[must_use]
+    pub fn with_waiters_max(self, waiters_max: usize) -> VbucketCore {
+        self.waiters.limit(waiters_max);
+        self
+    }
+
     /// Which vbucket it is.
     #[must_use]
     pub const fn id(&self) -> VbucketId {
@@ -310,7 +317,11 @@ impl VbucketCore {
 
     /// Tells the flusher to look here.
     pub(super) fn mark_dirty(&self) {
-        self.dirty.mark(self.id);
+        if self.waiters.is_awaited() {
+            self.dirty.mark(self.id);
+        } else {
+            self.dirty.mark_for_next_look(self.id);
+        }
     }
 
     pub(super) fn status(&self) -> Status {

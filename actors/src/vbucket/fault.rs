@@ -18,6 +18,8 @@ pub enum ChangeStep {
     Cleared,
     /// The vbucket is something else, and nothing that follows from it was done.
     Identified,
+    /// The flusher took what is to be written; nobody has it yet.
+    Taken,
 }
 
 impl ChangeStep {

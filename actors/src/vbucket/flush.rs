@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::checkpoint::{CursorId, TakeLimits};
 use super::core::{Inner, VbucketCore};
+use super::fault::ChangeStep;
 use super::status::Status;
 use messages::DownCause;
 use storage::{Item, Operation, Seqno, VbucketIdentity, Watermarks};
@@ -95,6 +96,7 @@ impl VbucketCore {
         }
         let stored = self.stored_after(&locked, &taken.items, taken.settled);
         locked.flushed.under_way.push_back(stored);
+        self.reached(ChangeStep::Taken);
         Some(FlushTake {
             items: taken.items,
             watermarks: stored.watermarks,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use tokio::sync::oneshot;
 use messages::{Busy, OperationError};
 use storage::Seqno;
 
-/// Most callers that wait on one vbucket: some hundred bytes each, far above what one vbucket's share of the callers of
+/// Most callers that wait on one vbucket unless said otherwise: some hundred bytes each, far above what one vbucket's share of the callers of
 /// a busy bucket is; beyond it the disk is what holds them up, and more would only wait longer.
 pub const WAITERS_MAX: usize = 16 * 1024;
 
@@ -26,10 +27,14 @@ type Answer = Result<(), OperationError>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waiters {
     inner: Arc<Mutex<Inner>>,
+    /// As many as `places`, to be read without the lock.
+    awaited: Arc<AtomicUsize>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    /// Most places there are.
+    places_max: usize,
     waiting: BTreeMap<(Seqno, u64), oneshot::Sender<Answer>>,
     /// Places taken, waiting or about to.
     places: usize,
@@ -37,6 +42,19 @@ struct Inner {
     persisted: Seqno,
     /// Why nobody may wait any more.
     ended: Option<OperationError>,
+}
+
+impl Default for Inner {
+    fn default() -> Inner {
+        Inner {
+            places_max: WAITERS_MAX,
+            waiting: BTreeMap::new(),
+            places: 0,
+            next_number: 0,
+            persisted: Seqno::ZERO,
+            ended: None,
+        }
+    }
 }
 
 impl Waiters {
@@ -47,21 +65,32 @@ impl Waiters {
         waiters
     }
 
+    /// From now on no more than so many wait; who waits already goes on.
+    pub(super) fn limit(&self, places_max: usize) {
+        self.inner.lock().places_max = places_max;
+    }
+
     /// Takes a place, before the write it is for.
     pub(super) fn reserve(&self) -> Result<PersistPlace, OperationError> {
         let mut inner = self.inner.lock();
         if let Some(ended) = &inner.ended {
             return Err(ended.clone());
         }
-        if inner.places >= WAITERS_MAX {
+        if inner.places >= inner.places_max {
             return Err(OperationError::TemporaryFailure(Busy::Queue));
         }
         inner.places += 1;
+        self.awaited.store(inner.places, Ordering::Release);
         drop(inner);
         Ok(PersistPlace {
             waiters: self.clone(),
             waits_as: None,
         })
+    }
+
+    /// Whether somebody waits, or took a place to.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Acquire) > 0
     }
 
     /// Everything up to `seqno` is on disk.
@@ -149,6 +178,7 @@ impl Drop for PersistPlace {
     fn drop(&mut self) {
         let mut inner = self.waiters.inner.lock();
         inner.places = inner.places.saturating_sub(1);
+        self.waiters.awaited.store(inner.places, Ordering::Release);
         let waiting = self.waits_as.and_then(|key| inner.waiting.remove(&key));
         drop(inner);
         drop(waiting);

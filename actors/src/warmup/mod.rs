@@ -169,6 +169,15 @@ impl Warmup {
         receiver
     }
 
+    /// Answered when the first phase is done: every vbucket there is has its place, and serves as one that is warming.
+    /// Dropped without an answer when the warmup is stopped before.
+    #[must_use]
+    pub fn wait_for_states(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.plan.lock().wait_for_states(sender);
+        receiver
+    }
+
     /// Ends it where it is: whoever waits is answered, and the workers end after their step.
     pub fn stop(&self) {
         self.plan.lock().stop();

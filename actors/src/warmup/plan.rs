@@ -95,6 +95,8 @@ pub(super) struct Plan {
     is_stopped: bool,
     ended: Option<WarmupEnd>,
     waiters: Vec<Waiter>,
+    /// Who waits for the first phase only.
+    states_waiters: Vec<oneshot::Sender<()>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,6 +142,10 @@ impl Plan {
         self.found = self.found.saturating_add(loads.len());
         self.loads = loads.into();
         self.unwritten = unwritten;
+        for waiter in std::mem::take(&mut self.states_waiters) {
+            // Whoever went away needs no answer.
+            waiter.send(()).unwrap_or_default();
+        }
         self.end_if_done();
     }
 
@@ -250,8 +256,18 @@ impl Plan {
         drop(waiter.send(answer));
     }
 
+    /// Answered when every vbucket there is has its place; dropped when the warmup is stopped.
+    pub(super) fn wait_for_states(&mut self, waiter: oneshot::Sender<()>) {
+        if self.states == Progress::Done {
+            waiter.send(()).unwrap_or_default();
+        } else if !self.is_stopped {
+            self.states_waiters.push(waiter);
+        }
+    }
+
     pub(super) fn stop(&mut self) {
         self.is_stopped = true;
+        self.states_waiters.clear();
         for waiter in std::mem::take(&mut self.waiters) {
             drop(waiter.send(Err(OperationError::Closed)));
         }

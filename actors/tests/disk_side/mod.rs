@@ -40,13 +40,20 @@ impl Clock for HandClock {
     }
 }
 
+fn mix(mut mixed: u64) -> u64 {
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 /// Numbers from a seed (splitmix64).
 #[derive(Debug)]
 pub(crate) struct Numbers(AtomicU64);
 
 impl Numbers {
     pub(crate) fn new(seed: u64) -> Numbers {
-        Numbers(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        // Seeds a step apart would give one sequence, a number apart.
+        Numbers(AtomicU64::new(mix(seed ^ 0x5eed)))
     }
 
     pub(crate) fn below(&self, limit: u64) -> u64 {
@@ -60,10 +67,7 @@ impl Numbers {
 
 impl Random for Numbers {
     fn next_u64(&self) -> u64 {
-        let mut mixed = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        mix(self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst))
     }
 }
 

@@ -3,16 +3,12 @@
 //! Invariant: a ratio between two stores is taken within each round, where they took turns, and then its median over
 //! the rounds; a bar is met or not by that median, and by nothing where a part of it was not measured.
 
-use super::{Bar, Row, number, times, with_range};
-use crate::results::{Figure, Raw, Results, Sample};
+use super::comparison::{AMOUNT, Better, P50, P50_AGAINST_RAW, Pick};
+use super::{Bar, Row, times, two, with_range};
+use crate::results::{Figure, Raw, Results};
 use crate::statistics::Summary;
-use crate::stores::{Column, Kind, Layout};
+use crate::stores::{Column, Kind};
 
-const PIGGIN: Column = Column {
-    kind: Kind::Piggin,
-    layout: Layout::Own,
-};
-const LSM: &[Kind] = &[Kind::Fjall, Kind::Rocksdb];
 const PEERS: &[Kind] = &[Kind::Fjall, Kind::Redb, Kind::Rocksdb, Kind::Lmdb];
 
 /// All of them, in the order of the list.
@@ -48,19 +44,7 @@ pub(super) fn rows(results: &Results) -> Vec<Row> {
     ]
 }
 
-/// Which way a figure is better.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Better {
-    Higher,
-    Lower,
-}
-
-type Pick = fn(&Sample) -> Option<f64>;
-
-const AMOUNT: Pick = |sample| Some(sample.amount);
-const P50: Pick = |sample| sample.latency.map(|latency| latency.p50);
 const MAX_MS: Pick = |sample| sample.latency.map(|latency| latency.max / 1e3);
-const P50_AGAINST_RAW: Pick = |sample| Some(sample.latency?.p50 / sample.raw?.p50_us?);
 const FILES_AGAINST_P50: Pick = |sample| Some(sample.raw?.files_p50_us? / sample.latency?.p50);
 const AMOUNT_AGAINST_RAW: Pick = |sample| Some(sample.amount / sample.raw?.amount?);
 const MAX_AGAINST_P50: Pick = |sample| sample.latency.map(|latency| latency.max / latency.p50);
@@ -71,30 +55,17 @@ struct View<'a>(&'a Results);
 
 impl View<'_> {
     fn ours(&self, figure: Figure, pick: Pick) -> Option<Summary> {
-        self.0.summary(figure, PIGGIN, pick)
+        self.0.summary(figure, Column::PIGGIN, pick)
     }
 
     fn ours_text(&self, figure: Figure, pick: Pick, unit: &str) -> Option<String> {
-        let summary = self.ours(figure, pick)?;
-        Some(format!("{} {unit}", with_range(summary)))
+        self.0.text(figure, Column::PIGGIN, pick, unit)
     }
 
     /// The best column of these kinds.
     fn best(&self, figure: Figure, pick: Pick, better: Better, of: &[Kind]) -> Option<Column> {
-        let columns = self.0.columns(figure);
-        let of_kinds = columns.filter(|column| of.contains(&column.kind));
-        let medians = of_kinds.filter_map(|column| {
-            let summary = self.0.summary(figure, column, pick)?;
-            Some((column, summary.median))
-        });
-        let best = medians.reduce(|best, other| {
-            let is_better = match better {
-                Better::Higher => other.1 > best.1,
-                Better::Lower => other.1 < best.1,
-            };
-            if is_better { other } else { best }
-        });
-        best.map(|(column, _)| column)
+        let is_wanted = |column: Column| of.contains(&column.kind);
+        self.0.best(figure, pick, better, is_wanted)
     }
 
     fn peer_text(
@@ -104,8 +75,7 @@ impl View<'_> {
         unit: &str,
         peer: Option<Column>,
     ) -> Option<String> {
-        let summary = self.0.summary(figure, peer?, pick)?;
-        Some(format!("{}: {} {unit}", peer?, with_range(summary)))
+        self.0.peer_text(figure, pick, unit, peer)
     }
 
     fn raw_text(
@@ -114,16 +84,12 @@ impl View<'_> {
         unit: &str,
         pick: impl Fn(&Raw) -> Option<f64>,
     ) -> Option<String> {
-        let summary = self.0.raw(figure, pick)?;
-        Some(format!("{} {unit}", number(summary.median)))
+        self.0.raw_text(figure, unit, pick)
     }
 
     /// Ours by the peer's, round by round.
     fn against(&self, figure: Figure, pick: Pick, peer: Option<Column>) -> Option<Summary> {
-        let ours = self.0.samples(figure, PIGGIN).iter();
-        let peers = self.0.samples(figure, peer?).iter();
-        let ratios = ours.zip(peers);
-        Summary::of(ratios.filter_map(|(ours, peer)| Some(pick(ours)? / pick(peer)?)))
+        self.0.ratio(figure, pick, Column::PIGGIN, peer)
     }
 
     fn smallest_batch(&self) -> Row {
@@ -234,7 +200,7 @@ impl View<'_> {
     fn get(&self) -> Row {
         let figure = Figure::Get { threads: 1 };
         let peer = self.best(figure, AMOUNT, Better::Higher, PEERS);
-        let lsm = self.best(figure, AMOUNT, Better::Higher, LSM);
+        let lsm = self.best(figure, AMOUNT, Better::Higher, &Kind::LSM);
         let lmdb = self.best(figure, AMOUNT, Better::Higher, &[Kind::Lmdb]);
         let to_lsm = self.against(figure, AMOUNT, lsm);
         let to_lmdb = self.against(figure, AMOUNT, lmdb);
@@ -256,7 +222,7 @@ impl View<'_> {
             let pairs = pairs.zip(self.0.samples(one, column));
             Summary::of(pairs.map(|(two, one)| two.amount / one.amount))
         };
-        let ratio = scaling(PIGGIN);
+        let ratio = scaling(Column::PIGGIN);
         let peer = self.best(two, AMOUNT, Better::Higher, PEERS);
         let peer_scaling = peer.and_then(scaling);
         Row {
@@ -342,15 +308,5 @@ const fn commit_figure(value_length: usize, batch: usize) -> Figure {
     Figure::Commit {
         value_length,
         batch,
-    }
-}
-
-/// Two figures in one cell.
-fn two(a: Option<String>, to_a: &str, b: Option<String>, to_b: &str) -> Option<String> {
-    let a = a.map(|ratio| format!("{ratio} {to_a}").trim_end().to_owned());
-    let b = b.map(|ratio| format!("{ratio} {to_b}"));
-    match (a, b) {
-        (Some(a), Some(b)) => Some(format!("{a}; {b}")),
-        (a, b) => a.or(b),
     }
 }

@@ -37,7 +37,7 @@ impl Lmdb {
 
     #[expect(
         unsafe_code,
-        reason = "changing how an environment syncs is safe while no transaction is open, and one thread writes"
+        reason = "changing how an environment syncs is safe while no transaction is open, and the bench changes it only while one thread writes"
     )]
     fn set_sync(&self, durability: Durability) {
         let is_off = self.environment.get_flags().unwrap() & EnvFlags::NO_SYNC.bits() != 0;

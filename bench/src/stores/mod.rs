@@ -24,10 +24,10 @@ use std::path::Path;
 
 use crate::workload::{Batch, Name};
 
-/// One open store. One thread writes; any number read.
+/// One open store. Any number of threads read and write; how durable writes are changes only while nobody writes.
 pub(crate) trait Store: Send + Sync {
     /// Writes a batch atomically.
-    fn write(&mut self, batch: Batch<'_>, durability: Durability);
+    fn write(&self, batch: Batch<'_>, durability: Durability);
     /// Makes everything written durable.
     fn sync(&self);
     /// Brings what was written into the form it is read from, and waits for background work.
@@ -49,7 +49,7 @@ pub(crate) struct Found<'a> {
 }
 
 /// When a write is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Durability {
     /// When it is on disk.
     Synced,
@@ -76,6 +76,9 @@ impl Kind {
         Kind::Rocksdb,
         Kind::Lmdb,
     ];
+
+    /// The peers that keep what is written in memory first and merge later.
+    pub(crate) const LSM: [Kind; 2] = [Kind::Fjall, Kind::Rocksdb];
 
     /// Whether it was compiled in.
     pub(crate) const fn is_available(self) -> bool {
@@ -137,6 +140,12 @@ pub(crate) struct Column {
 }
 
 impl Column {
+    /// Ours.
+    pub(crate) const PIGGIN: Column = Column {
+        kind: Kind::Piggin,
+        layout: Layout::Own,
+    };
+
     /// Every layout of these stores.
     pub(crate) fn of(kinds: &[Kind]) -> Vec<Column> {
         let layouts = |&kind: &Kind| {

@@ -4,8 +4,8 @@
 //! each, is part of a write: whoever uses the store must do it too.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,7 +33,7 @@ pub(super) struct Piggin {
     store: LogStore,
     positions: Vec<VbucketPosition>,
     /// By vbucket: its place in the group being built.
-    places: Vec<usize>,
+    places: Mutex<Vec<usize>>,
     maintenance: Option<Maintenance>,
 }
 
@@ -69,19 +69,20 @@ impl Piggin {
         };
         Piggin {
             store,
-            places: vec![NOWHERE; positions.len()],
+            places: Mutex::new(vec![NOWHERE; positions.len()]),
             positions,
             maintenance,
         }
     }
 
-    fn group(&mut self, batch: Batch<'_>) -> Vec<VbucketBatch> {
+    fn group(&self, batch: Batch<'_>) -> Vec<VbucketBatch> {
         let each = batch.mutations.len() / self.positions.len() + 1;
         let mut group: Vec<VbucketBatch> = Vec::new();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let commit_time_ms = u64::try_from(now.as_millis()).unwrap();
+        let mut places = self.places.lock().unwrap();
         for mutation in batch.mutations {
-            let place = &mut self.places[usize::from(mutation.vbucket)];
+            let place = &mut places[usize::from(mutation.vbucket)];
             if *place == NOWHERE {
                 *place = group.len();
                 let position = self.positions[usize::from(mutation.vbucket)];
@@ -100,7 +101,7 @@ impl Piggin {
             of_vbucket.items.push(Arc::new(item));
         }
         for of_vbucket in &group {
-            self.places[of_vbucket.vbucket.index()] = NOWHERE;
+            places[of_vbucket.vbucket.index()] = NOWHERE;
         }
         group
     }
@@ -113,7 +114,7 @@ fn entropy() -> u64 {
 }
 
 impl Store for Piggin {
-    fn write(&mut self, batch: Batch<'_>, durability: Durability) {
+    fn write(&self, batch: Batch<'_>, durability: Durability) {
         let group = self.group(batch);
         let durability = match durability {
             Durability::Synced => CommitDurability::Synced,

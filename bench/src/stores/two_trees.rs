@@ -4,13 +4,17 @@
 //! the metadata) lies in one of the two. Both begin with the vbucket in big-endian order, so that a vbucket is a
 //! range. The seqno a write replaces is handed in, so that no peer pays a read to remove the old by-seqno row.
 
+use std::cell::RefCell;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use super::{Durability, Found, Layout, Store};
 use crate::workload::{Batch, KEY_LENGTH, Key, Name};
 
 /// CAS, revision, flags and expiry.
 const METADATA: [u8; 24] = [7; 24];
+/// How long a reader looks again for a document that another thread is replacing.
+const PATIENCE: Duration = Duration::from_secs(5);
 const SEQNO_LENGTH: usize = 8;
 
 /// Which of the two.
@@ -45,17 +49,21 @@ pub(super) trait Trees: Send + Sync + 'static {
 
 /// The store on those trees.
 pub(super) fn open<T: Trees>(trees: T, layout: Layout) -> Box<dyn Store> {
-    Box::new(Documents {
-        trees,
-        layout,
-        arena: Vec::new(),
-        rows: Vec::new(),
-    })
+    Box::new(Documents { trees, layout })
 }
 
 struct Documents<T> {
     trees: T,
     layout: Layout,
+}
+
+thread_local! {
+    /// Where a thread puts its rows together.
+    static ROWS: RefCell<Rows> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Rows {
     arena: Vec<u8>,
     rows: Vec<Row>,
 }
@@ -67,35 +75,11 @@ struct Row {
 }
 
 impl<T: Trees> Store for Documents<T> {
-    fn write(&mut self, batch: Batch<'_>, durability: Durability) {
-        self.arena.clear();
-        self.rows.clear();
-        for mutation in batch.mutations {
-            let seqno = mutation.seqno.to_be_bytes();
-            let value = batch.value(mutation);
-            let (by_key_value, by_seqno_value): (&[&[u8]], &[&[u8]]) = match self.layout {
-                Layout::K => (&[&seqno, &METADATA, value], &[&mutation.key]),
-                Layout::S | Layout::Own => {
-                    (&[&seqno, &METADATA], &[&mutation.key, &METADATA, value])
-                }
-            };
-            if mutation.replaces != 0 {
-                let old = by_seqno_key(mutation.vbucket, mutation.replaces);
-                self.row(Tree::BySeqno, &old, None);
-            }
-            let key = by_key_key(mutation.vbucket, &mutation.key);
-            self.row(Tree::ByKey, &key, Some(by_key_value));
-            let key = by_seqno_key(mutation.vbucket, mutation.seqno);
-            self.row(Tree::BySeqno, &key, Some(by_seqno_value));
-        }
-        let arena = &self.arena;
-        let operation = |row: &Row| Operation {
-            tree: row.tree,
-            key: &arena[row.key.clone()],
-            value: row.value.clone().map(|value| &arena[value]),
-        };
-        let operations: Vec<Operation<'_>> = self.rows.iter().map(operation).collect();
-        self.trees.commit(&operations, durability);
+    fn write(&self, batch: Batch<'_>, durability: Durability) {
+        ROWS.with_borrow_mut(|rows| {
+            rows.fill(batch, self.layout);
+            self.trees.commit(&rows.operations(), durability);
+        });
     }
 
     fn sync(&self) {
@@ -135,7 +119,39 @@ impl<T: Trees> Store for Documents<T> {
     }
 }
 
-impl<T: Trees> Documents<T> {
+impl Rows {
+    fn fill(&mut self, batch: Batch<'_>, layout: Layout) {
+        self.arena.clear();
+        self.rows.clear();
+        for mutation in batch.mutations {
+            let seqno = mutation.seqno.to_be_bytes();
+            let value = batch.value(mutation);
+            let (by_key_value, by_seqno_value): (&[&[u8]], &[&[u8]]) = match layout {
+                Layout::K => (&[&seqno, &METADATA, value], &[&mutation.key]),
+                Layout::S | Layout::Own => {
+                    (&[&seqno, &METADATA], &[&mutation.key, &METADATA, value])
+                }
+            };
+            if mutation.replaces != 0 {
+                let old = by_seqno_key(mutation.vbucket, mutation.replaces);
+                self.row(Tree::BySeqno, &old, None);
+            }
+            let key = by_key_key(mutation.vbucket, &mutation.key);
+            self.row(Tree::ByKey, &key, Some(by_key_value));
+            let key = by_seqno_key(mutation.vbucket, mutation.seqno);
+            self.row(Tree::BySeqno, &key, Some(by_seqno_value));
+        }
+    }
+
+    fn operations(&self) -> Vec<Operation<'_>> {
+        let operation = |row: &Row| Operation {
+            tree: row.tree,
+            key: &self.arena[row.key.clone()],
+            value: row.value.clone().map(|value| &self.arena[value]),
+        };
+        self.rows.iter().map(operation).collect()
+    }
+
     fn row(&mut self, tree: Tree, key: &[u8], value: Option<&[&[u8]]>) {
         let key = self.store(&[key]);
         let value = value.map(|parts| self.store(parts));
@@ -149,7 +165,9 @@ impl<T: Trees> Documents<T> {
         }
         from..self.arena.len()
     }
+}
 
+impl<T: Trees> Documents<T> {
     fn get_one(&self, lookup: Lookup<'_>, name: &Name, visit: &mut dyn FnMut(&[u8])) {
         let key = by_key_key(name.vbucket, &name.key);
         if self.layout == Layout::K {
@@ -158,17 +176,28 @@ impl<T: Trees> Documents<T> {
             });
             return;
         }
-        let mut seqno = 0;
-        lookup(Tree::ByKey, &key, &mut |row| {
-            seqno = seqno_of(&row.expect("a key is missing")[..SEQNO_LENGTH]);
-        });
-        lookup(
-            Tree::BySeqno,
-            &by_seqno_key(name.vbucket, seqno),
-            &mut |row| {
-                visit(&row.expect("a document is missing")[KEY_LENGTH + METADATA.len()..]);
-            },
-        );
+        let mut missing_since: Option<Instant> = None;
+        loop {
+            let mut seqno = 0;
+            lookup(Tree::ByKey, &key, &mut |row| {
+                seqno = seqno_of(&row.expect("a key is missing")[..SEQNO_LENGTH]);
+            });
+            let row_key = by_seqno_key(name.vbucket, seqno);
+            let mut is_found = false;
+            lookup(Tree::BySeqno, &row_key, &mut |row| {
+                if let Some(row) = row {
+                    is_found = true;
+                    visit(&row[KEY_LENGTH + METADATA.len()..]);
+                }
+            });
+            if is_found {
+                return;
+            }
+            // Another thread replaced it between the two lookups, or is about to: not every peer shows a batch as one.
+            let since = *missing_since.get_or_insert_with(Instant::now);
+            assert!(since.elapsed() < PATIENCE, "a document is missing");
+            std::thread::yield_now();
+        }
     }
 
     fn scan_through_keys(

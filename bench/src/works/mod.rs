@@ -30,6 +30,8 @@ pub(crate) struct Scale {
     pub(crate) commit_duration: Duration,
     /// Of one raw reference.
     pub(crate) raw_duration: Duration,
+    /// How often a round is tried on a busy disk.
+    pub(crate) attempts_max: u32,
     /// Of W2.
     pub(crate) documents: u64,
     /// Of one pass of W3.
@@ -45,6 +47,7 @@ impl Scale {
     pub(crate) const FULL: Scale = Scale {
         commit_duration: Duration::from_millis(1200),
         raw_duration: Duration::from_millis(400),
+        attempts_max: 6,
         documents: 1_000_000,
         gets: 200_000,
         documents_per_segment: 500,
@@ -55,6 +58,7 @@ impl Scale {
     pub(crate) const QUICK: Scale = Scale {
         commit_duration: Duration::from_millis(300),
         raw_duration: Duration::from_millis(100),
+        attempts_max: 1,
         documents: 100_000,
         gets: 50_000,
         documents_per_segment: 50,
@@ -101,7 +105,7 @@ impl Bench {
         }
     }
 
-    fn each_round(&mut self, name: &str, run: impl Fn(&mut Bench, usize)) {
+    pub(crate) fn each_round(&mut self, name: &str, run: impl Fn(&mut Bench, usize)) {
         for round in 0..self.rounds {
             eprintln!("{name}, round {} of {}", round + 1, self.rounds);
             run(self, round);

@@ -47,7 +47,12 @@ pub(crate) fn run(bench: &mut Bench, round: usize) {
 }
 
 /// A measurement with a quiet disk before and after.
-fn commits(bench: &mut Bench, column: Column, value_length: usize, batch: usize) -> Sample {
+pub(crate) fn commits(
+    bench: &mut Bench,
+    column: Column,
+    value_length: usize,
+    batch: usize,
+) -> Sample {
     let mut attempt = 1;
     loop {
         let sample = commits_once(bench, column, value_length, batch);
@@ -65,7 +70,7 @@ fn commits_once(bench: &mut Bench, column: Column, value_length: usize, batch: u
         .raw
         .durable_write(log_bytes(value_length, batch) as usize);
     let directory = bench.fresh_directory(column);
-    let mut store = bench.open(column, &directory);
+    let store = bench.open(column, &directory);
     let mut latencies = Vec::new();
     let mut written = 0;
     let processor = ProcessorTime::now();

@@ -29,7 +29,7 @@ pub(crate) fn run(bench: &mut Bench, column: Column) -> Loaded {
     let raw = bench.raw.durable_write(RAW_WRITE);
     let mutations_per_raw_write = RAW_WRITE as f64 / log_bytes(VALUE_LENGTH, 1) as f64;
     let directory = bench.fresh_directory(column);
-    let mut store = bench.open(column, &directory);
+    let store = bench.open(column, &directory);
     let mut latencies = Vec::new();
     let processor = ProcessorTime::now();
     let begin = Instant::now();

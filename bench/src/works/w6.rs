@@ -48,7 +48,7 @@ fn clean(bench: &mut Bench, column: Column) {
     let per_segment = bench.scale.documents_per_segment * u64::from(bench.vbuckets);
     let mut workload = Workload::new(bench.vbuckets, VALUE_LENGTH, SEGMENTS * per_segment);
     let directory = bench.fresh_directory(column);
-    let mut store = bench.open(column, &directory);
+    let store = bench.open(column, &directory);
     for segment in 0..SEGMENTS {
         let first = segment * per_segment;
         let end = first + per_segment;
@@ -153,7 +153,7 @@ pub(crate) fn write_until_killed(doomed: &Doomed) -> ! {
         layout: doomed.layout,
     };
     let mut workload = Workload::new(doomed.vbuckets, VALUE_LENGTH, doomed.documents);
-    let mut store = open(column, &doomed.dir, doomed.vbuckets, Background::Stopped);
+    let store = open(column, &doomed.dir, doomed.vbuckets, Background::Stopped);
     for first in (0..doomed.documents).step_by(BATCH as usize) {
         let last = doomed.documents.min(first + BATCH);
         store.write(workload.batch(first..last), Durability::Synced);

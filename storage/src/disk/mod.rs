@@ -110,19 +110,19 @@ pub enum DiskErrorKind {
     #[error("exists already")]
     Exists,
     /// The path of the store is no directory.
-    #[error("not a directory")]
+    #[error("not a directory; give one")]
     NotADirectory,
     /// No space, or a quota is used up.
     #[error("no space left on the disk")]
     Full,
     /// The disk or file can only be read.
-    #[error("read-only")]
+    #[error("read-only; make it writable, or give another")]
     ReadOnly,
     /// The system forbids it.
-    #[error("permission denied")]
+    #[error("permission denied; allow it to this user, or give another")]
     PermissionDenied,
     /// Another process (or another store of this one) holds the lock.
-    #[error("locked by another process")]
+    #[error("locked by another process, or another handle of this one; close that first")]
     Locked,
     /// The file ends before the bytes wanted.
     #[error("the file ends before the bytes wanted")]

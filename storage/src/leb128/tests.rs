@@ -69,3 +69,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_length_is_that_of_what_is_written() {
+    for value in (0..32).flat_map(|bit| [(1_u32 << bit) - 1, 1 << bit, u32::MAX >> bit]) {
+        let mut out = Vec::new();
+        put_u32(&mut out, value);
+        assert_eq!(length_u32(value), out.len(), "{value}");
+    }
+}

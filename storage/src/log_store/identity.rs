@@ -75,16 +75,22 @@ impl Identity {
         })
     }
 
-    /// Makes an empty directory a store.
-    pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+    /// Refuses a directory in which a store cannot be made; the names in it. Changes nothing.
+    pub(crate) fn refuse_unless_empty(disk: &dyn Disk) -> Result<Vec<String>, StorageError> {
         let names = disk.list()?;
         if names.iter().any(|name| name == IDENTITY) {
             return Err(StorageError::StoreExists);
         }
         let is_ours = |name: &&String| *name != IDENTITY_TEMPORARY && *name != LOCK;
-        if let Some(other) = names.iter().find(is_ours) {
-            return Err(StorageError::ForeignDirectory(other.clone()));
+        match names.iter().find(is_ours) {
+            Some(other) => Err(StorageError::ForeignDirectory(other.clone())),
+            None => Ok(names),
         }
+    }
+
+    /// Makes an empty directory a store.
+    pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+        let names = Identity::refuse_unless_empty(disk)?;
         if names.iter().any(|name| name == IDENTITY_TEMPORARY) {
             disk.remove(IDENTITY_TEMPORARY)?;
         }

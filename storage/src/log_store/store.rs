@@ -84,6 +84,8 @@ impl LogStore {
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
         shape.check()?;
+        // Before the lock, which would leave its file in a directory of others.
+        Identity::refuse_unless_empty(&*disk)?;
         let lock = disk.lock(LOCK)?;
         let identity = Identity {
             store_id: mix(options.entropy),

@@ -11,9 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix::{Addr, Handler, Message, Recipient};
+use bytes::Bytes;
+use requests::Verb;
+
 use actors::shell::Shell;
 use actors::vbucket::{VbucketActor, VbucketCore};
-use bytes::Bytes;
+use actors::warmup::{WarmupEnd, WarmupProgress};
 use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta, Mutated, Write, WriteBatch};
 use messages::{ChildName, FailureId, FailureNotice, OperationError};
 use storage::{CollectionId, DocumentKey, VbucketId};
@@ -23,13 +26,11 @@ use crate::bucket_error::BucketError;
 use crate::engine;
 use crate::failure_bus::History;
 use crate::opening::Opening;
-use crate::restart::ChildStatus;
+use crate::restart::{ChildState, ChildStatus};
 use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
 use crate::vbucket_map;
-
-use requests::Verb;
 pub use requests::{WriteFuture, WriteRequest};
 
 /// The address of a vbucket's actor; stays valid when the actor is restarted.
@@ -50,7 +51,8 @@ impl Bucket {
         engine::launch(config, Opening::Create).await
     }
 
-    /// Opens a bucket, whatever state it was left in, and waits until its documents are in memory.
+    /// Opens a bucket, whatever state it was left in, and waits until its documents are in memory (or not, see
+    /// [`BucketConfig::waits_for_warmup`]).
     pub async fn open(config: BucketConfig) -> Result<Bucket, BucketError> {
         engine::launch(config, Opening::Existing).await
     }
@@ -228,15 +230,36 @@ impl Bucket {
         self.vbucket(vbucket).map(Addr::recipient)
     }
 
+    /// How far the loading of the bucket is.
+    #[must_use]
+    pub fn warmup(&self) -> WarmupProgress {
+        self.running().warmup.progress()
+    }
+
+    /// Waits until the bucket is loaded: how that ended. Needed only where opening did not wait.
+    pub async fn warm(&self) -> Result<WarmupEnd, OperationError> {
+        let ended = self.running().warmup.wait();
+        ended.await.unwrap_or(Err(OperationError::Closed))
+    }
+
     /// How the bucket's children stand, in the order of the tree.
     #[must_use]
     pub fn children(&self) -> Vec<ChildStatus> {
         self.running().tree.children()
     }
 
-    /// Restarts a child, and those that restart with it.
+    /// Restarts a child, and those that restart with it; a vbucket that its supervisor gave up is in service again. A
+    /// child whose work is done is left alone.
     pub fn restart(&self, child: &ChildName) -> Result<(), BucketError> {
-        Ok(self.running().tree.restart(child)?)
+        let Running { tree, table, .. } = self.running();
+        let is_it = |one: &ChildStatus| one.name == *child;
+        let status = tree.children().into_iter().find(is_it);
+        if status.is_some_and(|one| one.state == ChildState::Finished) {
+            return Ok(());
+        }
+        tree.restart(child)?;
+        table.bring_back(child);
+        Ok(())
     }
 
     /// The failures after `after` that are still kept, oldest first.
@@ -278,6 +301,13 @@ impl Bucket {
     pub fn is_closed(&self) -> bool {
         let running = self.running();
         running.stop.is_over() || running.table.is_given_up.load(Ordering::Acquire)
+    }
+
+    /// A vbucket's truth, to ask it for faults and to look at it.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn vbucket_core(&self, vbucket: VbucketId) -> Option<Arc<VbucketCore>> {
+        self.running().table.core(vbucket).ok().cloned()
     }
 
     pub(crate) fn core_of(&self, key: &DocumentKey) -> Result<&Arc<VbucketCore>, OperationError> {

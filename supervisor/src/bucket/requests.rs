@@ -7,8 +7,9 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use actors::vbucket::Acknowledged;
 use bytes::Bytes;
+
+use actors::vbucket::Acknowledged;
 use messages::OperationError;
 use messages::vbucket::{
     Acknowledge, Add, Delete, ExpiryRequest, Mutated, Replace, Set, Touch, Write, WriteOptions,

@@ -255,6 +255,42 @@ fn kinds(decision: &Decision) -> Vec<FailureKind> {
     reports.collect()
 }
 
+fn child(number: usize) -> ChildName {
+    ChildName::new(number.to_string())
+}
+
+#[test]
+fn a_second_restart_waits_for_those_the_first_one_waits_for() {
+    let mut tree = Tree::new(Group::new("root").strategy(Strategy::RestForOne));
+    for number in 0..6 {
+        tree = tree.child(Child::new(&number.to_string()));
+    }
+    let mut model = Model::new(tree);
+    model.step(Step::Restart, &child(0));
+    model.step(Step::Restart, &child(2));
+    for number in 1..6 {
+        assert_eq!(model.state(&child(number)), ChildState::Held, "{number}");
+    }
+    for number in 0..6 {
+        model.step(Step::Up, &child(number));
+        assert_eq!(model.state(&child(number)), ChildState::Up, "{number}");
+    }
+}
+
+#[test]
+fn a_child_that_took_no_tether_is_known_from_its_first_word() {
+    let tree = Tree::new(Group::new("root")).child(Child::new("0"));
+    let mut lives = Lives::new(tree).expect("a tree");
+    let exit = ExitCause::Panicked("planted".to_owned());
+    let event = Event::Down(Generation(1), exit);
+    let decision = lives.decide(&child(0), event, Duration::ZERO, 0);
+    let verdict = decision.expect("a child").verdict;
+    assert!(
+        matches!(verdict, Some(Verdict::RestartAfter(_))),
+        "{verdict:?}"
+    );
+}
+
 proptest! {
     #[test]
     fn every_decision_holds_together(tree in trees(), steps in steps()) {

@@ -96,3 +96,26 @@ fn threads_lose_no_mark() {
         }
     });
 }
+
+#[test]
+fn a_change_nobody_waits_for_wakes_only_a_flusher_that_has_nothing_under_way() {
+    let dirty = DirtyVbuckets::new(4);
+    let (waker, sent_times) = counting(WakeSent::Delivered);
+    dirty.set_waker(waker);
+    dirty.set_flusher_busy(true);
+    dirty.mark_for_next_look(vbucket(1));
+    assert_eq!(
+        sent_times.load(Ordering::Relaxed),
+        0,
+        "the answer is soon enough"
+    );
+    dirty.mark(vbucket(2));
+    assert_eq!(sent_times.load(Ordering::Relaxed), 1, "somebody waits");
+    // The look the answer brings: what was put meanwhile is there, what comes later wakes again.
+    dirty.clear_wake();
+    dirty.set_flusher_busy(false);
+    let taken: Vec<_> = std::iter::from_fn(|| dirty.take()).collect();
+    assert_eq!(taken, [vbucket(1), vbucket(2)]);
+    dirty.mark_for_next_look(vbucket(3));
+    assert_eq!(sent_times.load(Ordering::Relaxed), 2);
+}

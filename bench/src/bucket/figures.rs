@@ -1,0 +1,132 @@
+//! What is measured of the bucket, and whom it is measured beside.
+
+use std::fmt::{Display, Formatter, Result};
+
+use crate::results::{Measure, Measured};
+use crate::stores::{Column, Durability};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum BucketFigure {
+    /// Random gets of documents in memory.
+    Get,
+    /// Inserts that are answered from memory.
+    SetInMemory,
+    /// Inserts that are answered from the disk.
+    SetPersisted,
+    /// Inserts by message, one at a time.
+    SetByMessage,
+    /// Bytes of the process for each document beyond key and value.
+    MemoryOfProcess,
+    /// The same, as the engine counts.
+    MemoryAsCounted,
+    /// A mixed load.
+    Ycsb { mix: Mix, durability: Durability },
+    /// Open until every document is in memory; of the storage, a scan of the same.
+    Open,
+    /// What of that the storage's own opening takes.
+    OpenStorage,
+}
+
+/// A mixed load of YCSB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mix {
+    /// Half reads, half updates.
+    A,
+    /// One update in twenty.
+    B,
+    /// Reads.
+    C,
+    /// Half reads, half reads followed by an update of the same document.
+    F,
+}
+
+impl Mix {
+    pub(crate) const ALL: [Mix; 4] = [Mix::A, Mix::B, Mix::C, Mix::F];
+
+    /// How many of a hundred operations write.
+    pub(crate) const fn writes_percent(self) -> u64 {
+        match self {
+            Mix::A | Mix::F => 50,
+            Mix::B => 5,
+            Mix::C => 0,
+        }
+    }
+}
+
+impl Measure for BucketFigure {
+    fn unit(self) -> &'static str {
+        match self {
+            BucketFigure::Get => "gets/s",
+            BucketFigure::SetInMemory | BucketFigure::SetPersisted | BucketFigure::SetByMessage => {
+                "sets/s"
+            }
+            BucketFigure::MemoryOfProcess | BucketFigure::MemoryAsCounted => "B each",
+            BucketFigure::Ycsb { .. } => "operations/s",
+            BucketFigure::Open | BucketFigure::OpenStorage => "ms",
+        }
+    }
+}
+
+impl Display for BucketFigure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            BucketFigure::Get => f.write_str("get, 2 threads"),
+            BucketFigure::SetInMemory => f.write_str("set in memory, 2 writers"),
+            BucketFigure::SetPersisted => f.write_str("set persisted, 64 callers"),
+            BucketFigure::SetByMessage => f.write_str("set by message, one at a time"),
+            BucketFigure::MemoryOfProcess => f.write_str("memory beyond key and value, process"),
+            BucketFigure::MemoryAsCounted => f.write_str("memory beyond key and value, as counted"),
+            BucketFigure::Ycsb { mix, durability } => {
+                let durability = match durability {
+                    Durability::Synced => "synced",
+                    Durability::Buffered => "unsynced",
+                };
+                write!(f, "YCSB {mix:?}, 4 threads, {durability}")
+            }
+            BucketFigure::Open => f.write_str("open and warm up"),
+            BucketFigure::OpenStorage => f.write_str("opening of the storage alone"),
+        }
+    }
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Contender {
+    /// Ours, of so many vbuckets.
+    Bucket { vbuckets: u16 },
+    /// A map and nothing else.
+    DashMap,
+    /// An empty message to an actor that does nothing.
+    EmptyMessage,
+    /// Our own storage without the bucket.
+    Storage,
+    /// Somebody else's store.
+    Peer(Column),
+}
+
+impl Contender {
+    /// Whether it is a peer of those kinds.
+    pub(crate) fn is_peer_of(self, kinds: &[crate::stores::Kind]) -> bool {
+        matches!(self, Contender::Peer(column) if kinds.contains(&column.kind))
+    }
+
+    /// A name for its directory.
+    pub(crate) fn directory_name(self) -> String {
+        self.to_string().replace([' ', ','], "-")
+    }
+}
+
+impl Measured for Contender {}
+
+impl Display for Contender {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Contender::Bucket { vbuckets } => write!(f, "bucket, {vbuckets} vbuckets"),
+            Contender::DashMap => f.write_str("DashMap"),
+            Contender::EmptyMessage => f.write_str("empty message"),
+            Contender::Storage => f.write_str("own storage"),
+            Contender::Peer(column) => column.fmt(f),
+        }
+    }
+}

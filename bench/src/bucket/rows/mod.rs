@@ -1,0 +1,9 @@
+//! The rows of the bucket's table.
+
+pub(super) mod get;
+pub(crate) mod memory;
+pub(super) mod message;
+pub(super) mod open;
+pub(super) mod persisted;
+pub(super) mod set;
+pub(super) mod ycsb;

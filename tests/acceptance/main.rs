@@ -1,0 +1,19 @@
+//! The promises of the bucket as an embedder holds it, one file per promise, by the public API on real threads.
+//!
+//! Nothing here sleeps or measures time: a test waits for what it caused.
+#![cfg(test)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod closed_bucket;
+mod dropped_futures;
+mod last_handle;
+mod own_system;
+mod panics;
+mod places;
+mod quota_and_space;
+mod restarts;
+mod runtimes;
+mod vbucket_down;
