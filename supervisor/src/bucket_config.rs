@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors::hooks::Hooks;
+use storage::OpenOptions;
 use storage::disk::Disk;
 
 use crate::bucket_error::BucketError;
@@ -51,6 +52,8 @@ pub struct BucketConfig {
     pub failure_history_max: usize,
     /// A child that gives no sign of life for so long is treated as failed.
     pub stall_limit: Duration,
+    /// Sizes and thresholds of the store's files. Its `entropy` is not used: each opening draws its own.
+    pub store: OpenOptions,
     /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
     #[cfg(any(test, feature = "testing"))]
     pub hooks: Hooks,
@@ -101,6 +104,7 @@ impl BucketConfig {
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
+            store: OpenOptions::new(0),
             #[cfg(any(test, feature = "testing"))]
             hooks: Hooks::none(),
         }
