@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 use actors::environment::{Clock, FailureReport, ReportFailure};
 use messages::{Failure, FailureId, FailureKind, FailureNotice};
 
+use crate::metric_names;
+
 /// Numbers, counts, logs, keeps and publishes failures.
 pub struct FailureBus {
     clock: Arc<dyn Clock>,
@@ -128,6 +130,7 @@ impl ReportFailure for FailureBus {
             inner.publish(&failure);
             failure
         };
+        metric_names::count(failure.kind);
         log(&failure);
         failure.id
     }

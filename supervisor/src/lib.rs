@@ -88,6 +88,7 @@ mod vbucket_table;
 mod opening;
 mod wiring;
 mod running;
+pub mod metric_names;
 mod statistics;
 mod stop;
 mod shutdown;

@@ -60,13 +60,15 @@ impl Running {
             .iter()
             .map(|slot| described(slot))
             .collect();
+        let cores = self.table.cores();
         let mut statistics = BucketStatistics {
             documents: vbuckets.iter().map(|vbucket| vbucket.documents).sum(),
-            memory_bytes: self.memory.held_bytes(),
+            // Of the accounts, not of the pool, which learns of them in steps.
+            memory_bytes: cores.map(|(_, core)| core.memory_bytes()).sum(),
             memory_quota_bytes: self.memory.quota_bytes(),
             disk_bytes: 0,
             live_bytes: 0,
-            unpersisted_items: 0,
+            unpersisted_items: vbuckets.iter().map(unpersisted).sum(),
             failures: self
                 .failures
                 .counters()
@@ -91,4 +93,11 @@ fn described(slot: &VbucketSlot) -> VbucketDescription {
         Ok(core) => core.describe(),
         Err(_) => VbucketDescription::without_core(slot.id(), slot.down().cloned()),
     }
+}
+
+fn unpersisted(vbucket: &VbucketDescription) -> u64 {
+    vbucket
+        .high_seqno
+        .0
+        .saturating_sub(vbucket.persisted_seqno.0)
 }

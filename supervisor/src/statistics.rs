@@ -19,7 +19,7 @@ pub struct BucketStatistics {
     pub disk_bytes: u64,
     /// Bytes of them that newest versions need.
     pub live_bytes: u64,
-    /// Changes that are not on disk yet.
+    /// Changes that are not on disk yet, those of which a newer one took the place included.
     pub unpersisted_items: u64,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
@@ -27,4 +27,31 @@ pub struct BucketStatistics {
     pub children: Vec<ChildStatus>,
     /// The vbuckets, in order.
     pub vbuckets: Vec<VbucketDescription>,
+}
+
+impl BucketStatistics {
+    /// Hands the figures to the recorder of the `metrics` crate that the caller installed, under the names of
+    /// `docs/statistics.md`. Counters of failures are not among them: they move when a failure happens.
+    pub fn publish(&self) {
+        use crate::metric_names as names;
+        let down = self.vbuckets.iter().filter(|one| one.down.is_some());
+        let restarts = self.children.iter().map(|child| child.restarts);
+        let gauges = [
+            (names::CURR_ITEMS, self.documents),
+            (names::MEM_USED_BYTES, self.memory_bytes),
+            (names::MAX_SIZE_BYTES, self.memory_quota_bytes),
+            (names::DB_FILE_SIZE_BYTES, self.disk_bytes),
+            (names::DB_DATA_SIZE_BYTES, self.live_bytes),
+            (names::DISKQUEUE_ITEMS, self.unpersisted_items),
+            (names::VBUCKETS_DOWN, down.count() as u64),
+            (names::CHILD_RESTARTS, restarts.fold(0, u64::saturating_add)),
+        ];
+        for (name, value) in gauges {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a gauge is a float; figures above 2^53 are not"
+            )]
+            metrics::gauge!(name).set(value as f64);
+        }
+    }
 }

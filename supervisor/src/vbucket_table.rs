@@ -33,7 +33,6 @@ pub(crate) struct Table {
     pub(crate) is_given_up: AtomicBool,
     /// The engine is down: nothing is served any more, reads neither.
     is_over: AtomicBool,
-    waiters_max: usize,
     /// Those the supervisor took out of service, and nobody else had.
     given_up: Mutex<BTreeSet<VbucketId>>,
 }
@@ -53,7 +52,6 @@ impl Table {
         threads: usize,
         memory: Arc<MemoryPool>,
         environment: Environment,
-        waiters_max: usize,
     ) -> Table {
         let edge = || Arc::new(DirtyVbuckets::new(vbuckets));
         let first_edge = edge();
@@ -69,7 +67,6 @@ impl Table {
             suspects: Arc::new(Notify::new()),
             is_given_up: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
-            waiters_max,
             given_up: Mutex::default(),
         }
     }
@@ -161,7 +158,6 @@ impl Table {
             checkpoints: CheckpointLimits::default(),
             on_suspect: Arc::new(move |_| suspects.notify_one()),
         })
-        .with_waiters_max(self.waiters_max)
     }
 }
 

@@ -77,7 +77,6 @@ pub(crate) async fn start(
         threads,
         Arc::clone(&memory),
         environment.clone(),
-        config.persistence_waiters_max,
     ));
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);

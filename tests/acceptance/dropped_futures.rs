@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use ::actors::vbucket::WAITERS_MAX;
 use piggin::messages::vbucket::{Acknowledge, Set, Write, WriteOptions};
 use piggin::messages::{Busy, OperationError};
 use piggin::storage::disk::SimulatedDisk;
@@ -25,8 +26,7 @@ fn poll_and_drop(future: impl Future, polls: usize) -> bool {
 
 fn bucket() -> Result<(TestDisk, Bucket)> {
     let disk = TestDisk::new(SimulatedDisk::new());
-    let mut config = made_small(BucketConfig::on(Arc::new(disk.clone())));
-    config.persistence_waiters_max = 4;
+    let config = made_small(BucketConfig::on(Arc::new(disk.clone())));
     Ok((disk, block_on(Bucket::create(config))?))
 }
 
@@ -61,21 +61,27 @@ fn a_write_is_done_or_not_begun() -> Result {
 }
 
 #[test]
-fn those_who_wait_are_no_more_than_the_settings_say() -> Result {
+fn those_who_went_away_take_no_place() -> Result {
     let (disk, bucket) = bucket()?;
     let key = key_in(&bucket, vbucket(0), 0);
+    let core = bucket.vbucket_core(vbucket(0)).unwrap();
     disk.hold_syncs_of("writer-0");
-    let mut waiting: Vec<_> = (0..4)
-        .map(|_| Box::pin(bucket.set(&key, "waits").persisted().into_future()))
-        .collect();
+    let write = || Box::pin(bucket.set(&key, "waits").persisted().into_future());
+    for _ in 0..WAITERS_MAX {
+        assert!(!poll_and_drop(write(), 1));
+    }
+    assert_eq!(core.waiting(), 0);
+    let mut waiting: Vec<_> = (0..WAITERS_MAX).map(|_| write()).collect();
     let mut context = Context::from_waker(Waker::noop());
     for one in &mut waiting {
         assert!(one.as_mut().poll(&mut context).is_pending());
     }
+    // One more is refused whole.
+    let before = block_on(bucket.get(&key))?.meta;
     let refused = block_on(bucket.set(&key, "one more").persisted());
     let busy = OperationError::TemporaryFailure(Busy::Queue);
     assert_eq!(refused, Err(busy));
-    assert_eq!(block_on(bucket.get(&key))?.value, "waits");
+    assert_eq!(block_on(bucket.get(&key))?.meta, before);
     drop(waiting);
     disk.let_go();
     block_on(bucket.set(&key, "one more").persisted())?;

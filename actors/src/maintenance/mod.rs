@@ -47,6 +47,7 @@ pub struct MaintenanceWorker {
 }
 
 struct Working {
+    span: tracing::Span,
     // Dropped before the lease: see `StoreLease`.
     job: Box<dyn Job<Output = ()> + Send>,
     lease: StoreLease,
@@ -87,6 +88,7 @@ impl MaintenanceWorker {
             if let Some((kind, job)) = lease.store().maintenance_work(log_shard) {
                 self.next_shard = log_shard.wrapping_add(1);
                 self.working = Some(Working {
+                    span: self.span(log_shard, kind),
                     job: Box::new(job),
                     lease,
                     log_shard,
@@ -99,6 +101,18 @@ impl MaintenanceWorker {
             Some(until) => Step::IdleFor(until.saturating_sub(now)),
             None => Step::Idle,
         }
+    }
+
+    /// Around all of a piece of work.
+    fn span(&self, log_shard: u16, kind: MaintenanceKind) -> tracing::Span {
+        let (_, vbucket) = failure_of(kind);
+        tracing::debug_span!(
+            "maintenance",
+            job = ?kind,
+            log_shard,
+            generation = self.generation.0,
+            vbucket = vbucket.map(VbucketId::get),
+        )
     }
 
     fn failed(&mut self, working: &Working, cause: StorageError) {
@@ -154,7 +168,7 @@ impl Worker for MaintenanceWorker {
             return Step::Again;
         }
         self.is_in_store = true;
-        let outcome = working.job.step();
+        let outcome = working.span.in_scope(|| working.job.step());
         self.is_in_store = false;
         if matches!(outcome, Outcome::Yielded) {
             return Step::Again;
@@ -165,7 +179,10 @@ impl Worker for MaintenanceWorker {
                     let (kind, _) = failure_of(working.kind);
                     self.failures.remove(&(working.log_shard, kind));
                 }
-                Outcome::Failed(cause) => self.failed(&working, cause),
+                Outcome::Failed(cause) => {
+                    let span = working.span.clone();
+                    span.in_scope(|| self.failed(&working, cause));
+                }
                 Outcome::Yielded | Outcome::Aborted(_) => {}
             }
         }

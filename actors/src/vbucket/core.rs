@@ -136,13 +136,6 @@ impl VbucketCore {
         }
     }
 
-    /// No more than so many callers wait for the disk at once, instead of [`WAITERS_MAX`](super::WAITERS_MAX).
-    #[must_use]
-    pub fn with_waiters_max(self, waiters_max: usize) -> VbucketCore {
-        self.waiters.limit(waiters_max);
-        self
-    }
-
     /// Which vbucket it is.
     #[must_use]
     pub const fn id(&self) -> VbucketId {
@@ -171,6 +164,12 @@ impl VbucketCore {
     #[must_use]
     pub fn figures(&self) -> MapFigures {
         self.map.figures()
+    }
+
+    /// Bytes of its items in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.held_bytes()
     }
 
     /// Bytes its checkpoint log keeps alive. Part of what the memory account holds, never added to it.

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use messages::{Busy, OperationError};
 use storage::Seqno;
 
-/// Most callers that wait on one vbucket unless said otherwise: some hundred bytes each, far above what one vbucket's share of the callers of
+/// Most callers that wait on one vbucket: some hundred bytes each, far above what one vbucket's share of the callers of
 /// a busy bucket is; beyond it the disk is what holds them up, and more would only wait longer.
 pub const WAITERS_MAX: usize = 16 * 1024;
 
@@ -31,10 +31,8 @@ pub(super) struct Waiters {
     awaited: Arc<AtomicUsize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    /// Most places there are.
-    places_max: usize,
     waiting: BTreeMap<(Seqno, u64), oneshot::Sender<Answer>>,
     /// Places taken, waiting or about to.
     places: usize,
@@ -42,19 +40,6 @@ struct Inner {
     persisted: Seqno,
     /// Why nobody may wait any more.
     ended: Option<OperationError>,
-}
-
-impl Default for Inner {
-    fn default() -> Inner {
-        Inner {
-            places_max: WAITERS_MAX,
-            waiting: BTreeMap::new(),
-            places: 0,
-            next_number: 0,
-            persisted: Seqno::ZERO,
-            ended: None,
-        }
-    }
 }
 
 impl Waiters {
@@ -65,18 +50,13 @@ impl Waiters {
         waiters
     }
 
-    /// From now on no more than so many wait; who waits already goes on.
-    pub(super) fn limit(&self, places_max: usize) {
-        self.inner.lock().places_max = places_max;
-    }
-
     /// Takes a place, before the write it is for.
     pub(super) fn reserve(&self) -> Result<PersistPlace, OperationError> {
         let mut inner = self.inner.lock();
         if let Some(ended) = &inner.ended {
             return Err(ended.clone());
         }
-        if inner.places >= inner.places_max {
+        if inner.places >= WAITERS_MAX {
             return Err(OperationError::TemporaryFailure(Busy::Queue));
         }
         inner.places += 1;

@@ -34,6 +34,8 @@ pub struct WarmupWorker {
     warmup: Warmup,
     generation: Generation,
     task: Option<InHand>,
+    /// Around the load in hand.
+    span: tracing::Span,
     /// What goes back to the plan if this life ends with it undone.
     claim: Option<Claim>,
     /// Set while the store works for us: if it stays set, a panic left the store half done.
@@ -75,6 +77,7 @@ impl WarmupWorker {
             warmup,
             generation,
             task: None,
+            span: tracing::Span::none(),
             claim: None,
             is_in_store: false,
             failures: 0,
@@ -313,6 +316,11 @@ impl WarmupWorker {
     // ---- documents
 
     fn begin_load(&mut self, load: Load) -> Step {
+        self.span = tracing::debug_span!(
+            "warmup_load",
+            vbucket = load.vbucket.get(),
+            generation = self.generation.0,
+        );
         let config = &self.warmup.config;
         let opened = config.store.lease().and_then(|lease| {
             let snapshot = lease.store().snapshot(load.vbucket)?;
@@ -325,7 +333,10 @@ impl WarmupWorker {
                 // Woken when the store is back.
                 return Step::Idle;
             }
-            Err(cause) => self.load_failed(&load, cause.into()),
+            Err(cause) => {
+                let span = self.span.clone();
+                span.in_scope(|| self.load_failed(&load, cause.into()));
+            }
         }
         Step::Again
     }
@@ -446,7 +457,10 @@ impl Worker for WarmupWorker {
             None => return self.begin(),
             Some(InHand::States(states, lease)) => self.step_states(states, lease),
             Some(InHand::Persist(persisting)) => self.step_persist(persisting),
-            Some(InHand::Load(load, scan, lease)) => self.step_load(load, scan, lease),
+            Some(InHand::Load(load, scan, lease)) => {
+                let span = self.span.clone();
+                span.in_scope(|| self.step_load(load, scan, lease));
+            }
         }
         Step::Again
     }

@@ -55,6 +55,7 @@ struct InHand {
 }
 
 struct Committing {
+    span: tracing::Span,
     // Dropped before the lease: see `StoreLease`.
     job: Box<dyn Job<Output = Results> + Send>,
     group: Arc<[Batch]>,
@@ -247,6 +248,13 @@ impl WriterWorker {
         match job {
             Ok(job) => {
                 self.committing = Some(Committing {
+                    span: tracing::debug_span!(
+                        "flush_commit",
+                        log_shard = shard,
+                        generation = self.generation.0,
+                        batches = group.len(),
+                        vbucket = only_vbucket(&group).map(VbucketId::get),
+                    ),
                     job: Box::new(job),
                     group,
                     lease,
@@ -289,7 +297,7 @@ impl WriterWorker {
         // Stays in its place, so that a panic finds it held.
         let committing = self.committing.as_mut()?;
         self.is_in_store = true;
-        let outcome = committing.job.step();
+        let outcome = committing.span.in_scope(|| committing.job.step());
         self.is_in_store = false;
         let all = |error: StorageError| vec![Err(error); committing.group.len()];
         match outcome {
@@ -379,10 +387,16 @@ impl Worker for WriterWorker {
         let Some(results) = self.advance() else {
             return Step::Again;
         };
-        if let Some(Committing { job, group, lease }) = self.committing.take() {
+        if let Some(Committing {
+            span,
+            job,
+            group,
+            lease,
+        }) = self.committing.take()
+        {
             drop(job);
             let has_failed = results.iter().any(Result::is_err);
-            self.settle(results, &group, &lease);
+            span.in_scope(|| self.settle(results, &group, &lease));
             drop(lease);
             self.wake_maintenance(&group, has_failed);
         }

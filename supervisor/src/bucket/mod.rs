@@ -279,6 +279,12 @@ impl Bucket {
         self.running().statistics()
     }
 
+    /// Hands the figures to the recorder of the `metrics` crate that the embedder installed; to be called as often as
+    /// they are to be seen, such as before each scrape. Their names are in `docs/statistics.md`.
+    pub fn publish_metrics(&self) {
+        self.statistics().publish();
+    }
+
     /// Stops the bucket in order: no further writes, everything on disk, children stopped last first, the mark of a
     /// clean shutdown last of all. Other handles answer [`OperationError::Closed`] from now on.
     pub async fn shutdown(self) -> Result<ShutdownReport, BucketError> {

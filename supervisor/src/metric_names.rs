@@ -1,0 +1,56 @@
+//! The names of the figures handed to the `metrics` crate: those of the field where it has one.
+//!
+//! Invariant: one name, one meaning, and `docs/statistics.md` lists them all; the recorder belongs to the embedder.
+
+use messages::FailureKind;
+
+/// Live documents.
+pub const CURR_ITEMS: &str = "kv_curr_items";
+/// Bytes of items in memory.
+pub const MEM_USED_BYTES: &str = "kv_mem_used_bytes";
+/// The quota they are held against.
+pub const MAX_SIZE_BYTES: &str = "kv_ep_max_size_bytes";
+/// Bytes of the store's files.
+pub const DB_FILE_SIZE_BYTES: &str = "kv_ep_db_file_size_bytes";
+/// Bytes of them that newest versions need.
+pub const DB_DATA_SIZE_BYTES: &str = "kv_ep_db_data_size_bytes";
+/// Changes that are not on disk yet.
+pub const DISKQUEUE_ITEMS: &str = "kv_ep_diskqueue_items";
+/// Vbuckets that are out of service.
+pub const VBUCKETS_DOWN: &str = "piggin_vbuckets_down";
+/// Restarts of all children.
+pub const CHILD_RESTARTS: &str = "piggin_child_restarts";
+
+/// Every failure, by the label `counter` (see [`FailureKind::counter`]).
+pub const FAILURES: &str = "piggin_failures";
+/// Flushes that failed.
+pub const ITEM_COMMIT_FAILED: &str = "kv_ep_item_commit_failed";
+/// Compactions that failed.
+pub const COMPACTION_FAILED: &str = "kv_ep_compaction_failed";
+/// Both of these: what the field's cluster managers fail over by.
+pub const DATA_WRITE_FAILED: &str = "kv_ep_data_write_failed";
+/// Reads of the disk that failed.
+pub const DATA_READ_FAILED: &str = "kv_ep_data_read_failed";
+
+/// Counts a failure where it happened.
+pub(crate) fn count(kind: FailureKind) {
+    metrics::counter!(FAILURES, "counter" => kind.counter()).increment(1);
+    for name in derived(kind) {
+        metrics::counter!(*name).increment(1);
+    }
+}
+
+/// The figures of the field that a failure of this kind moves.
+fn derived(kind: FailureKind) -> &'static [&'static str] {
+    match kind {
+        FailureKind::Flush => &[ITEM_COMMIT_FAILED, DATA_WRITE_FAILED],
+        FailureKind::Compaction { .. } => &[COMPACTION_FAILED, DATA_WRITE_FAILED],
+        FailureKind::Scan { .. } | FailureKind::Fetch => &[DATA_READ_FAILED],
+        FailureKind::Seal
+        | FailureKind::Warmup { .. }
+        | FailureKind::Rollback
+        | FailureKind::ChildPanicked
+        | FailureKind::ChildStalled
+        | FailureKind::Escalated => &[],
+    }
+}

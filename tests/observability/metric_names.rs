@@ -1,0 +1,77 @@
+//! The figures of a bucket reach the recorder of the program under the names of `docs/statistics.md`.
+
+use std::sync::Arc;
+
+use piggin::storage::disk::SimulatedDisk;
+use piggin::supervisor::metric_names as names;
+use piggin::{Bucket, BucketConfig};
+
+use crate::capture::Turn;
+use crate::support::{Result, TestDisk, block_on, fill, key_in, made_small, vbucket};
+
+#[test]
+fn gauges_are_the_figures() -> Result {
+    let turn = Turn::take();
+    let disk = TestDisk::new(SimulatedDisk::new());
+    let config = made_small(BucketConfig::on(Arc::new(disk.clone())));
+    let bucket = block_on(Bucket::create(config))?;
+    let keys = fill(&bucket, 5);
+    disk.hold_syncs_of("writer-0");
+    for number in 0..3 {
+        block_on(bucket.set(key_in(&bucket, vbucket(0), 50 + number), "waits"))?;
+    }
+    let figures = bucket.statistics();
+    assert_eq!(figures.documents, keys.len() as u64 + 3);
+    assert_eq!(figures.unpersisted_items, 3);
+    assert!(figures.memory_bytes > 0 && figures.memory_bytes < figures.memory_quota_bytes);
+    assert!(figures.live_bytes > 0 && figures.live_bytes <= figures.disk_bytes);
+    bucket.publish_metrics();
+    let expected = [
+        (names::CURR_ITEMS, figures.documents),
+        (names::MEM_USED_BYTES, figures.memory_bytes),
+        (names::MAX_SIZE_BYTES, figures.memory_quota_bytes),
+        (names::DB_FILE_SIZE_BYTES, figures.disk_bytes),
+        (names::DISKQUEUE_ITEMS, 3),
+        (names::VBUCKETS_DOWN, 0),
+        (names::CHILD_RESTARTS, 0),
+    ];
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the figures of a test are small"
+    )]
+    for (name, value) in expected {
+        assert_eq!(turn.figure(name), Some(value as f64), "{name}");
+    }
+    assert!(
+        turn.figure(names::DB_DATA_SIZE_BYTES)
+            .is_some_and(|bytes| bytes > 0.0)
+    );
+    disk.let_go();
+    block_on(bucket.flush())?;
+    assert_eq!(bucket.statistics().unpersisted_items, 0);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+#[test]
+fn every_name_is_in_the_manual() -> Result {
+    let manual = include_str!("../../docs/statistics.md");
+    for name in [
+        names::CURR_ITEMS,
+        names::MEM_USED_BYTES,
+        names::MAX_SIZE_BYTES,
+        names::DB_FILE_SIZE_BYTES,
+        names::DB_DATA_SIZE_BYTES,
+        names::DISKQUEUE_ITEMS,
+        names::VBUCKETS_DOWN,
+        names::CHILD_RESTARTS,
+        names::FAILURES,
+        names::ITEM_COMMIT_FAILED,
+        names::COMPACTION_FAILED,
+        names::DATA_WRITE_FAILED,
+        names::DATA_READ_FAILED,
+    ] {
+        assert!(manual.contains(&format!("`{name}")), "{name}");
+    }
+    Ok(())
+}
