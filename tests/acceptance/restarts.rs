@@ -27,11 +27,9 @@ fn by_every_name() -> Result {
                 .into_iter()
                 .find(|one| one.name == before.name);
             let now = now.unwrap();
-            match before.state {
-                // Its work is done: there is nothing to do again.
-                ChildState::Finished => now.state == ChildState::Finished,
-                _ => now.state == ChildState::Up && now.generation > before.generation,
-            }
+            // Work that is done, or ends just now, is not done again.
+            let is_done = now.state == ChildState::Finished;
+            is_done || now.state == ChildState::Up && now.generation > before.generation
         });
         for key in &keys {
             block_on(bucket.set(key, value_of(key)).persisted())?;
