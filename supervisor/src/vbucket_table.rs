@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use actors::environment::Environment;
@@ -13,7 +14,6 @@ use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
 use actors::warmup::{VbucketTable, Warmable};
 use messages::{ChildName, DownCause, OperationError};
-use parking_lot::Mutex;
 use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
 
 use crate::restart::OutOfService;

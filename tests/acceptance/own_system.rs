@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+
 use piggin::messages::vbucket::{Acknowledge, Set, WriteOptions};
 use piggin::storage::{CollectionId, DocumentKey, FileSystemDisk};
 use piggin::{Bucket, BucketActor, BucketConfig};
-use tokio::sync::Notify;
 
 use crate::support::{Result, TempDirectory, TestDisk, block_on, made_small, small};
 

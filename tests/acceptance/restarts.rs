@@ -28,7 +28,7 @@ fn by_every_name() -> Result {
                 .find(|one| one.name == before.name);
             let now = now.unwrap();
             // Work that is done, or ends just now, is not done again.
-            let is_done = now.state == ChildState::Finished;
+            let is_done = matches!(now.state, ChildState::Finished | ChildState::Stopped);
             is_done || now.state == ChildState::Up && now.generation > before.generation
         });
         for key in &keys {

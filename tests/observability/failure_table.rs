@@ -166,8 +166,9 @@ const TABLE: [Row; 7] = [
             let Scene { disk, plan, bucket } = Scene::set(None)?;
             drop(bucket);
             disk.wait_until_free();
-            // No orderly end, so that the warmup has something to write: behind clearing the mark.
-            disk.fail_writes_on("warmup-0", 1, DiskErrorKind::Full);
+            // No orderly end, so that the warmup has something to write. The mark of one is cleared twice, and only the
+            // second time is a condition of what follows.
+            disk.fail_on("warmup-0", 2, DiskErrorKind::Full);
             let bucket = block_on(Bucket::open(Scene::config(&disk, &plan)))?;
             let scene = Scene { disk, plan, bucket };
             assert!(scene.disk.has_struck());

@@ -4,9 +4,10 @@
 
 use actix::prelude::*;
 use futures_executor::block_on;
+use tokio::sync::{mpsc, oneshot};
+
 use piggin::Bucket;
 use piggin::messages::{Failure, FailureKind, FailureNotice};
-use tokio::sync::{mpsc, oneshot};
 
 /// A subscriber of a bucket's failures.
 #[derive(Debug)]
