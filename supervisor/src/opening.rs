@@ -58,9 +58,12 @@ fn disk(config: &BucketConfig, how: Opening) -> Result<Arc<dyn Disk>, StorageErr
     Ok(match (&config.location, how) {
         (Location::Disk(disk), _) => Arc::clone(disk),
         (Location::Directory(path), Opening::Existing) => {
-            Arc::new(FileSystemDisk::new(path).map_err(|error| match error.kind {
-                DiskErrorKind::NotFound => StorageError::NoStore,
-                _ => error.into(),
+            Arc::new(FileSystemDisk::new(path).map_err(|error| {
+                if error.kind == DiskErrorKind::NotFound {
+                    StorageError::NoStore
+                } else {
+                    error.into()
+                }
             })?)
         }
         (Location::Directory(path), Opening::Create | Opening::CreateIfMissing) => {

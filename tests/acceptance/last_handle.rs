@@ -16,7 +16,7 @@ fn branches(bucket: &Bucket) -> Vec<VbucketUuid> {
     vbuckets.iter().map(|one| one.vbucket_uuid).collect()
 }
 
-fn check(disk: TestDisk) -> Result {
+fn check(disk: &TestDisk) -> Result {
     let config = || small(BucketConfig::on(Arc::new(disk.clone())));
     let bucket = block_on(Bucket::create(made_small(config())))?;
     let keys = fill(&bucket, 3);
@@ -54,10 +54,10 @@ fn check(disk: TestDisk) -> Result {
 #[test]
 fn on_the_file_system() -> Result {
     let directory = TempDirectory::new();
-    check(TestDisk::new(FileSystemDisk::new(directory.path())?))
+    check(&TestDisk::new(FileSystemDisk::new(directory.path())?))
 }
 
 #[test]
 fn on_a_simulated_disk() -> Result {
-    check(TestDisk::new(SimulatedDisk::new()))
+    check(&TestDisk::new(SimulatedDisk::new()))
 }

@@ -1,6 +1,7 @@
 //! The promises of the bucket as an embedder holds it, one file per promise, by the public API on real threads.
 //!
 //! Nothing here sleeps or measures time: a test waits for what it caused.
+#![cfg(test)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -13,9 +13,10 @@ use crate::support::{
 };
 
 fn disk_error(error: &BucketError) -> Option<&DiskErrorKind> {
-    match error {
-        BucketError::Storage(StorageError::Disk(error)) => Some(&error.kind),
-        _ => None,
+    if let BucketError::Storage(StorageError::Disk(error)) = error {
+        Some(&error.kind)
+    } else {
+        None
     }
 }
 
