@@ -21,7 +21,7 @@ pub trait Hook: Debug + Send + Sync + 'static {
         Delivery::Handle
     }
 
-    /// A worker is about to do a step. Asked by the simulated executor only.
+    /// A worker is about to do a step.
     fn step(&self, worker: &ChildName, generation: Generation) -> Delivery {
         let _ = (worker, generation);
         Delivery::Handle
@@ -110,7 +110,7 @@ impl Hooks {
         })
     }
 
-    /// The simulated executor asks this before each step of a worker.
+    /// An executor asks this before each step of a worker.
     pub fn step(&self, worker: &ChildName, generation: Generation) -> Delivery {
         let hook = self.0.as_ref();
         hook.map_or(Delivery::Handle, |hook| hook.step(worker, generation))

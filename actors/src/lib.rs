@@ -10,6 +10,7 @@ pub mod environment;
 pub mod system;
 pub mod hooks;
 pub mod guardian;
+mod panics;
 pub mod tether;
 pub mod shell;
 pub mod executor;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors::hooks::Hooks;
+use storage::OpenOptions;
 use storage::disk::Disk;
 
 use crate::bucket_error::BucketError;
@@ -43,12 +44,16 @@ pub struct BucketConfig {
     /// Messages a vbucket's mailbox holds before a sender must wait: enough to keep the actor busy, few enough
     /// that a waiting client notices.
     pub mailbox_messages_max: usize,
+    /// Writers that may wait for the disk at one vbucket, above which one more is answered with a temporary failure.
+    pub persistence_waiters_max: usize,
     /// How long an orderly shutdown may take before it is given up and reported.
     pub stop_deadline: Duration,
     /// Failures kept to be read back.
     pub failure_history_max: usize,
     /// A child that gives no sign of life for so long is treated as failed.
     pub stall_limit: Duration,
+    /// Sizes and thresholds of the store's files. Its `entropy` is not used: each opening draws its own.
+    pub store: OpenOptions,
     /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
     #[cfg(any(test, feature = "testing"))]
     pub hooks: Hooks,
@@ -95,9 +100,11 @@ impl BucketConfig {
             waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,
+            persistence_waiters_max: actors::vbucket::WAITERS_MAX,
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
+            store: OpenOptions::new(0),
             #[cfg(any(test, feature = "testing"))]
             hooks: Hooks::none(),
         }

@@ -82,11 +82,12 @@ fn run(config: &BucketConfig, how: Opening, answer: oneshot::Sender<Result<Bucke
 
 /// What production stands on.
 fn ground(config: &BucketConfig) -> Result<Ground, BucketError> {
+    let hooks = config.hooks();
     let random = SystemRandom::new().map_err(|error| failed("randomness", &error))?;
     Ok(Ground {
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(random),
-        executor: Arc::new(ThreadExecutor::new()),
-        hooks: config.hooks(),
+        executor: Arc::new(ThreadExecutor::new().hooks(&hooks)),
+        hooks,
     })
 }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use actors::environment::{Clock, Random, ReportFailure};
 use actors::executor::WakeWorker;
 use actors::guardian::{ExitCause, Guardian, Verdict};
+use actors::hooks::Hooks;
 use actors::shell::{Core, Shell, ShellConfig, start};
 use actors::tether::{Orders, Tether};
 use messages::{ChildName, Generation};
@@ -36,6 +37,8 @@ pub struct SupervisorParts {
     pub random: Arc<dyn Random>,
     /// Where failures are told.
     pub failures: Arc<dyn ReportFailure>,
+    /// A test harness that sees the messages of the actors started here.
+    pub hooks: Hooks,
     /// The embedder.
     pub on_out_of_service: OnOutOfService,
 }
@@ -147,7 +150,7 @@ impl Supervisor {
             return Err(TreeError::NoSuchChild(child.clone()));
         }
         let guardian = Arc::clone(self) as Arc<dyn Guardian>;
-        let config = ShellConfig::new(child.clone(), guardian);
+        let config = ShellConfig::new(child.clone(), guardian).hooks(&self.parts.hooks);
         Ok(start(arbiter, config, make))
     }
 
@@ -219,6 +222,24 @@ impl Supervisor {
         self.is_over.store(true, Ordering::Release);
         self.look_soon.notify_one();
         report
+    }
+
+    /// Everybody is dropped as he is: the process these children would be was ended.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn forsake(&self, why: &str) {
+        self.is_over.store(true, Ordering::Release);
+        self.look_soon.notify_one();
+        let tethers: Vec<Arc<Tether>> = {
+            let mut inner = self.inner.lock();
+            inner.lives.begin_shutdown();
+            inner.tethers.values().cloned().collect()
+        };
+        for tether in tethers {
+            tether.give(|orders| {
+                orders.stands_down = Some(why.into());
+                orders.must_stop = true;
+            });
+        }
     }
 
     async fn ended(&self, child: &ChildName) {

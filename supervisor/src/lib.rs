@@ -10,6 +10,7 @@
 //!
 //! use actix::{Arbiter, Message, System};
 //! use actors::environment::{Clock, Random};
+//! use actors::hooks::Hooks;
 //! use actors::shell::{Core, On, Reply, ShellContext, ShellFault};
 //! use messages::{ChildName, FailureId};
 //! use piggin_supervisor::failure_bus::FailureBus;
@@ -57,6 +58,7 @@
 //!         clock,
 //!         random,
 //!         failures: failures.clone(),
+//!         hooks: Hooks::none(),
 //!         on_out_of_service: Box::new(|what| eprintln!("{} is out of service: {}", what.scope, what.why)),
 //!     })?;
 //!     actix::spawn(supervisor.clone().watch());

@@ -39,8 +39,8 @@ pub(crate) fn open(
     let disk = disk(config, how)?;
     let store = match how {
         Opening::Create => create(config, &disk, random)?,
-        Opening::Existing => reopen(&disk, random)?,
-        Opening::CreateIfMissing => match reopen(&disk, random) {
+        Opening::Existing => reopen(&config.store, &disk, random)?,
+        Opening::CreateIfMissing => match reopen(&config.store, &disk, random) {
             Err(StorageError::NoStore) => create(config, &disk, random)?,
             opened => opened?,
         },
@@ -50,8 +50,19 @@ pub(crate) fn open(
 }
 
 /// Opens the store that lies on `disk`; each opening draws its own entropy.
-pub(crate) fn reopen(disk: &Arc<dyn Disk>, random: &dyn Random) -> Result<LogStore, StorageError> {
-    LogStore::open(Arc::clone(disk), OpenOptions::new(random.next_u64()))
+pub(crate) fn reopen(
+    options: &OpenOptions,
+    disk: &Arc<dyn Disk>,
+    random: &dyn Random,
+) -> Result<LogStore, StorageError> {
+    LogStore::open(Arc::clone(disk), drawn(options, random))
+}
+
+fn drawn(options: &OpenOptions, random: &dyn Random) -> OpenOptions {
+    OpenOptions {
+        entropy: random.next_u64(),
+        ..*options
+    }
 }
 
 fn disk(config: &BucketConfig, how: Opening) -> Result<Arc<dyn Disk>, StorageError> {
@@ -82,8 +93,7 @@ fn create(
         vbuckets: config.vbuckets.unwrap_or(usual.vbuckets),
         log_shards: config.log_shards.unwrap_or(usual.log_shards),
     };
-    let options = OpenOptions::new(random.next_u64());
-    LogStore::create(Arc::clone(disk), shape, options)
+    LogStore::create(Arc::clone(disk), shape, drawn(&config.store, random))
 }
 
 /// Refuses settings other than those stored.

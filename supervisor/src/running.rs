@@ -42,6 +42,17 @@ impl Drop for Held {
 }
 
 impl Running {
+    /// Its process was ended: nothing of it does anything more, and whoever asks learns why.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn perish(&self, why: &str) {
+        self.tree.forsake(why);
+        self.table.close();
+        self.stop.over(&crate::ShutdownReport {
+            failed: Some(why.to_owned()),
+            ..crate::ShutdownReport::default()
+        });
+    }
+
     pub(crate) fn statistics(&self) -> BucketStatistics {
         let vbuckets: Vec<_> = self
             .table

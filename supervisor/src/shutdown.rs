@@ -101,16 +101,16 @@ impl Engine {
 
     /// Runs until somebody wants it to stop, then stops.
     pub(crate) async fn run(self) {
-        let repair = actix::spawn(repair_suspects(Arc::clone(&self.running)));
-        let watch = actix::spawn(Arc::clone(&self.running.tree).watch());
+        let repair = Beside(actix::spawn(repair_suspects(Arc::clone(&self.running))));
+        let watch = Beside(actix::spawn(Arc::clone(&self.running.tree).watch()));
         let wanted = self.running.stop.wanted().await;
-        repair.abort();
+        drop(repair);
         let began = self.environment.clock.monotonic();
         let mut report = match wanted {
             Wanted::Shutdown => self.shut_down(began).await,
             Wanted::Abandon => self.abandon().await,
         };
-        watch.abort();
+        drop(watch);
         self.running.table.close();
         report.took = self.since(began);
         self.running.stop.over(&report);
@@ -184,6 +184,15 @@ impl Engine {
 
     fn left(&self, began: Duration) -> Duration {
         self.deadline.saturating_sub(self.since(began))
+    }
+}
+
+/// Runs beside the engine, and ends with it wherever that ends.
+struct Beside(tokio::task::JoinHandle<()>);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -9,12 +9,17 @@ mod guardian;
 mod harness;
 mod failures;
 pub mod probe;
+mod process;
 mod settings;
 pub mod tap;
 pub mod world;
 
+/// Every child of a bucket, to be started alone.
+pub use actors;
 pub use actors::environment::{Clock, Environment, Random};
-pub use actors::executor::{Executor, Step, StopWorkers, WakeWorker, Worker, WorkerSpec};
+pub use actors::executor::{
+    Executor, StartError, Step, StopWorkers, WakeWorker, Worker, WorkerSpec,
+};
 pub use actors::hooks::{Delivery, FaultPoint, Hook, Hooks, Passing};
 pub use actors::simulation::trace::{Event, digest};
 pub use actors::simulation::{
@@ -22,11 +27,11 @@ pub use actors::simulation::{
 };
 pub use disk::TracedDisk;
 pub use failures::FailureLog;
-pub use fault::{DiskFault, Fault, FaultPlan};
+pub use fault::{DiskEffect, DiskFault, Fault, FaultPlan};
 pub use guardian::AlwaysRestart;
 pub use harness::Harness;
 pub use probe::Probe;
-pub use settings::{LastEvents, RunError, WorldSettings};
+pub use settings::{LastEvents, Layer, RunError, WorldSettings};
 pub use tap::{MessageLog, MessagesOf, Tap, Tapped};
 pub use world::World;
 

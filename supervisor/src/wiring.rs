@@ -78,7 +78,7 @@ pub(crate) async fn start(
         Arc::clone(&memory),
         environment.clone(),
     ));
-    let store = handle(opened.store, &opened.disk, &environment);
+    let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
     let out_of_service = Arc::clone(&table);
     let supervisor = Supervisor::new(
@@ -87,6 +87,7 @@ pub(crate) async fn start(
             clock: Arc::clone(&environment.clock),
             random: Arc::clone(&environment.random),
             failures: Arc::clone(&failures) as _,
+            hooks: environment.hooks.clone(),
             on_out_of_service: Box::new(move |what| out_of_service.take_down(what)),
         },
     )?;
@@ -140,6 +141,10 @@ struct Parts<'c> {
 }
 
 impl Parts<'_> {
+    fn shell(&self, name: &ChildName) -> ShellConfig {
+        ShellConfig::new(name.clone(), Arc::clone(&self.guardian)).hooks(&self.environment.hooks)
+    }
+
     /// The store's background work, and a writer for each log.
     fn start_writers(&self) -> Result<Vec<WriterLink>, BucketError> {
         let config = MaintenanceConfig {
@@ -205,7 +210,7 @@ impl Parts<'_> {
             // A store that was opened anew may hold less than it had said.
             let edge = Arc::clone(&config.edge);
             self.store.watch(WakeWorker::new(move || edge.nudge()));
-            let shell = ShellConfig::new(config.name.clone(), Arc::clone(&self.guardian));
+            let shell = self.shell(&config.name);
             let make = move |generation| FlusherCore::new(config.clone(), generation);
             let address = shell::start(arbiter, shell, make);
             wake_with(dirty, address.clone().recipient());
@@ -233,8 +238,7 @@ impl Parts<'_> {
         let start = |slot: &Arc<VbucketSlot>| {
             let arbiter = arbiters.get(self.table.thread_of(slot.id()))?;
             let name = vbucket_child(slot.id());
-            let mut shell = ShellConfig::new(name, Arc::clone(&self.guardian));
-            shell.mailbox = self.config.mailbox_messages_max;
+            let shell = self.shell(&name).mailbox(self.config.mailbox_messages_max);
             let slot = Arc::clone(slot);
             let make = move |_| VbucketActor::at(Arc::clone(&slot));
             Some(shell::start(arbiter, shell, make))
@@ -289,8 +293,14 @@ fn not_started(error: actors::executor::StartError) -> BucketError {
 }
 
 /// The store behind a handle that opens it again when only recovery helps.
-fn handle(store: LogStore, disk: &Arc<dyn Disk>, environment: &Environment) -> StoreHandle {
+fn handle(
+    config: &BucketConfig,
+    store: LogStore,
+    disk: &Arc<dyn Disk>,
+    environment: &Environment,
+) -> StoreHandle {
     let (disk, random) = (Arc::clone(disk), Arc::clone(&environment.random));
-    let open = move || opening::reopen(&disk, &*random);
+    let options = config.store;
+    let open = move || opening::reopen(&options, &disk, &*random);
     StoreHandle::new(store, Box::new(open))
 }

@@ -13,6 +13,7 @@ use actix::{Arbiter, Message, System};
 use parking_lot::Mutex;
 
 use actors::environment::Clock;
+use actors::hooks::Hooks;
 use actors::shell::{Core, On, Reply, ShellContext, ShellFault};
 use messages::{ChildName, FailureCause, FailureId, FailureKind};
 use piggin_supervisor::failure_bus::FailureBus;
@@ -85,6 +86,7 @@ fn setting() -> Setting {
         clock: Arc::clone(&clock) as _,
         random: Arc::new(Counting::default()),
         failures: Arc::clone(&bus) as _,
+        hooks: Hooks::none(),
         on_out_of_service: Box::new(move |_| *noted.lock() += 1),
     };
     let tree = Tree::new(Group::new("root"))

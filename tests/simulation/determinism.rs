@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::engine::Plant;
+use crate::plants::Plant;
 use crate::scenario::{self, Report};
 
 /// Names the seed to the test that is run in another process.
@@ -65,7 +65,7 @@ fn one_seed_alone() {
 
 #[test]
 fn a_run_in_random_order_is_noticed() {
-    let run = || scenario::run(1, Plant::AnswersInRandomOrder).expect("a run that ends");
+    let run = || scenario::run(1, Plant::StartsInRandomOrder).expect("a run that ends");
     let first = run();
     assert!(
         (0..5).any(|_| run().hash != first.hash),

@@ -1,14 +1,13 @@
-//! The whole in a simulated world: workloads, faults and checkers, one file each, put together by `scenario.rs`. One
-//! seed is one run; to replay one, see `docs/harness.md`.
-//!
-//! What is tested is behind `engine`: for now writers and maintenance on a log store, later the bucket itself.
+//! The whole bucket in a simulated world: workloads, faults and checkers, one file each, put together by `scenario.rs`.
+//! One seed is one run; to replay one, see `docs/harness.md`.
 #![cfg(test)]
 
 mod canary;
 mod checkers;
 mod determinism;
-mod engine;
 mod faults;
+mod history;
 mod many_seeds;
+mod plants;
 mod scenario;
 mod workloads;

@@ -1,22 +1,31 @@
-//! Puts a workload, faults and checkers together: load, power cut, reopening and checking, again and again, and at last
-//! an orderly end.
+//! Puts a workload, faults and checkers together: a bucket is loaded while children and the disk fail, its power is cut
+//! or its process killed, it is opened again and checked, again and again, and at last ended in order.
 //!
-//! Invariant: a finding is a broken promise of the engine, never an effect of a fault it was not asked to survive.
+//! Invariant: a finding is a broken promise of the bucket, never an effect of a fault it was not asked to survive.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use piggin::storage::StorageError;
-use supervisor::testing::{Event, Latencies, RunError, StopWorkers, World, WorldSettings};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use crate::checkers::{acknowledged, soundness};
-use crate::engine::{Engine, Plant};
-use crate::faults::{bad_disk, power_cut, worker_panic};
-use crate::workloads::clients::{self, Ended, History};
+use piggin::messages::FailureId;
+use piggin::storage::OpenOptions;
+use piggin::{Bucket, BucketConfig, BucketError};
+use supervisor::testing::{Event, Latencies, RunError, World, WorldSettings};
+
+use crate::checkers::{acknowledged, failures, soundness};
+use crate::faults::{bad_disk, children, power_cut};
+use crate::history::History;
+use crate::plants::Plant;
+use crate::workloads::clients::{self, Ended};
 
 const CLIENTS: u64 = 6;
-const WRITES: u64 = 30;
-const POWER_CUTS: u64 = 2;
+const WRITES: u64 = 20;
+/// Lives that end by a power cut or a kill.
+const CRASHES: u64 = 2;
+/// Longer than any opening takes on a disk that works: virtual time.
+const OPENING: Duration = Duration::from_secs(300);
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +34,8 @@ pub(crate) struct Report {
     pub(crate) findings: Vec<String>,
     /// All that happened, as one number.
     pub(crate) hash: u64,
+    /// What of the injected faults struck, the disk's aside.
+    pub(crate) struck: Vec<String>,
     /// How much happened.
     pub(crate) events: u64,
     /// The newest of it, to compare two runs.
@@ -33,18 +44,24 @@ pub(crate) struct Report {
 
 /// One run of one seed.
 pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
-    let latencies = Latencies::all(0..=4).of_class("maintenance", 0..=8);
-    let settings = WorldSettings {
-        latencies,
+    let settings = plant.settings(WorldSettings {
+        latencies: Latencies::all(0..=4).of_class("maintenance", 0..=8),
         events_kept: 20_000,
-        virtual_time_max: Duration::from_secs(3600),
+        virtual_time_max: Duration::from_secs(24 * 3600),
         ..WorldSettings::default()
-    };
+    });
     World::run_with(seed, &settings, |world| async move {
-        let findings = live(&world, plant).await;
-        let findings = findings.unwrap_or_else(|error| vec![format!("the store: {error}")]);
+        let run = Run {
+            world: world.clone(),
+            plant,
+            history: History::default(),
+            struck: Mutex::default(),
+        };
+        let findings = run.live().await;
+        let findings = findings.unwrap_or_else(|error| vec![format!("the bucket: {error}")]);
         Report {
             findings,
+            struck: run.struck.into_inner(),
             hash: world.trace_hash(),
             events: world.trace().events(),
             newest: world.trace().newest(),
@@ -52,47 +69,174 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
     })
 }
 
-async fn live(world: &World, plant: Plant) -> Result<Vec<String>, StorageError> {
-    Engine::create(world)?;
-    let history = History::default();
-    let mut findings = Vec::new();
-    for _ in 0..POWER_CUTS {
-        let engine = Arc::new(Engine::open(world, plant)?);
-        findings.extend(check(&engine, &history)?);
-        bad_disk::plan(world);
-        worker_panic::plan(world);
-        let clients = clients::start(world, &engine, &history, CLIENTS, WRITES);
-        power_cut::strike(world).await;
-        world.clear_faults();
-        world.executor().all_ended().await;
-        for client in clients {
-            // Its writer is gone, and nobody will answer.
-            client.abort();
-        }
-    }
-    let engine = Arc::new(Engine::open(world, plant)?);
-    findings.extend(check(&engine, &history)?);
-    let clients = clients::start(world, &engine, &history, CLIENTS, WRITES);
-    for (number, client) in clients.into_iter().enumerate() {
-        // Nothing goes wrong any more, so every write succeeds.
-        match client.await {
-            Ok(Ended::Done) => {}
-            other => findings.push(format!("client {number} ended as {other:?}")),
-        }
-    }
-    if let Some(engine) = Arc::into_inner(engine) {
-        engine.shut_down().await?;
-    } else {
-        findings.push("somebody still holds the engine".to_owned());
-    }
-    let engine = Engine::open(world, plant)?;
-    findings.extend(check(&engine, &history)?);
-    engine.shut_down().await?;
-    Ok(findings)
+struct Run {
+    world: World,
+    plant: Plant,
+    history: History,
+    struck: Mutex<Vec<String>>,
 }
 
-fn check(engine: &Engine, history: &History) -> Result<Vec<String>, StorageError> {
-    let mut findings = acknowledged::check(engine, history)?;
-    findings.extend(soundness::check(engine)?);
-    Ok(findings)
+impl Run {
+    async fn live(&self) -> Result<Vec<String>, BucketError> {
+        let config = self.config();
+        self.world.create(config).await?.shutdown().await?;
+        let mut findings = Vec::new();
+        for _ in 0..CRASHES {
+            findings.extend(self.life_that_crashes().await?);
+        }
+        findings.extend(self.life_with_panics().await?);
+        findings.extend(self.life_in_order().await?);
+        Ok(findings)
+    }
+
+    /// The power goes while clients write, children panic and the disk fails.
+    async fn life_that_crashes(&self) -> Result<Vec<String>, BucketError> {
+        let random = self.world.random("scenario");
+        children::plan_for_warmup(&self.world);
+        if random.chance(200) {
+            power_cut::at_some_call(&self.world);
+            // It may open, or fail, or wait for the disk; it was given no work and is not asked.
+            drop(timeout(OPENING, self.open()).await);
+            self.end(Vec::new(), power_cut::now);
+            return Ok(Vec::new());
+        }
+        let Ok(opened) = timeout(OPENING, self.open()).await else {
+            return Ok(vec!["the bucket does not open".to_owned()]);
+        };
+        let bucket = opened?;
+        let mut findings = acknowledged::after_a_crash(&bucket, &self.history).await;
+        bad_disk::plan(&self.world);
+        children::plan(&self.world);
+        let clients = self.start_clients(&bucket);
+        power_cut::moment(&self.world).await;
+        // Before the end: what is told because of it is nobody's fault.
+        findings.extend(failures::check(&self.world, &bucket));
+        self.note_failures(&bucket);
+        self.end(clients, power_cut::strike);
+        Ok(findings)
+    }
+
+    /// Children panic, the disk is well; at the end the process is killed.
+    async fn life_with_panics(&self) -> Result<Vec<String>, BucketError> {
+        children::plan_for_warmup(&self.world);
+        let bucket = self.open().await?;
+        let mut findings = acknowledged::after_a_crash(&bucket, &self.history).await;
+        children::plan(&self.world);
+        for (number, client) in self.start_clients(&bucket).into_iter().enumerate() {
+            match client.await {
+                Ok(Ended::Done | Ended::Failed) => {}
+                other => findings.push(format!("client {number} ended as {other:?}")),
+            }
+        }
+        if self.plant == Plant::LosesADocument {
+            self.lose_a_document(&bucket).await;
+        }
+        findings.extend(acknowledged::while_it_lives(&bucket, &self.history).await);
+        if let Err(error) = bucket.flush().await {
+            findings.push(format!("flush: {error}"));
+        }
+        findings.extend(acknowledged::while_it_lives(&bucket, &self.history).await);
+        findings.extend(failures::check(&self.world, &bucket));
+        self.note_failures(&bucket);
+        self.end(Vec::new(), World::kill);
+        Ok(findings)
+    }
+
+    /// Nothing goes wrong any more, so every write succeeds, and the bucket is found as it was left.
+    async fn life_in_order(&self) -> Result<Vec<String>, BucketError> {
+        let bucket = self.open().await?;
+        let mut findings = acknowledged::after_a_crash(&bucket, &self.history).await;
+        for (number, client) in self.start_clients(&bucket).into_iter().enumerate() {
+            match client.await {
+                Ok(Ended::Done) => {}
+                other => findings.push(format!("client {number} ended as {other:?}")),
+            }
+        }
+        findings.extend(acknowledged::while_it_lives(&bucket, &self.history).await);
+        findings.extend(failures::check(&self.world, &bucket));
+        bucket.shutdown().await?;
+        findings.extend(soundness::check(&self.world, &options())?);
+        let bucket = self.open().await?;
+        findings.extend(acknowledged::while_it_lives(&bucket, &self.history).await);
+        bucket.shutdown().await?;
+        Ok(findings)
+    }
+
+    async fn open(&self) -> Result<Bucket, BucketError> {
+        self.world.open(self.config()).await
+    }
+
+    fn config(&self) -> BucketConfig {
+        BucketConfig {
+            vbuckets: Some(4),
+            log_shards: Some(2),
+            actor_threads: Some(2),
+            store: options(),
+            ..self.world.config()
+        }
+    }
+
+    fn start_clients(&self, bucket: &Bucket) -> Vec<JoinHandle<Ended>> {
+        let mut numbers: Vec<u64> = (0..CLIENTS).collect();
+        if self.plant == Plant::StartsInRandomOrder {
+            numbers = in_random_order(numbers);
+        }
+        clients::start(&self.world, bucket, &self.history, &numbers, WRITES)
+    }
+
+    /// Ends the bucket as `how` does; whoever still waits for an answer of it waits no more.
+    fn end(&self, clients: Vec<JoinHandle<Ended>>, how: impl FnOnce(&World)) {
+        how(&self.world);
+        for client in clients {
+            client.abort();
+        }
+        let struck = self.world.faults_struck();
+        self.struck
+            .lock()
+            .extend(struck.iter().map(|one| format!("{one:?}")));
+        self.world.clear_faults();
+    }
+
+    /// So that they are part of the hash.
+    fn note_failures(&self, bucket: &Bucket) {
+        for failure in bucket.failures(FailureId(0)).failures {
+            let (what, who) = (failure.kind.counter(), failure.child.as_str());
+            let figures = [failure.id.0, failure.at_ms, failure.generation.0];
+            self.world.trace().event(what, who, &figures);
+        }
+    }
+
+    async fn lose_a_document(&self, bucket: &Bucket) {
+        for (place, history) in self.history.keys() {
+            let newest = history.writes.last();
+            if newest.is_some_and(|written| written.outcome.seqno().is_some()) {
+                // Not there is as good as lost.
+                drop(bucket.delete(&place.1).await);
+                return;
+            }
+        }
+    }
+}
+
+/// So small that a few hundred documents are sealed, merged, checkpointed and copied out.
+fn options() -> OpenOptions {
+    OpenOptions {
+        log_file_bytes_min: 64 << 10,
+        log_file_bytes_max: 128 << 10,
+        unsealed_bytes: 16 << 10,
+        segments_max: 2,
+        container_bytes_min: 0,
+        block_bytes: 4 << 10,
+        is_stepped: true,
+        ..OpenOptions::new(1)
+    }
+}
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "the planted bug is the very thing that is banned"
+)]
+fn in_random_order(numbers: Vec<u64>) -> Vec<u64> {
+    let set: std::collections::HashSet<u64> = numbers.into_iter().collect();
+    set.into_iter().collect()
 }

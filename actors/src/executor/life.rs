@@ -5,7 +5,6 @@
 //! the guardian, and a guardian that panics itself means the worker stays down. Every worker made has a higher
 //! generation than the one before.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use messages::{ChildName, Generation};
 
 use crate::executor::{Step, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::{ExitCause, Verdict};
+use crate::panics::panic_text;
 use crate::tether::Tether;
 
 /// A worker and what is needed to make the next one.
@@ -68,13 +68,11 @@ impl Life {
     }
 
     /// Whether the next turn is a step of a worker that was made.
-    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn is_made(&self) -> bool {
         self.worker.is_some()
     }
 
     /// The next turn is under way: from now on it owes a sign of life.
-    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn begin_work(&self) {
         self.tether.enter();
     }
@@ -126,11 +124,7 @@ impl Life {
             let orders = self.tether.orders();
             if orders.must_stop {
                 drop(self.end());
-                let guardian = &self.spec.guardian;
-                drop(guarded(|| {
-                    guardian.child_stopped(&self.spec.name, self.generation);
-                }));
-                return Some(Turn::Stepped(Step::Ended));
+                return Some(self.ended());
             }
             self.is_down = orders.stands_down.is_some();
             self.is_held = orders.is_held;
@@ -194,12 +188,5 @@ impl Drop for Life {
 
 /// Runs `work`; a panic becomes its text. Whatever `work` left half done must be dropped by the caller.
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| panic_text(payload.as_ref()))
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a value that is no text").to_owned()
+    catch_unwind(AssertUnwindSafe(work)).map_err(panic_text)
 }

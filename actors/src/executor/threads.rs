@@ -19,11 +19,14 @@ use crate::executor::roll::{Place, Roll};
 use crate::executor::{
     Executor, StartError, Step, StopReport, StopWorkers, WakeWorker, WorkerSpec, blocking,
 };
+use crate::hooks::{Delivery, Hooks};
+use crate::panics::planted;
 
 /// Runs each worker on a thread.
 #[derive(Debug, Default)]
 pub struct ThreadExecutor {
     roll: Arc<Roll>,
+    hooks: Hooks,
 }
 
 impl ThreadExecutor {
@@ -31,6 +34,13 @@ impl ThreadExecutor {
     #[must_use]
     pub fn new() -> ThreadExecutor {
         ThreadExecutor::default()
+    }
+
+    /// The same, with a test harness that is asked before each step.
+    #[must_use]
+    pub fn hooks(mut self, hooks: &Hooks) -> ThreadExecutor {
+        self.hooks = hooks.clone();
+        self
     }
 
     /// Stops all workers and waits for them, at most so long. A worker has ended when it was dropped, so that whatever
@@ -60,9 +70,10 @@ impl Executor for ThreadExecutor {
         let ordered = Arc::clone(&bell);
         let life = Life::new(spec, WakeWorker::new(move || ordered.wake()));
         let rung = Arc::clone(&bell);
+        let hooks = self.hooks.clone();
         thread::Builder::new()
             .name(name.as_str().replace('\0', "?"))
-            .spawn(move || live(life, &rung, place))
+            .spawn(move || live(life, &rung, &hooks, place))
             .map_err(|error| refused(error.to_string()))?;
         Ok(WakeWorker::new(move || bell.wake()))
     }
@@ -89,9 +100,9 @@ impl Drop for ThreadExecutor {
 }
 
 /// The body of a worker's thread. The place is given up last, after the worker was dropped.
-fn live(mut life: Life, bell: &Bell, place: Place) {
+fn live(mut life: Life, bell: &Bell, hooks: &Hooks, place: Place) {
     while !bell.is_stopping() {
-        match life.turn() {
+        match turn(&mut life, bell, hooks) {
             Turn::Stepped(Step::Again) => {}
             Turn::Stepped(Step::Idle) | Turn::OutOfService => bell.wait(),
             Turn::Stepped(Step::IdleFor(time)) => bell.wait_for(time),
@@ -102,6 +113,22 @@ fn live(mut life: Life, bell: &Bell, place: Place) {
     tracing::debug!(worker = %life.name(), generation = life.generation().0, "worker ended");
     drop(life);
     drop(place);
+}
+
+/// The next turn, with what a harness wants of it.
+fn turn(life: &mut Life, bell: &Bell, hooks: &Hooks) -> Turn {
+    if !life.is_made() {
+        return life.turn();
+    }
+    match hooks.step(life.name(), life.generation()) {
+        Delivery::Handle => life.turn(),
+        Delivery::After(time) => {
+            life.begin_work();
+            bell.wait_for_stop(time);
+            life.turn()
+        }
+        Delivery::Panic(text) => life.turn_after(|| planted(text)),
+    }
 }
 
 /// What a worker's thread sleeps on.

@@ -21,9 +21,11 @@ use messages::{ChildName, Generation};
 use super::answer::{FaultCause, ShellFault};
 use super::context::{ShellContext, Wishes};
 use super::contract::{Core, Stopping};
-use super::jobs::{Jobs, Payload, panic_text, quietly};
+use super::jobs::Jobs;
 use crate::executor::WakeWorker;
 use crate::guardian::{Entry, ExitCause, Guardian, Verdict};
+use crate::hooks::Hooks;
+use crate::panics::{Payload, panic_text, quietly};
 use crate::tether::{DeathWatch, Tether};
 
 use waiting::{Frozen, Pause, Pump};
@@ -39,6 +41,8 @@ pub struct ShellConfig {
     pub guardian: Arc<dyn Guardian>,
     /// Messages the mailbox takes before `try_send` says it is full.
     pub mailbox: usize,
+    /// A test harness that sees its messages.
+    pub hooks: Hooks,
 }
 
 impl ShellConfig {
@@ -52,7 +56,24 @@ impl ShellConfig {
             name,
             guardian,
             mailbox: ShellConfig::MAILBOX,
+            hooks: Hooks::none(),
         }
+    }
+
+    /// The same, with another mailbox.
+    #[must_use]
+    pub fn mailbox(self, messages: usize) -> ShellConfig {
+        ShellConfig {
+            mailbox: messages,
+            ..self
+        }
+    }
+
+    /// The same, watched by a test harness.
+    #[must_use]
+    pub fn hooks(self, hooks: &Hooks) -> ShellConfig {
+        let hooks = hooks.clone();
+        ShellConfig { hooks, ..self }
     }
 }
 
@@ -67,6 +88,7 @@ pub fn start<C: Core>(
         name,
         guardian,
         mailbox,
+        hooks,
     } = config;
     let tether = guardian.tether(&name);
     // Made here, not there: an arbiter that has ended drops the closure, and so tells of it.
@@ -76,7 +98,8 @@ pub fn start<C: Core>(
         Shell {
             tether,
             guardian,
-            make: Box::new(make),
+            hooks,
+            make: Some(Box::new(make)),
             core: None,
             jobs: Jobs::new(),
             phase: Phase::Paused,
@@ -96,7 +119,9 @@ pub fn start<C: Core>(
 pub struct Shell<C: Core> {
     tether: Arc<Tether>,
     guardian: Arc<dyn Guardian>,
-    make: Box<dyn FnMut(Generation) -> C>,
+    hooks: Hooks,
+    /// There until it stops for good.
+    make: Option<Box<dyn FnMut(Generation) -> C>>,
     core: Option<C>,
     jobs: Jobs<C>,
     phase: Phase,
@@ -110,7 +135,7 @@ pub struct Shell<C: Core> {
     death_watch: DeathWatch,
 }
 
-/// A message that waits for the next life.
+/// A message that was taken from the mailbox and is served later.
 type Stashed<C> = Box<dyn FnOnce(&mut Shell<C>, &mut Context<Shell<C>>)>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,11 +261,12 @@ impl<C: Core> Shell<C> {
         }
         self.seen_version = version;
         let orders = self.tether.orders();
+        if let Some(why) = &orders.stands_down {
+            self.stand_down(why);
+        }
         if orders.must_stop {
             self.begin_stop(actix);
-        } else if let Some(why) = orders.stands_down {
-            self.stand_down(&why);
-        } else if orders.resets != self.seen_resets {
+        } else if orders.stands_down.is_none() && orders.resets != self.seen_resets {
             self.discard(FaultCause::Reset);
             self.pause(None, actix);
         }
@@ -262,6 +288,9 @@ impl<C: Core> Shell<C> {
 
     fn stop_for_good(&mut self) {
         self.discard(FaultCause::Stopped);
+        // What the factory holds, such as the store, goes with the child, not with its last address.
+        let make = self.make.take();
+        quietly(|| drop(make));
         self.phase = Phase::Stopped;
         self.death_watch.disarm();
         let (guardian, tether) = (&self.guardian, &self.tether);
@@ -342,12 +371,15 @@ impl<C: Core> Shell<C> {
     }
 
     fn make_core(&mut self, actix: &mut Context<Self>) {
+        let Some(make) = self.make.as_mut() else {
+            return;
+        };
         self.generation = self.tether.next_generation();
         self.death_watch.arm();
         self.tether.enter();
-        let made = catch_unwind(AssertUnwindSafe(|| (self.make)(self.generation)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| make(self.generation)));
         self.tether.leave();
-        match made {
+        match outcome {
             Err(payload) => {
                 self.panicked(Entry::Factory, payload, actix);
             }

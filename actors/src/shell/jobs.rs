@@ -3,7 +3,6 @@
 //! Invariant: a panic in a poll or a drop of any of them ends here. All belong to one generation: they are dropped
 //! with the core, and none can reach the next one. Only those that were woken are polled.
 
-use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -14,39 +13,10 @@ use futures_util::stream::{FuturesUnordered, Stream};
 use super::answer::ShellFault;
 use super::contract::{Core, Later, Then};
 use crate::guardian::Entry;
+use crate::panics::{Payload, quietly};
 
 /// Tells whoever waits that there will be no answer.
 pub(super) type OnFault = Box<dyn FnOnce(&ShellFault)>;
-
-/// What a panic brings along.
-pub(super) type Payload = Box<dyn Any + Send>;
-
-/// Runs it and throws any panic away; for drops, and for code of which nobody waits for the outcome.
-pub(super) fn quietly(run: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
-        discard(payload);
-    }
-}
-
-/// Drops what a panic brought along, which may panic itself; the payload of that second panic is given up on.
-pub(super) fn discard(payload: Payload) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        let _left_alone: &mut (dyn Any + Send) = Box::leak(another);
-    }
-}
-
-/// The text of a panic.
-pub(super) fn panic_text(payload: Payload) -> String {
-    let text = match payload.downcast_ref::<String>() {
-        Some(text) => text.clone(),
-        None => payload.downcast_ref::<&str>().map_or_else(
-            || "a panic without a text".to_owned(),
-            |text| (*text).to_owned(),
-        ),
-    };
-    discard(payload);
-    text
-}
 
 /// Something under way.
 pub(super) struct Job<C: Core> {

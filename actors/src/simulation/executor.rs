@@ -26,6 +26,7 @@ use crate::executor::life::{Life, Turn};
 use crate::executor::roll::{Place, Roll};
 use crate::executor::{Executor, StartError, Step, StopWorkers, WakeWorker, WorkerSpec};
 use crate::hooks::{Delivery, Hooks};
+use crate::panics::planted;
 use crate::simulation::random::SimulatedRandom;
 use crate::simulation::trace::Trace;
 
@@ -229,11 +230,7 @@ impl Task {
                 sleep(time).await;
                 self.life.turn()
             }
-            #[expect(
-                clippy::panic,
-                reason = "the fault a test asked for; caught in the turn"
-            )]
-            Delivery::Panic(text) => self.life.turn_after(|| panic!("{text}")),
+            Delivery::Panic(text) => self.life.turn_after(|| planted(text)),
         }
     }
 

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::backoff::Backoff;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
-use crate::flusher::answers::{FlusherEdge, Ticket};
+use crate::flusher::answers::{Committed, FlusherEdge, Placed, Ticket};
 use crate::flusher::flushable::Flushable;
 use crate::guardian::Guardian;
 use crate::store_handle::StoreHandle;
@@ -41,6 +41,15 @@ pub struct CommitRequest {
     pub reply: Arc<FlusherEdge>,
 }
 
+impl CommitRequest {
+    /// Answers it. For whoever stands in for a writer; what is on disk is told to the vbucket before.
+    pub fn answer(self, committed: Committed) {
+        let vbucket = self.batch.vbucket;
+        self.reply.answer_batch(vbucket, self.ticket, committed);
+        self.reply.nudge();
+    }
+}
+
 /// Where do these vbuckets stand, behind everything sent before (rule R19)?
 #[derive(Debug)]
 pub struct BarrierRequest {
@@ -50,6 +59,14 @@ pub struct BarrierRequest {
     pub vbuckets: Vec<VbucketId>,
     /// Where the answer goes.
     pub reply: Arc<FlusherEdge>,
+}
+
+impl BarrierRequest {
+    /// Answers it. For whoever stands in for the writer of that log.
+    pub fn answer(self, log_shard: u16, placed: Placed) {
+        self.reply.answer_barrier(log_shard, self.ticket, placed);
+        self.reply.nudge();
+    }
 }
 
 /// What a writer is asked.
@@ -96,6 +113,12 @@ impl WriterQueue {
         let capacity = vbuckets.saturating_add(flushers).saturating_mul(2).max(2);
         let (sender, receiver) = bounded(capacity);
         WriterQueue { sender, receiver }
+    }
+
+    /// The next request. For whoever stands in for the writer.
+    #[must_use]
+    pub fn take(&self) -> Option<Request> {
+        self.receiver.try_recv().ok()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::{Strategy, any, proptest};
 
-use super::{put_u32, put_u64, take_u32, take_u64};
+use super::{length_u32, put_u32, put_u64, take_u32, take_u64};
 
 fn encoded(value: u64) -> Vec<u8> {
     let mut out = Vec::new();

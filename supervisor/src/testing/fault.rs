@@ -34,11 +34,11 @@ pub enum Fault {
         /// Which, counted over all children.
         nth: u64,
     },
-    /// The n-th step of a worker panics.
-    PanicInStep {
-        /// Whose.
-        worker: ChildName,
-        /// Which.
+    /// A child panics: an actor in the handling of its n-th message, a worker in its n-th step.
+    PanicIn {
+        /// Who.
+        child: ChildName,
+        /// Which message or step.
         nth: u64,
     },
     /// A child, actor or worker, does nothing for so long, from its next message or step on.
@@ -138,7 +138,13 @@ impl DiskFault {
 /// The faults that wait to strike. A clone is the same plan. Disk faults wait in the simulated disk instead.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
-    waiting: Arc<Mutex<Vec<Waiting>>>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    waiting: Vec<Waiting>,
+    struck: Vec<Fault>,
 }
 
 #[derive(Debug)]
@@ -162,11 +168,11 @@ impl FaultPlan {
             | Fault::ScanFor(_, nth)
             | Fault::FlushCommit(nth)
             | Fault::PanicOn { nth, .. }
-            | Fault::PanicInStep { nth, .. } => *nth,
+            | Fault::PanicIn { nth, .. } => *nth,
             Fault::CompactionPass(_) | Fault::Stall { .. } => 1,
             Fault::Disk(fault) => return Err(fault.clone()),
         };
-        self.waiting.lock().push(Waiting {
+        self.faults.lock().waiting.push(Waiting {
             fault,
             before: nth.saturating_sub(1),
         });
@@ -176,12 +182,18 @@ impl FaultPlan {
     /// How many have not struck.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.lock().len()
+        self.faults.lock().waiting.len()
     }
 
-    /// Takes all away that have not struck.
+    /// Those that have struck, oldest first.
+    #[must_use]
+    pub fn struck(&self) -> Vec<Fault> {
+        self.faults.lock().struck.clone()
+    }
+
+    /// Takes all away, those that have struck, too.
     pub fn clear(&self) {
-        self.waiting.lock().clear();
+        *self.faults.lock() = Faults::default();
     }
 
     pub(crate) fn at(&self, point: FaultPoint) -> Option<FailureCause> {
@@ -192,25 +204,23 @@ impl FaultPlan {
             (Fault::CompactionPass(wanted), FaultPoint::Compaction { stage }) => *wanted == stage,
             _ => false,
         })?;
-        Some(FailureCause::Injected(format!("{struck:?}")))
+        Some(struck.cause())
     }
 
     pub(crate) fn on_message(&self, passing: &Passing<'_>) -> Delivery {
         let is_meant = |fault: &Fault| matches!(fault, Fault::PanicOn { message, .. } if *message == passing.type_name);
-        delivery(self.strike(|fault| is_meant(fault) || stalls(fault, passing.child)))
+        delivery(self.strike(|fault| is_meant(fault) || concerns(fault, passing.child)))
     }
 
     pub(crate) fn on_step(&self, who: &ChildName) -> Delivery {
-        let is_meant =
-            |fault: &Fault| matches!(fault, Fault::PanicInStep { worker, .. } if worker == who);
-        delivery(self.strike(|fault| is_meant(fault) || stalls(fault, who)))
+        delivery(self.strike(|fault| concerns(fault, who)))
     }
 
     /// Counts one occasion for every fault it concerns, and takes the first one that is due.
     fn strike(&self, concerns: impl Fn(&Fault) -> bool) -> Option<Fault> {
-        let mut waiting = self.waiting.lock();
+        let mut faults = self.faults.lock();
         let mut due = None;
-        for (index, one) in waiting.iter_mut().enumerate() {
+        for (index, one) in faults.waiting.iter_mut().enumerate() {
             if !concerns(&one.fault) {
                 continue;
             }
@@ -220,18 +230,35 @@ impl FaultPlan {
                 due = Some(index);
             }
         }
-        due.map(|index| waiting.remove(index).fault)
+        let struck = faults.waiting.remove(due?).fault;
+        faults.struck.push(struck.clone());
+        Some(struck)
     }
 }
 
-fn stalls(fault: &Fault, who: &ChildName) -> bool {
-    matches!(fault, Fault::Stall { child, .. } if child == who)
+/// Whether it is a fault of whatever this child does next.
+fn concerns(fault: &Fault, who: &ChildName) -> bool {
+    matches!(fault, Fault::PanicIn { child, .. } | Fault::Stall { child, .. } if child == who)
+}
+
+impl Fault {
+    /// What the panic says that this fault causes.
+    #[must_use]
+    pub fn panic_text(&self) -> String {
+        format!("injected: {self:?}")
+    }
+
+    /// The cause of the failure that this fault makes of a piece of work.
+    #[must_use]
+    pub fn cause(&self) -> FailureCause {
+        FailureCause::Injected(format!("{self:?}"))
+    }
 }
 
 fn delivery(struck: Option<Fault>) -> Delivery {
     match struck {
         None => Delivery::Handle,
         Some(Fault::Stall { time, .. }) => Delivery::After(time),
-        Some(fault) => Delivery::Panic(format!("injected: {fault:?}")),
+        Some(fault) => Delivery::Panic(fault.panic_text()),
     }
 }

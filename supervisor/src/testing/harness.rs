@@ -1,102 +1,170 @@
-//! The harness as the engine sees it: faults are looked up, taps told, and everything goes into the trace.
+//! What the engine sees of a harness: taps to tell, faults to carry out, the trace of a world.
 //!
 //! Invariant: the order is trace, taps, faults, so that a message whose handling is made to panic was seen before.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use actors::environment::Clock;
-use actors::hooks::{Delivery, FaultPoint, Hook, Passing};
-use actors::simulation::{SimulatedClock, SimulatedRandom, Trace};
+use actors::hooks::{Delivery, FaultPoint, Hook, Hooks, Passing};
+use actors::simulation::{SimulatedRandom, Trace};
+use actors::system::SystemClock;
 use messages::{ChildName, FailureCause, Generation};
 
-use crate::testing::fault::FaultPlan;
+use crate::testing::fault::{DiskFault, Fault, FaultPlan};
 use crate::testing::tap::Tap;
 
-/// What a bucket in a world is handed as its hook.
-#[derive(Debug)]
+/// Taps and faults of a bucket. A world has one for all that runs in it; a bucket on threads takes the
+/// [`hooks`](Harness::hooks) of one in its configuration. A clone is the same harness.
+#[derive(Clone)]
 pub struct Harness {
-    clock: SimulatedClock,
-    trace: Trace,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
     plan: FaultPlan,
     taps: Mutex<Vec<Arc<dyn Tap>>>,
-    delays: SimulatedRandom,
+    world: Option<InWorld>,
+}
+
+/// What a world adds.
+pub(crate) struct InWorld {
+    pub(crate) trace: Trace,
+    pub(crate) delays: SimulatedRandom,
     /// Messages in a thousand that are delivered late.
-    late_permille: u64,
+    pub(crate) late_permille: u64,
 }
 
 /// Most a message is held up to perturb the order of deliveries, in milliseconds.
 const LATE_MS_MAX: u64 = 5;
 
 impl Harness {
-    pub(crate) fn new(
-        clock: SimulatedClock,
-        trace: Trace,
-        delays: SimulatedRandom,
-        late_permille: u64,
-    ) -> Harness {
-        Harness {
+    /// A harness for a bucket on threads: taps are told real time since now.
+    #[must_use]
+    pub fn new() -> Harness {
+        Harness::with(Arc::new(SystemClock::new()), None)
+    }
+
+    pub(crate) fn in_world(clock: Arc<dyn Clock>, world: InWorld) -> Harness {
+        Harness::with(clock, Some(world))
+    }
+
+    fn with(clock: Arc<dyn Clock>, world: Option<InWorld>) -> Harness {
+        let shared = Arc::new(Shared {
             clock,
-            trace,
             plan: FaultPlan::new(),
             taps: Mutex::default(),
-            delays,
-            late_permille,
+            world,
+        });
+        Harness { shared }
+    }
+
+    /// What goes into an `Environment`, or into a bucket's configuration.
+    #[must_use]
+    pub fn hooks(&self) -> Hooks {
+        Hooks::new(Arc::new(self.clone()))
+    }
+
+    /// Asks for a fault. One of the disk is given back: it is the disk's matter, see [`DiskFault::to_simulated`].
+    pub fn inject(&self, fault: Fault) -> Result<(), DiskFault> {
+        self.shared.plan.add(fault)
+    }
+
+    /// How many faults have not struck, those of the disk aside.
+    #[must_use]
+    pub fn faults_waiting(&self) -> usize {
+        self.shared.plan.waiting()
+    }
+
+    /// Those that have struck, oldest first, the disk's aside.
+    #[must_use]
+    pub fn faults_struck(&self) -> Vec<Fault> {
+        self.shared.plan.struck()
+    }
+
+    /// Takes all faults away, those that have not struck and the memory of those that have.
+    pub fn clear_faults(&self) {
+        self.shared.plan.clear();
+    }
+
+    /// Has all messages seen by `tap`.
+    pub fn tap(&self, tap: impl Tap) {
+        self.shared.taps.lock().push(Arc::new(tap));
+    }
+
+    fn trace(&self, what: &'static str, who: &str, figures: &[u64]) {
+        if let Some(world) = &self.shared.world {
+            world.trace.event(what, who, figures);
         }
     }
 
-    /// The faults that wait.
-    #[must_use]
-    pub fn plan(&self) -> &FaultPlan {
-        &self.plan
-    }
-
-    /// Adds a tap.
-    pub fn tap(&self, tap: Arc<dyn Tap>) {
-        self.taps.lock().push(tap);
-    }
-
-    fn told(&self, what: &'static str, delivery: Delivery) -> Delivery {
+    fn told(&self, what: &str, delivery: Delivery) -> Delivery {
         match &delivery {
             Delivery::Handle => {}
             Delivery::After(time) => {
                 let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-                self.trace.event("held up", what, &[millis]);
+                self.trace("held up", what, &[millis]);
             }
-            Delivery::Panic(text) => self.trace.event("made to panic", text, &[]),
+            Delivery::Panic(text) => self.trace("made to panic", text, &[]),
         }
         delivery
+    }
+
+    /// In a world some messages are late without anybody asking.
+    fn maybe_late(&self) -> Delivery {
+        match &self.shared.world {
+            Some(world) if world.delays.chance(world.late_permille) => {
+                let late = world.delays.between(0..=LATE_MS_MAX);
+                Delivery::After(Duration::from_millis(late))
+            }
+            Some(_) | None => Delivery::Handle,
+        }
+    }
+}
+
+impl Default for Harness {
+    fn default() -> Harness {
+        Harness::new()
+    }
+}
+
+impl fmt::Debug for Harness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Harness")
+            .field("plan", &self.shared.plan)
+            .finish_non_exhaustive()
     }
 }
 
 impl Hook for Harness {
     fn message(&self, passing: &Passing<'_>) -> Delivery {
-        self.trace.event(
-            "message",
-            &format!("{} {}", passing.child, passing.type_name),
-            &[passing.generation.0],
-        );
-        let at = self.clock.monotonic();
-        let taps = self.taps.lock().clone();
+        if self.shared.world.is_some() {
+            let what = format!("{} {}", passing.child, passing.type_name);
+            self.trace("message", &what, &[passing.generation.0]);
+        }
+        let at = self.shared.clock.monotonic();
+        let taps = self.shared.taps.lock().clone();
         for tap in taps {
             tap.saw(at, passing);
         }
-        let mut delivery = self.plan.on_message(passing);
-        if delivery == Delivery::Handle && self.delays.chance(self.late_permille) {
-            let late = self.delays.between(0..=LATE_MS_MAX);
-            delivery = Delivery::After(std::time::Duration::from_millis(late));
+        let mut delivery = self.shared.plan.on_message(passing);
+        if delivery == Delivery::Handle {
+            delivery = self.maybe_late();
         }
-        self.told("message", delivery)
+        self.told(passing.child.as_str(), delivery)
     }
 
     fn step(&self, worker: &ChildName, _: Generation) -> Delivery {
-        self.told("step", self.plan.on_step(worker))
+        self.told(worker.as_str(), self.shared.plan.on_step(worker))
     }
 
     fn fault(&self, point: FaultPoint) -> Option<FailureCause> {
-        let cause = self.plan.at(point)?;
-        self.trace.event("fault", &cause.to_string(), &[]);
+        let cause = self.shared.plan.at(point)?;
+        self.trace("fault", &cause.to_string(), &[]);
         Some(cause)
     }
 }

@@ -3,10 +3,13 @@
 //! Invariant: every error names the seed, so that the run can be looked at again.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use actors::executor::StopWorkers;
 use actors::simulation::Latencies;
 use actors::simulation::trace::Event;
+use storage::disk::Disk;
 
 /// How a world is run.
 #[derive(Clone, Debug)]
@@ -21,6 +24,47 @@ pub struct WorldSettings {
     pub latencies: Latencies,
     /// So many messages in a thousand are delivered late.
     pub late_permille: u64,
+    /// Something of the caller's own before the disk, such as one that lies.
+    pub disk: Layer<dyn Disk>,
+    /// Something of the caller's own before the executors of buckets.
+    pub executor: Layer<dyn StopWorkers>,
+}
+
+type Wrap<T> = Arc<dyn Fn(Arc<T>) -> Arc<T> + Send + Sync>;
+
+/// Something put before a part of the world; nothing unless said otherwise.
+pub struct Layer<T: ?Sized>(Option<Wrap<T>>);
+
+impl<T: ?Sized> Layer<T> {
+    /// What `wrap` makes of the part.
+    pub fn new(wrap: impl Fn(Arc<T>) -> Arc<T> + Send + Sync + 'static) -> Layer<T> {
+        Layer(Some(Arc::new(wrap)))
+    }
+
+    pub(crate) fn before(&self, part: Arc<T>) -> Arc<T> {
+        match &self.0 {
+            Some(wrap) => wrap(part),
+            None => part,
+        }
+    }
+}
+
+impl<T: ?Sized> Default for Layer<T> {
+    fn default() -> Layer<T> {
+        Layer(None)
+    }
+}
+
+impl<T: ?Sized> Clone for Layer<T> {
+    fn clone(&self) -> Layer<T> {
+        Layer(self.0.clone())
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Layer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Some" } else { "None" })
+    }
 }
 
 impl Default for WorldSettings {
@@ -31,6 +75,8 @@ impl Default for WorldSettings {
             events_kept: 2_000,
             latencies: Latencies::default(),
             late_permille: 100,
+            disk: Layer::default(),
+            executor: Layer::default(),
         }
     }
 }

@@ -239,8 +239,8 @@ fn a_worker_is_made_to_panic_and_to_stall() {
     World::run(10, |world| async move {
         let lives = std::sync::Arc::new(Lives::default());
         let name = ChildName::new("dozing");
-        world.inject(Fault::PanicInStep {
-            worker: name.clone(),
+        world.inject(Fault::PanicIn {
+            child: name.clone(),
             nth: 3,
         });
         let mut dozing = spec("dozing", |_| Box::new(Dozing));
@@ -250,7 +250,7 @@ fn a_worker_is_made_to_panic_and_to_stall() {
         let fell = lives.0.lock().clone();
         assert_eq!(fell.len(), 1);
         assert!(
-            fell[0].starts_with("1 Panicked(\"injected: PanicInStep"),
+            fell[0].starts_with("1 Panicked(\"injected: PanicIn "),
             "{fell:?}"
         );
         let time = Duration::from_secs(1000);

@@ -17,6 +17,7 @@ use actix::System;
 use parking_lot::Mutex;
 
 use actors::environment::{Clock, Environment, Random};
+use actors::executor::StopWorkers;
 use actors::executor::blocking::Forbid;
 use actors::hooks::Hooks;
 use actors::simulation::{SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace};
@@ -25,7 +26,8 @@ use storage::disk::{Disk, SimulatedDisk};
 use crate::testing::disk::TracedDisk;
 use crate::testing::failures::FailureLog;
 use crate::testing::fault::Fault;
-use crate::testing::harness::Harness;
+use crate::testing::harness::{Harness, InWorld};
+use crate::testing::process::Process;
 use crate::testing::settings::{LastEvents, RunError, WorldSettings};
 use crate::testing::tap::Tap;
 
@@ -45,7 +47,11 @@ struct Inner {
     root: SimulatedRandom,
     streams: Mutex<BTreeMap<String, Arc<SimulatedRandom>>>,
     executor: Arc<SimulatedExecutor>,
-    harness: Arc<Harness>,
+    settings: WorldSettings,
+    harness: Harness,
+    processes: Mutex<BTreeMap<u64, Process>>,
+    /// Processes there ever were.
+    openings: AtomicU64,
     failures: FailureLog,
     disk: Mutex<SimulatedDisk>,
 }
@@ -87,18 +93,17 @@ impl World {
         let trace = Trace::new(clock.clone(), settings.events_kept, settings.events_max);
         let root = SimulatedRandom::new(seed);
         trace.event("seed", "", &[seed]);
-        let harness = Arc::new(Harness::new(
-            clock.clone(),
-            trace.clone(),
-            root.stream("late messages"),
-            settings.late_permille,
-        ));
-        let hook: Arc<Harness> = Arc::clone(&harness);
+        let in_world = InWorld {
+            trace: trace.clone(),
+            delays: root.stream("late messages"),
+            late_permille: settings.late_permille,
+        };
+        let harness = Harness::in_world(Arc::new(clock.clone()), in_world);
         let executor = SimulatedExecutor::new(
             root.stream("executor"),
             settings.latencies.clone(),
             trace.clone(),
-            Hooks::new(hook),
+            harness.hooks(),
         );
         let failures = FailureLog::new(clock.clone(), trace.clone());
         World {
@@ -109,7 +114,10 @@ impl World {
                 root,
                 streams: Mutex::default(),
                 executor: Arc::new(executor),
+                settings: settings.clone(),
                 harness,
+                processes: Mutex::default(),
+                openings: AtomicU64::new(0),
                 failures,
                 disk: Mutex::new(SimulatedDisk::new()),
             }),
@@ -139,7 +147,7 @@ impl World {
         Arc::clone(stream)
     }
 
-    /// Runs workers in virtual time.
+    /// Runs workers in virtual time. A bucket in this world has an executor of its own.
     #[must_use]
     pub fn executor(&self) -> Arc<SimulatedExecutor> {
         Arc::clone(&self.inner.executor)
@@ -149,7 +157,8 @@ impl World {
     #[must_use]
     pub fn disk(&self) -> Arc<dyn Disk> {
         let disk = self.inner.disk.lock().clone();
-        Arc::new(TracedDisk::new(Arc::new(disk), self.inner.trace.clone()))
+        let traced = TracedDisk::new(Arc::new(disk), self.inner.trace.clone());
+        self.inner.settings.disk.before(Arc::new(traced))
     }
 
     /// The disk itself, not watched; to look at it and to make it fail.
@@ -173,8 +182,7 @@ impl World {
     /// What the engine asks for faults and tells of messages.
     #[must_use]
     pub fn hooks(&self) -> Hooks {
-        let hook: Arc<Harness> = Arc::clone(&self.inner.harness);
-        Hooks::new(hook)
+        self.inner.harness.hooks()
     }
 
     /// What was reported to the environment's failure reporter.
@@ -186,7 +194,7 @@ impl World {
     /// Asks for a fault: those of the disk strike the disk that is there now.
     pub fn inject(&self, fault: Fault) {
         self.inner.trace.event("inject", &format!("{fault:?}"), &[]);
-        if let Err(fault) = self.inner.harness.plan().add(fault) {
+        if let Err(fault) = self.inner.harness.inject(fault) {
             self.inner.disk.lock().inject(fault.to_simulated());
         }
     }
@@ -195,34 +203,104 @@ impl World {
     #[must_use]
     pub fn faults_waiting(&self) -> usize {
         let on_disk = self.inner.disk.lock().faults_waiting();
-        on_disk.saturating_add(self.inner.harness.plan().waiting())
+        on_disk.saturating_add(self.inner.harness.faults_waiting())
     }
 
-    /// Takes all faults away that have not struck.
+    /// Those that have struck, oldest first, the disk's aside.
+    #[must_use]
+    pub fn faults_struck(&self) -> Vec<Fault> {
+        self.inner.harness.faults_struck()
+    }
+
+    /// Takes all faults away, those that have not struck and the memory of those that have.
     pub fn clear_faults(&self) {
         self.inner.disk.lock().clear_faults();
-        self.inner.harness.plan().clear();
+        self.inner.harness.clear_faults();
     }
 
     /// Has all messages of what runs in this world seen by `tap`.
     pub fn tap(&self, tap: impl Tap) {
-        self.inner.harness.tap(Arc::new(tap));
+        self.inner.harness.tap(tap);
     }
 
-    /// The machine loses power: every worker ends where it stands, and what the disk holds afterwards is drawn from the
-    /// seed. Whoever has the old disk open finds it dead. Workers can be started again at once.
+    /// The machine loses power: every bucket and worker ends where it stands, and what the disk holds afterwards is
+    /// drawn from the seed. Whoever has the old disk open finds it dead; whoever holds a bucket is told that it ended.
+    /// Everything can be opened and started again at once.
     pub fn cut_power(&self) {
         let seed = self.random("power cuts").next_u64();
+        self.inner.trace.event("power cut", "", &[seed]);
+        self.end_all(|disk| disk.crash(seed));
+    }
+
+    /// Cuts the power when so much virtual time went by.
+    pub fn cut_power_after(&self, time: Duration) {
+        let world = self.clone();
+        tokio::task::spawn_local(async move {
+            world.sleep(time).await;
+            world.cut_power();
+        });
+    }
+
+    /// The process dies: as [`World::cut_power`], but the operating system lives on, and with it all that was written,
+    /// synced or not.
+    pub fn kill(&self) {
+        self.inner.trace.event("kill", "", &[]);
+        self.end_all(SimulatedDisk::crash_keeping_everything);
+    }
+
+    fn end_all(&self, remains: impl FnOnce(&SimulatedDisk) -> SimulatedDisk) {
         let mut disk = self.inner.disk.lock();
         // First the image: what the workers' drops do must not reach the new disk.
-        let after = disk.crash(seed);
+        let after = remains(&disk);
         disk.cut_power_at_call(1);
         // The call that is struck; from now on every call is.
         drop(disk.sync_directory());
         *disk = after;
         drop(disk);
-        self.inner.trace.event("power cut", "", &[seed]);
         self.inner.executor.kill_all();
+        let processes = std::mem::take(&mut *self.inner.processes.lock());
+        processes.into_values().for_each(Process::end);
+    }
+
+    /// An executor for one process: what an earlier one drew shifts none of its numbers.
+    pub(crate) fn executor_of_process(&self) -> Arc<SimulatedExecutor> {
+        let number = self.inner.openings.load(Ordering::Relaxed);
+        Arc::new(SimulatedExecutor::new(
+            self.inner.root.stream(&format!("executor {number}")),
+            self.inner.settings.latencies.clone(),
+            self.inner.trace.clone(),
+            self.hooks(),
+        ))
+    }
+
+    /// The same, as a bucket sees it.
+    pub(crate) fn before_executor(
+        &self,
+        executor: &Arc<SimulatedExecutor>,
+    ) -> Arc<dyn StopWorkers> {
+        let executor: Arc<SimulatedExecutor> = Arc::clone(executor);
+        self.inner.settings.executor.before(executor)
+    }
+
+    /// A process begins; its number.
+    pub(crate) fn enter(&self, process: Process) -> u64 {
+        let number = self.inner.openings.fetch_add(1, Ordering::Relaxed);
+        let mut processes = self.inner.processes.lock();
+        processes.retain(|_, process| process.is_alive());
+        processes.insert(number, process);
+        number
+    }
+
+    /// More is known of a process.
+    pub(crate) fn change(&self, number: u64, change: impl FnOnce(&mut Process)) {
+        if let Some(process) = self.inner.processes.lock().get_mut(&number) {
+            change(process);
+        }
+    }
+
+    /// There is no such process any more.
+    pub(crate) fn leave(&self, number: u64) {
+        drop(self.inner.processes.lock().remove(&number));
     }
 
     /// Lets so much virtual time go by.

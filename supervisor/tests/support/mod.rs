@@ -17,6 +17,7 @@ use tracing::span;
 use actors::environment::{Clock, Random, ReportFailure};
 use actors::executor::{Executor, StartError, Step, WakeWorker, Worker, WorkerSpec};
 use actors::guardian::{ExitCause, Verdict};
+use actors::hooks::Hooks;
 use messages::{Failure, FailureId, FailureNotice};
 use piggin_supervisor::failure_bus::FailureBus;
 use piggin_supervisor::guardian::{Supervisor, SupervisorParts};
@@ -125,6 +126,7 @@ impl World {
             clock,
             random: Arc::new(Counting::default()),
             failures: Arc::clone(&bus) as Arc<dyn ReportFailure>,
+            hooks: Hooks::none(),
             on_out_of_service: Box::new(move |what| noted.lock().push(what.clone())),
         };
         let supervisor = Supervisor::new(tree, parts).expect("a tree that holds together");

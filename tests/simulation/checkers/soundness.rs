@@ -5,15 +5,18 @@
 use std::ops::ControlFlow;
 
 use piggin::storage;
-use storage::{KvStore, Outcome, Seqno, SeqnoRange, StorageError};
+use storage::{KvStore, LogStore, OpenOptions, Outcome, Seqno, SeqnoRange, StorageError};
+use supervisor::testing::World;
 
-use crate::engine::{Engine, vbuckets};
-
-pub(crate) fn check(engine: &Engine) -> Result<Vec<String>, StorageError> {
-    let store = engine.store();
+/// Of a bucket that is shut down. Changes nothing.
+pub(crate) fn check(world: &World, options: &OpenOptions) -> Result<Vec<String>, StorageError> {
+    // Another disk of the same content, so that looking leaves no trace.
+    let disk = world.simulated_disk().crash_keeping_everything();
+    let store = LogStore::open(std::sync::Arc::new(disk), *options)?;
     let faults = store.verify().faults.into_iter();
     let mut findings: Vec<String> = faults.map(|fault| format!("verify: {fault:?}")).collect();
-    for vbucket in vbuckets() {
+    for vbucket in store.vbuckets() {
+        let vbucket = vbucket.vbucket;
         let snapshot = store.snapshot(vbucket)?;
         let mut scan = snapshot.scan_by_seqno(SeqnoRange::ALL);
         let mut last = Seqno::ZERO;

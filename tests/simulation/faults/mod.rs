@@ -1,5 +1,5 @@
 //! Faults: what goes wrong while a workload runs.
 
 pub(crate) mod bad_disk;
+pub(crate) mod children;
 pub(crate) mod power_cut;
-pub(crate) mod worker_panic;

@@ -9,13 +9,15 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Context, Handler, Message};
+use actix::{AsyncContext, Context, Handler, Message};
 
-use super::{Phase, Shell};
+use super::waiting::HeldUp;
+use super::{Phase, Shell, Stashed};
 use crate::guardian::Entry;
+use crate::hooks::Delivery;
+use crate::panics::{planted, quietly};
 use crate::shell::answer::{Answer, ShellFault};
 use crate::shell::contract::{Core, Later, On, Reply, Then};
-use crate::shell::jobs::quietly;
 
 type Slot<R> = Rc<RefCell<Option<OneshotSender<R>>>>;
 
@@ -38,20 +40,54 @@ where
     fn handle(&mut self, message: M, actix: &mut Context<Self>) -> Self::Result {
         self.look(actix);
         if self.phase != Phase::Paused {
-            return self.serve(message, actix);
+            return self.deliver(message, actix);
         }
         // Taken from the mailbox just when an order came to begin a new life: it is that life's first message.
         let slot = Slot::default();
         let kept = Rc::clone(&slot);
         self.stashed = Some(Box::new(move |shell, actix| {
-            shell.serve(message, actix).pass_on(&kept);
+            shell.deliver(message, actix).pass_on(&kept);
         }));
         Replied::later(slot)
     }
 }
 
 impl<C: Core> Shell<C> {
-    fn serve<M>(&mut self, message: M, actix: &mut Context<Self>) -> Replied<C, M::Result>
+    /// Lets a harness have its say, if there is one and the message finds a core.
+    fn deliver<M>(&mut self, message: M, actix: &mut Context<Self>) -> Replied<C, M::Result>
+    where
+        C: On<M>,
+        M: Message + 'static,
+        M::Result: Answer,
+    {
+        if self.core.is_none() {
+            return self.serve(message, None, actix);
+        }
+        let child = self.tether.child();
+        match self.hooks.message(child, self.generation, &message) {
+            Delivery::Handle => self.serve(message, None, actix),
+            Delivery::Panic(text) => self.serve(message, Some(text), actix),
+            Delivery::After(time) => {
+                let slot = Slot::default();
+                let kept = Rc::clone(&slot);
+                let serve: Stashed<C> = Box::new(move |shell, actix| {
+                    shell.serve(message, None, actix).pass_on(&kept);
+                });
+                // At work on it from now on, as if its handling took so long.
+                self.tether.enter();
+                actix.wait(HeldUp::new(time, serve));
+                Replied::later(slot)
+            }
+        }
+    }
+
+    /// Serves it; `panic` is one that a harness asked for.
+    fn serve<M>(
+        &mut self,
+        message: M,
+        panic: Option<String>,
+        actix: &mut Context<Self>,
+    ) -> Replied<C, M::Result>
     where
         C: On<M>,
         M: Message + 'static,
@@ -60,7 +96,10 @@ impl<C: Core> Shell<C> {
         let entry = Entry::Message(std::any::type_name::<M>());
         let mut parts = 1;
         quietly(|| parts = C::parts(&message));
-        let reply = self.enter(entry, actix, move |core, ctx| core.on(message, ctx));
+        let reply = self.enter(entry, actix, move |core, ctx| match panic {
+            None => core.on(message, ctx),
+            Some(text) => planted(text),
+        });
         match reply {
             Err(fault) => Replied::now(fault_answer(&fault, parts)),
             Ok(Reply::Now(answer)) => {

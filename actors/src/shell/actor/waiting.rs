@@ -1,7 +1,7 @@
 //! What a shell waits for: orders and ended futures while it serves, the next life while it has none.
 //!
-//! Invariant: whatever a shell waits for, an order of its guardian wakes it; only a core that stands still is deaf, as
-//! one that blocks its thread would be.
+//! Invariant: whatever a shell waits for, an order of its guardian wakes it; only a core that stands still, or is held up by a
+//! harness, is deaf, as one that blocks its thread would be.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,9 +11,9 @@ use std::time::Duration;
 use actix::{ActorFuture, AsyncContext, Context};
 use tokio::time::Sleep;
 
-use super::{Phase, Shell};
+use super::{Phase, Shell, Stashed};
+use crate::panics::quietly;
 use crate::shell::contract::Core;
-use crate::shell::jobs::quietly;
 
 /// Ended futures and timers handled in one go, so that a mailbox beside them is served, too.
 const JOBS_A_SLICE: usize = 64;
@@ -148,6 +148,43 @@ impl<C: Core> ActorFuture<Shell<C>> for Frozen {
         shell.tether.leave();
         if let Some(answer) = shell.frozen_answer.take() {
             quietly(answer);
+        }
+        Poll::Ready(())
+    }
+}
+
+/// A message that a harness holds up, and with it all behind it.
+pub(super) struct HeldUp<C: Core> {
+    sleep: Pin<Box<Sleep>>,
+    serve: Option<Stashed<C>>,
+}
+
+impl<C: Core> HeldUp<C> {
+    pub(super) fn new(how_long: Duration, serve: Stashed<C>) -> HeldUp<C> {
+        HeldUp {
+            sleep: Box::pin(tokio::time::sleep(how_long)),
+            serve: Some(serve),
+        }
+    }
+}
+
+impl<C: Core> ActorFuture<Shell<C>> for HeldUp<C> {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        shell: &mut Shell<C>,
+        actix: &mut Context<Shell<C>>,
+        task: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        ready!(self.sleep.as_mut().poll(task));
+        shell.tether.leave();
+        shell.look(actix);
+        match self.serve.take() {
+            // A new life was ordered meanwhile; it is that life's first message.
+            serve @ Some(_) if shell.phase == Phase::Paused => shell.stashed = serve,
+            Some(serve) => serve(shell, actix),
+            None => {}
         }
         Poll::Ready(())
     }

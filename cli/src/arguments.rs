@@ -1,0 +1,57 @@
+//! What may be said on the command line. The comments here are the text of `--help`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::bench::BenchArguments;
+use crate::create::CreateArguments;
+use crate::get::GetArguments;
+use crate::load::LoadArguments;
+use crate::put::PutArguments;
+use crate::remove::RemoveArguments;
+
+/// A durable document store in one directory.
+///
+/// Exits with 0 when done, 1 when the mistake is the caller's, 2 when something failed or is damaged. A command that
+/// writes exits with 0 only after its data is on disk.
+#[derive(Debug, Parser)]
+#[command(name = "piggin", version)]
+pub(crate) struct Arguments {
+    /// The bucket's directory.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "./piggin-data"
+    )]
+    pub(crate) data: PathBuf,
+    /// Answer with JSON on standard output.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Memory the bucket may use for its documents, in MiB [default: the engine's].
+    #[arg(long, global = true, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub(crate) memory: Option<u64>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a bucket. `load` and `put` make one with the defaults where there is none.
+    Create(CreateArguments),
+    /// Load documents from a file, or from standard input.
+    Load(LoadArguments),
+    /// Write a document's value to standard output.
+    Get(GetArguments),
+    /// Write a document.
+    Put(PutArguments),
+    /// Remove a document.
+    Remove(RemoveArguments),
+    /// Say how the bucket stands.
+    Stat,
+    /// Read every byte that counts, and name each fault.
+    Verify,
+    /// Time a bucket of its own under the YCSB workloads.
+    Bench(BenchArguments),
+}

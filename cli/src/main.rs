@@ -1,0 +1,61 @@
+//! The command line: parse, dispatch, exit code. Nothing else is decided here.
+//!
+//! Invariant: a command ends in an [`Exit`] or in a [`CliError`], which says the fact and the remedy; whatever writes
+//! exits with [`Exit::Done`] only after its data is synced.
+
+mod failure;
+mod output;
+mod progress;
+mod stopwatch;
+mod interrupt;
+mod arguments;
+mod session;
+mod backoff;
+mod disk_watch;
+mod input;
+mod create;
+mod load;
+mod get;
+mod put;
+mod remove;
+mod stat;
+mod verify;
+mod bench;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::{CliError, Exit};
+use crate::output::Output;
+use crate::session::Session;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return output::usage(&error).into(),
+    };
+    match dispatch(&arguments) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::complain(&error);
+            error.exit.into()
+        }
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
+    let output = Output::new(arguments.json);
+    let session = Session::new(arguments);
+    match &arguments.command {
+        Command::Create(create) => create::run(&session, create, output),
+        Command::Load(load) => load::run(&session, load, output),
+        Command::Get(get) => get::run(&session, get, output),
+        Command::Put(put) => put::run(&session, put, output),
+        Command::Remove(remove) => remove::run(&session, remove, output),
+        Command::Stat => stat::run(&session, output),
+        Command::Verify => verify::run(&session, output),
+        Command::Bench(bench) => bench::run(&session, bench, output),
+    }
+}
