@@ -110,7 +110,7 @@ fn a_batch_is_done_or_not_begun() -> Result {
     assert!(
         block_on(bucket.write_batch(writes))
             .iter()
-            .all(core::result::Result::is_ok)
+            .all(std::result::Result::is_ok)
     );
     block_on(bucket.shutdown())?;
     Ok(())

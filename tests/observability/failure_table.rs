@@ -14,7 +14,9 @@ use ::actors::vbucket::ChangeStep;
 use parking_lot::Mutex;
 use piggin::messages::failure::{ScanPurpose, WarmupPhase};
 use piggin::messages::vbucket::{Set, WriteOptions};
-use piggin::messages::{Failure, FailureCause, FailureId, FailureKind, NextStep, OperationError};
+use piggin::messages::{
+    Busy, Failure, FailureCause, FailureId, FailureKind, NextStep, OperationError,
+};
 use piggin::storage::disk::{DiskErrorKind, SimulatedDisk};
 use piggin::storage::{CollectionId, DocumentKey};
 use piggin::supervisor::metric_names as names;
@@ -166,12 +168,20 @@ const TABLE: [Row; 7] = [
             let Scene { disk, plan, bucket } = Scene::set(None)?;
             drop(bucket);
             disk.wait_until_free();
-            // No orderly end, so that the warmup has something to write: behind clearing the mark.
-            disk.fail_writes_on("warmup-0", 1, DiskErrorKind::Full);
+            // No orderly end, so that the warmup has something to write. The mark of one is cleared twice, and only the
+            // second time is a condition of what follows.
+            disk.fail_on("warmup-0", 2, DiskErrorKind::Full);
             let bucket = block_on(Bucket::open(Scene::config(&disk, &plan)))?;
             let scene = Scene { disk, plan, bucket };
             assert!(scene.disk.has_struck());
-            scene.write_persisted(1)?;
+            // Until the retry came through, writes are refused and reads are served.
+            let key = key_in(&scene.bucket, vbucket(1), 0);
+            while let Err(refused) = scene.write_persisted(1) {
+                let warming = OperationError::TemporaryFailure(Busy::WarmingUp);
+                assert_eq!(refused, warming);
+                block_on(scene.bucket.get(&key))?;
+                std::thread::yield_now();
+            }
             Ok(scene)
         },
     },
@@ -260,9 +270,9 @@ fn every_kind_does_its_four_things() -> Result {
         assert!((row.next)(failure.next), "{failure:?}");
         // Three: its counter moved by one, in the statistics and at the recorder.
         let counter = row.kind.counter();
-        let counted = scene.bucket.statistics().failures;
-        assert_eq!(counted.get(counter), Some(&1), "{counted:?}");
-        let all: u64 = counted.values().sum();
+        let figures = scene.bucket.statistics().failures;
+        assert_eq!(figures.get(counter), Some(&1), "{figures:?}");
+        let all: u64 = figures.values().sum();
         assert_eq!(all, told.len() as u64);
         let figure = format!("{}{{{counter}}}", names::FAILURES);
         assert_eq!(turn.figure(&figure), Some(1.0), "{counter}");

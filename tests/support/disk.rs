@@ -21,14 +21,6 @@ struct Control {
     changed: Condvar,
 }
 
-#[derive(Debug)]
-struct Failing {
-    thread: String,
-    calls: u32,
-    kind: DiskErrorKind,
-    is_of_writes: bool,
-}
-
 #[derive(Debug, Default)]
 struct State {
     locks: usize,
@@ -36,7 +28,7 @@ struct State {
     /// Calls of this thread to come that panic.
     panics: Option<(String, u32)>,
     /// Writing calls of this thread to come that fail.
-    failures: Option<Failing>,
+    failures: Option<(String, u32, DiskErrorKind)>,
     /// Syncs of threads so named wait.
     held: Option<String>,
     waiting: usize,
@@ -57,21 +49,7 @@ impl TestDisk {
 
     /// The next calls of the thread of that name that change anything fail.
     pub(crate) fn fail_on(&self, thread: &str, calls: u32, kind: DiskErrorKind) {
-        self.fail(thread, calls, kind, false);
-    }
-
-    /// The next writes to files by the thread of that name fail.
-    pub(crate) fn fail_writes_on(&self, thread: &str, calls: u32, kind: DiskErrorKind) {
-        self.fail(thread, calls, kind, true);
-    }
-
-    fn fail(&self, thread: &str, calls: u32, kind: DiskErrorKind, is_of_writes: bool) {
-        self.control.state.lock().failures = Some(Failing {
-            thread: thread.to_owned(),
-            calls,
-            kind,
-            is_of_writes,
-        });
+        self.control.state.lock().failures = Some((thread.to_owned(), calls, kind));
     }
 
     /// From now on syncs of the thread of that name wait.
@@ -134,11 +112,11 @@ impl Control {
         *calls += 1;
         let is_struck = take(&mut state.panics, |(who, left)| (who == name, left));
         let changes = !matches!(verb, Verb::Open | Verb::Read | Verb::Length | Verb::List);
-        let kind = state.failures.as_ref().map(|one| one.kind.clone());
-        let is_meant = |one: &Failing| {
-            one.thread == name && changes && (!one.is_of_writes || verb == Verb::Write)
-        };
-        let fails = !is_struck && take(&mut state.failures, |one| (is_meant(one), &mut one.calls));
+        let kind = state.failures.as_ref().map(|(_, _, kind)| kind.clone());
+        let fails = !is_struck
+            && take(&mut state.failures, |(who, left, _)| {
+                (who == name && changes, left)
+            });
         self.changed.notify_all();
         if !is_struck && verb == Verb::Sync {
             state.waiting += 1;

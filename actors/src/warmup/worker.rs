@@ -334,8 +334,8 @@ impl WarmupWorker {
                 return Step::Idle;
             }
             Err(cause) => {
-                let span = self.span.clone();
-                span.in_scope(|| self.load_failed(&load, cause.into()));
+                let around = self.span.clone();
+                around.in_scope(|| self.load_failed(&load, cause.into()));
             }
         }
         Step::Again
@@ -458,8 +458,8 @@ impl Worker for WarmupWorker {
             Some(InHand::States(states, lease)) => self.step_states(states, lease),
             Some(InHand::Persist(persisting)) => self.step_persist(persisting),
             Some(InHand::Load(load, scan, lease)) => {
-                let span = self.span.clone();
-                span.in_scope(|| self.step_load(load, scan, lease));
+                let around = self.span.clone();
+                around.in_scope(|| self.step_load(load, scan, lease));
             }
         }
         Step::Again
