@@ -6,10 +6,11 @@ use clap::Args;
 use futures_executor::block_on;
 use serde::Serialize;
 
+use piggin::Bucket;
+
 use crate::failure::{CliError, Exit};
 use crate::output::Output;
 use crate::session::Session;
-use piggin::Bucket;
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArguments {

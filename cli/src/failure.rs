@@ -12,11 +12,10 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use piggin::BucketError;
 use piggin::messages::{Busy, DownCause, FailureCause, OperationError};
 use piggin::storage::disk::{DiskError, DiskErrorKind};
 use piggin::storage::{Advice, StorageError};
-
-use piggin::BucketError;
 
 /// What the shell sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

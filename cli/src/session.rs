@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use futures_executor::block_on;
 
+use piggin::{Bucket, BucketConfig};
+
 use crate::arguments::Arguments;
 use crate::failure::CliError;
 use crate::output;
 use crate::progress::Progress;
-use piggin::{Bucket, BucketConfig};
 
 /// What opening does where there is no bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

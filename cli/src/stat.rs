@@ -5,14 +5,14 @@ use std::fmt;
 
 use serde::Serialize;
 
+use piggin::BucketStatistics;
 use piggin::messages::vbucket::VbucketDescription;
 use piggin::storage::VbucketState;
+use piggin::supervisor::restart::{ChildState, ChildStatus};
 
 use crate::failure::{CliError, Exit};
 use crate::output::{Output, bytes_in_words, counted};
 use crate::session::{Missing, Session};
-use piggin::BucketStatistics;
-use piggin::supervisor::restart::{ChildState, ChildStatus};
 
 #[derive(Debug, Serialize)]
 struct Statistics {

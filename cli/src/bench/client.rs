@@ -7,6 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
+use piggin::Bucket;
 use piggin::messages::OperationError;
 
 use super::Durability;
@@ -15,7 +16,6 @@ use super::zipfian::Zipfian;
 use crate::backoff::patiently;
 use crate::interrupt::Interrupt;
 use crate::stopwatch::Stopwatch;
-use piggin::Bucket;
 
 /// What all clients of a run share.
 #[derive(Debug)]

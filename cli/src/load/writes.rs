@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
+use piggin::Bucket;
 use piggin::messages::OperationError;
 use piggin::messages::vbucket::{Acknowledge, Mutated, Set, Write, WriteOptions};
 use piggin::storage::{Datatype, DocumentKey};
 
 use crate::input::NewDocument;
-use piggin::Bucket;
 
 /// Documents of a batch: enough to share a sync and a lock, few enough to answer soon.
 const BATCH_DOCUMENTS_MAX: usize = 512;
