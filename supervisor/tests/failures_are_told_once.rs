@@ -31,6 +31,10 @@ impl Clock for Paused {
     }
 }
 
+/// One test at a time: which log events are wanted is remembered for the whole process, and another thread that reports
+/// while nobody listens may be the one that says.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn bus(history: usize) -> FailureBus {
     FailureBus::new(Arc::new(Paused(Instant::now())), history)
 }
@@ -68,6 +72,7 @@ impl Handler<FailureNotice> for Slow {
 
 #[test]
 fn every_kind_moves_its_own_counter_and_is_logged_and_kept_once() {
+    let _alone = ALONE.lock();
     run(async {
         let logged = LogProbe::default();
         let _log = tracing::subscriber::set_default(logged.clone());
@@ -113,6 +118,7 @@ fn every_kind_moves_its_own_counter_and_is_logged_and_kept_once() {
 
 #[test]
 fn a_slow_subscriber_misses_no_number() {
+    let _alone = ALONE.lock();
     run(async {
         let bus = bus(8);
         let (slow, quick) = (Arc::<Mutex<Vec<_>>>::default(), Probe::default());
@@ -157,6 +163,7 @@ fn a_slow_subscriber_misses_no_number() {
 
 #[test]
 fn failures_of_many_threads_are_numbered_without_gaps() {
+    let _alone = ALONE.lock();
     run(async {
         let bus = bus(1000);
         std::thread::scope(|scope| {
