@@ -188,16 +188,22 @@ impl Bucket {
         answers
     }
 
-    /// Answers once everything written so far is on disk.
+    /// Answers once everything written so far is on disk, or cannot get there: the first error of a vbucket, after all
+    /// others have come to their end.
     pub async fn flush(&self) -> Result<(), OperationError> {
-        let mut waits = Vec::new();
-        for (_, core) in self.running().table.cores() {
-            waits.push(core.wait_persisted(core.high_seqno())?);
-        }
+        let cores = self.running().table.cores();
+        let waits: Vec<_> = cores
+            .map(|(_, core)| core.wait_persisted(core.high_seqno()))
+            .collect();
+        let mut first = Ok(());
         for wait in waits {
-            wait.await?;
+            let flushed = match wait {
+                Ok(wait) => wait.await,
+                Err(error) => Err(error),
+            };
+            first = first.and(flushed);
         }
-        Ok(())
+        first
     }
 
     /// The vbucket a client's key lies in.

@@ -81,7 +81,9 @@ impl<'b> WriteRequest<'b> {
         self
     }
 
-    /// Answer only once the change is on disk: it then survives the death of the process.
+    /// Answer only once the change is on disk: it then survives the death of the process. While the disk takes nothing
+    /// (it is full, or failing) the answer waits; put a time limit of your own around it. Dropping the future takes back
+    /// the wait, not the write.
     pub fn persisted(mut self) -> WriteRequest<'b> {
         self.options.acknowledge = Acknowledge::Persisted;
         self
