@@ -1,7 +1,10 @@
 //! A vbucket whose data is damaged is out of service and says why, at every door; it never looks empty, and the
 //! others serve.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use piggin::messages::failure::WarmupPhase;
 use piggin::messages::vbucket::{DescribeVbucket, Get};
@@ -11,7 +14,7 @@ use piggin::storage::{Advice, CollectionId, DocumentKey, StorageError};
 use piggin::{Bucket, BucketConfig};
 
 use crate::support::{
-    Result, assert_filled, block_on, fill, key_in, kinds, made_small, small, vbucket,
+    Result, TestDisk, assert_filled, block_on, fill, key_in, kinds, made_small, small, vbucket,
 };
 
 /// Flips a bit wherever these bytes lie.
@@ -114,5 +117,32 @@ fn one_vbucket_is_down_and_says_why() -> Result {
         Err(Advice::Repair)
     );
     block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+#[test]
+fn a_flush_waits_for_the_others_before_it_tells() -> Result {
+    let disk = TestDisk::new(SimulatedDisk::new());
+    let config = made_small(BucketConfig::on(Arc::new(disk.clone())));
+    let bucket = block_on(Bucket::create(config))?;
+    disk.hold_syncs_of("writer-0");
+    for id in [0, 1] {
+        let key = key_in(&bucket, vbucket(id), 0);
+        block_on(bucket.set(&key, "in memory"))?;
+    }
+    let core = |id| bucket.vbucket_core(vbucket(id)).unwrap();
+    core(0).take_down(DownCause::Escalated("for this test".to_owned()));
+    {
+        let mut flush = pin!(bucket.flush());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(flush.as_mut().poll(&mut context).is_pending());
+        disk.let_go();
+        let told = block_on(flush).unwrap_err();
+        assert!(
+            matches!(told, OperationError::VbucketDown { vbucket: id, .. } if id == vbucket(0))
+        );
+    }
+    assert_eq!(core(1).settled_seqno(), core(1).high_seqno());
+    drop(bucket);
     Ok(())
 }
