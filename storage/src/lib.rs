@@ -11,6 +11,7 @@ pub mod durability;
 mod leb128;
 pub mod memory;
 pub mod document;
+pub mod collections;
 pub mod counts;
 pub mod kv_store;
 pub mod outcome;
@@ -22,6 +23,9 @@ pub mod memory_store;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
+pub use collections::{
+    DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError,
+};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{
