@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use roaring::RoaringTreemap;
+
 use crate::collections::DroppedCollection;
 use crate::compaction::{ErasedPrepare, Rules};
 use crate::document::{CollectionId, DocumentKey, Namespace, split};
@@ -71,14 +73,16 @@ impl Pass {
         }
     }
 
-    /// Finds what is left of a dropped collection; `false` at the end.
+    /// Finds what is left of a dropped collection, but for what is `known` to go; `false` at the end.
     pub(super) fn step_collection(
         &mut self,
         views: &[SegmentView],
         dropped: &DroppedCollection,
+        known: &RoaringTreemap,
     ) -> Result<bool, StorageError> {
         self.step(views, |found, met| {
-            if dropped.holds(met.gone.collection, met.gone.seqno) {
+            let seqno = met.gone.seqno;
+            if dropped.holds(met.gone.collection, seqno) && !known.contains(seqno.0) {
                 found.erase(met.gone, met.is_live);
             }
         })
