@@ -280,7 +280,7 @@ fn a_collection_that_ends_while_another_is_erased_is_erased_too() {
 fn an_end_frees_the_memory_that_was_paid_for() {
     let bench = active();
     let id = create(&bench, "c", 0);
-    let store = storage::MemoryStore::new();
+    let store = storage::MemoryStore::new(8);
     storage::KvStore::create_vbucket(&store, support::id(), &Setup::default().record).unwrap();
     support::flush_all(&bench.core, &store, 100);
     let before = bench.memory.held_bytes();

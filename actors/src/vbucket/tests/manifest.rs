@@ -1,8 +1,5 @@
 //! A vbucket has the old manifest or the new one, whatever happens on the way: a panic at any step, a batch of one item,
 //! a promotion; and what it stores says which.
-#![cfg(test)]
-
-mod support;
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,16 +7,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::super::checkpoint::{CheckpointLimits, ReplicaSnapshot};
+use super::super::{ChangeStep, VbucketCore, changed};
+use super::support::{
+    Bench, Setup, active, batch, become_state, flush_all, id, in_state, position, set,
+};
 use messages::vbucket::{Set, WriteOptions};
 use messages::{CollectionsManifest, ManifestChange, OperationError};
-use piggin_actors::vbucket::checkpoint::{CheckpointLimits, ReplicaSnapshot};
-use piggin_actors::vbucket::{ChangeStep, VbucketCore, changed};
 use storage::{
     Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, KeyRange, KvStore,
     ManifestUid, MemoryStore, Namespace, Operation, Outcome, Predecessor, ScopeId, Seqno,
     SystemEvent, VbucketPosition, VbucketState,
 };
-use support::{Bench, Setup, active, batch, become_state, flush_all, id, in_state, position, set};
 
 fn create_scope(scope: &str) -> ManifestChange {
     let scope = scope.to_owned();
@@ -64,7 +63,7 @@ fn with_a_scope() -> Bench {
 }
 
 fn new_store() -> MemoryStore {
-    let store = MemoryStore::new();
+    let store = MemoryStore::new(8);
     store
         .create_vbucket(id(), &Setup::default().record)
         .unwrap();
