@@ -5,6 +5,7 @@
 //! engine's own thread is stopped by [`Bucket::shutdown`], or when the last handle is dropped.
 
 mod requests;
+mod collection;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
 use crate::vbucket_map;
+pub use collection::Collection;
 pub use requests::{WriteFuture, WriteRequest};
 
 /// The address of a vbucket's actor; stays valid when the actor is restarted.
