@@ -28,7 +28,7 @@ use piggin_actors::flusher::{
 };
 use piggin_actors::guardian::{ExitCause, Guardian, Verdict};
 use piggin_actors::hooks::Hooks;
-use piggin_actors::maintenance::{self, MaintenanceConfig};
+use piggin_actors::maintenance::{self, AmpleMemory, MaintenanceConfig};
 use piggin_actors::shell::{self, Shell, ShellConfig};
 use piggin_actors::simulation::{
     Latencies, SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace,
@@ -207,6 +207,7 @@ async fn engine(seed: u64) -> Engine {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
+        memory: AmpleMemory::shared(),
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let writers = (0..SHAPE.log_shards).map(|log_shard| {
@@ -218,6 +219,7 @@ async fn engine(seed: u64) -> Engine {
             limits: GroupLimits::default(),
             backoff,
             maintenance: Some(maintenance.clone()),
+            memory: AmpleMemory::shared(),
         };
         let queue = WriterQueue::new(4, 1);
         writer::start(config, &queue, Arc::clone(&guardian)).unwrap()

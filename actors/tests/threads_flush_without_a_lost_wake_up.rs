@@ -26,7 +26,7 @@ use piggin_actors::flusher::{
 };
 use piggin_actors::guardian::{ExitCause, Guardian, Verdict};
 use piggin_actors::hooks::Hooks;
-use piggin_actors::maintenance::{self, MaintenanceConfig};
+use piggin_actors::maintenance::{self, AmpleMemory, MaintenanceConfig};
 use piggin_actors::store_handle::StoreHandle;
 use piggin_actors::system::{SystemClock, SystemRandom};
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
@@ -209,6 +209,7 @@ fn open(disk: &SimulatedDisk) -> Bucket {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
+        memory: AmpleMemory::shared(),
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let start_writer = |log_shard| {
@@ -220,6 +221,7 @@ fn open(disk: &SimulatedDisk) -> Bucket {
             limits: GroupLimits::default(),
             backoff,
             maintenance: Some(maintenance.clone()),
+            memory: AmpleMemory::shared(),
         };
         let queue = WriterQueue::new(4, 1);
         writer::start(config, &queue, Arc::clone(&guardian)).unwrap()

@@ -152,6 +152,7 @@ impl Parts<'_> {
             store: self.store.clone(),
             environment: self.environment.clone(),
             backoff: Backoff::DISK,
+            memory: Arc::clone(&self.table) as _,
         };
         let maintenance =
             maintenance::start(config, Arc::clone(&self.guardian)).map_err(not_started)?;
@@ -165,6 +166,7 @@ impl Parts<'_> {
                 limits: GroupLimits::default(),
                 backoff: Backoff::DISK,
                 maintenance: Some(maintenance.clone()),
+                memory: Arc::clone(&self.table) as _,
             };
             let queue = WriterQueue::new(vbuckets, self.table.threads());
             writer::start(config, &queue, Arc::clone(&self.guardian)).map_err(not_started)

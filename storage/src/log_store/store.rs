@@ -242,6 +242,20 @@ impl LogStore {
         Some((work.kind(), MaintenanceJob::new(shard, work)))
     }
 
+    /// Seals all vbuckets of a log shard in steps, whatever maintenance thinks of it, if at least `unsealed_bytes` of
+    /// it are in no segment yet: what is unsealed stays in memory, superseded or not.
+    #[must_use]
+    pub fn seal_shard_job(
+        &self,
+        shard: u16,
+        unsealed_bytes: u64,
+    ) -> Option<impl Job<Output = ()> + Send + use<>> {
+        let shard = self.inner.shards.get(usize::from(shard))?;
+        let unsealed = shard.unsealed_bytes.load(Ordering::Relaxed);
+        let floor = shard.options.history_floor;
+        (unsealed >= unsealed_bytes.max(1)).then(|| SealJob::all(Arc::clone(shard), floor))
+    }
+
     /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives
     /// space back. Call it in a loop from a thread of your own.
     pub fn maintain(&self) -> Outcome<Maintained> {
