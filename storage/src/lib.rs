@@ -16,6 +16,7 @@ pub mod counts;
 pub mod kv_store;
 pub mod outcome;
 pub mod error;
+pub mod waiting;
 pub mod disk;
 mod admission;
 mod rollback_state;
@@ -23,9 +24,7 @@ pub mod memory_store;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
-pub use collections::{
-    DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError,
-};
+pub use collections::{DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{

@@ -15,11 +15,14 @@ use crate::executor::{Step, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::{ExitCause, Verdict};
 use crate::panics::panic_text;
 use crate::tether::Tether;
+use storage::waiting::{WatchWaits, watched};
 
 /// A worker and what is needed to make the next one.
 pub(crate) struct Life {
     spec: WorkerSpec,
     tether: Arc<Tether>,
+    /// The tether, told when a step waits for another thread.
+    waits: Arc<dyn WatchWaits>,
     generation: Generation,
     worker: Option<Box<dyn Worker>>,
     /// Orders seen so far, and what they say.
@@ -49,6 +52,7 @@ impl Life {
         tether.set_wake(wake);
         Life {
             spec,
+            waits: Arc::clone(&tether) as _,
             tether,
             generation: Generation::default(),
             worker: None,
@@ -93,7 +97,7 @@ impl Life {
         self.tether.enter();
         let step = guarded(|| {
             before();
-            worker.step()
+            watched(&self.waits, || worker.step())
         });
         self.tether.leave();
         match step {

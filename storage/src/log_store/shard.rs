@@ -27,6 +27,7 @@ use crate::log_store::segment::SegmentMeta;
 use crate::log_store::version::Version;
 use crate::outcome::AbortReason;
 use crate::vbucket::VbucketId;
+use crate::waiting;
 
 /// What there is of a vbucket.
 #[derive(Clone, Debug)]
@@ -145,7 +146,7 @@ impl Busy {
     fn begin(&self) -> BusyGuard {
         let mut is_at_work = self.0.is_at_work.lock();
         while *is_at_work {
-            self.0.ended.wait(&mut is_at_work);
+            waiting::wait(|| self.0.ended.wait(&mut is_at_work));
         }
         *is_at_work = true;
         BusyGuard(Arc::clone(&self.0))
@@ -221,7 +222,8 @@ impl Shard {
         let guard = if self.options.is_stepped {
             self.writer.try_lock_arc()
         } else {
-            Some(self.writer.lock_arc())
+            let free = self.writer.try_lock_arc();
+            Some(free.unwrap_or_else(|| waiting::wait(|| self.writer.lock_arc())))
         };
         guard.map(WriterGuard)
     }
