@@ -137,9 +137,27 @@ const TABLE: [Row; 7] = [
     },
     Row {
         kind: FailureKind::Warmup {
+            phase: WarmupPhase::State,
+        },
+        child: "warmup-0",
+        next: is_out,
+        force: || {
+            let scene = Scene::set(None)?;
+            let branch = scene.bucket.statistics().vbuckets[1].vbucket_uuid;
+            let scene = scene.opened_again(|disk, _| damage_state(disk, branch))?;
+            let refused = scene.write_persisted(1);
+            assert!(
+                matches!(refused, Err(OperationError::VbucketDown { vbucket: id, .. }) if id == vbucket(1)),
+                "{refused:?}"
+            );
+            Ok(scene)
+        },
+    },
+    Row {
+        kind: FailureKind::Warmup {
             phase: WarmupPhase::Documents,
         },
-        child: "warmup",
+        child: "warmup-0",
         next: is_out,
         force: || {
             let purpose = ScanPurpose::Warmup;
@@ -162,7 +180,7 @@ const TABLE: [Row; 7] = [
         kind: FailureKind::Warmup {
             phase: WarmupPhase::Persist,
         },
-        child: "warmup",
+        child: "warmup-0",
         next: is_retried,
         force: || {
             let Scene { disk, plan, bucket } = Scene::set(None)?;
