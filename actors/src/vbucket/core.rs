@@ -185,6 +185,13 @@ impl VbucketCore {
         self.memory.held_bytes()
     }
 
+    /// Bytes of them that are no key's newest version: the store has not sealed them, or the checkpoint log keeps them.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        let held = self.memory.held_bytes();
+        held.saturating_sub(self.map.figures().bytes)
+    }
+
     /// Bytes its checkpoint log keeps alive. Part of what the memory account holds, never added to it.
     #[must_use]
     pub fn checkpoint_bytes(&self) -> u64 {
