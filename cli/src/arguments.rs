@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::bench::BenchArguments;
+use crate::collections::CollectionsArguments;
 use crate::create::CreateArguments;
 use crate::get::GetArguments;
 use crate::load::LoadArguments;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Put(PutArguments),
     /// Remove a document.
     Remove(RemoveArguments),
+    /// List, make and drop collections.
+    Collections(CollectionsArguments),
     /// Say how the bucket stands.
     Stat,
     /// Read every byte that counts, and name each fault.

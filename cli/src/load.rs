@@ -19,15 +19,17 @@ use serde::Serialize;
 
 use piggin::Bucket;
 use piggin::messages::FailureCause;
+use piggin::storage::CollectionId;
 
 use crate::backoff::{Backoff, is_temporary};
+use crate::collection_name::CollectionArgument;
 use crate::disk_watch::{DiskWatch, durably, given_up};
 use crate::failure::{CliError, Exit, exit_of};
 use crate::input::{self, Format, Input, NewDocument, Rejection, Source};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, bytes_in_words, counted};
 use crate::progress::Progress;
-use crate::session::{Missing, Session};
+use crate::session::Session;
 use crate::stopwatch::{Stopwatch, per_second};
 use acks::Acks;
 use writes::{Writes, Written};
@@ -51,6 +53,8 @@ pub(crate) struct LoadArguments {
     /// Read the input as this, whatever its name says.
     #[arg(long, value_enum)]
     format: Option<Format>,
+    #[command(flatten)]
+    collection: CollectionArgument,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,10 +99,12 @@ pub(crate) fn run(
     // All that may be the caller's mistake comes before a bucket is made.
     let source = input::open(&arguments.file, arguments.format, &arguments.key)?;
     let acks = arguments.acks.as_deref().map(Acks::open).transpose()?;
-    let (loaded, exit) = session.with_bucket(Missing::IsCreated, async |bucket| {
-        Load::new(session, arguments, bucket, source, acks)
-            .run()
-            .await
+    let missing = arguments.collection.missing();
+    let (loaded, exit) = session.with_bucket(missing, async |bucket| {
+        let collection = arguments.collection.of(bucket)?.id();
+        let mut load = Load::new(session, arguments, bucket, source, acks);
+        load.collection = collection;
+        load.run().await
     })?;
     output.answer(&loaded)?;
     Ok(exit)
@@ -108,6 +114,7 @@ struct Load<'a> {
     session: &'a Session,
     arguments: &'a LoadArguments,
     bucket: &'a Bucket,
+    collection: CollectionId,
     input: Receiver<Input>,
     writes: Writes<'a>,
     acks: Option<Acks>,
@@ -152,6 +159,7 @@ impl<'a> Load<'a> {
             session,
             arguments,
             bucket,
+            collection: CollectionId::DEFAULT,
             input,
             writes: Writes::new(bucket, arguments.durable),
             acks,
@@ -279,9 +287,14 @@ impl<'a> Load<'a> {
 
     fn add(&mut self, documents: Vec<NewDocument>) {
         for document in documents {
-            match self.acks.as_ref().and_then(|_| acks::unfit(&document)) {
-                Some(rejection) => self.reject(&rejection, Exit::Mistake),
-                None => self.writes.add(document),
+            let unfit = self.acks.as_ref().and_then(|_| acks::unfit(&document));
+            let document = match unfit {
+                Some(rejection) => Err(rejection),
+                None => document.within(self.collection),
+            };
+            match document {
+                Ok(document) => self.writes.add(document),
+                Err(rejection) => self.reject(&rejection, Exit::Mistake),
             }
             if self.is_ending {
                 return;
