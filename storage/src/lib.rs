@@ -23,9 +23,7 @@ pub mod memory_store;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
-pub use collections::{
-    DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError,
-};
+pub use collections::{DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{

@@ -15,6 +15,7 @@ use super::core::{Inner, VbucketCore, newest_branch};
 use super::fault::ChangeStep;
 use super::flush::Flushed;
 use super::lock::Locked;
+use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
 use messages::OperationError;
@@ -101,6 +102,7 @@ impl VbucketCore {
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
+            locked.producing.note_rolled_back();
             locked.tombstones.clear();
             let mut identity = record.identity.as_ref().clone();
             identity.state = locked.identity.state;
@@ -128,6 +130,9 @@ impl VbucketCore {
     fn become_this(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
         let identity = Arc::new(identity);
         locked.note_change();
+        if ends_streams(locked.identity.state, identity.state) {
+            locked.producing.note_state_changed();
+        }
         locked.uuid = newest_branch(&identity);
         locked.identity = Arc::clone(&identity);
         self.reached(ChangeStep::Identified);

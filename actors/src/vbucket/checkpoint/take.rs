@@ -98,7 +98,9 @@ impl CheckpointLog {
         let reader = self.cursors.get_mut(cursor);
         let reader = reader.ok_or(CursorError::Gone(cursor))?;
         let mut taken = Taken::default();
-        let mut budget = limits;
+        let is_whole = reader.is_flush() && self.whole_flushes;
+        // A checkpoint is bounded by itself.
+        let mut budget = if is_whole { TakeLimits::NONE } else { limits };
         let mut waits = false;
         while let Some(checkpoint) = self.chain.get(reader.at.checkpoint) {
             match read(reader, checkpoint, &mut budget, &mut taken) {
@@ -116,7 +118,8 @@ impl CheckpointLog {
                 position: 0,
             };
             reader.begun = false;
-            if must_stop(&self.chain, reader, &taken) {
+            let is_enough = is_whole && !taken.items.is_empty();
+            if is_enough || must_stop(&self.chain, reader, &taken) {
                 break;
             }
         }
