@@ -106,7 +106,10 @@ pub use bucket::{Bucket, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
 pub use bucket_config::{BucketConfig, Location};
 pub use bucket_error::BucketError;
-pub use changes::{Change, Changes, ChangesError, ChangesOptions, ChangesToken};
+pub use changes::{
+    Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, TokenError, Until,
+};
 pub use shutdown::ShutdownReport;
 pub use statistics::BucketStatistics;
+pub use streaming::ProducerAddr;
 pub use vbucket_map::vbucket_of;

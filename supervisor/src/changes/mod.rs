@@ -18,7 +18,7 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use actors::stream::Acknowledged;
 use messages::OperationError;
 use messages::stream::{
-    StreamBatch, StreamEndReason, StreamEvent, StreamFilter, StreamRequestError,
+    StreamBatch, StreamEndReason, StreamEvent, StreamFilter, StreamFlags, StreamRequestError,
 };
 use storage::{Seqno, SnapshotRange, VbucketId};
 
@@ -112,6 +112,8 @@ struct Follower {
     attempt: Attempt,
     is_opening: bool,
     is_over: bool,
+    /// What is asked for until it was opened once.
+    flags: StreamFlags,
     acknowledged: Acknowledged,
     /// The snapshot that is under way.
     snapshot: SnapshotRange,

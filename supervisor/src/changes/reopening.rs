@@ -39,13 +39,14 @@ impl Changes {
                 attempt: Attempt(0),
                 is_opening: true,
                 is_over: false,
+                flags,
                 acknowledged: Acknowledged::default(),
                 snapshot: SnapshotRange::default(),
                 end: Seqno::MAX,
                 in_vain: 0,
             },
         );
-        self.ask(vbucket, flags);
+        self.ask(vbucket);
     }
 
     /// The stream of a vbucket ended so: what is told of it, or none if it is opened again.
@@ -81,11 +82,11 @@ impl Changes {
         // What was sent by the last attempt needs no acknowledging in this one.
         follower.acknowledged = Acknowledged::default();
         self.current = None;
-        self.ask(vbucket, StreamFlags::default());
+        self.ask(vbucket);
         None
     }
 
-    fn ask(&mut self, vbucket: VbucketId, flags: StreamFlags) {
+    fn ask(&mut self, vbucket: VbucketId) {
         self.next_attempt = self.next_attempt.saturating_add(1);
         let attempt = Attempt(self.next_attempt);
         let Position {
@@ -97,6 +98,7 @@ impl Changes {
             return;
         };
         follower.attempt = attempt;
+        let flags = follower.flags;
         let open = OpenStreamInto {
             request: StreamRequest {
                 vbucket,
@@ -139,9 +141,14 @@ impl Changes {
         }
         let opened = match answer {
             Ok(opened) => opened,
+            Err(crashed) if is_crash(&crashed) && follower.in_vain < ATTEMPTS_MAX => {
+                follower.in_vain = follower.in_vain.saturating_add(1);
+                return self.ask(vbucket);
+            }
             Err(refused) => return self.end(vbucket, as_end(&refused)),
         };
         follower.is_opening = false;
+        follower.flags = StreamFlags::default();
         follower.end = opened.end;
         let newest = opened.failover_log.first();
         let mut position = self.token.position(vbucket);
@@ -155,6 +162,16 @@ impl Changes {
         }
         self.token.set(vbucket, position);
     }
+}
+
+/// Whether nobody said anything of the request itself.
+fn is_crash(refused: &StreamRequestError) -> bool {
+    matches!(
+        refused,
+        StreamRequestError::Vbucket(
+            OperationError::ActorCrashed { .. } | OperationError::Crashed { .. }
+        )
+    )
 }
 
 #[expect(

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use messages::stream::StreamFilter;
-use storage::{Seqno, SnapshotRange, VbucketId, VbucketUuid};
+use storage::{Seqno, SnapshotRange, VbucketId};
 
 const VERSION: u8 = 1;
 
