@@ -228,10 +228,20 @@ pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
     if !metadata.is_dir() {
         return metadata.blocks() * 512;
     }
-    let entries = std::fs::read_dir(path).unwrap();
-    entries
-        .map(|entry| bytes_on_disk(&entry.unwrap().path()))
-        .sum()
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return 0;
+    };
+    let entries = entries.filter_map(Result::ok);
+    entries.map(|entry| bytes_on_disk(&entry.path())).sum()
+}
+
+/// Bytes this process has caused to be written to disk so far, as Linux counts them: whole pages, when they are
+/// first changed since they were last written out. Not the file system's own. `None` on other systems.
+pub(crate) fn bytes_written() -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/self/io").ok()?;
+    let mut lines = counters.lines();
+    let written = lines.find_map(|line| line.strip_prefix("write_bytes: "))?;
+    written.parse().ok()
 }
 
 fn zeroed_file(path: &Path, length: usize) -> File {

@@ -5,6 +5,8 @@
 //! | client | [`vbucket::Get`], [`vbucket::GetMeta`], [`vbucket::GetMany`] | vbucket | the documents, or why not |
 //! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
 //! | operator | [`vbucket::SetVbucketState`], [`vbucket::DescribeVbucket`] | vbucket | [`vbucket::VbucketDescription`] |
+//! | operator | [`collections::ChangeManifest`], [`collections::GetManifest`] | bucket | the new uid, the manifest |
+//! | supervisor | [`vbucket::EraseEnded`] | vbucket | how far it is |
 //! | vbucket, writer | [`flusher::Wake`] | flusher | none: what changed is in shared state |
 //! | operator | [`flusher::PauseFlushing`], [`flusher::ResumeFlushing`], [`flusher::FlushNow`] | flusher | when it is so |
 //! | supervisor | [`flusher::StopFlushing`] | flusher | what could not be written in time |
@@ -17,9 +19,11 @@ pub mod status;
 pub mod failure;
 pub mod lifecycle;
 pub mod vbucket;
+pub mod collections;
 pub mod flusher;
 pub mod stream;
 
+pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
 pub use lifecycle::{ChildName, Generation};
 pub use status::{Busy, DownCause, OperationError};

@@ -85,6 +85,7 @@ mod bucket_config;
 mod bucket_error;
 mod vbucket_map;
 mod vbucket_table;
+mod collections;
 mod opening;
 mod wiring;
 mod running;
@@ -102,7 +103,7 @@ mod bucket_actor;
 pub mod testing;
 
 pub use actors::warmup::{WarmupEnd, WarmupProgress};
-pub use bucket::{Bucket, VbucketAddr, WriteFuture, WriteRequest};
+pub use bucket::{Bucket, Collection, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
 pub use bucket_config::{BucketConfig, Location};
 pub use bucket_error::BucketError;
@@ -110,6 +111,6 @@ pub use changes::{
     Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, TokenError, Until,
 };
 pub use shutdown::ShutdownReport;
-pub use statistics::BucketStatistics;
+pub use statistics::{BucketStatistics, CollectionStatistics};
 pub use streaming::ProducerAddr;
 pub use vbucket_map::vbucket_of;

@@ -11,6 +11,7 @@ use messages::vbucket::VbucketDescription;
 use storage::MemoryPool;
 
 use crate::bucket::VbucketAddr;
+use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::Supervisor;
 use crate::statistics::BucketStatistics;
@@ -22,6 +23,7 @@ use crate::vbucket_table::Table;
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) table: Arc<Table>,
+    pub(crate) collections: Collections,
     /// By vbucket number.
     pub(crate) addresses: Vec<VbucketAddr>,
     pub(crate) memory: Arc<MemoryPool>,

@@ -21,6 +21,7 @@ use messages::flusher::{StopFlushing, Unpersisted};
 use storage::VbucketStatus;
 use storage::disk::Disk;
 
+use crate::collections;
 use crate::guardian::StopOutcome;
 use crate::running::Running;
 use crate::stop::Wanted;
@@ -102,9 +103,13 @@ impl Engine {
     /// Runs until somebody wants it to stop, then stops.
     pub(crate) async fn run(self) {
         let repair = Beside(actix::spawn(repair_suspects(Arc::clone(&self.running))));
+        let erase = Beside(actix::spawn(collections::erase_ended(Arc::clone(
+            &self.running,
+        ))));
         let watch = Beside(actix::spawn(Arc::clone(&self.running.tree).watch()));
         let wanted = self.running.stop.wanted().await;
         drop(repair);
+        drop(erase);
         let began = self.environment.clock.monotonic();
         let mut report = match wanted {
             Wanted::Shutdown => self.shut_down(began).await,
@@ -208,6 +213,8 @@ async fn repair_suspects(running: Arc<Running>) {
                 core.reconcile();
             }
         }
+        // Whoever panicked may have been on the way from one vbucket to the next with a new manifest.
+        running.collections.catch_up();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use messages::vbucket::VbucketDescription;
+use storage::{CollectionId, Seqno, VbucketId};
 
 use crate::restart::ChildStatus;
 
@@ -31,6 +32,26 @@ pub struct BucketStatistics {
     pub children: Vec<ChildStatus>,
     /// The vbuckets, in order.
     pub vbuckets: Vec<VbucketDescription>,
+}
+
+/// Figures of one collection, summed over the vbuckets that are in service: what is on disk, and so much of a moment ago as
+/// the disk lags behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionStatistics {
+    /// Its number.
+    pub id: CollectionId,
+    /// Name of its scope.
+    pub scope: String,
+    /// Its name.
+    pub name: String,
+    /// Longest life of its documents in seconds; zero for no limit.
+    pub max_ttl_s: u32,
+    /// Live documents on disk.
+    pub documents: u64,
+    /// Bytes of their keys and values.
+    pub document_bytes: u64,
+    /// Highest seqno in memory, by vbucket.
+    pub high_seqnos: BTreeMap<VbucketId, Seqno>,
 }
 
 impl BucketStatistics {

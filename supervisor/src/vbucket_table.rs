@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use actors::environment::Environment;
 use actors::vbucket::checkpoint::CheckpointLimits;
-use actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
+use actors::vbucket::{BucketManifest, DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
 use actors::warmup::{VbucketTable, Warmable};
 use messages::{ChildName, DownCause, OperationError};
 use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
@@ -27,6 +27,8 @@ pub(crate) struct Table {
     edges: Vec<Arc<DirtyVbuckets>>,
     first_edge: Arc<DirtyVbuckets>,
     environment: Environment,
+    /// The manifest the active vbuckets follow.
+    pub(crate) manifest: Arc<BucketManifest>,
     /// Told when a panic left a core suspect: somebody must look for it and have it repaired.
     pub(crate) suspects: Arc<Notify>,
     /// The whole bucket is out of service.
@@ -64,6 +66,7 @@ impl Table {
             edges: edges.collect(),
             first_edge,
             environment,
+            manifest: Arc::default(),
             suspects: Arc::new(Notify::new()),
             is_given_up: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
@@ -158,6 +161,7 @@ impl Table {
             checkpoints: CheckpointLimits::default(),
             on_suspect: Arc::new(move |_| suspects.notify_one()),
         })
+        .of_bucket(Arc::clone(&self.manifest))
     }
 }
 

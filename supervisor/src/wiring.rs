@@ -29,6 +29,7 @@ use storage::{CreateOptions, LogStore, MemoryPool, VbucketId};
 use crate::bucket::VbucketAddr;
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
+use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::{Supervisor, SupervisorParts};
 use crate::opening::{self, Opened};
@@ -107,6 +108,7 @@ pub(crate) async fn start(
     let warm = warmup.wait();
     let closed = |_| OperationError::Closed;
     warmup.wait_for_states().await.map_err(closed)?;
+    let collections = Collections::open(&parts.table)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
     let addresses = parts.start_vbuckets(&arbiters);
     let streaming = parts.start_streaming(&arbiters)?;
@@ -117,6 +119,7 @@ pub(crate) async fn start(
     let running = Running {
         addresses,
         table: parts.table,
+        collections,
         memory,
         store: parts.store,
         warmup,

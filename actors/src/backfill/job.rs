@@ -29,7 +29,7 @@ use crate::vbucket::{VbucketCore, WholeFlushes};
 use messages::FailureCause;
 use messages::failure::ScanPurpose;
 use storage::{
-    ItemView, KvStore, Namespace, Outcome, Scan, ScanEnd, Seqno, SeqnoRange, StorageError,
+    DroppedCollection, Item, ItemView, KvStore, Namespace, Outcome, Scan, ScanEnd, Seqno, SeqnoRange, StorageError,
 };
 
 /// What a stream asks for.
@@ -74,6 +74,8 @@ struct Scanning {
     scan: Box<dyn Scan>,
     lease: StoreLease,
     high: Seqno,
+    /// What is left of collections that were dropped: nobody's any more.
+    dropped: Vec<DroppedCollection>,
     /// Items the scan gave us.
     items: u64,
 }
@@ -193,6 +195,7 @@ impl Backfill {
             scan,
             lease,
             high,
+            dropped: snapshot.dropped_collections(),
             items: 0,
         });
         Stepped::Again(Chunk::default())
@@ -225,6 +228,7 @@ impl Scanning {
         let purpose = ScanPurpose::Backfill;
         let mut reading = Reading {
             request,
+            dropped: &self.dropped,
             chunk: Chunk::default(),
             items: 0,
             bad: None,
@@ -302,6 +306,7 @@ fn failed(chunk: Chunk, cause: FailureCause) -> Stepped {
 /// What is read in one step.
 struct Reading<'r> {
     request: &'r BackfillRequest,
+    dropped: &'r [DroppedCollection],
     chunk: Chunk,
     items: u64,
     bad: Option<FailureCause>,
@@ -324,6 +329,10 @@ impl Reading<'_> {
         }
         // The value of a document that is for others is not copied; an event's says whose it is.
         let is_event = view.namespace() == Namespace::SystemEvent;
+        if !is_event && self.was_dropped(&item) {
+            self.skip(false);
+            return ControlFlow::Continue(());
+        }
         if is_event || self.request.filter.passes(&item) {
             item.document.value = Bytes::copy_from_slice(view.value);
         }
@@ -335,6 +344,14 @@ impl Reading<'_> {
             self.skip(false);
         }
         ControlFlow::Continue(())
+    }
+
+    fn was_dropped(&self, item: &Item) -> bool {
+        let (collection, seqno) = (item.document.key.collection(), item.seqno);
+        let mut dropped = self.dropped.iter();
+        dropped.any(|one| {
+            one.collection == collection && one.start <= seqno && seqno < one.end
+        })
     }
 
     fn skip(&mut self, is_invisible: bool) {

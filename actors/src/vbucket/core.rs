@@ -17,6 +17,7 @@ use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::lock::Locked;
 use super::producing::{Producing, Watched};
+use super::manifest::{BucketManifest, Erasing, OpenCollections};
 use super::replica::StreamEpoch;
 use super::snapshots::Snapshots;
 use super::status::Status;
@@ -25,8 +26,8 @@ use super::waiters::{PersistPlace, Persisted, Waiters};
 use crate::environment::Environment;
 use messages::{DownCause, OperationError};
 use storage::{
-    HybridLogicalClock, Item, MemoryAccount, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    HybridLogicalClock, Item, ManifestUid, MemoryAccount, Namespace, Seqno, VbucketId,
+    VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 /// Told of a vbucket that became suspect, on the thread that panicked: somebody must call
@@ -72,6 +73,13 @@ pub struct VbucketCore {
     pub(super) waiters: Waiters,
     pub(super) down: RwLock<Option<DownCause>>,
     pub(super) faults: Faults,
+    /// Changed under the lock only.
+    pub(super) collections: RwLock<OpenCollections>,
+    /// The bucket's, which it follows while it is active.
+    pub(super) manifest: Arc<BucketManifest>,
+    pub(super) erasing: Erasing,
+    /// How far the default collection has come; not among the others, whose table has a lock.
+    pub(super) default_high: AtomicU64,
     /// Changed under the lock only; both doors look at it first.
     status: AtomicU8,
     high_seqno: AtomicU64,
@@ -122,6 +130,7 @@ impl VbucketCore {
             producing: Producing::default(),
             identity,
         };
+        let uid = ManifestUid(inner.identity.manifest_uid);
         VbucketCore {
             id: config.id,
             map: DocumentMap::new(),
@@ -129,6 +138,10 @@ impl VbucketCore {
             waiters: Waiters::new(high),
             down: RwLock::new(None),
             faults: Faults::default(),
+            collections: RwLock::new(OpenCollections::of_events(uid, [])),
+            manifest: Arc::default(),
+            erasing: Erasing::default(),
+            default_high: AtomicU64::new(0),
             status: AtomicU8::new(Status::of(inner.identity.state).with(Status::WARMING).0),
             high_seqno: AtomicU64::new(high.0),
             persisted_seqno: AtomicU64::new(high.0),
@@ -298,6 +311,10 @@ impl VbucketCore {
                 locked.in_flight = None;
             }
             self.publish_high(&locked);
+            if let Err(error) = self.follow(&mut locked) {
+                tracing::error!(vbucket = %self.id, %error, "the manifest cannot be followed");
+            }
+            self.name_manifest(&mut locked);
             self.follow_identity(&mut locked);
             self.lower(Status::SUSPECT);
         }
@@ -356,13 +373,17 @@ impl VbucketCore {
         self.high_seqno.store(high.0, Ordering::Release);
     }
 
-    /// Puts an item that is in the log in the map.
+    /// Puts an item that is in the log in the map; a system event says what is open.
     pub(super) fn enter(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
+        self.cas.observe(item.document.cas);
+        if item.namespace() == Namespace::SystemEvent {
+            return self.enter_event(inner, item);
+        }
         if item.operation.is_tombstone() {
             inner.tombstones.note(item);
         }
         drop(self.map.put(place, Arc::clone(item)));
-        self.cas.observe(item.document.cas);
+        self.note_high(&item.document.key, item.seqno);
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {

@@ -15,7 +15,7 @@ use super::memory;
 use super::status::Status;
 use crate::stream::{OpenCollection, VbucketView};
 use messages::OperationError;
-use storage::{CollectionId, Item, ScopeId, Seqno, VbucketState};
+use storage::{Item, Seqno, VbucketState};
 
 /// Who is told of changes of a vbucket because of its streams.
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ impl VbucketCore {
             snapshot_end,
             is_receiving_initial: kind == CheckpointKind::InitialDisk && high < snapshot_end,
             failover_table: locked.identity.failover_table.clone(),
-            collections: open_collections(&locked),
+            collections: self.open_collections(),
         };
         Ok((view, locked.producing.past()))
     }
@@ -226,6 +226,22 @@ impl VbucketCore {
         pool.held_bytes() >= quota.saturating_sub(quota / BACKFILL_RESERVE_DIVISOR)
     }
 
+    /// The collections it has, as of memory.
+    fn open_collections(&self) -> Vec<OpenCollection> {
+        let manifest = self.collections_manifest();
+        let entries = manifest.collections.iter();
+        let open = entries.filter_map(|(id, entry)| {
+            let opened = self.collections.read().opened(*id)?;
+            Some(OpenCollection {
+                id: *id,
+                scope: entry.scope,
+                start: opened.start,
+                high: self.collection_high_seqno(*id)?,
+            })
+        });
+        open.collect()
+    }
+
     fn check_past(&self, inner: &Inner, past: Past) -> Result<(), StreamBreak> {
         let now = inner.producing.past();
         if self.status().has(Status::DOWN) {
@@ -242,16 +258,6 @@ impl VbucketCore {
 
 /// The last 4% of the quota are not for reading ahead (the field's 96%).
 const BACKFILL_RESERVE_DIVISOR: u64 = 25;
-
-/// The collections a vbucket has, as of memory.
-fn open_collections(inner: &Inner) -> Vec<OpenCollection> {
-    vec![OpenCollection {
-        id: CollectionId::DEFAULT,
-        scope: ScopeId::DEFAULT,
-        start: Seqno::ZERO,
-        high: inner.log.last_seqno(),
-    }]
-}
 
 /// A stream's place in the log, given up when dropped.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 mod requests;
 mod streams;
+mod collection;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
 use crate::vbucket_map;
+pub use collection::Collection;
 pub use requests::{WriteFuture, WriteRequest};
 
 /// The address of a vbucket's actor; stays valid when the actor is restarted.
