@@ -36,6 +36,8 @@ pub struct BucketConfig {
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
     pub warmup_threads: u16,
+    /// Threads that read from disk for streams.
+    pub reader_threads: u16,
     /// Whether opening waits until every document is in memory. If not, a vbucket serves writes once its own documents
     /// are, and until then reads of those that are; everything else is answered with a temporary failure.
     pub waits_for_warmup: bool,
@@ -104,6 +106,7 @@ impl BucketConfig {
             log_shards: None,
             actor_threads: None,
             warmup_threads: 2,
+            reader_threads: 2,
             waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,

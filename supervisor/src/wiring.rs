@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix::{Addr, ArbiterHandle};
 use tokio::time::timeout;
 
+use actors::backfill::Backfills;
 use actors::backoff::Backoff;
 use actors::environment::{Clock, Environment, Random};
 use actors::executor::{Executor, StopWorkers, WakeWorker};
@@ -19,6 +20,7 @@ use actors::hooks::Hooks;
 use actors::maintenance::{self, MaintenanceConfig};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
+use actors::stream::{ProducerConfig, ProducerCore};
 use actors::vbucket::{VbucketActor, VbucketSlot};
 use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
 use actors::writer::{self, GroupLimits, WriterConfig, WriterLink, WriterQueue};
@@ -36,6 +38,7 @@ use crate::opening::{self, Opened};
 use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
+use crate::streaming::{self, Producing, Streaming};
 use crate::tree::{self, Child, Excess, Group, Kind, Tree};
 use crate::vbucket_table::Table;
 
@@ -110,6 +113,7 @@ pub(crate) async fn start(
     let collections = Collections::open(&parts.table)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
     let addresses = parts.start_vbuckets(&arbiters);
+    let streaming = parts.start_streaming(&arbiters)?;
     if config.waits_for_warmup {
         // What could not be loaded is out of service and says so; the rest serves.
         let WarmupEnd { .. } = warm.await.map_err(closed)??;
@@ -124,6 +128,7 @@ pub(crate) async fn start(
         memory,
         store: parts.store,
         warmup,
+        streaming,
         tree: supervisor,
         failures,
         stop: Arc::new(StopRequest::default()),
@@ -244,6 +249,26 @@ impl Parts<'_> {
             .collect()
     }
 
+    /// Who reads for streams, and the producers.
+    fn start_streaming(&self, arbiters: &[ArbiterHandle]) -> Result<Streaming, BucketError> {
+        let backfills = Backfills::new(streaming::backfill_config(&self.store, &self.environment));
+        backfills
+            .start(self.config.reader_threads, &self.guardian)
+            .map_err(not_started)?;
+        let start = |((number, config), arbiter): ((usize, ProducerConfig), &ArbiterHandle)| {
+            let shell = self.shell(&streaming::producer_child(number));
+            let edge = Arc::clone(&config.edge);
+            let make = move |_| ProducerCore::new(config.clone());
+            Producing {
+                address: shell::start(arbiter, shell, make),
+                edge,
+            }
+        };
+        let configs = streaming::links(&self.table, &backfills).into_iter();
+        let producers = configs.enumerate().zip(arbiters).map(start).collect();
+        Ok(Streaming::new(backfills, producers))
+    }
+
     /// The other door of every vbucket.
     fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
@@ -288,9 +313,20 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
         let name = format!("warmup-{number}");
         tree = tree.child(child(&name, "disk").kind(Kind::Transient));
     }
+    for number in 0..config.reader_threads.max(1) {
+        tree = tree.child(child(&format!("reader-{number}"), "disk"));
+    }
     tree = tree.group(Group::new("flushers"));
     for number in 0..threads {
         tree = tree.child(child(&format!("flusher-{number}"), "flushers"));
+    }
+    // Streams hold nothing of each other's threads; their consumers ask again.
+    tree = tree.group(Group::new("producers"));
+    for number in 0..threads {
+        tree = tree.child(child(
+            streaming::producer_child(number).as_str(),
+            "producers",
+        ));
     }
     // A vbucket that fails too often goes out of service alone.
     for id in (0..shape.vbuckets).filter_map(VbucketId::new) {

@@ -38,7 +38,10 @@ pub struct MaintenanceConfig {
     pub memory: Arc<dyn MemoryUse>,
 }
 
-type Piece = (MaintenanceKind, Box<dyn Job<Output = ()> + Send>);
+type Piece = (
+    MaintenanceKind,
+    Box<dyn Job<Output = (), Failure = StorageError> + Send>,
+);
 
 /// One life of the maintenance of a store.
 pub struct MaintenanceWorker {

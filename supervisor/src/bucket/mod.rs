@@ -5,6 +5,7 @@
 //! engine's own thread is stopped by [`Bucket::shutdown`], or when the last handle is dropped.
 
 mod requests;
+mod streams;
 mod collection;
 
 use std::collections::BTreeMap;
