@@ -190,9 +190,11 @@ fn a_change_that_cannot_be_made_is_told_and_changes_nothing() -> Result {
     for (refused, expected) in refusals.into_iter().zip(expected) {
         let error = refused.unwrap_err();
         assert_eq!(error, expected);
-        let advice = match error {
-            ManifestError::Stale { .. } => Advice::Resynchronize,
-            _ => Advice::FixRequest,
+        let is_stale = matches!(error, ManifestError::Stale { .. });
+        let advice = if is_stale {
+            Advice::Resynchronize
+        } else {
+            Advice::FixRequest
         };
         assert_eq!(error.advice(), advice, "{error}");
     }
