@@ -18,6 +18,7 @@ mod load;
 mod get;
 mod put;
 mod remove;
+mod changes;
 mod stat;
 mod verify;
 mod bench;
@@ -54,6 +55,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Get(get) => get::run(&session, get, output),
         Command::Put(put) => put::run(&session, put, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
+        Command::Changes(changes) => changes::run(&session, changes),
         Command::Stat => stat::run(&session, output),
         Command::Verify => verify::run(&session, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
