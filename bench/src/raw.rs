@@ -235,12 +235,13 @@ pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
     entries.map(|entry| bytes_on_disk(&entry.path())).sum()
 }
 
-/// Bytes this process has caused to be written to disk so far, as Linux counts them: whole pages, when they are
-/// first changed since they were last written out. Not the file system's own. `None` on other systems.
+/// Bytes this process has handed to write calls so far. Not `write_bytes`, which stands beside it: where the page cache
+/// holds a file in large pieces, as it does one that was written ahead, that counts a whole piece for every page changed.
+/// `None` where the system is no Linux.
 pub(crate) fn bytes_written() -> Option<u64> {
     let counters = std::fs::read_to_string("/proc/self/io").ok()?;
     let mut lines = counters.lines();
-    let written = lines.find_map(|line| line.strip_prefix("write_bytes: "))?;
+    let written = lines.find_map(|line| line.strip_prefix("wchar: "))?;
     written.parse().ok()
 }
 

@@ -16,11 +16,11 @@ use std::task::Poll;
 use clap::Args;
 use futures_util::stream::Stream;
 
-use piggin::messages::collections::DEFAULT_NAME;
 use piggin::messages::stream::{StreamEndReason, StreamEvent, StreamFilter, StreamRequestError};
 use piggin::storage::VbucketId;
 use piggin::{Bucket, Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, Until};
 
+use crate::collection_name::CollectionName;
 use crate::failure::{CliError, Exit};
 use crate::interrupt::Interrupt;
 use crate::output;
@@ -32,9 +32,9 @@ pub(crate) struct ChangesArguments {
     /// Begin behind what this token covers, as an earlier run told it; else with the oldest.
     #[arg(long, value_name = "TOKEN")]
     from: Option<ChangesToken>,
-    /// Only of this collection, as collection or scope.collection.
-    #[arg(long, value_name = "NAME")]
-    collection: Option<String>,
+    /// Tell only of this collection.
+    #[arg(long, value_name = "SCOPE.COLLECTION")]
+    collection: Option<CollectionName>,
     /// Tell a token every thousand lines, too.
     #[arg(long)]
     tokens: bool,
@@ -50,7 +50,7 @@ pub(crate) fn run(session: &Session, arguments: &ChangesArguments) -> Result<Exi
         let options = ChangesOptions {
             since,
             until: Until::Now,
-            filter: filter(bucket, arguments.collection.as_deref())?,
+            filter: filter(bucket, arguments.collection.as_ref())?,
             ..ChangesOptions::default()
         };
         let changes = open(session.directory(), bucket, options).await?;
@@ -139,16 +139,10 @@ pub(crate) async fn open(
     })
 }
 
-fn filter(bucket: &Bucket, name: Option<&str>) -> Result<StreamFilter, CliError> {
-    let Some(name) = name else {
-        return Ok(StreamFilter::All);
-    };
-    let (scope, collection) = name.split_once('.').unwrap_or((DEFAULT_NAME, name));
-    match bucket.manifest().collection(scope, collection) {
-        Some(id) => Ok(StreamFilter::Collections(vec![id])),
-        None => Err(CliError::mistake(
-            format!("there is no collection {scope}.{collection}"),
-            "give one that was made in this bucket",
-        )),
-    }
+/// What is told: the changes of one collection, or all.
+fn filter(bucket: &Bucket, name: Option<&CollectionName>) -> Result<StreamFilter, CliError> {
+    Ok(match name {
+        Some(name) => StreamFilter::Collections(vec![name.of(bucket)?.id()]),
+        None => StreamFilter::All,
+    })
 }

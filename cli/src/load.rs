@@ -20,15 +20,17 @@ use serde::Serialize;
 
 use piggin::Bucket;
 use piggin::messages::FailureCause;
+use piggin::storage::CollectionId;
 
 use crate::backoff::{Backoff, is_temporary};
+use crate::collection_name::CollectionArgument;
 use crate::disk_watch::{DiskWatch, durably, given_up};
 use crate::failure::{CliError, Exit, exit_of};
 use crate::input::{self, Format, Input, NewDocument, Rejection, Source};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, bytes_in_words, counted};
 use crate::progress::Progress;
-use crate::session::{Missing, Session};
+use crate::session::Session;
 use crate::stopwatch::{Stopwatch, per_second};
 use acks::Acks;
 use changes_file::ChangesFile;
@@ -56,6 +58,8 @@ pub(crate) struct LoadArguments {
     /// Read the input as this, whatever its name says.
     #[arg(long, value_enum)]
     format: Option<Format>,
+    #[command(flatten)]
+    collection: CollectionArgument,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,7 +106,9 @@ pub(crate) fn run(
     let acks = arguments.acks.as_deref().map(Acks::open).transpose()?;
     let file = arguments.changes.as_deref().map(ChangesFile::create);
     let file = file.transpose()?;
-    let (loaded, exit) = session.with_bucket(Missing::IsCreated, async |bucket| {
+    let missing = arguments.collection.missing();
+    let (loaded, exit) = session.with_bucket(missing, async |bucket| {
+        let collection = arguments.collection.of(bucket)?.id();
         let directory = session.directory();
         let told = match (file, &arguments.changes) {
             (Some(file), Some(path)) => {
@@ -110,9 +116,9 @@ pub(crate) fn run(
             }
             (_, _) => None,
         };
-        let loaded = Load::new(session, arguments, bucket, source, acks)
-            .run()
-            .await;
+        let mut load = Load::new(session, arguments, bucket, source, acks);
+        load.collection = collection;
+        let loaded = load.run().await;
         // What was accepted is told, also when the load came to a bad end; not when the disk takes no more.
         let is_stuck = loaded.as_ref().is_err_and(|error| error.is_disk_stuck);
         let told = match told {
@@ -120,14 +126,8 @@ pub(crate) fn run(
             Some(_) | None => Ok(Exit::Done),
         };
         let (loaded, exit) = loaded?;
-        Ok((
-            loaded,
-            if told? == Exit::Done {
-                exit
-            } else {
-                Exit::Failure
-            },
-        ))
+        let is_told = told? == Exit::Done;
+        Ok((loaded, if is_told { exit } else { Exit::Failure }))
     })?;
     output.answer(&loaded)?;
     Ok(exit)
@@ -137,6 +137,7 @@ struct Load<'a> {
     session: &'a Session,
     arguments: &'a LoadArguments,
     bucket: &'a Bucket,
+    collection: CollectionId,
     input: Receiver<Input>,
     writes: Writes<'a>,
     acks: Option<Acks>,
@@ -181,6 +182,7 @@ impl<'a> Load<'a> {
             session,
             arguments,
             bucket,
+            collection: CollectionId::DEFAULT,
             input,
             writes: Writes::new(bucket, arguments.durable),
             acks,
@@ -308,9 +310,14 @@ impl<'a> Load<'a> {
 
     fn add(&mut self, documents: Vec<NewDocument>) {
         for document in documents {
-            match self.acks.as_ref().and_then(|_| acks::unfit(&document)) {
-                Some(rejection) => self.reject(&rejection, Exit::Mistake),
-                None => self.writes.add(document),
+            let unfit = self.acks.as_ref().and_then(|_| acks::unfit(&document));
+            let document = match unfit {
+                Some(rejection) => Err(rejection),
+                None => document.within(self.collection),
+            };
+            match document {
+                Ok(document) => self.writes.add(document),
+                Err(rejection) => self.reject(&rejection, Exit::Mistake),
             }
             if self.is_ending {
                 return;

@@ -13,7 +13,9 @@ mod session;
 mod backoff;
 mod disk_watch;
 mod input;
+mod collection_name;
 mod create;
+mod collections;
 mod load;
 mod get;
 mod put;
@@ -56,6 +58,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Put(put) => put::run(&session, put, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
         Command::Changes(changes) => changes::run(&session, changes),
+        Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),
         Command::Verify => verify::run(&session, output),
         Command::Bench(bench) => bench::run(&session, bench, output),

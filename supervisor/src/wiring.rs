@@ -4,8 +4,10 @@
 //! then their flushers and doors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Addr, ArbiterHandle};
+use tokio::time::timeout;
 
 use actors::backfill::Backfills;
 use actors::backoff::Backoff;
@@ -37,7 +39,7 @@ use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
 use crate::streaming::{self, Producing, Streaming};
-use crate::tree::{Child, Excess, Group, Kind, Tree};
+use crate::tree::{self, Child, Excess, Group, Kind, Tree};
 use crate::vbucket_table::Table;
 
 /// What a bucket stands on: real in production, simulated in a world.
@@ -116,6 +118,9 @@ pub(crate) async fn start(
         // What could not be loaded is out of service and says so; the rest serves.
         let WarmupEnd { .. } = warm.await.map_err(closed)??;
     }
+    // Whoever looks at the children of a bucket that was opened finds them at work. One that hangs in its beginning is
+    // the supervisor's business.
+    drop(timeout(config.stall_limit, supervisor.all_begun()).await);
     let running = Running {
         addresses,
         table: parts.table,
@@ -135,6 +140,7 @@ pub(crate) async fn start(
         environment: parts.environment,
         disk: opened.disk,
         deadline: config.stop_deadline,
+        metrics_every: config.metrics_every,
     })
 }
 
@@ -160,6 +166,7 @@ impl Parts<'_> {
             store: self.store.clone(),
             environment: self.environment.clone(),
             backoff: Backoff::DISK,
+            memory: Arc::clone(&self.table) as _,
         };
         let maintenance =
             maintenance::start(config, Arc::clone(&self.guardian)).map_err(not_started)?;
@@ -173,6 +180,7 @@ impl Parts<'_> {
                 limits: GroupLimits::default(),
                 backoff: Backoff::DISK,
                 maintenance: Some(maintenance.clone()),
+                memory: Arc::clone(&self.table) as _,
             };
             let queue = WriterQueue::new(vbuckets, self.table.threads());
             writer::start(config, &queue, Arc::clone(&self.guardian)).map_err(not_started)
@@ -280,6 +288,12 @@ pub(crate) fn vbucket_child(vbucket: VbucketId) -> ChildName {
     ChildName::new(format!("vbucket-{vbucket}"))
 }
 
+/// A vbucket's clients wait for its actor, whose making costs nothing.
+const AT_ONCE: tree::Backoff = tree::Backoff {
+    first: Duration::from_millis(1),
+    most: Duration::from_secs(5),
+};
+
 /// Who there is, in the order of the data: the disk first, then who writes to it, then who is written to.
 fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
     let child = |name: &str, group: &str| {
@@ -319,7 +333,11 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
         let family = format!("vb-{id}");
         tree = tree
             .group(Group::new(&family).excess(Excess::OutOfService))
-            .child(child(&format!("vbucket-{id}"), &family).vbucket(id));
+            .child(
+                child(&format!("vbucket-{id}"), &family)
+                    .vbucket(id)
+                    .backoff(AT_ONCE),
+            );
     }
     tree
 }

@@ -29,7 +29,8 @@ use crate::vbucket::{VbucketCore, WholeFlushes};
 use messages::FailureCause;
 use messages::failure::ScanPurpose;
 use storage::{
-    DroppedCollection, Item, ItemView, KvStore, Namespace, Outcome, Scan, ScanEnd, Seqno, SeqnoRange, StorageError,
+    DroppedCollection, Item, ItemView, KvStore, Namespace, Outcome, Scan, ScanEnd, Seqno,
+    SeqnoRange, StorageError,
 };
 
 /// What a stream asks for.
@@ -349,9 +350,7 @@ impl Reading<'_> {
     fn was_dropped(&self, item: &Item) -> bool {
         let (collection, seqno) = (item.document.key.collection(), item.seqno);
         let mut dropped = self.dropped.iter();
-        dropped.any(|one| {
-            one.collection == collection && one.start <= seqno && seqno < one.end
-        })
+        dropped.any(|one| one.collection == collection && one.start <= seqno && seqno < one.end)
     }
 
     fn skip(&mut self, is_invisible: bool) {

@@ -16,8 +16,8 @@ use super::document_map::{DocumentMap, MapFigures, Place};
 use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::lock::Locked;
-use super::producing::{Producing, Watched};
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
+use super::producing::{Producing, Watched};
 use super::replica::StreamEpoch;
 use super::snapshots::Snapshots;
 use super::status::Status;
@@ -188,6 +188,13 @@ impl VbucketCore {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.memory.held_bytes()
+    }
+
+    /// Bytes of them that are no key's newest version: the store has not sealed them, or the checkpoint log keeps them.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        let held = self.memory.held_bytes();
+        held.saturating_sub(self.map.figures().bytes)
     }
 
     /// Bytes its checkpoint log keeps alive. Part of what the memory account holds, never added to it.

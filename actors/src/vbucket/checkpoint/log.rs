@@ -34,6 +34,26 @@ impl Default for CheckpointLimits {
     }
 }
 
+impl CheckpointLimits {
+    /// The part of a bucket's quota that all its open checkpoints may hold. A tombstone stays in memory until its
+    /// checkpoint is closed, so this bounds what deleted documents go on costing.
+    const QUOTA_DIVISOR: u64 = 4;
+    /// With less a checkpoint would hold next to nothing.
+    const BYTES_MIN: usize = 4 << 10;
+
+    /// The limits of each of `vbuckets` of a bucket with this memory quota.
+    #[must_use]
+    pub fn within(quota_bytes: u64, vbuckets: u16) -> CheckpointLimits {
+        let usual = CheckpointLimits::default();
+        let share = quota_bytes / Self::QUOTA_DIVISOR / u64::from(vbuckets.max(1));
+        let share = usize::try_from(share).unwrap_or(usize::MAX);
+        CheckpointLimits {
+            bytes_max: share.clamp(Self::BYTES_MIN, usual.bytes_max),
+            ..usual
+        }
+    }
+}
+
 /// What queueing did.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

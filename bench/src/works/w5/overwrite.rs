@@ -177,8 +177,7 @@ impl<'a> Overwriting<'a> {
 
     /// Nothing where the system does not count.
     fn amplification(&self, is_settled: bool) -> Option<(Figure, Sample)> {
-        // A file system in memory counts nothing, too.
-        let written = self.written.filter(|&written| written > 0)?;
+        let written = self.written?;
         let overwritten = self.mutations * self.workload.user_bytes_each();
         let amount = written as f64 / overwritten as f64;
         let figure = Figure::WriteAmplification { is_settled };
