@@ -3,8 +3,8 @@
 //! fields.
 //!
 //! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: the compaction
-//! stages but the merge (a merge of this size needs megabytes of segments), `Scan` of every purpose (a warmup's scan
-//! fails as the phase of the warmup; backfills, range reads and repairs come with streams and rollback), `Fetch`,
+//! stages but the merge (a merge of this size needs megabytes of segments), `Scan` but a backfill's (a
+//! warmup's scan fails as the phase of the warmup; range reads and repairs are to come), `Fetch`,
 //! `Warmup` in its phase of prepares, `Rollback`.
 
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use ::actors::hooks::{FaultPoint, Hook, Hooks};
 use ::actors::vbucket::ChangeStep;
 use parking_lot::Mutex;
 use piggin::messages::failure::{ScanPurpose, WarmupPhase};
+use piggin::messages::stream::{StreamEndReason, StreamEvent};
 use piggin::messages::vbucket::{Set, WriteOptions};
 use piggin::messages::{
     Busy, Failure, FailureCause, FailureId, FailureKind, NextStep, OperationError,
@@ -20,7 +21,7 @@ use piggin::messages::{
 use piggin::storage::disk::{DiskErrorKind, SimulatedDisk};
 use piggin::storage::{CollectionId, DocumentKey, VbucketUuid};
 use piggin::supervisor::metric_names as names;
-use piggin::{Bucket, BucketConfig};
+use piggin::{Bucket, BucketConfig, ChangesOptions, Until};
 
 use crate::capture::{Fields, Turn};
 use crate::support::{
@@ -124,7 +125,7 @@ fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
     }
 }
 
-const TABLE: [Row; 8] = [
+const TABLE: [Row; 9] = [
     Row {
         kind: FailureKind::Flush,
         child: "writer-0",
@@ -225,6 +226,23 @@ const TABLE: [Row; 8] = [
         },
     },
     Row {
+        kind: FailureKind::Scan {
+            purpose: ScanPurpose::Backfill,
+        },
+        child: "reader-0",
+        next: |next| next == NextStep::Nothing,
+        force: || {
+            let purpose = ScanPurpose::Backfill;
+            // Opened anew, so that a stream must read from disk.
+            let scene = Scene::set(None)?.opened_again(|_, _| {})?;
+            scene.arm(FaultPoint::Scan { purpose });
+            let ends = block_on(ends_of_changes(&scene.bucket));
+            let failed = StreamEvent::StreamEnd(StreamEndReason::BackfillFail);
+            assert_eq!(ends.iter().filter(|end| **end == failed).count(), 1);
+            Ok(scene)
+        },
+    },
+    Row {
         kind: FailureKind::ChildPanicked,
         child: "writer-0",
         next: is_restarted,
@@ -287,6 +305,22 @@ const TABLE: [Row; 8] = [
         },
     },
 ];
+
+/// How the streams of all vbuckets end.
+async fn ends_of_changes(bucket: &Bucket) -> Vec<StreamEvent> {
+    let options = ChangesOptions {
+        until: Until::Now,
+        ..ChangesOptions::default()
+    };
+    let mut changes = bucket.changes(options).await.unwrap();
+    let mut ends = Vec::new();
+    while let Some(change) = changes.next().await {
+        if matches!(change.event, StreamEvent::StreamEnd(_)) {
+            ends.push(change.event);
+        }
+    }
+    ends
+}
 
 #[test]
 fn every_kind_does_its_four_things() -> Result {
