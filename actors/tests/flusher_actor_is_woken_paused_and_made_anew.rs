@@ -45,7 +45,10 @@ use storage::{MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketPosition, Vbuc
 struct Restart;
 
 impl Guardian for Restart {
-    fn child_down(&self, _: &ChildName, _: Generation, _: ExitCause) -> Verdict {
+    fn child_down(&self, _: &ChildName, _: Generation, cause: ExitCause) -> Verdict {
+        if cause == ExitCause::Finished {
+            return Verdict::StayDown;
+        }
         Verdict::RestartAfter(Duration::from_millis(10))
     }
 

@@ -51,7 +51,8 @@ struct Restart;
 
 impl Guardian for Restart {
     fn child_down(&self, _: &ChildName, _: Generation, cause: ExitCause) -> Verdict {
-        panic!("{cause:?}");
+        assert_eq!(cause, ExitCause::Finished);
+        Verdict::StayDown
     }
 
     fn child_up(&self, _: &ChildName, _: Generation) {}

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use actix::{Addr, ArbiterHandle};
+use tokio::time::timeout;
 
 use actors::backoff::Backoff;
 use actors::environment::{Clock, Environment, Random};
@@ -110,6 +111,9 @@ pub(crate) async fn start(
         // What could not be loaded is out of service and says so; the rest serves.
         let WarmupEnd { .. } = warm.await.map_err(closed)??;
     }
+    // Whoever looks at the children of a bucket that was opened finds them at work. One that hangs in its beginning is
+    // the supervisor's business.
+    drop(timeout(config.stall_limit, supervisor.all_begun()).await);
     let running = Running {
         addresses,
         table: parts.table,

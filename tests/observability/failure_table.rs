@@ -139,7 +139,7 @@ const TABLE: [Row; 7] = [
         kind: FailureKind::Warmup {
             phase: WarmupPhase::Documents,
         },
-        child: "warmup",
+        child: "warmup-0",
         next: is_out,
         force: || {
             let purpose = ScanPurpose::Warmup;
@@ -162,7 +162,7 @@ const TABLE: [Row; 7] = [
         kind: FailureKind::Warmup {
             phase: WarmupPhase::Persist,
         },
-        child: "warmup",
+        child: "warmup-0",
         next: is_retried,
         force: || {
             let Scene { disk, plan, bucket } = Scene::set(None)?;

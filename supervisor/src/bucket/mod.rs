@@ -26,7 +26,7 @@ use crate::bucket_error::BucketError;
 use crate::engine;
 use crate::failure_bus::History;
 use crate::opening::Opening;
-use crate::restart::{ChildState, ChildStatus};
+use crate::restart::ChildStatus;
 use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
@@ -258,11 +258,6 @@ impl Bucket {
     /// child whose work is done is left alone.
     pub fn restart(&self, child: &ChildName) -> Result<(), BucketError> {
         let Running { tree, table, .. } = self.running();
-        let is_it = |one: &ChildStatus| one.name == *child;
-        let status = tree.children().into_iter().find(is_it);
-        if status.is_some_and(|one| one.state == ChildState::Finished) {
-            return Ok(());
-        }
         tree.restart(child)?;
         table.bring_back(child);
         Ok(())
