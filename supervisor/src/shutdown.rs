@@ -112,6 +112,8 @@ impl Engine {
         };
         drop(watch);
         self.running.table.close();
+        // Whoever waits for the end may open the directory anew.
+        self.running.store.abandon();
         report.took = self.since(began);
         self.running.stop.over(&report);
     }

@@ -7,6 +7,7 @@
 mod requests;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -300,6 +301,24 @@ impl Bucket {
         } else {
             Err(BucketError::Shutdown(report))
         }
+    }
+
+    /// Comes to an end once the bucket has ended and its directory can be opened again, however that came: shut down, or
+    /// its last handle dropped. Holds no handle itself, so take it before you drop yours. A child that does not stop by
+    /// [`BucketConfig::stop_deadline`] is not waited for any longer, and may keep the directory a while.
+    ///
+    /// ```
+    /// # use piggin_supervisor::{Bucket, BucketConfig, BucketError};
+    /// # async fn reopened(config: BucketConfig) -> Result<Bucket, BucketError> {
+    /// let bucket = Bucket::open(config.clone()).await?;
+    /// let closed = bucket.closed();
+    /// drop(bucket);
+    /// closed.await;
+    /// Bucket::open(config).await
+    /// # }
+    /// ```
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.running().stop.ended()
     }
 
     /// Whether the bucket serves nothing any more: it was shut down, by whichever handle, or given up by its
