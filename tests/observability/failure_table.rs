@@ -18,7 +18,7 @@ use piggin::messages::{
     Busy, Failure, FailureCause, FailureId, FailureKind, NextStep, OperationError,
 };
 use piggin::storage::disk::{DiskErrorKind, SimulatedDisk};
-use piggin::storage::{CollectionId, DocumentKey};
+use piggin::storage::{CollectionId, DocumentKey, VbucketUuid};
 use piggin::supervisor::metric_names as names;
 use piggin::{Bucket, BucketConfig};
 
@@ -45,6 +45,7 @@ impl Hook for Plan {
 /// A bucket with documents, and what can break it.
 struct Scene {
     disk: TestDisk,
+    inside: SimulatedDisk,
     plan: Arc<Plan>,
     bucket: Bucket,
 }
@@ -57,12 +58,18 @@ impl Scene {
     }
 
     fn set(stall_limit: Option<std::time::Duration>) -> Result<Scene> {
-        let (disk, plan) = (TestDisk::new(SimulatedDisk::new()), Arc::default());
+        let (inside, plan) = (SimulatedDisk::new(), Arc::default());
+        let disk = TestDisk::new(inside.clone());
         let mut config = made_small(Scene::config(&disk, &plan));
         config.stall_limit = stall_limit.unwrap_or(config.stall_limit);
         let bucket = block_on(Bucket::create(config))?;
         fill(&bucket, 2);
-        Ok(Scene { disk, plan, bucket })
+        Ok(Scene {
+            disk,
+            inside,
+            plan,
+            bucket,
+        })
     }
 
     fn arm(&self, point: FaultPoint) {
@@ -70,12 +77,11 @@ impl Scene {
     }
 
     /// Ends it in order, breaks something, and opens it again.
-    fn opened_again(self, broken: impl FnOnce(&TestDisk, &Plan)) -> Result<Scene> {
-        let Scene { disk, plan, bucket } = self;
-        block_on(bucket.shutdown())?;
-        broken(&disk, &plan);
-        let bucket = block_on(Bucket::open(Scene::config(&disk, &plan)))?;
-        Ok(Scene { disk, plan, bucket })
+    fn opened_again(self, broken: impl FnOnce(&SimulatedDisk, &Plan)) -> Result<Scene> {
+        block_on(self.bucket.shutdown())?;
+        broken(&self.inside, &self.plan);
+        let bucket = block_on(Bucket::open(Scene::config(&self.disk, &self.plan)))?;
+        Ok(Scene { bucket, ..self })
     }
 
     fn write_persisted(&self, id: u16) -> std::result::Result<(), OperationError> {
@@ -104,7 +110,21 @@ fn is_restarted(next: NextStep) -> bool {
     next == NextStep::Restarted
 }
 
-const TABLE: [Row; 7] = [
+/// Flips a bit of what the newest manifests hold of the vbucket with this branch.
+fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
+    let bytes = branch.0.to_le_bytes();
+    for (name, content) in disk.files() {
+        let lies_at = content
+            .windows(bytes.len())
+            .position(|window| window == bytes);
+        if let Some(offset) = lies_at.filter(|_| name.starts_with("manifest")) {
+            let offset = u64::try_from(offset).unwrap();
+            disk.flip_bit(&name, offset, 0).unwrap();
+        }
+    }
+}
+
+const TABLE: [Row; 8] = [
     Row {
         kind: FailureKind::Flush,
         child: "writer-0",
@@ -132,6 +152,24 @@ const TABLE: [Row; 7] = [
             {
                 block_on(scene.bucket.set(&key, vec![b'v'; 200_000]).persisted())?;
             }
+            Ok(scene)
+        },
+    },
+    Row {
+        kind: FailureKind::Warmup {
+            phase: WarmupPhase::State,
+        },
+        child: "warmup-0",
+        next: is_out,
+        force: || {
+            let scene = Scene::set(None)?;
+            let branch = scene.bucket.statistics().vbuckets[1].vbucket_uuid;
+            let scene = scene.opened_again(|disk, _| damage_state(disk, branch))?;
+            let refused = scene.write_persisted(1);
+            assert!(
+                matches!(refused, Err(OperationError::VbucketDown { vbucket: id, .. }) if id == vbucket(1)),
+                "{refused:?}"
+            );
             Ok(scene)
         },
     },
@@ -165,14 +203,15 @@ const TABLE: [Row; 7] = [
         child: "warmup-0",
         next: is_retried,
         force: || {
-            let Scene { disk, plan, bucket } = Scene::set(None)?;
-            drop(bucket);
-            disk.wait_until_free();
+            let scene = Scene::set(None)?;
+            let (disk, ended) = (scene.disk.clone(), scene.bucket.closed());
+            drop(scene.bucket);
+            block_on(ended);
             // No orderly end, so that the warmup has something to write. The mark of one is cleared twice, and only the
             // second time is a condition of what follows.
             disk.fail_on("warmup-0", 2, DiskErrorKind::Full);
-            let bucket = block_on(Bucket::open(Scene::config(&disk, &plan)))?;
-            let scene = Scene { disk, plan, bucket };
+            let bucket = block_on(Bucket::open(Scene::config(&disk, &scene.plan)))?;
+            let scene = Scene { bucket, ..scene };
             assert!(scene.disk.has_struck());
             // Until the retry came through, writes are refused and reads are served.
             let key = key_in(&scene.bucket, vbucket(1), 0);
@@ -256,6 +295,7 @@ fn every_kind_does_its_four_things() -> Result {
         // One: whoever asked was answered, or this does not end.
         let scene = (row.force)()?;
         let told = scene.bucket.failures(FailureId(0)).failures;
+        // Two: on the bus, once. (Panics come before an escalation, and nothing else comes with anything.)
         let of_kind = told.iter().filter(|one| one.kind == row.kind);
         let [failure] = of_kind.collect::<Vec<&Failure>>()[..] else {
             panic!("{:?}: {told:?}", row.kind);
@@ -267,7 +307,7 @@ fn every_kind_does_its_four_things() -> Result {
         assert!(told.iter().all(is_expected), "{told:?}");
         assert_eq!(failure.child.as_str(), row.child);
         assert!((row.next)(failure.next), "{failure:?}");
-        // Three: its counter moved by one each time, in the statistics and at the recorder.
+        // Three: its counter moved by one, in the statistics and at the recorder.
         let counter = row.kind.counter();
         let figures = scene.bucket.statistics().failures;
         assert_eq!(figures.get(counter), Some(&1), "{figures:?}");
