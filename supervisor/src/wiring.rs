@@ -4,6 +4,7 @@
 //! then their flushers and doors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Addr, ArbiterHandle};
 use tokio::time::timeout;
@@ -34,7 +35,7 @@ use crate::opening::{self, Opened};
 use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
-use crate::tree::{Child, Excess, Group, Kind, Tree};
+use crate::tree::{self, Child, Excess, Group, Kind, Tree};
 use crate::vbucket_table::Table;
 
 /// What a bucket stands on: real in production, simulated in a world.
@@ -258,6 +259,12 @@ pub(crate) fn vbucket_child(vbucket: VbucketId) -> ChildName {
     ChildName::new(format!("vbucket-{vbucket}"))
 }
 
+/// A vbucket's clients wait for its actor, whose making costs nothing.
+const AT_ONCE: tree::Backoff = tree::Backoff {
+    first: Duration::from_millis(1),
+    most: Duration::from_secs(5),
+};
+
 /// Who there is, in the order of the data: the disk first, then who writes to it, then who is written to.
 fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
     let child = |name: &str, group: &str| {
@@ -286,7 +293,11 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
         let family = format!("vb-{id}");
         tree = tree
             .group(Group::new(&family).excess(Excess::OutOfService))
-            .child(child(&format!("vbucket-{id}"), &family).vbucket(id));
+            .child(
+                child(&format!("vbucket-{id}"), &family)
+                    .vbucket(id)
+                    .backoff(AT_ONCE),
+            );
     }
     tree
 }

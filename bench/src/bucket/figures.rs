@@ -26,6 +26,8 @@ pub(crate) enum BucketFigure {
     Open,
     /// What of that the storage's own opening takes.
     OpenStorage,
+    /// From a panic of a vbucket's actor until it serves again.
+    ServesAgain,
 }
 
 /// A mixed load of YCSB.
@@ -64,6 +66,7 @@ impl Measure for BucketFigure {
             BucketFigure::MemoryOfProcess | BucketFigure::MemoryAsCounted => "B each",
             BucketFigure::Ycsb { .. } => "operations/s",
             BucketFigure::Open | BucketFigure::OpenStorage => "ms",
+            BucketFigure::ServesAgain => "restarts/s",
         }
     }
 }
@@ -86,6 +89,7 @@ impl Display for BucketFigure {
             }
             BucketFigure::Open => f.write_str("open and warm up"),
             BucketFigure::OpenStorage => f.write_str("opening of the storage alone"),
+            BucketFigure::ServesAgain => f.write_str("panicked, serves again"),
         }
     }
 }

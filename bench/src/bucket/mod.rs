@@ -39,10 +39,12 @@ pub(crate) enum Row {
     Ycsb,
     /// Open and warm up.
     Open,
+    /// A vbucket's actor that panicked serves again; needs the feature `panics`.
+    Panicked,
 }
 
 impl Row {
-    const ALL: [Row; 7] = [
+    const ALL: [Row; 8] = [
         Row::Get,
         Row::Set,
         Row::Persisted,
@@ -50,6 +52,7 @@ impl Row {
         Row::Memory,
         Row::Ycsb,
         Row::Open,
+        Row::Panicked,
     ];
 }
 
@@ -182,6 +185,10 @@ impl BucketBench {
             Row::Memory => rows::memory::run(self),
             Row::Ycsb => rows::ycsb::run(self, round),
             Row::Open => rows::open::run(self, round),
+            #[cfg(feature = "panics")]
+            Row::Panicked => rows::panicked::run(self),
+            #[cfg(not(feature = "panics"))]
+            Row::Panicked => {}
         }
     }
 
