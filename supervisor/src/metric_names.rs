@@ -9,7 +9,7 @@ pub const CURR_ITEMS: &str = "kv_curr_items";
 /// Bytes of items in memory.
 pub const MEM_USED_BYTES: &str = "kv_mem_used_bytes";
 /// The quota they are held against.
-pub const MAX_SIZE_BYTES: &str = "kv_ep_max_size_bytes";
+pub const MAX_SIZE: &str = "kv_ep_max_size";
 /// Bytes of the store's files.
 pub const DB_FILE_SIZE_BYTES: &str = "kv_ep_db_file_size_bytes";
 /// Bytes of them that newest versions need.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use actors::environment::Environment;
 use actors::executor::StopWorkers;
@@ -91,6 +91,8 @@ pub(crate) struct Engine {
     pub(crate) environment: Environment,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) deadline: Duration,
+    /// How often the figures are published.
+    pub(crate) metrics_every: Option<Duration>,
 }
 
 impl Engine {
@@ -103,8 +105,15 @@ impl Engine {
     pub(crate) async fn run(self) {
         let repair = Beside(actix::spawn(repair_suspects(Arc::clone(&self.running))));
         let watch = Beside(actix::spawn(Arc::clone(&self.running.tree).watch()));
+        let publish = |every| {
+            Beside(actix::spawn(publish_every(
+                every,
+                Arc::clone(&self.running),
+            )))
+        };
+        let publisher = self.metrics_every.map(publish);
         let wanted = self.running.stop.wanted().await;
-        drop(repair);
+        drop((repair, publisher));
         let began = self.environment.clock.monotonic();
         let mut report = match wanted {
             Wanted::Shutdown => self.shut_down(began).await,
@@ -195,6 +204,14 @@ struct Beside(tokio::task::JoinHandle<()>);
 impl Drop for Beside {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Hands the figures to the recorder of the `metrics` crate now and then.
+async fn publish_every(every: Duration, running: Arc<Running>) {
+    loop {
+        sleep(every).await;
+        running.statistics().publish();
     }
 }
 

@@ -39,7 +39,7 @@ impl BucketStatistics {
         let gauges = [
             (names::CURR_ITEMS, self.documents),
             (names::MEM_USED_BYTES, self.memory_bytes),
-            (names::MAX_SIZE_BYTES, self.memory_quota_bytes),
+            (names::MAX_SIZE, self.memory_quota_bytes),
             (names::DB_FILE_SIZE_BYTES, self.disk_bytes),
             (names::DB_DATA_SIZE_BYTES, self.live_bytes),
             (names::DISKQUEUE_ITEMS, self.unpersisted_items),

@@ -132,6 +132,7 @@ pub(crate) async fn start(
         environment: parts.environment,
         disk: opened.disk,
         deadline: config.stop_deadline,
+        metrics_every: config.metrics_every,
     })
 }
 

@@ -120,6 +120,28 @@ pub(crate) struct Shard {
     pub(crate) wants_checkpoint: AtomicBool,
     /// The maintenance work that failed last, so that the rest has its turn.
     pub(crate) failed_work: Mutex<Option<maintenance::Work>>,
+    /// The log's figures when its writer was last seen, for whoever must not wait for a disk that hangs.
+    pub(crate) log_figures: Mutex<LogFigures>,
+}
+
+/// The log's files, counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LogFigures {
+    pub(crate) bytes: u64,
+    pub(crate) files: usize,
+    pub(crate) abandoned: u64,
+    pub(crate) made_inline: u64,
+}
+
+impl LogFigures {
+    pub(crate) fn of(log: &LogWriter) -> LogFigures {
+        LogFigures {
+            bytes: log.files().iter().map(|span| span.capacity).sum(),
+            files: log.files().len(),
+            abandoned: log.abandoned_files,
+            made_inline: log.files_made_inline,
+        }
+    }
 }
 
 /// Whether a job of one kind is at work.
@@ -273,6 +295,15 @@ impl Shard {
     pub(crate) fn note_synced(&self, writer: &Writer) {
         self.synced
             .fetch_max(writer.log.synced().sequence, Ordering::Release);
+        *self.log_figures.lock() = LogFigures::of(&writer.log);
+    }
+
+    /// The log's figures: now, or after the last sync while somebody writes. Never waits for the disk.
+    pub(crate) fn log_figures(&self) -> LogFigures {
+        if let Some(writer) = self.writer.try_lock() {
+            *self.log_figures.lock() = LogFigures::of(&writer.log);
+        }
+        *self.log_figures.lock()
     }
 
     /// Highest frame whose retired extents may go.

@@ -331,7 +331,7 @@ impl LogStore {
         first
     }
 
-    /// Space of the whole store.
+    /// Space of the whole store. Never waits for the disk.
     #[must_use]
     pub fn statistics(&self) -> StoreStatistics {
         let mut sum = StoreStatistics::default();
@@ -341,18 +341,11 @@ impl LogStore {
             sum.live_extent_bytes = sum.live_extent_bytes.saturating_add(live);
             let unsealed = shard.unsealed_bytes.load(Ordering::Relaxed);
             sum.unsealed_bytes = sum.unsealed_bytes.saturating_add(unsealed);
-            let Some(writer) = shard.writer() else {
-                continue;
-            };
-            for span in writer.log.files() {
-                sum.log_files = sum.log_files.saturating_add(1);
-                sum.log_bytes = sum.log_bytes.saturating_add(span.capacity);
-            }
-            let log = &writer.log;
-            sum.log_files_abandoned = sum.log_files_abandoned.saturating_add(log.abandoned_files);
-            sum.log_files_made_inline = sum
-                .log_files_made_inline
-                .saturating_add(log.files_made_inline);
+            let log = shard.log_figures();
+            sum.log_files = sum.log_files.saturating_add(log.files);
+            sum.log_bytes = sum.log_bytes.saturating_add(log.bytes);
+            sum.log_files_abandoned = sum.log_files_abandoned.saturating_add(log.abandoned);
+            sum.log_files_made_inline = sum.log_files_made_inline.saturating_add(log.made_inline);
         }
         sum
     }

@@ -281,8 +281,9 @@ impl Bucket {
         self.running().statistics()
     }
 
-    /// Hands the figures to the recorder of the `metrics` crate that the embedder installed; to be called as often as
-    /// they are to be seen, such as before each scrape. Their names are in `docs/statistics.md`.
+    /// Hands the figures to the recorder of the `metrics` crate that the embedder installed, in between the times the
+    /// bucket does so itself ([`BucketConfig::metrics_every`]), such as before each scrape. Their names are in
+    /// `docs/statistics.md`.
     pub fn publish_metrics(&self) {
         self.statistics().publish();
     }
