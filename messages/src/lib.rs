@@ -8,6 +8,9 @@
 //! | vbucket, writer | [`flusher::Wake`] | flusher | none: what changed is in shared state |
 //! | operator | [`flusher::PauseFlushing`], [`flusher::ResumeFlushing`], [`flusher::FlushNow`] | flusher | when it is so |
 //! | supervisor | [`flusher::StopFlushing`] | flusher | what could not be written in time |
+//! | operator | [`compactor::Compact`] | compactor | [`storage::Compacted`], or [`compactor::CompactError`] |
+//! | operator | [`compactor::CompactionStatuses`], `SetCompactionLimit`, `CancelCompaction` | compactor | what there is; the limit; how many |
+//! | compactor | [`compactor::PreparesErased`] | durability monitor | none: may come twice |
 //! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |
 
 pub mod status;
@@ -15,7 +18,9 @@ pub mod failure;
 pub mod lifecycle;
 pub mod vbucket;
 pub mod flusher;
+pub mod compactor;
 
+pub use compactor::{CompactError, CompactOptions};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
 pub use lifecycle::{ChildName, Generation};
 pub use status::{Busy, DownCause, OperationError};
