@@ -49,7 +49,7 @@ pub struct MaintenanceWorker {
 struct Working {
     span: tracing::Span,
     // Dropped before the lease: see `StoreLease`.
-    job: Box<dyn Job<Output = ()> + Send>,
+    job: Box<dyn Job<Output = (), Failure = StorageError> + Send>,
     lease: StoreLease,
     log_shard: u16,
     kind: MaintenanceKind,

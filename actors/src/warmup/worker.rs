@@ -59,7 +59,7 @@ enum InHand {
 /// New state records on their way, one log shard after the other.
 struct Persisting {
     // Dropped before the lease: see `StoreLease`.
-    job: Option<Box<dyn Job<Output = Results> + Send>>,
+    job: Option<Box<dyn Job<Output = Results, Failure = StorageError> + Send>>,
     results: Option<Results>,
     group: Arc<[Batch]>,
     waiting: Vec<(u16, Vec<Batch>)>,

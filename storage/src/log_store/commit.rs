@@ -268,6 +268,7 @@ impl Drop for CommitJob<'_> {
 
 impl Job for CommitJob<'_> {
     type Output = Vec<Result<(), StorageError>>;
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<Self::Output> {
         self.state = match std::mem::replace(&mut self.state, Committing::Done) {

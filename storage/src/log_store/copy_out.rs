@@ -222,6 +222,7 @@ impl Moving {
 
 impl Job for CopyOutJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let result = self.advance();

@@ -241,6 +241,7 @@ fn ended(result: Result<(), StorageError>) -> Outcome<()> {
 
 impl Job for MaintenanceJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let outcome = self.advance();
@@ -389,6 +390,7 @@ impl Drop for PrepareJob {
 
 impl Job for PrepareJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let outcome = self.advance().unwrap_or_else(Outcome::Failed);

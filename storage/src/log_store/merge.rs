@@ -422,6 +422,7 @@ impl Merged {
 
 impl Job for MergeJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let result = self.advance();

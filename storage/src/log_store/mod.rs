@@ -23,6 +23,7 @@ mod seal;
 pub(crate) mod segment;
 mod containers;
 mod merge;
+mod compaction;
 mod copy_out;
 mod checkpoint;
 mod manifest;
@@ -40,6 +41,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod conformance;
 
+pub use compaction::CompactionJob;
 pub use maintenance::MaintenanceKind;
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub(crate) use record::OVERHEAD_MAX;

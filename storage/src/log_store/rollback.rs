@@ -380,6 +380,7 @@ pub(crate) fn sealed_counts(segments: &[SegmentView]) -> Result<VbucketCounts, S
 
 impl Job for RollbackJob {
     type Output = RolledBack;
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<RolledBack> {
         self.advance().unwrap_or_else(Outcome::Failed)

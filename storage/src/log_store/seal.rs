@@ -364,6 +364,7 @@ impl Opened {
 
 impl Job for SealJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let result = self.advance();

@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 
 use self::vbucket::Vbucket;
 use crate::admission::{admit_group, check_identity};
+use crate::compaction::{Compacted, CompactionFailure, CompactionRequest, CompactionStage};
 use crate::error::StorageError;
 use crate::kv_store::{
     Batch, CommitDurability, FileStatistics, KvStore, RolledBack, Snapshot, VbucketPosition,
@@ -146,6 +147,16 @@ impl KvStore for MemoryStore {
             }
             Err(cause) => Outcome::Failed(cause),
         }
+    }
+
+    fn compact(
+        &self,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+    ) -> Outcome<Compacted, CompactionFailure> {
+        let outcome = self.seal(vbucket, request.history_floor);
+        let outcome = outcome.map(|()| Compacted::default());
+        outcome.map_failure(|cause| CompactionFailure::at(CompactionStage::Start, cause))
     }
 
     fn file_statistics(&self, vbucket: VbucketId) -> Result<FileStatistics, StorageError> {

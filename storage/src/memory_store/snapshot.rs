@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 
 use super::history::History;
 use super::scan::{Cursor, MemoryScan};
+use crate::collections::DroppedCollection;
 use crate::counts::VbucketCounts;
 use crate::document::{DocumentKey, Item, Namespace};
 use crate::error::StorageError;
@@ -61,6 +62,10 @@ impl Snapshot for MemorySnapshot {
 
     fn counts(&self) -> Result<VbucketCounts, StorageError> {
         Ok(VbucketCounts::clone(&self.counts))
+    }
+
+    fn dropped_collections(&self) -> Vec<DroppedCollection> {
+        Vec::new()
     }
 
     fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan> {
