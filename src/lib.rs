@@ -34,8 +34,9 @@
 #[cfg(feature = "testing")]
 pub use supervisor::testing;
 pub use supervisor::{
-    Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Location, Shutdown,
-    ShutdownReport, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
+    Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, CompactionConfig,
+    CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, Location, Shutdown,
+    ShutdownReport, SizeTier, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

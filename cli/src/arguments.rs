@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::bench::BenchArguments;
+use crate::compact::CompactArguments;
 use crate::create::CreateArguments;
 use crate::get::GetArguments;
 use crate::load::LoadArguments;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Remove(RemoveArguments),
     /// Say how the bucket stands.
     Stat,
+    /// Rewrite the bucket without what nobody needs any more.
+    Compact(CompactArguments),
     /// Read every byte that counts, and name each fault.
     Verify,
     /// Time a bucket of its own under the YCSB workloads.

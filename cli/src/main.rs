@@ -19,6 +19,7 @@ mod get;
 mod put;
 mod remove;
 mod stat;
+mod compact;
 mod verify;
 mod bench;
 
@@ -55,6 +56,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Put(put) => put::run(&session, put, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
         Command::Stat => stat::run(&session, output),
+        Command::Compact(compact) => compact::run(&session, compact, output),
         Command::Verify => verify::run(&session, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
     }

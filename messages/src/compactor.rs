@@ -100,7 +100,7 @@ pub enum CompactError {
     #[error("the compaction was aborted: {0}")]
     Aborted(AbortReason),
     /// It failed.
-    #[error("the compaction failed at {}: {cause}", stage_in_words(*stage))]
+    #[error("the compaction failed at its stage {stage}: {cause}")]
     Failed {
         /// Where.
         stage: CompactionStage,
@@ -144,17 +144,4 @@ pub enum CompactError {
     /// The bucket was shut down.
     #[error("the bucket is shut down; open it again")]
     Closed,
-}
-
-/// The name of a stage, for people.
-#[must_use]
-pub fn stage_in_words(stage: CompactionStage) -> String {
-    match stage {
-        CompactionStage::Start => "its start".to_owned(),
-        CompactionStage::Merge => "the merge of segments".to_owned(),
-        CompactionStage::Collection(id) => format!("the pass over collection {}", id.0),
-        CompactionStage::Prepare => "the pass over prepares".to_owned(),
-        CompactionStage::SystemEvent => "the pass over system events".to_owned(),
-        CompactionStage::Publish => "its publish".to_owned(),
-    }
 }

@@ -94,16 +94,19 @@ mod stop;
 mod shutdown;
 mod engine;
 mod bucket;
+mod compaction;
 mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use actors::compactor::{CompactionFigures, CompactionPolicy, SizeTier};
 pub use actors::warmup::{WarmupEnd, WarmupProgress};
-pub use bucket::{Bucket, VbucketAddr, WriteFuture, WriteRequest};
+pub use bucket::{Bucket, CompactorAddr, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
-pub use bucket_config::{BucketConfig, Location};
+pub use bucket_config::{BucketConfig, CompactionConfig, Location};
 pub use bucket_error::BucketError;
+pub use compaction::CompactionReport;
 pub use shutdown::ShutdownReport;
 pub use statistics::BucketStatistics;
 pub use vbucket_map::vbucket_of;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use actors::compactor::CompactionFigures;
 use messages::vbucket::VbucketDescription;
 
 use crate::restart::ChildStatus;
@@ -21,6 +22,8 @@ pub struct BucketStatistics {
     pub live_bytes: u64,
     /// Changes that are not on disk yet, those of which a newer one took the place included.
     pub unpersisted_items: u64,
+    /// What compactions did since the bucket was opened, and how many there are now.
+    pub compaction: CompactionFigures,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
     /// The children, in the order of the tree.
@@ -43,6 +46,7 @@ impl BucketStatistics {
             (names::DB_FILE_SIZE_BYTES, self.disk_bytes),
             (names::DB_DATA_SIZE_BYTES, self.live_bytes),
             (names::DISKQUEUE_ITEMS, self.unpersisted_items),
+            (names::PENDING_COMPACTIONS, self.compaction.pending),
             (names::VBUCKETS_DOWN, down.count() as u64),
             (names::CHILD_RESTARTS, restarts.fold(0, u64::saturating_add)),
         ];
@@ -52,6 +56,25 @@ impl BucketStatistics {
                 reason = "a gauge is a float; figures above 2^53 are not"
             )]
             metrics::gauge!(name).set(value as f64);
+        }
+        let counters = [
+            (names::COMPACTION_ABORTED, self.compaction.aborted),
+            (
+                names::COMPACTION_TOMBSTONES_PURGED,
+                self.compaction.tombstones_purged,
+            ),
+            (
+                names::COMPACTION_PREPARES_PURGED,
+                self.compaction.prepares_purged,
+            ),
+            (
+                names::COMPACTION_COLLECTION_ITEMS_PURGED,
+                self.compaction.collection_items_purged,
+            ),
+            (names::EXPIRED_COMPACTOR, self.compaction.expired),
+        ];
+        for (name, value) in counters {
+            metrics::counter!(name).absolute(value);
         }
     }
 }

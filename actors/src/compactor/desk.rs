@@ -31,7 +31,7 @@ use messages::compactor::{
     Compact, CompactError, CompactOptions, CompactionStatus, PreparesErased,
 };
 use messages::{ChildName, Generation};
-use storage::{AbortReason, Compacted, CompactionProgress, CompactionStage, LogStore, Seqno, VbucketId};
+use storage::{AbortReason, Compacted, CompactionProgress, LogStore, Seqno, VbucketId};
 
 /// What a compactor works with.
 #[derive(Clone, Debug)]
@@ -262,44 +262,33 @@ impl Compactor {
 
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
     pub(super) fn settle(&self, of: Assignment, end: RunEnd) {
-        let published = match &end {
-            RunEnd::Complete(compacted) => Some((compacted, true)),
+        match &end {
+            RunEnd::Complete(published) => self.published(of.vbucket, published),
             RunEnd::Failed {
-                stage, published, ..
-            } => {
-                let is_durable = *stage != CompactionStage::Publish;
-                published.as_deref().map(|published| (published, is_durable))
+                published: Some(published),
+                ..
+            } => self.published(of.vbucket, published),
+            RunEnd::Failed {
+                published: None, ..
             }
-            RunEnd::Aborted(_)
+            | RunEnd::Aborted(_)
             | RunEnd::Refused(_)
             | RunEnd::Interrupted
-            | RunEnd::Crashed(_) => None,
-        };
-        let is_unsure = published.is_some_and(|(_, is_durable)| !is_durable);
-        if let Some((published, is_durable)) = published {
-            self.published(of.vbucket, published, is_durable);
+            | RunEnd::Crashed(_) => {}
         }
         let now = self.now();
         self.change(|state| state.settle(of, end, now));
-        if is_unsure {
-            // The next publish settles what is on disk.
-            let purge = self.purge(CompactOptions::default());
-            self.change(|state| state.want(of.vbucket, purge));
-        }
     }
 
-    fn published(&self, vbucket: VbucketId, published: &Compacted, is_durable: bool) {
+    fn published(&self, vbucket: VbucketId, published: &Compacted) {
         if let Ok(compactable) = self.shared.config.table.vbucket(vbucket) {
             for erased in &published.erased {
                 compactable.erase_collection(erased);
             }
         }
         let mut prepares = self.shared.prepares.lock();
-        if is_durable {
-            prepares.erased(vbucket, &published.prepares_erased);
-        } else {
-            prepares.perhaps_erased(vbucket, &published.prepares_erased);
-        }
+        prepares.erased(vbucket, &published.prepares_erased);
+        prepares.tell();
     }
 
     /// Tells what is to be told; when (monotonic) to try again, if there was no room for all of it.

@@ -113,13 +113,10 @@ impl Look {
         };
         let past = self.past.get(&vbucket);
         if policy::tombstones_count(figures.written_at_s, past, now_s, config.purge_age) {
-            let counts = snapshot.counts()?;
-            for counts in counts.collections.values() {
-                let of = |figure: i64| u64::try_from(figure).unwrap_or(0);
-                let tombstones = of(counts.tombstones).saturating_add(of(counts.aborts));
-                figures.tombstones = figures.tombstones.saturating_add(tombstones);
-                figures.documents = figures.documents.saturating_add(of(counts.documents));
-            }
+            let total = snapshot.counts()?.total();
+            let of = |figure: i64| u64::try_from(figure).unwrap_or(0);
+            figures.tombstones = of(total.tombstones).saturating_add(of(total.aborts));
+            figures.documents = of(total.documents);
         }
         Ok(figures)
     }

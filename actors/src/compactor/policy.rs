@@ -10,6 +10,8 @@ use storage::{DroppedCollection, FileStatistics, VbucketId};
 /// When the engine compacts a vbucket by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactionPolicy {
+    /// Whether dropped collections are erased as soon as they are found.
+    pub erases_dropped: bool,
     /// Segments a vbucket may have: up to the first size, up to the second, and so on. Every point read may look at each
     /// of them, and to merge them rewrites the whole vbucket; small ones are merged earlier, for it costs little. A
     /// vbucket above all sizes is allowed what the last tier is.
@@ -35,6 +37,7 @@ pub struct SizeTier {
 impl Default for CompactionPolicy {
     fn default() -> CompactionPolicy {
         CompactionPolicy {
+            erases_dropped: true,
             tiers: [
                 SizeTier {
                     bytes_max: 256 << 10,
@@ -55,6 +58,7 @@ impl Default for CompactionPolicy {
 impl CompactionPolicy {
     /// The engine compacts nothing by itself.
     pub const NEVER: CompactionPolicy = CompactionPolicy {
+        erases_dropped: false,
         tiers: [SizeTier {
             bytes_max: u64::MAX,
             segments_max: usize::MAX,
@@ -136,7 +140,7 @@ pub fn reason(
 ) -> Option<Reason> {
     let left = past.map(|past| &past.left);
     let is_news = left.is_none_or(|left| left.dropped != figures.dropped);
-    if !figures.dropped.is_empty() && is_news {
+    if policy.erases_dropped && !figures.dropped.is_empty() && is_news {
         return Some(Reason::DroppedCollection);
     }
     let space = &figures.space;

@@ -1,8 +1,8 @@
 //! Who is told which prepares compactions erased, and what was not told yet.
 //!
 //! Invariant: at most one entry for each vbucket, kept until it was handed over; a receiver whose mailbox is full delays
-//! it and loses nothing (rule R18). What was published but may not be on disk waits for the next publish of its vbucket,
-//! which makes it so. After a crash nothing needs to be told: whoever tracks prepares reads them anew.
+//! it and loses nothing (rule R18). After a crash, or a store that was opened anew, nothing needs to be told: whoever
+//! tracks prepares reads them anew then.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,8 +19,6 @@ pub struct ErasedPrepares {
     receiver: Option<Recipient<PreparesErased>>,
     /// On disk, not told yet.
     untold: BTreeMap<VbucketId, Vec<ErasedPrepare>>,
-    /// Published, perhaps not on disk.
-    unsure: BTreeMap<VbucketId, Vec<ErasedPrepare>>,
 }
 
 impl ErasedPrepares {
@@ -29,21 +27,12 @@ impl ErasedPrepares {
         self.receiver = Some(receiver);
     }
 
-    /// These are erased, and so is what was not sure of that vbucket.
+    /// These are erased, and that is on disk.
     pub fn erased(&mut self, vbucket: VbucketId, prepares: &[ErasedPrepare]) {
-        let unsure = self.unsure.remove(&vbucket).unwrap_or_default();
-        if self.receiver.is_none() || unsure.is_empty() && prepares.is_empty() {
-            return;
+        if self.receiver.is_some() && !prepares.is_empty() {
+            let untold = self.untold.entry(vbucket).or_default();
+            untold.extend_from_slice(prepares);
         }
-        let untold = self.untold.entry(vbucket).or_default();
-        untold.extend(unsure);
-        untold.extend_from_slice(prepares);
-    }
-
-    /// These were erased by a publish that may not be on disk.
-    pub fn perhaps_erased(&mut self, vbucket: VbucketId, prepares: &[ErasedPrepare]) {
-        let unsure = self.unsure.entry(vbucket).or_default();
-        unsure.extend_from_slice(prepares);
     }
 
     /// Hands over what there is room for; whether nothing is left.
@@ -70,7 +59,6 @@ impl fmt::Debug for ErasedPrepares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ErasedPrepares")
             .field("untold", &self.untold.len())
-            .field("unsure", &self.unsure.len())
             .finish_non_exhaustive()
     }
 }

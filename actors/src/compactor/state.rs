@@ -488,3 +488,6 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
