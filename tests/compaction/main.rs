@@ -1,6 +1,9 @@
 //! Compaction of a bucket, by public means: the seed tests, and what whoever asks for one is told.
 #![cfg(test)]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod seeds;
 mod answers;
 mod expiry;

@@ -16,7 +16,7 @@ use piggin::storage::{
     Watermarks,
 };
 use piggin::{BucketConfig, CompactionConfig, CompactionPolicy};
-use supervisor::testing::World;
+use supervisor::testing::{Random, World};
 
 /// The one vbucket.
 pub(crate) const VBUCKET: VbucketId = VbucketId::FIRST;
@@ -47,7 +47,7 @@ fn options(entropy: u64) -> OpenOptions {
 
 /// The store on the world's disk, while no bucket is open there.
 pub(crate) fn opened(world: &World) -> LogStore {
-    let entropy = world.random("entropy of the test").next();
+    let entropy = world.random("entropy of the test").next_u64();
     LogStore::open(world.disk(), options(entropy)).expect("the store")
 }
 

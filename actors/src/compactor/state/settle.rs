@@ -89,12 +89,12 @@ impl CompactorState {
         entry.running.take_if(|run| run.id == of.run)
     }
 
-    fn put_back(&mut self, vbucket: VbucketId, wish: Queued) {
+    fn put_back(&mut self, vbucket: VbucketId, mut wish: Queued) {
         let entry = self.vbuckets.entry(vbucket).or_default();
-        match &mut entry.queued {
-            Some(queued) => queued.merge(wish),
-            queued @ None => *queued = Some(wish),
+        if let Some(newer) = entry.queued.take() {
+            wish.merge(newer);
         }
+        entry.queued = Some(wish);
     }
 
     fn count(&mut self, end: &RunEnd, was_told: bool) {
