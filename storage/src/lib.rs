@@ -20,6 +20,8 @@ pub mod error;
 pub mod disk;
 mod admission;
 mod rollback_state;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod memory_store;
 pub mod log_store;
 

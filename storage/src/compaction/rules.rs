@@ -55,9 +55,10 @@ impl Completions {
         self.0.retain(|one| one.high_seqno <= to);
     }
 
-    /// Forgets what no compaction will ask for again after one with this history floor.
-    pub(crate) fn forget(&mut self, history_floor: Seqno) {
-        self.0.retain(|one| one.high_seqno > history_floor);
+    /// Forgets what is known of prepares below `seqno` only: there are none any more.
+    pub(crate) fn forget_below(&mut self, seqno: Seqno) {
+        let first = self.0.partition_point(|one| one.completed_seqno < seqno);
+        self.0.drain(..first);
     }
 
     /// High seqno at the end of the first batch after which the prepare at `seqno` was known to be completed.
@@ -105,12 +106,16 @@ impl Rules {
             return false;
         };
         let is_system_event = operation.namespace() == Namespace::SystemEvent;
-        let high = self.collections.get(&collection).copied();
-        let is_its_collections_high = seqno >= high.unwrap_or_default();
         (self.request.drop_deletes || self.is_old(deleted_at, seqno))
             && seqno != self.high_seqno
-            && (is_system_event || !is_its_collections_high)
+            && (is_system_event || !self.is_highest(collection, seqno))
             && seqno <= self.request.history_floor
+    }
+
+    /// What a collection's high seqno is told by stays (MB-71917), so that it can be counted anew after a rollback.
+    fn is_highest(&self, collection: CollectionId, seqno: Seqno) -> bool {
+        let high = self.collections.get(&collection).copied();
+        seqno >= high.unwrap_or_default()
     }
 
     /// Deletion times of zero are those nobody set, and say nothing of an age (MB-30015).
@@ -118,11 +123,6 @@ impl Rules {
         deleted_at != 0
             && deleted_at < self.request.purge_before_s
             && self.request.purge_up_to.is_none_or(|up_to| seqno <= up_to)
-    }
-
-    /// Whether no tombstone goes, so that none need be looked at.
-    pub(crate) fn keeps_tombstones(&self) -> bool {
-        !self.request.drop_deletes && self.request.purge_before_s == 0
     }
 
     /// Whether the end of a collection or scope that is its key's newest version goes.
@@ -137,8 +137,8 @@ impl Rules {
 
     /// For a prepare that is its key's newest version and goes because it is completed: from where on the past is
     /// exact then.
-    pub(crate) fn purges_prepare(&self, seqno: Seqno) -> Option<Seqno> {
-        if self.is_outstanding(seqno) {
+    pub(crate) fn purges_prepare(&self, collection: CollectionId, seqno: Seqno) -> Option<Seqno> {
+        if self.is_outstanding(seqno) || self.is_highest(collection, seqno) {
             return None;
         }
         let since = self.completions.since(seqno)?;

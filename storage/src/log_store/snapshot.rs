@@ -64,7 +64,7 @@ impl Snapshot for LogSnapshot {
     }
 
     fn dropped_collections(&self) -> Vec<DroppedCollection> {
-        Vec::new()
+        self.version.dropped_at(self.state.watermarks.high_seqno)
     }
 
     fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan> {

@@ -16,12 +16,11 @@ use crate::kv_store::{
 };
 use crate::log_store::checkpoint::CheckpointJob;
 use crate::log_store::commit::{CommitJob, Group};
-use crate::log_store::compaction::CompactionJob;
+use crate::log_store::compaction::{CompactionJob, MergeJob};
 use crate::log_store::identity::Identity;
 use crate::log_store::log::payload::{Edit, Place};
 use crate::log_store::log::writer::mix;
 use crate::log_store::maintenance::{self, MaintenanceJob, MaintenanceKind};
-use crate::log_store::merge::MergeJob;
 use crate::log_store::names::LOCK;
 use crate::log_store::options::{CreateOptions, OpenOptions};
 use crate::log_store::recovery;

@@ -24,6 +24,7 @@ pub(super) struct MemorySnapshot {
     pub(super) epoch: RollbackEpoch,
     pub(super) state: VbucketStateRecord,
     pub(super) counts: Arc<VbucketCounts>,
+    pub(super) dropped: Arc<[DroppedCollection]>,
     pub(super) history: Arc<RwLock<History>>,
 }
 
@@ -65,7 +66,7 @@ impl Snapshot for MemorySnapshot {
     }
 
     fn dropped_collections(&self) -> Vec<DroppedCollection> {
-        Vec::new()
+        self.dropped.to_vec()
     }
 
     fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan> {

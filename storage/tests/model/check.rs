@@ -50,13 +50,15 @@ fn state(snapshot: &dyn Snapshot, expected: &Expected) {
     assert_eq!(snapshot.incarnation(), expected.incarnation);
     assert_eq!(snapshot.epoch(), expected.epoch);
     assert_eq!(snapshot.state(), expected.state);
+    assert_eq!(snapshot.dropped_collections(), expected.dropped);
     let high_seqno = expected.state.watermarks.high_seqno;
     assert_eq!(snapshot.high_seqno(), high_seqno);
 }
 
 pub(crate) fn gets(random: &mut Random, snapshot: &dyn Snapshot, expected: &Expected) {
     for _ in 0..4 {
-        let (namespace, key) = (generate::namespace(random), generate::key(random));
+        let namespace = generate::namespace(random);
+        let key = generate::key_in(random, namespace);
         let found = snapshot.get(namespace, &key).unwrap().map(without_hint);
         let wanted = (namespace, key.as_encoded().to_vec());
         assert_eq!(found, expected.get(&wanted), "{namespace:?} {key:?}");

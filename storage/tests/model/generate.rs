@@ -9,9 +9,9 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use piggin_storage::{
     Batch, Cas, CollectionId, Datatype, DeleteSource, Document, DocumentKey, DurabilityLevel,
-    Expiry, FailoverTable, Incarnation, Item, KeyRange, MemoryToken, Namespace, Operation,
-    Predecessor, Refusal, RevSeqno, RollbackEpoch, Seqno, SeqnoRange, SnapshotKind, SnapshotRange,
-    Topology, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    Expiry, FailoverTable, Incarnation, Item, KeyRange, ManifestUid, MemoryToken, Namespace,
+    Operation, Predecessor, Refusal, RevSeqno, RollbackEpoch, ScopeId, Seqno, SeqnoRange,
+    SnapshotKind, SnapshotRange, SystemEvent, Topology, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use super::random::Random;
@@ -31,6 +31,42 @@ pub(crate) fn key(random: &mut Random) -> DocumentKey {
     let collection = CollectionId(random.pick(&COLLECTIONS));
     let name: &[u8] = random.pick::<&[u8]>(&KEYS);
     DocumentKey::new(collection, name).unwrap()
+}
+
+/// A key that may be used in a namespace.
+pub(crate) fn key_in(random: &mut Random, namespace: Namespace) -> DocumentKey {
+    match namespace {
+        Namespace::Committed | Namespace::Prepared => key(random),
+        Namespace::SystemEvent => event(random, Operation::SystemEventEnd, Seqno::ZERO)
+            .key()
+            .unwrap(),
+    }
+}
+
+/// An event of that operation; an end of a collection says that it began at `start`.
+fn event(random: &mut Random, operation: Operation, start: Seqno) -> SystemEvent {
+    let uid = ManifestUid(random.next());
+    let scope = ScopeId(random.pick(&[0, 8]));
+    let collection = CollectionId(random.pick(&COLLECTIONS));
+    let is_collection = random.percent(80);
+    let name = "a name".to_owned();
+    match (operation == Operation::SystemEventBegin, is_collection) {
+        (true, true) => SystemEvent::CollectionBegin {
+            uid,
+            scope,
+            collection,
+            name,
+            max_ttl_s: 0,
+        },
+        (false, true) => SystemEvent::CollectionEnd {
+            uid,
+            scope,
+            collection,
+            start,
+        },
+        (true, false) => SystemEvent::ScopeBegin { uid, scope, name },
+        (false, false) => SystemEvent::ScopeEnd { uid, scope },
+    }
 }
 
 pub(crate) fn namespace(random: &mut Random) -> Namespace {
@@ -56,10 +92,10 @@ pub(crate) fn seqno_range(random: &mut Random, high: Seqno) -> SeqnoRange {
 pub(crate) fn key_range(random: &mut Random) -> KeyRange {
     let mut range = KeyRange::all(namespace(random));
     if random.percent(70) {
-        range.first = key(random).as_encoded().to_vec();
+        range.first = key_in(random, range.namespace).as_encoded().to_vec();
     }
     if random.percent(70) {
-        range.end = Some(key(random).as_encoded().to_vec());
+        range.end = Some(key_in(random, range.namespace).as_encoded().to_vec());
     }
     range
 }
@@ -150,23 +186,36 @@ fn item(
         _ => Seqno(random.below(seqno.0)),
     };
     let operation = operation(random, pending);
+    let event = (operation.namespace() == Namespace::SystemEvent).then(|| {
+        let start = Seqno(random.below(seqno.0));
+        event(random, operation, start)
+    });
+    let key = event.as_ref().map_or(key, |event| event.key().unwrap());
     let wanted = (operation.namespace(), key.as_encoded().to_vec());
     let predecessor = match known(&wanted) {
         _ if random.percent(35) => Predecessor::Unknown,
         Some((at, _)) => Predecessor::At(at),
         None => Predecessor::Absent,
     };
+    let document = document(random, key, operation.is_tombstone());
     Item {
         seqno,
         operation,
         predecessor,
-        document: document(random, key, operation.is_tombstone()),
+        document: Document {
+            value: event.map_or(document.value, |event| event.value()),
+            ..document
+        },
         token: MemoryToken::default(),
     }
 }
 
 fn operation(random: &mut Random, prepare_seqno: Seqno) -> Operation {
-    let deleted_at = u32::try_from(random.below(1 << 32)).unwrap();
+    let deleted_at = if random.percent(10) {
+        0
+    } else {
+        u32::try_from(random.below(1 << 32)).unwrap()
+    };
     let source = random.pick(&[DeleteSource::Explicit, DeleteSource::Expiration]);
     let levels = [
         DurabilityLevel::Majority,
@@ -225,7 +274,8 @@ fn watermarks(random: &mut Random, before: &Watermarks, items: &[Arc<Item>]) -> 
             after.prepared_seqno = item.seqno;
         }
     }
-    after.completed_seqno = Seqno(random.within(0, after.prepared_seqno.0));
+    let completed = before.completed_seqno.min(after.prepared_seqno);
+    after.completed_seqno = Seqno(random.within(completed.0, after.prepared_seqno.0));
     after.high_prepared_seqno = Seqno(random.within(0, after.prepared_seqno.0));
     if random.percent(20) {
         // Also lower ones, which the store must not take over.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use piggin_storage::{
-    Batch, CollectionCounts, Incarnation, Item, KeyRange, Namespace, Operation, RollbackEpoch,
-    Seqno, SeqnoRange, SnapshotRange, VbucketCounts, VbucketId, VbucketIdentity, VbucketPosition,
+    Batch, CollectionCounts, DroppedCollection, Incarnation, Item, KeyRange, Namespace, Operation, RollbackEpoch,
+    Seqno, SeqnoRange, SnapshotRange, SystemEvent, VbucketCounts, VbucketId, VbucketIdentity, VbucketPosition,
     VbucketStateRecord, Watermarks,
 };
 
@@ -21,8 +21,8 @@ pub(crate) fn slot(item: &Item) -> Slot {
 }
 
 #[derive(Clone)]
-struct Version {
-    item: Item,
+pub(super) struct Version {
+    pub(super) item: Item,
     /// A seal allowed the store to drop it.
     may_be_gone: bool,
 }
@@ -34,11 +34,12 @@ pub(crate) struct ModelVbucket {
     pub(crate) incarnation: Incarnation,
     pub(crate) epoch: RollbackEpoch,
     pub(crate) state: VbucketStateRecord,
-    versions: Vec<Version>,
+    pub(super) versions: Vec<Version>,
     /// The watermarks every commit left, in order.
-    boundaries: Vec<Watermarks>,
+    pub(super) boundaries: Vec<Watermarks>,
     /// Below this, what it held is not known to anybody.
-    known_from: Seqno,
+    pub(super) known_from: Seqno,
+    pub(super) dropped: Vec<DroppedCollection>,
 }
 
 /// What a snapshot of one moment must answer.
@@ -51,6 +52,7 @@ pub(crate) struct Expected {
     /// Newest versions, by seqno.
     pub(crate) items: Vec<Item>,
     pub(crate) counts: VbucketCounts,
+    pub(crate) dropped: Vec<DroppedCollection>,
 }
 
 impl Expected {
@@ -90,6 +92,7 @@ impl ModelVbucket {
             versions: Vec::new(),
             boundaries: vec![state.watermarks],
             known_from: state.watermarks.high_seqno,
+            dropped: Vec::new(),
             state,
         }
     }
@@ -118,6 +121,7 @@ impl ModelVbucket {
             epoch: self.epoch,
             state: self.state.clone(),
             counts: counts_of(&items),
+            dropped: self.dropped.clone(),
             items,
         }
     }
@@ -130,6 +134,17 @@ impl ModelVbucket {
 
     pub(crate) fn commit(&mut self, batch: &Batch) {
         for item in &batch.items {
+            if let Ok(SystemEvent::CollectionEnd {
+                collection, start, ..
+            }) = SystemEvent::of(item)
+            {
+                let end = item.seqno;
+                self.dropped.push(DroppedCollection {
+                    collection,
+                    start,
+                    end,
+                });
+            }
             self.versions.push(Version {
                 item: Item::clone(item),
                 may_be_gone: false,
@@ -175,6 +190,7 @@ impl ModelVbucket {
         };
         self.boundaries = vec![self.state.watermarks];
         self.known_from = Seqno::ZERO;
+        self.dropped.clear();
     }
 
     /// Goes back to `to`; `actual` is what the store says it is then, which is checked and taken over, because
@@ -191,6 +207,7 @@ impl ModelVbucket {
             self.versions[place].may_be_gone &= killer.is_some();
         }
         self.boundaries.retain(|boundary| boundary.high_seqno <= to);
+        self.dropped.retain(|one| one.end <= to);
         let purge_seqno = self.state.watermarks.purge_seqno;
         let (least, most) = self.watermarks_at(to, purge_seqno);
         assert!(least.prepared_seqno <= actual.prepared_seqno);
