@@ -58,7 +58,10 @@ impl Bucket {
         vbucket: VbucketId,
         options: CompactOptions,
     ) -> Result<Compacted, CompactError> {
-        let answer = self.running().compactor.compact(Compact { vbucket, options });
+        let answer = self
+            .running()
+            .compactor
+            .compact(Compact { vbucket, options });
         answer.await.unwrap_or(Err(CompactError::Closed))
     }
 

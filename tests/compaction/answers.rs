@@ -215,7 +215,10 @@ fn a_worker_or_actor_that_panics_costs_nobody_his_answer() {
             assert_eq!(report.failed().count(), 0, "{report:?}");
             let failures = bucket.failures(FailureId(0)).failures;
             let is_panic = |kind| kind == FailureKind::ChildPanicked;
-            assert!(failures.iter().all(|one| is_panic(one.kind)), "{failures:?}");
+            assert!(
+                failures.iter().all(|one| is_panic(one.kind)),
+                "{failures:?}"
+            );
             assert!(bucket.compactions().is_empty());
         });
     }

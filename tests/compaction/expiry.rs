@@ -50,7 +50,10 @@ fn documents_whose_time_is_up_are_deleted() {
         assert_eq!(bucket.statistics().documents, 10, "nobody looked");
         compact(&bucket).await;
         let statistics = bucket.statistics();
-        assert_eq!((statistics.documents, statistics.compaction.expired), (7, 3));
+        assert_eq!(
+            (statistics.documents, statistics.compaction.expired),
+            (7, 3)
+        );
         let meta = bucket.get_meta("key 1").await;
         assert!(meta.is_err() || meta.is_ok_and(|meta| meta.is_deleted));
         assert_eq!(bucket.get("key 0").await.expect("it").value, "2");

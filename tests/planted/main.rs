@@ -17,7 +17,10 @@ const VARIABLE: &str = "PIGGIN_PLANTED";
 const BUGS: [(&str, Bug); 3] = [
     ("holds-the-commit-path", Bug::MergeHoldsCommits),
     ("replaces-the-version", Bug::PublishReplacesAll),
-    ("ignores-a-failed-prepare-pass", Bug::FailedPreparePassIsComplete),
+    (
+        "ignores-a-failed-prepare-pass",
+        Bug::FailedPreparePassIsComplete,
+    ),
 ];
 
 /// Plants the bug this process was started with, if it was.

@@ -76,7 +76,10 @@ mod tests {
         let mut budget = IoBudget::new(1_000_000);
         let now = budget.spend(1_000_000, at(1000));
         let later = now + at(60_000);
-        assert_eq!(budget.spend(1_000_000, later), later + at(1000) - IoBudget::BURST);
+        assert_eq!(
+            budget.spend(1_000_000, later),
+            later + at(1000) - IoBudget::BURST
+        );
     }
 
     #[test]

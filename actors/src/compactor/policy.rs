@@ -175,7 +175,9 @@ pub fn choose<'f>(
         .collect();
     chosen.sort_unstable();
     let chosen = chosen.into_iter();
-    chosen.map(|(reason, _, vbucket)| (vbucket, reason)).collect()
+    chosen
+        .map(|(reason, _, vbucket)| (vbucket, reason))
+        .collect()
 }
 
 fn dead_bytes(space: &FileStatistics) -> u64 {

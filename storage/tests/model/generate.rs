@@ -11,7 +11,8 @@ use piggin_storage::{
     Batch, Cas, CollectionId, Datatype, DeleteSource, Document, DocumentKey, DurabilityLevel,
     Expiry, FailoverTable, Incarnation, Item, KeyRange, ManifestUid, MemoryToken, Namespace,
     Operation, Predecessor, Refusal, RevSeqno, RollbackEpoch, ScopeId, Seqno, SeqnoRange,
-    SnapshotKind, SnapshotRange, SystemEvent, Topology, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    SnapshotKind, SnapshotRange, SystemEvent, Topology, VbucketIdentity, VbucketState,
+    VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use super::random::Random;

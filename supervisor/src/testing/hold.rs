@@ -44,11 +44,7 @@ impl Holds {
     }
 
     /// Whether somebody who came to that place is held, and whether he was not before.
-    pub(crate) fn reached(
-        &self,
-        place: HoldPoint,
-        wake: &dyn Fn() -> WakeWorker,
-    ) -> (bool, bool) {
+    pub(crate) fn reached(&self, place: HoldPoint, wake: &dyn Fn() -> WakeWorker) -> (bool, bool) {
         let holds = self.0.lock();
         let Some(held) = holds.iter().find(|held| held.place == place) else {
             return (false, false);

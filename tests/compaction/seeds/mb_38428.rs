@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use piggin::messages::failure::CompactionStage;
-use piggin::messages::OperationError;
 use piggin::Bucket;
+use piggin::messages::OperationError;
+use piggin::messages::failure::CompactionStage;
 use supervisor::testing::{Clock, HoldPoint, Latencies, World, WorldSettings};
 
 use super::past::{self, PLAIN, VBUCKET};

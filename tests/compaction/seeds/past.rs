@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use piggin::messages::compactor::CompactOptions;
 use piggin::storage::{
-    Batch, Cas, CollectionId, CommitDurability, CreateOptions, Datatype, Document, DocumentKey,
-    DroppedCollection, DurabilityLevel, Expiry, Item, KvStore, LogStore, ManifestUid, MemoryToken,
-    OpenOptions, Operation, Outcome, Predecessor, RevSeqno, ScopeId, Seqno, SeqnoRange,
-    SystemEvent, VbucketId, VbucketIdentity, VbucketPosition, VbucketStateRecord, VbucketUuid,
-    Watermarks,
+    Batch, Cas, CollectionId, CommitDurability, CreateOptions, Datatype, DeleteSource, Document,
+    DocumentKey, DroppedCollection, DurabilityLevel, Expiry, Item, KvStore, LogStore, ManifestUid,
+    MemoryToken, OpenOptions, Operation, Outcome, Predecessor, RevSeqno, ScopeId, Seqno,
+    SeqnoRange, SystemEvent, VbucketId, VbucketIdentity, VbucketPosition, VbucketStateRecord,
+    VbucketUuid, Watermarks,
 };
 use piggin::{BucketConfig, CompactionConfig, CompactionPolicy};
 use supervisor::testing::{Random, World};
@@ -127,7 +127,11 @@ impl Writer {
     fn completed(&mut self, collection: CollectionId) {
         let committed = key(collection, "committed");
         let prepare_seqno = self.prepare(committed.clone());
-        self.write(Operation::CommitMutation { prepare_seqno }, committed, b"prepared");
+        self.write(
+            Operation::CommitMutation { prepare_seqno },
+            committed,
+            b"prepared",
+        );
         let aborted = key(collection, "aborted");
         let prepare_seqno = self.prepare(aborted.clone());
         let abort = Operation::Abort {
@@ -185,7 +189,7 @@ pub(crate) fn write(world: &World) -> Past {
     writer.document(CollectionId::DEFAULT, "b");
     let gone = Operation::Deletion {
         deleted_at: 1,
-        source: piggin::storage::DeleteSource::Explicit,
+        source: DeleteSource::Explicit,
     };
     writer.write(gone, key(CollectionId::DEFAULT, "c"), b"");
     writer.document(CollectionId::DEFAULT, "d");
@@ -273,11 +277,13 @@ pub(crate) fn held(world: &World) -> Held {
         let of_it = items.values().filter(|(operation, ..)| is_it(*operation));
         i64::try_from(of_it.count()).expect("a small count")
     };
-    let is_document =
-        |one| matches!(one, Operation::Mutation | Operation::CommitMutation { .. });
+    let is_document = |one| matches!(one, Operation::Mutation | Operation::CommitMutation { .. });
     assert_eq!(counts.documents, count(&is_document));
     assert_eq!(counts.prepares, count(&is_prepare));
-    assert_eq!(counts.aborts, count(&|one| matches!(one, Operation::Abort { .. })));
+    assert_eq!(
+        counts.aborts,
+        count(&|one| matches!(one, Operation::Abort { .. }))
+    );
     Held {
         dropped: snapshot.dropped_collections(),
         items,

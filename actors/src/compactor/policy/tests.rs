@@ -66,7 +66,10 @@ fn what_a_compaction_could_not_change_is_no_reason_for_another() {
     let policy = CompactionPolicy::default();
     let mut kept = figures(space(20, 4 << 20, 1 << 20));
     kept.dropped = vec![dropped(8)];
-    assert_eq!(reason(&policy, &kept, None), Some(Reason::DroppedCollection));
+    assert_eq!(
+        reason(&policy, &kept, None),
+        Some(Reason::DroppedCollection)
+    );
     assert_eq!(reason(&policy, &kept, Some(&past(&kept))), None);
     let mut more = kept.clone();
     more.dropped.push(dropped(9));
@@ -89,9 +92,19 @@ fn tombstones_count_once_they_are_old() {
     };
     // A compaction before all were old left some; one after that left none that may go.
     assert!(tombstones_count(3000, Some(&compacted_at(3500)), 4000, AGE));
-    assert!(!tombstones_count(3000, Some(&compacted_at(4100)), 99_000, AGE));
+    assert!(!tombstones_count(
+        3000,
+        Some(&compacted_at(4100)),
+        99_000,
+        AGE
+    ));
     // One that is written all the time is looked at whenever it was not compacted for so long.
-    assert!(!tombstones_count(5900, Some(&compacted_at(5000)), 5999, AGE));
+    assert!(!tombstones_count(
+        5900,
+        Some(&compacted_at(5000)),
+        5999,
+        AGE
+    ));
     assert!(tombstones_count(5900, Some(&compacted_at(5000)), 6000, AGE));
     let mut many = figures(space(1, 1000, 1000));
     (many.documents, many.tombstones) = (89, 10);

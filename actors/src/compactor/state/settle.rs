@@ -19,12 +19,7 @@ enum Verdict {
 impl CompactorState {
     /// A run failed: the engine leaves the vbucket alone for a while, longer each time. When it tries again by itself
     /// (monotonic), if it wanted that run. To be called once, before [`CompactorState::settle`].
-    pub fn note_failure(
-        &mut self,
-        of: Assignment,
-        now: Duration,
-        random: u64,
-    ) -> Option<Duration> {
+    pub fn note_failure(&mut self, of: Assignment, now: Duration, random: u64) -> Option<Duration> {
         let backoff = self.limits.backoff;
         let is_open = self.life == Life::Open;
         let entry = self.vbuckets.get_mut(&of.vbucket)?;
@@ -55,7 +50,10 @@ impl CompactorState {
         }
         match verdict(end, run.abort.is_some(), now) {
             Verdict::Again(not_before) => {
-                let again = Queued { not_before, ..run.of };
+                let again = Queued {
+                    not_before,
+                    ..run.of
+                };
                 self.put_back(of.vbucket, again);
             }
             Verdict::Answer(answer) => {

@@ -92,7 +92,11 @@ fn a_request_while_one_runs_gets_one_more_run() {
     }
     // The engine looks again when that is over.
     state.want(id(7), purge(false, 0));
-    assert_eq!(state.take(NOW), Taken::Nothing, "one run of a vbucket at a time");
+    assert_eq!(
+        state.take(NOW),
+        Taken::Nothing,
+        "one run of a vbucket at a time"
+    );
     assert_eq!(state.figures().pending, 2);
     state.settle(run, complete(), NOW);
     assert_eq!(answers(&mut state), [ok(1)]);
@@ -170,8 +174,15 @@ fn the_engine_tries_again_later_each_time_and_whoever_asked_is_told() {
         waits.push(at - now);
         now = at;
     }
-    assert_eq!(answers(&mut state).len(), 1, "told once, at the first failure");
-    assert!(waits.is_sorted() && waits[11] >= Duration::from_secs(5), "{waits:?}");
+    assert_eq!(
+        answers(&mut state).len(),
+        1,
+        "told once, at the first failure"
+    );
+    assert!(
+        waits.is_sorted() && waits[11] >= Duration::from_secs(5),
+        "{waits:?}"
+    );
     // An operator need not wait for that, and what he asked for is not repeated.
     state.request(WaiterId(2), id(2), Purge::default());
     let run = taken(&mut state, now);
@@ -291,7 +302,11 @@ fn a_worker_made_anew_begins_again_and_one_that_crashed_says_so() {
     assert_eq!(state.begun(run), Some(purge(true, 3)));
     let child = ChildName::new("compaction-0");
     state.settle(run, RunEnd::Crashed(child.clone()), NOW);
-    let told = || Err(CompactError::Crashed { child: child.clone() });
+    let told = || {
+        Err(CompactError::Crashed {
+            child: child.clone(),
+        })
+    };
     assert_eq!(answers(&mut state), [(1, told()), (2, told())]);
 }
 
