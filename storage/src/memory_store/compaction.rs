@@ -77,13 +77,6 @@ impl Gone {
     fn judge(&mut self, version: &Version, rules: &Rules, erased: &[DroppedCollection]) {
         let item = &version.item;
         let (seqno, collection) = (item.seqno, item.document.key.collection());
-        if let Some(killer) = version.superseded_by
-            && killer <= rules.history_floor()
-        {
-            self.seqnos.insert(seqno);
-            self.is_exact_from(killer);
-            return;
-        }
         let is_newest = version.superseded_by.is_none();
         let is_prepare = matches!(item.operation, Operation::Prepare { .. });
         let is_event = item.namespace() == Namespace::SystemEvent;
@@ -99,7 +92,11 @@ impl Gone {
             }
             return;
         }
-        if !is_newest {
+        if let Some(killer) = version.superseded_by {
+            if killer <= rules.history_floor() {
+                self.seqnos.insert(seqno);
+                self.is_exact_from(killer);
+            }
             return;
         }
         if rules.purges_tombstone(item.operation, collection, seqno) {

@@ -82,8 +82,8 @@ impl ModelVbucket {
             let same = |one: &&Item| slot(one) == slot(item) && one.seqno >= item.seqno;
             gone.iter().any(|one| same(&one))
         };
-        self.versions.retain(|version| !goes(&version.item));
-        self.known_from = self.known_from.max(exact_from);
+        self.take_away(goes);
+        self.purged_from = self.purged_from.max(exact_from);
         self.dropped.retain(|one| !erased.contains(one));
         told
     }

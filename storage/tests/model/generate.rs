@@ -11,8 +11,7 @@ use piggin_storage::{
     Batch, Cas, CollectionId, Datatype, DeleteSource, Document, DocumentKey, DurabilityLevel,
     Expiry, FailoverTable, Incarnation, Item, KeyRange, ManifestUid, MemoryToken, Namespace,
     Operation, Predecessor, Refusal, RevSeqno, RollbackEpoch, ScopeId, Seqno, SeqnoRange,
-    SnapshotKind, SnapshotRange, SystemEvent, Topology, VbucketIdentity, VbucketState,
-    VbucketStateRecord, VbucketUuid, Watermarks,
+    SnapshotKind, SnapshotRange, SystemEvent, Topology, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use super::random::Random;
@@ -38,14 +37,18 @@ pub(crate) fn key(random: &mut Random) -> DocumentKey {
 pub(crate) fn key_in(random: &mut Random, namespace: Namespace) -> DocumentKey {
     match namespace {
         Namespace::Committed | Namespace::Prepared => key(random),
-        Namespace::SystemEvent => event(random, Operation::SystemEventEnd, Seqno::ZERO)
+        Namespace::SystemEvent => event(random, Operation::SystemEventEnd, &BTreeMap::new())
             .key()
             .unwrap(),
     }
 }
 
-/// An event of that operation; an end of a collection says that it began at `start`.
-fn event(random: &mut Random, operation: Operation, start: Seqno) -> SystemEvent {
+/// An event of that operation. A life of a collection begins where the last one, of which there are `ends`, ended.
+fn event(
+    random: &mut Random,
+    operation: Operation,
+    ends: &BTreeMap<CollectionId, Seqno>,
+) -> SystemEvent {
     let uid = ManifestUid(random.next());
     let scope = ScopeId(random.pick(&[0, 8]));
     let collection = CollectionId(random.pick(&COLLECTIONS));
@@ -63,7 +66,7 @@ fn event(random: &mut Random, operation: Operation, start: Seqno) -> SystemEvent
             uid,
             scope,
             collection,
-            start,
+            start: ends.get(&collection).copied().unwrap_or_default(),
         },
         (true, false) => SystemEvent::ScopeBegin { uid, scope, name },
         (false, false) => SystemEvent::ScopeEnd { uid, scope },
@@ -146,6 +149,7 @@ pub(crate) fn batch(random: &mut Random, model: &ModelVbucket, items_max: u64) -
     let mut items: Vec<Arc<Item>> = Vec::new();
     let mut newest: BTreeMap<Slot, (Seqno, Operation)> = BTreeMap::new();
     let mut high = before.high_seqno;
+    let mut ends = model.ends.clone();
     for _ in 0..random.within(0, items_max) {
         let gap = if random.percent(15) {
             random.below(9)
@@ -158,7 +162,10 @@ pub(crate) fn batch(random: &mut Random, model: &ModelVbucket, items_max: u64) -
             let stored = stored.map(|item| (item.seqno, item.operation));
             newest.get(wanted).copied().or(stored)
         };
-        let item = item(random, high, known);
+        let item = item(random, high, known, &ends);
+        if let Ok(SystemEvent::CollectionEnd { collection, .. }) = SystemEvent::of(&item) {
+            ends.insert(collection, high);
+        }
         newest.insert(slot(&item), (high, item.operation));
         items.push(Arc::new(item));
     }
@@ -180,6 +187,7 @@ fn item(
     random: &mut Random,
     seqno: Seqno,
     known: impl Fn(&Slot) -> Option<(Seqno, Operation)>,
+    ends: &BTreeMap<CollectionId, Seqno>,
 ) -> Item {
     let key = key(random);
     let pending = match known(&(Namespace::Prepared, key.as_encoded().to_vec())) {
@@ -188,8 +196,7 @@ fn item(
     };
     let operation = operation(random, pending);
     let event = (operation.namespace() == Namespace::SystemEvent).then(|| {
-        let start = Seqno(random.below(seqno.0));
-        event(random, operation, start)
+        event(random, operation, ends)
     });
     let key = event.as_ref().map_or(key, |event| event.key().unwrap());
     let wanted = (operation.namespace(), key.as_encoded().to_vec());

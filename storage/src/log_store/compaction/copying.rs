@@ -183,12 +183,7 @@ impl Copying {
         })?;
         extent.flush()?;
         let lengths = locations.into_iter().map(|(seqno, at)| (seqno, at.length));
-        Ok(Merged::new(
-            run,
-            meta,
-            lengths.collect(),
-            (dead, dead_bytes),
-        ))
+        Ok(Merged::new(run, meta, lengths.collect(), (dead, dead_bytes)))
     }
 }
 
@@ -199,11 +194,11 @@ fn judge_dead(
     killer: Option<Seqno>,
     history_floor: Seqno,
 ) -> Verdict {
-    if let Some(killer) = killer.filter(|killer| *killer <= history_floor) {
-        found.is_exact_from(killer);
+    if found.seqnos.contains(seqno.0) {
         return Verdict::Goes;
     }
-    if found.seqnos.contains(seqno.0) {
+    if let Some(killer) = killer.filter(|killer| *killer <= history_floor) {
+        found.is_exact_from(killer);
         return Verdict::Goes;
     }
     Verdict::StaysDead

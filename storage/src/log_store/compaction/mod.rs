@@ -270,7 +270,7 @@ impl CompactionJob {
     ) -> Result<Compacting, StorageError> {
         let stepped = match self.injected.take() {
             Some(cause) => Err(cause),
-            None => pass.step_collection(&run.views, &dropped),
+            None => pass.step_collection(&run.views, &dropped, &run.found.seqnos),
         };
         match stepped {
             Ok(true) => return Ok(Compacting::Collection(run, dropped, pass)),

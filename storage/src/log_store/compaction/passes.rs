@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use roaring::RoaringTreemap;
+
 use crate::collections::DroppedCollection;
 use crate::compaction::{ErasedPrepare, Rules};
 use crate::document::{CollectionId, DocumentKey, Namespace, split};
@@ -71,14 +73,16 @@ impl Pass {
         }
     }
 
-    /// Finds what is left of a dropped collection; `false` at the end.
+    /// Finds what is left of a dropped collection, but for what is `known` to go; `false` at the end.
     pub(super) fn step_collection(
         &mut self,
         views: &[SegmentView],
         dropped: &DroppedCollection,
+        known: &RoaringTreemap,
     ) -> Result<bool, StorageError> {
         self.step(views, |found, met| {
-            if dropped.holds(met.gone.collection, met.gone.seqno) {
+            let seqno = met.gone.seqno;
+            if dropped.holds(met.gone.collection, seqno) && !known.contains(seqno.0) {
                 found.erase(met.gone, met.is_live);
             }
         })
@@ -94,19 +98,14 @@ impl Pass {
         self.step(views, |found, met| {
             let seqno = met.gone.seqno;
             let is_prepare = met.is_live && !met.entry.is_tombstone;
-            if erased
-                .iter()
-                .any(|one| one.holds(met.gone.collection, seqno))
-            {
+            if erased.iter().any(|one| one.holds(met.gone.collection, seqno)) {
                 found.erase(met.gone, met.is_live);
                 if is_prepare && rules.is_outstanding(seqno) {
                     let key = DocumentKey::from_encoded(met.key).ok();
                     let told = key.map(|key| ErasedPrepare { key, seqno });
                     found.prepares_erased.extend(told);
                 }
-            } else if is_prepare
-                && let Some(exact_from) = rules.purges_prepare(met.gone.collection, seqno)
-            {
+            } else if is_prepare && let Some(exact_from) = rules.purges_prepare(met.gone.collection, seqno) {
                 found.purge_prepare(met.gone, exact_from);
             }
         })
@@ -143,9 +142,7 @@ impl Pass {
                     self.cursor.insert(KeyCursor::new(segment, &self.first)?)
                 }
             };
-            let entry = cursor
-                .peek()
-                .filter(|entry| entry.key < self.end.as_slice());
+            let entry = cursor.peek().filter(|entry| entry.key < self.end.as_slice());
             let Some(entry) = entry else {
                 self.cursor = None;
                 self.view = self.view.saturating_add(1);
