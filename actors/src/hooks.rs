@@ -31,9 +31,9 @@ pub trait Hook: Debug + Send + Sync + 'static {
     }
 
     /// Work is about to begin what it does at this place: whether it shall stand still before it. If so it is asked
-    /// again whenever it is woken; `wake` makes what wakes it.
-    fn hold(&self, place: HoldPoint, wake: &dyn Fn() -> WakeWorker) -> bool {
-        let _ = (place, wake);
+    /// again whenever it is woken; the second argument makes what wakes it.
+    fn hold(&self, place: HoldPoint, _wake: &dyn Fn() -> WakeWorker) -> bool {
+        let _ = place;
         false
     }
 

@@ -207,6 +207,7 @@ async fn engine(seed: u64) -> Engine {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
+        after_seal: None,
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let writers = (0..SHAPE.log_shards).map(|log_shard| {

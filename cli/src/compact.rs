@@ -148,7 +148,8 @@ async fn watched<T>(bucket: &Bucket, count: u16, answer: impl Future<Output = T>
     poll_fn(|context| {
         if !was_interrupted && interrupt.poll_asked(context) {
             was_interrupted = true;
-            bucket.cancel_compactions(None);
+            let left = bucket.cancel_compactions(None);
+            progress.warn(format_args!("giving up {left} compactions"));
         }
         while tick.poll_unpin(context).is_ready() {
             tick.reset(TICK);

@@ -97,6 +97,7 @@ impl Bucket {
 
     /// Gives up the compaction of a vbucket, or of all: what waits at once, what runs at its next step. Whoever asked for
     /// one is told that it was aborted. How many compactions that were.
+    #[must_use = "it says whether there was anything to give up"]
     pub fn cancel_compactions(&self, only: Option<VbucketId>) -> usize {
         self.running().compactor.cancel(only)
     }

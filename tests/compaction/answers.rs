@@ -6,11 +6,13 @@ use std::time::Duration;
 use piggin::messages::compactor::{
     CancelCompaction, Compact, CompactionStatuses, SetCompactionLimit,
 };
-use piggin::messages::failure::CompactionStage;
+use piggin::messages::failure::CompactionStage as Stage;
 use piggin::messages::vbucket::SetVbucketState;
-use piggin::messages::{ChildName, CompactError, CompactOptions, FailureId, FailureKind};
+use piggin::messages::{
+    ChildName, CompactError, CompactOptions, DownCause, FailureId, FailureKind,
+};
 use piggin::storage::disk::SimulatedDisk;
-use piggin::storage::{AbortReason, Compacted, VbucketId, VbucketState};
+use piggin::storage::{AbortReason, Compacted, CompactionStage, VbucketId, VbucketState};
 use piggin::{Bucket, BucketConfig, CompactionConfig, CompactionPolicy};
 use supervisor::testing::{Fault, Hold, HoldPoint, World};
 use tokio::task::JoinHandle;
@@ -56,7 +58,7 @@ async fn filled(world: &World, threads: u16) -> Bucket {
     bucket
 }
 
-fn hold(world: &World, vbucket: u16, stage: CompactionStage) -> Hold {
+fn hold(world: &World, vbucket: u16, stage: Stage) -> Hold {
     let vbucket = id(vbucket);
     world.hold(HoldPoint { vbucket, stage })
 }
@@ -103,7 +105,7 @@ fn mb_50941_all_are_compacted_and_never_more_at_once_than_the_limit() {
 fn requests_of_one_vbucket_are_merged() {
     run(2, async |world| {
         let bucket = filled(&world, 2).await;
-        let held = hold(&world, 3, CompactionStage::Start);
+        let held = hold(&world, 3, Stage::Start);
         let asked: Vec<_> = (0..5).map(|_| ask(&bucket, 3)).collect();
         held.reached().await;
         a_moment(&world).await;
@@ -117,7 +119,7 @@ fn requests_of_one_vbucket_are_merged() {
         }
         assert_eq!(bucket.statistics().compaction.completed, 1);
         // One that reads already may have missed what was written since.
-        let held = hold(&world, 3, CompactionStage::Merge);
+        let held = hold(&world, 3, Stage::Merge);
         let first = ask(&bucket, 3);
         held.reached().await;
         let others: Vec<_> = (0..5).map(|_| ask(&bucket, 3)).collect();
@@ -134,7 +136,7 @@ fn requests_of_one_vbucket_are_merged() {
 fn a_cancel_is_an_abort_for_who_waits_and_for_who_runs() {
     run(3, async |world| {
         let bucket = filled(&world, 1).await;
-        let held = hold(&world, 1, CompactionStage::Merge);
+        let held = hold(&world, 1, Stage::Merge);
         let runs = ask(&bucket, 1);
         held.reached().await;
         let waits = ask(&bucket, 2);
@@ -155,7 +157,7 @@ fn a_cancel_is_an_abort_for_who_waits_and_for_who_runs() {
 fn mb_49512_a_shutdown_aborts_compactions_at_their_next_step() {
     run(4, async |world| {
         let bucket = filled(&world, 1).await;
-        let held = hold(&world, 1, CompactionStage::Merge);
+        let held = hold(&world, 1, Stage::Merge);
         let runs = ask(&bucket, 1);
         held.reached().await;
         let waits = ask(&bucket, 2);
@@ -176,7 +178,7 @@ fn mb_49512_a_shutdown_aborts_compactions_at_their_next_step() {
 fn whoever_waits_when_the_process_dies_is_told() {
     run(5, async |world| {
         let bucket = filled(&world, 1).await;
-        let held = hold(&world, 1, CompactionStage::Merge);
+        let held = hold(&world, 1, Stage::Merge);
         let runs = ask(&bucket, 1);
         held.reached().await;
         let waits = ask(&bucket, 2);
@@ -257,7 +259,7 @@ fn what_cannot_be_compacted_is_said_and_left_as_it_is() {
         vbucket.send(state).await.expect("it lives").expect("it");
         let dead = bucket.compact(id(2), OPTIONS).await;
         assert_eq!(dead, Err(CompactError::VbucketDead(id(2))));
-        let cause = piggin::messages::DownCause::Escalated("as asked".to_owned());
+        let cause = DownCause::Escalated("as asked".to_owned());
         let core = bucket.vbucket_core(id(3)).expect("it");
         core.take_down(cause.clone());
         let vbucket = id(3);
@@ -282,7 +284,7 @@ fn the_actor_answers_what_an_operator_asks() {
         let limit = |running_max| actor.send(SetCompactionLimit { running_max });
         assert_eq!(limit(0).await.expect("it lives"), Ok(1));
         assert_eq!(limit(99).await.expect("it lives"), Ok(3));
-        let held = hold(&world, 4, CompactionStage::Merge);
+        let held = hold(&world, 4, Stage::Merge);
         let asked = ask(&bucket, 4);
         held.reached().await;
         let statuses = actor.send(CompactionStatuses).await.expect("it lives");
@@ -291,7 +293,7 @@ fn the_actor_answers_what_an_operator_asks() {
             panic!("{statuses:?}");
         };
         let run = status.running.expect("it runs");
-        assert_eq!(run.stage, piggin::storage::CompactionStage::Merge);
+        assert_eq!(run.stage, CompactionStage::Merge);
         let vbucket = Some(id(4));
         let cancelled = actor.send(CancelCompaction { vbucket }).await;
         assert_eq!(cancelled.expect("it lives"), Ok(1));

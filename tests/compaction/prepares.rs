@@ -18,9 +18,9 @@ impl Actor for Slow {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(1);
-        ctx.wait(actix::fut::wrap_future(tokio::time::sleep(
-            Duration::from_secs(60),
-        )));
+        ctx.wait(fut::wrap_future(tokio::time::sleep(Duration::from_secs(
+            60,
+        ))));
     }
 }
 

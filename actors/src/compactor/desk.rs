@@ -120,7 +120,8 @@ impl Compactor {
         Ok(())
     }
 
-    /// Compacts a vbucket.
+    /// Compacts a vbucket, whether or not the answer is waited for.
+    #[must_use]
     pub fn compact(&self, Compact { vbucket, options }: Compact) -> WhenCompacted {
         let (sender, answer) = oneshot::channel();
         if let Err(error) = self.shared.config.table.vbucket(vbucket) {
@@ -149,12 +150,14 @@ impl Compactor {
     }
 
     /// Lets at most so many run at once; the limit in force.
+    #[must_use]
     pub fn set_limit(&self, running_max: usize) -> usize {
         let workers = self.shared.workers.lock().len().max(1);
         self.change(|state| state.set_limit(running_max.min(workers)))
     }
 
     /// Gives up compactions of a vbucket, or all; how many those were.
+    #[must_use]
     pub fn cancel(&self, only: Option<VbucketId>) -> usize {
         let now = self.now();
         self.change(|state| state.cancel(only, now))

@@ -148,7 +148,12 @@ fn a_failed_collection_pass_keeps_that_collection_and_publishes_the_rest() {
             let lasting = of_it.filter(|(operation, key)| match operation {
                 Operation::Abort { .. } => false,
                 Operation::Prepare { .. } => **key == past.incomplete[&failed].0,
-                _ => true,
+                Operation::Mutation
+                | Operation::Deletion { .. }
+                | Operation::CommitMutation { .. }
+                | Operation::CommitDeletion { .. }
+                | Operation::SystemEventBegin
+                | Operation::SystemEventEnd => true,
             });
             lasting.map(|(_, key)| key.clone()).collect::<Vec<_>>()
         };

@@ -166,7 +166,7 @@ pub(crate) fn write(world: &World) -> Past {
         items: Vec::new(),
         watermarks: Watermarks::at(Seqno::ZERO, 1000),
     };
-    let starts = [1, 2].map(|uid| writer.begin(uid, DROPPED[uid as usize - 1]));
+    let starts = [writer.begin(1, DROPPED[0]), writer.begin(2, DROPPED[1])];
     for name in ["a", "b", "c"] {
         for collection in [CollectionId::DEFAULT, DROPPED[0], DROPPED[1]] {
             writer.document(collection, name);
@@ -268,7 +268,9 @@ pub(crate) fn held(world: &World) -> Held {
         });
         match outcome {
             Outcome::Yielded => {}
-            other => break other,
+            ended @ (Outcome::Complete(_) | Outcome::Aborted(_) | Outcome::Failed(_)) => {
+                break ended;
+            }
         }
     };
     assert!(matches!(end, Outcome::Complete(_)), "{end:?}");

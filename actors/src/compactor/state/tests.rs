@@ -171,7 +171,7 @@ fn the_engine_tries_again_later_each_time_and_whoever_asked_is_told() {
         let at = state.note_failure(run, now, 0).expect("a retry");
         state.settle(run, broken(), now);
         assert_eq!(state.take(now), Taken::Later(at));
-        waits.push(at - now);
+        waits.push(at.saturating_sub(now));
         now = at;
     }
     assert_eq!(
@@ -382,13 +382,13 @@ proptest! {
                     }
                 }
                 Act::Begin(which) if !running.is_empty() => {
-                    drop(state.begun(running[which % running.len()]));
+                    let _ = state.begun(running[which % running.len()]);
                 }
                 Act::End(which, how) if !running.is_empty() => {
                     let run = running.swap_remove(which % running.len());
                     let end = end_of(how);
                     if matches!(end, RunEnd::Failed { .. }) {
-                        drop(state.note_failure(run, now, 77));
+                        let _ = state.note_failure(run, now, 77);
                     }
                     state.settle(run, end, now);
                 }
