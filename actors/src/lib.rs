@@ -23,6 +23,7 @@ pub mod writer;
 pub mod maintenance;
 pub mod backfill;
 pub mod stream;
+pub mod compactor;
 pub mod warmup;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;

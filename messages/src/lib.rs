@@ -13,6 +13,9 @@
 //! | consumer | [`stream::OpenStream`], `CloseStream`, `BufferAcknowledge`, `GetFailoverLog` | producer | the stream, or why not |
 //! | producer | [`stream::StreamBatch`] | consumer | none: it acknowledges bytes |
 //! | vbucket, backfill | [`stream::LookAtStreams`] | producer | none: what changed is in shared state |
+//! | operator | [`compactor::Compact`] | compactor | [`storage::Compacted`], or [`compactor::CompactError`] |
+//! | operator | [`compactor::CompactionStatuses`], `SetCompactionLimit`, `CancelCompaction` | compactor | what there is; the limit; how many |
+//! | compactor | [`compactor::PreparesErased`] | durability monitor | none: may come twice |
 //! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |
 
 pub mod status;
@@ -22,8 +25,10 @@ pub mod vbucket;
 pub mod collections;
 pub mod flusher;
 pub mod stream;
+pub mod compactor;
 
 pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
+pub use compactor::{CompactError, CompactOptions};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
 pub use lifecycle::{ChildName, Generation};
 pub use status::{Busy, DownCause, OperationError};

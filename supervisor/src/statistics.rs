@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use actors::compactor::CompactionFigures;
 use messages::vbucket::VbucketDescription;
 use storage::{CollectionId, Seqno, VbucketId};
 
@@ -26,6 +27,8 @@ pub struct BucketStatistics {
     pub backfills: u64,
     /// Bytes read for streams and not sent yet.
     pub backfill_buffer_bytes: u64,
+    /// What compactions did since the bucket was opened, and how many there are now.
+    pub compaction: CompactionFigures,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
     /// The children, in the order of the tree.
@@ -70,6 +73,7 @@ impl BucketStatistics {
             (names::DISKQUEUE_ITEMS, self.unpersisted_items),
             (names::BACKFILLS, self.backfills),
             (names::BACKFILL_BUFFER_BYTES, self.backfill_buffer_bytes),
+            (names::PENDING_COMPACTIONS, self.compaction.pending),
             (names::VBUCKETS_DOWN, down.count() as u64),
             (names::CHILD_RESTARTS, restarts.fold(0, u64::saturating_add)),
         ];
@@ -79,6 +83,25 @@ impl BucketStatistics {
                 reason = "a gauge is a float; figures above 2^53 are not"
             )]
             metrics::gauge!(name).set(value as f64);
+        }
+        let counters = [
+            (names::COMPACTION_ABORTED, self.compaction.aborted),
+            (
+                names::COMPACTION_TOMBSTONES_PURGED,
+                self.compaction.tombstones_purged,
+            ),
+            (
+                names::COMPACTION_PREPARES_PURGED,
+                self.compaction.prepares_purged,
+            ),
+            (
+                names::COMPACTION_COLLECTION_ITEMS_PURGED,
+                self.compaction.collection_items_purged,
+            ),
+            (names::EXPIRED_COMPACTOR, self.compaction.expired),
+        ];
+        for (name, value) in counters {
+            metrics::counter!(name).absolute(value);
         }
     }
 }

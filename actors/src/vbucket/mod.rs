@@ -19,6 +19,7 @@ mod change;
 mod operations;
 mod acknowledge;
 mod manifest;
+mod expiry;
 mod state;
 mod replica;
 mod loading;
