@@ -26,9 +26,7 @@ pub mod memory_store;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
-pub use collections::{
-    DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError,
-};
+pub use collections::{DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError};
 pub use compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
     ErasedPrepare, ExpiredDocument,

@@ -3,7 +3,10 @@
 #![cfg(test)]
 
 mod support;
-#[expect(dead_code, reason = "only the model of a vbucket is used, not its runs")]
+#[expect(
+    dead_code,
+    reason = "only the model of a vbucket is used, not its runs"
+)]
 mod model;
 mod beside;
 
@@ -247,9 +250,8 @@ fn a_second_life_that_goes_on_stays() {
     beside.compact_with(&all(), |_, _| {});
     let snapshot = beside.writer.snapshot();
     let id = CollectionId(8);
-    let [a, waits] = ["a", "waits"].map(|name| {
-        piggin_storage::DocumentKey::new(id, name.as_bytes()).unwrap()
-    });
+    let [a, waits] =
+        ["a", "waits"].map(|name| piggin_storage::DocumentKey::new(id, name.as_bytes()).unwrap());
     let found = snapshot.get(Namespace::Committed, &a).unwrap();
     assert_eq!(found.map(|item| item.seqno), Some(Seqno(seqno + 1)));
     let found = snapshot.get(Namespace::Prepared, &waits).unwrap();

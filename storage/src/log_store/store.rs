@@ -157,7 +157,8 @@ impl LogStore {
         shard: u16,
         group: &'g [Batch],
         durability: CommitDurability,
-    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + use<'g>, StorageError> {
+    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + use<'g>, StorageError>
+    {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
         let group = Group::Lent(group);
@@ -170,7 +171,8 @@ impl LogStore {
         shard: u16,
         group: Arc<[Batch]>,
         durability: CommitDurability,
-    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + Send + use<>, StorageError> {
+    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + Send + use<>, StorageError>
+    {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
         let group = Group::Shared(group);
@@ -238,7 +240,10 @@ impl LogStore {
 
     /// The most urgent background work of a shard in steps, if there is any.
     #[must_use]
-    pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = (), Failure = StorageError> + Send + use<>> {
+    pub fn maintenance_job(
+        &self,
+        shard: u16,
+    ) -> Option<impl Job<Output = (), Failure = StorageError> + Send + use<>> {
         self.maintenance_work(shard).map(|(_, job)| job)
     }
 
@@ -247,7 +252,10 @@ impl LogStore {
     pub fn maintenance_work(
         &self,
         shard: u16,
-    ) -> Option<(MaintenanceKind, impl Job<Output = (), Failure = StorageError> + Send + use<>)> {
+    ) -> Option<(
+        MaintenanceKind,
+        impl Job<Output = (), Failure = StorageError> + Send + use<>,
+    )> {
         let shard = self.inner.shards.get(usize::from(shard))?;
         let figures = maintenance::figures(shard)?;
         let failed = *shard.failed_work.lock();

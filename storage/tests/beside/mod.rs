@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use piggin_storage::disk::SimulatedDisk;
 use piggin_storage::{
-    Compacted, CompactionFailure, CompactionJob, CompactionRequest, CompactionStage, CollectionId,
-    CommitDurability, DocumentKey, DroppedCollection, Item, Job, KvStore, LogStore, ManifestUid,
+    CollectionId, CommitDurability, Compacted, CompactionFailure, CompactionJob, CompactionRequest,
+    CompactionStage, DocumentKey, DroppedCollection, Item, Job, KvStore, LogStore, ManifestUid,
     OpenOptions, Outcome, ScopeId, Seqno, SystemEvent,
 };
 
