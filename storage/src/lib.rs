@@ -17,6 +17,7 @@ pub mod compaction;
 pub mod kv_store;
 pub mod outcome;
 pub mod error;
+pub mod waiting;
 pub mod disk;
 mod admission;
 mod rollback_state;
