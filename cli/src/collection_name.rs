@@ -21,6 +21,19 @@ pub(crate) struct CollectionName {
     pub(crate) collection: String,
 }
 
+impl CollectionName {
+    /// The collection in this bucket.
+    pub(crate) fn of(&self, bucket: &Bucket) -> Result<Collection, CliError> {
+        let collection = bucket.collection(&self.scope, &self.collection);
+        collection.map_err(|_| {
+            CliError::mistake(
+                format!("there is no collection {self}"),
+                format!("see which there are: piggin collections list; or make it: piggin collections create {self}"),
+            )
+        })
+    }
+}
+
 impl FromStr for CollectionName {
     type Err = String;
 
@@ -67,12 +80,6 @@ impl CollectionArgument {
             collection: DEFAULT_NAME.to_owned(),
         };
         let name = self.collection.clone().unwrap_or_else(default);
-        let collection = bucket.collection(&name.scope, &name.collection);
-        collection.map_err(|_| {
-            CliError::mistake(
-                format!("there is no collection {name}"),
-                format!("see which there are: piggin collections list; or make it: piggin collections create {name}"),
-            )
-        })
+        name.of(bucket)
     }
 }

@@ -5,6 +5,7 @@
 //! acknowledged only by the answer that says its document is on disk.
 
 mod acks;
+mod changes_file;
 mod writes;
 
 use std::fmt;
@@ -32,6 +33,7 @@ use crate::progress::Progress;
 use crate::session::Session;
 use crate::stopwatch::{Stopwatch, per_second};
 use acks::Acks;
+use changes_file::ChangesFile;
 use writes::{Writes, Written};
 
 #[derive(Debug, Args)]
@@ -47,6 +49,9 @@ pub(crate) struct LoadArguments {
     /// Append each key to this file, one a line, once its document is on disk.
     #[arg(long, value_name = "FILE", requires = "durable")]
     acks: Option<PathBuf>,
+    /// Tell every change the load makes in this file, one a line as `piggin changes` does; what was in it goes.
+    #[arg(long, value_name = "FILE")]
+    changes: Option<PathBuf>,
     /// Stop at the first bad line.
     #[arg(long)]
     strict: bool,
@@ -99,12 +104,30 @@ pub(crate) fn run(
     // All that may be the caller's mistake comes before a bucket is made.
     let source = input::open(&arguments.file, arguments.format, &arguments.key)?;
     let acks = arguments.acks.as_deref().map(Acks::open).transpose()?;
+    let file = arguments.changes.as_deref().map(ChangesFile::create);
+    let file = file.transpose()?;
     let missing = arguments.collection.missing();
     let (loaded, exit) = session.with_bucket(missing, async |bucket| {
         let collection = arguments.collection.of(bucket)?.id();
+        let directory = session.directory();
+        let told = match (file, &arguments.changes) {
+            (Some(file), Some(path)) => {
+                Some(ChangesFile::follow(file, path, directory, bucket).await?)
+            }
+            (_, _) => None,
+        };
         let mut load = Load::new(session, arguments, bucket, source, acks);
         load.collection = collection;
-        load.run().await
+        let loaded = load.run().await;
+        // What was accepted is told, also when the load came to a bad end; not when the disk takes no more.
+        let is_stuck = loaded.as_ref().is_err_and(|error| error.is_disk_stuck);
+        let told = match told {
+            Some(told) if !is_stuck => told.finish(directory, bucket).await,
+            Some(_) | None => Ok(Exit::Done),
+        };
+        let (loaded, exit) = loaded?;
+        let is_told = told? == Exit::Done;
+        Ok((loaded, if is_told { exit } else { Exit::Failure }))
     })?;
     output.answer(&loaded)?;
     Ok(exit)

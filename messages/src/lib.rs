@@ -10,6 +10,9 @@
 //! | vbucket, writer | [`flusher::Wake`] | flusher | none: what changed is in shared state |
 //! | operator | [`flusher::PauseFlushing`], [`flusher::ResumeFlushing`], [`flusher::FlushNow`] | flusher | when it is so |
 //! | supervisor | [`flusher::StopFlushing`] | flusher | what could not be written in time |
+//! | consumer | [`stream::OpenStream`], `CloseStream`, `BufferAcknowledge`, `GetFailoverLog` | producer | the stream, or why not |
+//! | producer | [`stream::StreamBatch`] | consumer | none: it acknowledges bytes |
+//! | vbucket, backfill | [`stream::LookAtStreams`] | producer | none: what changed is in shared state |
 //! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |
 
 pub mod status;
@@ -18,6 +21,7 @@ pub mod lifecycle;
 pub mod vbucket;
 pub mod collections;
 pub mod flusher;
+pub mod stream;
 
 pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};

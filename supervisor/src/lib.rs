@@ -91,6 +91,8 @@ mod wiring;
 mod running;
 pub mod metric_names;
 mod statistics;
+mod streaming;
+pub mod changes;
 mod stop;
 mod shutdown;
 mod engine;
@@ -105,6 +107,10 @@ pub use bucket::{Bucket, Collection, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
 pub use bucket_config::{BucketConfig, Location};
 pub use bucket_error::BucketError;
+pub use changes::{
+    Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, TokenError, Until,
+};
 pub use shutdown::ShutdownReport;
 pub use statistics::{BucketStatistics, CollectionStatistics};
+pub use streaming::ProducerAddr;
 pub use vbucket_map::vbucket_of;

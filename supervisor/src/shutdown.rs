@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use actors::environment::Environment;
 use actors::executor::StopWorkers;
@@ -92,6 +92,8 @@ pub(crate) struct Engine {
     pub(crate) environment: Environment,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) deadline: Duration,
+    /// How often the figures are published.
+    pub(crate) metrics_every: Option<Duration>,
 }
 
 impl Engine {
@@ -107,9 +109,15 @@ impl Engine {
             &self.running,
         ))));
         let watch = Beside(actix::spawn(Arc::clone(&self.running.tree).watch()));
+        let publish = |every| {
+            Beside(actix::spawn(publish_every(
+                every,
+                Arc::clone(&self.running),
+            )))
+        };
+        let publisher = self.metrics_every.map(publish);
         let wanted = self.running.stop.wanted().await;
-        drop(repair);
-        drop(erase);
+        drop((repair, erase, publisher));
         let began = self.environment.clock.monotonic();
         let mut report = match wanted {
             Wanted::Shutdown => self.shut_down(began).await,
@@ -117,6 +125,8 @@ impl Engine {
         };
         drop(watch);
         self.running.table.close();
+        // Whoever waits for the end may open the directory anew.
+        self.running.store.abandon();
         report.took = self.since(began);
         self.running.stop.over(&report);
     }
@@ -170,6 +180,8 @@ impl Engine {
     }
 
     async fn stop_workers(&self, within: Duration, report: &mut ShutdownReport) {
+        // What is read holds the store.
+        self.running.streaming.stop();
         match timeout(within, self.running.tree.shutdown()).await {
             Ok(stopped) => report
                 .stuck
@@ -198,6 +210,14 @@ struct Beside(tokio::task::JoinHandle<()>);
 impl Drop for Beside {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Hands the figures to the recorder of the `metrics` crate now and then.
+async fn publish_every(every: Duration, running: Arc<Running>) {
+    loop {
+        sleep(every).await;
+        running.statistics().publish();
     }
 }
 

@@ -17,4 +17,5 @@ mod places;
 mod quota_and_space;
 mod restarts;
 mod runtimes;
+mod stalls;
 mod vbucket_down;

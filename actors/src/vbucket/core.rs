@@ -17,6 +17,7 @@ use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::lock::Locked;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
+use super::producing::{Producing, Watched};
 use super::replica::StreamEpoch;
 use super::snapshots::Snapshots;
 use super::status::Status;
@@ -85,6 +86,7 @@ pub struct VbucketCore {
     persisted_seqno: AtomicU64,
     dirty: Arc<DirtyVbuckets>,
     on_suspect: OnSuspect,
+    pub(super) watched: Watched,
     inner: Mutex<Inner>,
 }
 
@@ -101,6 +103,7 @@ pub(super) struct Inner {
     pub(super) in_flight: Option<Seqno>,
     pub(super) stream: StreamEpoch,
     pub(super) tombstones: Tombstones,
+    pub(super) producing: Producing,
 }
 
 impl VbucketCore {
@@ -124,6 +127,7 @@ impl VbucketCore {
             in_flight: None,
             stream: StreamEpoch::default(),
             tombstones: Tombstones::default(),
+            producing: Producing::default(),
             identity,
         };
         let uid = ManifestUid(inner.identity.manifest_uid);
@@ -145,6 +149,7 @@ impl VbucketCore {
             memory: config.memory,
             dirty: config.dirty,
             on_suspect: config.on_suspect,
+            watched: Watched::default(),
             inner: Mutex::new(inner),
         }
     }
@@ -183,6 +188,13 @@ impl VbucketCore {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.memory.held_bytes()
+    }
+
+    /// Bytes of them that are no key's newest version: the store has not sealed them, or the checkpoint log keeps them.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        let held = self.memory.held_bytes();
+        held.saturating_sub(self.map.figures().bytes)
     }
 
     /// Bytes its checkpoint log keeps alive. Part of what the memory account holds, never added to it.
@@ -251,6 +263,7 @@ impl VbucketCore {
             self.raise(Status::DOWN);
         }
         self.waiters.end(&error);
+        self.mark_streams();
     }
 
     /// Puts it back into service as it was.
@@ -331,8 +344,9 @@ impl VbucketCore {
         self.set_status(self.status().in_state(state));
     }
 
-    /// Tells the flusher to look here.
+    /// Tells the flusher, and those who stream, to look here.
     pub(super) fn mark_dirty(&self) {
+        self.mark_streams();
         if self.waiters.is_awaited() {
             self.dirty.mark(self.id);
         } else {

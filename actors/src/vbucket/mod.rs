@@ -23,6 +23,7 @@ mod state;
 mod replica;
 mod loading;
 mod flush;
+mod producing;
 mod slot;
 mod actor;
 
@@ -34,6 +35,7 @@ pub use self::manifest::{BucketManifest, changed};
 pub use document_map::MapFigures;
 pub use fault::ChangeStep;
 pub use flush::FlushTake;
+pub use producing::{Past, StreamBreak, StreamCursor, StreamWatch, WholeFlushes};
 pub use replica::StreamEpoch;
 pub use slot::VbucketSlot;
 pub use waiters::{PersistPlace, Persisted, WAITERS_MAX};

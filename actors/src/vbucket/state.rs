@@ -16,6 +16,7 @@ use super::fault::ChangeStep;
 use super::flush::Flushed;
 use super::lock::Locked;
 use super::manifest::OpenCollections;
+use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
 use messages::OperationError;
@@ -108,6 +109,7 @@ impl VbucketCore {
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
+            locked.producing.note_rolled_back();
             locked.tombstones.clear();
             let mut identity = record.identity.as_ref().clone();
             identity.state = locked.identity.state;
@@ -137,6 +139,9 @@ impl VbucketCore {
     fn become_this(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
         let identity = Arc::new(identity);
         locked.note_change();
+        if ends_streams(locked.identity.state, identity.state) {
+            locked.producing.note_state_changed();
+        }
         locked.uuid = newest_branch(&identity);
         locked.identity = Arc::clone(&identity);
         self.reached(ChangeStep::Identified);

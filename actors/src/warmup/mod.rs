@@ -101,7 +101,7 @@ pub enum Absent {
 /// What a warmup works with.
 #[derive(Clone, Debug)]
 pub struct WarmupConfig {
-    /// Its name in the tree; workers append a number.
+    /// What its workers' names in the tree begin with: each appends a number.
     pub name: ChildName,
     /// The store.
     pub store: StoreHandle,
@@ -147,9 +147,10 @@ impl Warmup {
     pub fn start(&self, count: u16, guardian: &Arc<dyn Guardian>) -> Result<(), StartError> {
         for number in 0..count.max(1) {
             let name = ChildName::new(format!("{}-{number}", self.config.name));
-            let warmup = self.clone();
+            let (warmup, called) = (self.clone(), name.clone());
             let make = move |generation: Generation| -> Box<dyn Worker> {
-                Box::new(WarmupWorker::new(warmup.clone(), generation))
+                let (warmup, name) = (warmup.clone(), called.clone());
+                Box::new(WarmupWorker::new(warmup, name, generation))
             };
             let wake = self.config.environment.executor.start(WorkerSpec {
                 name,

@@ -98,7 +98,9 @@ impl CheckpointLog {
         let reader = self.cursors.get_mut(cursor);
         let reader = reader.ok_or(CursorError::Gone(cursor))?;
         let mut taken = Taken::default();
-        let mut budget = limits;
+        let is_whole = reader.is_flush() && self.whole_flushes;
+        // A checkpoint is bounded by itself.
+        let mut budget = if is_whole { TakeLimits::NONE } else { limits };
         let mut waits = false;
         while let Some(checkpoint) = self.chain.get(reader.at.checkpoint) {
             match read(reader, checkpoint, &mut budget, &mut taken) {
@@ -118,6 +120,13 @@ impl CheckpointLog {
             reader.begun = false;
             if must_stop(&self.chain, reader, &taken) {
                 break;
+            }
+            if is_whole && !taken.items.is_empty() {
+                // Only what may not be parted from it follows.
+                budget = TakeLimits {
+                    items_max: 0,
+                    bytes_max: 0,
+                };
             }
         }
         taken.settled = settled(&self.chain, reader);
