@@ -209,6 +209,7 @@ fn open(disk: &SimulatedDisk) -> Bucket {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
+        after_seal: None,
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let start_writer = |log_shard| {
