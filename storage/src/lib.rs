@@ -17,6 +17,7 @@ pub mod compaction;
 pub mod kv_store;
 pub mod outcome;
 pub mod error;
+pub mod waiting;
 pub mod disk;
 mod admission;
 mod rollback_state;
@@ -26,9 +27,7 @@ pub mod memory_store;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
-pub use collections::{
-    DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError,
-};
+pub use collections::{DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError};
 pub use compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
     ErasedPrepare, ExpiredDocument,

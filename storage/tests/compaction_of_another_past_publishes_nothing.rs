@@ -4,16 +4,17 @@
 #![cfg(test)]
 
 mod support;
-#[expect(dead_code, reason = "only the model of a vbucket is used, not its runs")]
+#[expect(
+    dead_code,
+    reason = "only the model of a vbucket is used, not its runs"
+)]
 mod model;
 mod beside;
 
 use std::sync::Arc;
 
 use beside::{Beside, begin_of, end_of, of};
-use piggin_storage::{
-    AbortReason, CompactionJob, CompactionRequest, Job, KvStore, Outcome, Seqno,
-};
+use piggin_storage::{AbortReason, CompactionJob, CompactionRequest, Job, KvStore, Outcome, Seqno};
 use support::log_store::{image, names, open_on};
 use support::{Writer, mutation, vbucket};
 

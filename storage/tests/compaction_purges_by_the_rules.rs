@@ -3,7 +3,10 @@
 #![cfg(test)]
 
 mod support;
-#[expect(dead_code, reason = "only the model of a vbucket is used, not its runs")]
+#[expect(
+    dead_code,
+    reason = "only the model of a vbucket is used, not its runs"
+)]
 mod model;
 mod beside;
 
@@ -242,7 +245,11 @@ fn mb_47687_nothing_above_the_history_floor_goes() {
             let tombstones = u64::from(floor == 3);
             let prepares = u64::from(floor == 5);
             assert_eq!(
-                (told.tombstones_purged, told.prepares_purged, told.erased.len()),
+                (
+                    told.tombstones_purged,
+                    told.prepares_purged,
+                    told.erased.len()
+                ),
                 (tombstones, prepares, 0),
                 "{floor}"
             );

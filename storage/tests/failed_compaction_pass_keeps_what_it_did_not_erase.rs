@@ -4,7 +4,10 @@
 #![cfg(test)]
 
 mod support;
-#[expect(dead_code, reason = "only the model of a vbucket is used, not its runs")]
+#[expect(
+    dead_code,
+    reason = "only the model of a vbucket is used, not its runs"
+)]
 mod model;
 mod beside;
 
@@ -146,7 +149,10 @@ fn mb_49742_when_both_passes_fail_the_first_is_told_and_both_stay() {
     let first = CompactionStage::Collection(CollectionId(DROPPED[0]));
     assert_eq!(failure.stage, first);
     let expected = beside.model.compact(&all(), &[]);
-    assert_eq!(failure.published.map(|told| comparable(*told)), Some(comparable(expected)));
+    assert_eq!(
+        failure.published.map(|told| comparable(*told)),
+        Some(comparable(expected))
+    );
     assert_eq!(beside.dropped(), listed);
     beside.check_disk();
     heals(&mut beside);

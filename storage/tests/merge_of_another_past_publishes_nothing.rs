@@ -15,7 +15,11 @@ use support::{Writer, mutation, vbucket};
 fn merging(
     disk: &SimulatedDisk,
     steps: usize,
-) -> Option<(LogStore, Writer, impl Job<Output = (), Failure = StorageError>)> {
+) -> Option<(
+    LogStore,
+    Writer,
+    impl Job<Output = (), Failure = StorageError>,
+)> {
     let (store, shared) = create_on(disk, small_options(1));
     let mut writer = Writer::create(&shared, 0);
     for seqno in 1..=6 {

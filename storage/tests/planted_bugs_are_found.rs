@@ -4,7 +4,10 @@
 #![cfg(test)]
 
 mod support;
-#[expect(dead_code, reason = "only the model of a vbucket is used, not its runs")]
+#[expect(
+    dead_code,
+    reason = "only the model of a vbucket is used, not its runs"
+)]
 mod model;
 mod beside;
 

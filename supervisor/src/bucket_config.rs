@@ -37,6 +37,8 @@ pub struct BucketConfig {
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
     pub warmup_threads: u16,
+    /// Threads that read from disk for streams.
+    pub reader_threads: u16,
     /// Whether opening waits until every document is in memory. If not, a vbucket serves writes once its own documents
     /// are, and until then reads of those that are; everything else is answered with a temporary failure.
     pub waits_for_warmup: bool,
@@ -55,8 +57,12 @@ pub struct BucketConfig {
     pub stall_limit: Duration,
     /// How segments are rewritten in the background.
     pub compaction: CompactionConfig,
-    /// Sizes and thresholds of the store's files. Its `entropy` is not used: each opening draws its own. Neither is
-    /// `segments_max`: what is merged when is said by the policy of `compaction`.
+    /// How often the figures are handed to the recorder of the `metrics` crate, for whoever installed one. With `None`
+    /// only by [`Bucket::publish_metrics`](crate::Bucket::publish_metrics).
+    pub metrics_every: Option<Duration>,
+    /// Sizes and thresholds of the store's files. Three fields are the bucket's own, whatever they say here: each opening
+    /// draws another `entropy`, `is_stepped` is true in a simulated world and nowhere else, and instead of `segments_max`
+    /// the policy of `compaction` says what is merged when.
     pub store: OpenOptions,
     /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
     #[cfg(any(test, feature = "testing"))]
@@ -122,6 +128,9 @@ impl BucketConfig {
         if self.stall_limit.is_zero() {
             return refuse("stall_limit = 0".to_owned(), "more than nothing");
         }
+        if self.metrics_every.is_some_and(|every| every.is_zero()) {
+            return refuse("metrics_every = 0".to_owned(), "more than nothing, or none");
+        }
         Ok(())
     }
 
@@ -132,6 +141,7 @@ impl BucketConfig {
             log_shards: None,
             actor_threads: None,
             warmup_threads: 2,
+            reader_threads: 2,
             waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,
@@ -140,6 +150,7 @@ impl BucketConfig {
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
             compaction: CompactionConfig::default(),
+            metrics_every: Some(Duration::from_secs(10)),
             store: OpenOptions::new(0),
             #[cfg(any(test, feature = "testing"))]
             hooks: Hooks::none(),

@@ -116,7 +116,9 @@ impl Replay {
         let mut items = batch.items;
         items.retain(|item| item.seqno > self.image.sealed && item.seqno <= limit);
         if position.sequence > self.image.covers {
-            let ended = items.iter().filter_map(|item| DroppedCollection::ended_by(item));
+            let ended = items
+                .iter()
+                .filter_map(|item| DroppedCollection::ended_by(item));
             self.image.dropped.extend(ended);
             self.image.watermarks = watermarks;
             if let Some(identity) = batch.identity {

@@ -27,7 +27,7 @@ use crate::log_store::manifest::{self, Manifest, ManifestOwner, RawEntry, ShardR
 use crate::log_store::names::{Kind, Name};
 use crate::log_store::options::{CreateOptions, OpenOptions};
 use crate::log_store::segment::SegmentMeta;
-use crate::log_store::shard::{Busy, Down, Shard, Slot, Writer};
+use crate::log_store::shard::{Busy, Down, LogFigures, Shard, Slot, Writer};
 use crate::log_store::version::{SegmentView, Version, apply_kills};
 use crate::vbucket::{VbucketId, VbucketStateRecord};
 
@@ -328,6 +328,7 @@ impl Recovery {
             resume,
         );
         let bounds = self.record.bounds();
+        let log_figures = Mutex::new(LogFigures::of(&log));
         let writer = Writer {
             log,
             next_manifest: newest_manifest.saturating_add(1),
@@ -367,6 +368,7 @@ impl Recovery {
             obsolete: Mutex::default(),
             wants_checkpoint: AtomicBool::new(false),
             failed_work: Mutex::default(),
+            log_figures,
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::log_store::segment::SegmentMeta;
 use crate::log_store::version::Version;
 use crate::outcome::AbortReason;
 use crate::vbucket::VbucketId;
+use crate::waiting;
 
 /// What there is of a vbucket.
 #[derive(Clone, Debug)]
@@ -122,6 +123,28 @@ pub(crate) struct Shard {
     pub(crate) wants_checkpoint: AtomicBool,
     /// The maintenance work that failed last, so that the rest has its turn.
     pub(crate) failed_work: Mutex<Option<maintenance::Work>>,
+    /// The log's figures when its writer was last seen, for whoever must not wait for a disk that hangs.
+    pub(crate) log_figures: Mutex<LogFigures>,
+}
+
+/// The log's files, counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LogFigures {
+    pub(crate) bytes: u64,
+    pub(crate) files: usize,
+    pub(crate) abandoned: u64,
+    pub(crate) made_inline: u64,
+}
+
+impl LogFigures {
+    pub(crate) fn of(log: &LogWriter) -> LogFigures {
+        LogFigures {
+            bytes: log.files().iter().map(|span| span.capacity).sum(),
+            files: log.files().len(),
+            abandoned: log.abandoned_files,
+            made_inline: log.files_made_inline,
+        }
+    }
 }
 
 /// Whether a job of one kind is at work.
@@ -148,7 +171,7 @@ impl Busy {
     fn begin(&self) -> BusyGuard {
         let mut is_at_work = self.0.is_at_work.lock();
         while *is_at_work {
-            self.0.ended.wait(&mut is_at_work);
+            waiting::wait(|| self.0.ended.wait(&mut is_at_work));
         }
         *is_at_work = true;
         BusyGuard(Arc::clone(&self.0))
@@ -241,7 +264,8 @@ impl Shard {
         let guard = if self.options.is_stepped {
             self.writer.try_lock_arc()
         } else {
-            Some(self.writer.lock_arc())
+            let free = self.writer.try_lock_arc();
+            Some(free.unwrap_or_else(|| waiting::wait(|| self.writer.lock_arc())))
         };
         guard.map(WriterGuard)
     }
@@ -296,6 +320,15 @@ impl Shard {
     pub(crate) fn note_synced(&self, writer: &Writer) {
         self.synced
             .fetch_max(writer.log.synced().sequence, Ordering::Release);
+        *self.log_figures.lock() = LogFigures::of(&writer.log);
+    }
+
+    /// The log's figures: now, or after the last sync while somebody writes. Never waits for the disk.
+    pub(crate) fn log_figures(&self) -> LogFigures {
+        if let Some(writer) = self.writer.try_lock() {
+            *self.log_figures.lock() = LogFigures::of(&writer.log);
+        }
+        *self.log_figures.lock()
     }
 
     /// Highest frame whose retired extents may go.

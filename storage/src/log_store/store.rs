@@ -157,7 +157,8 @@ impl LogStore {
         shard: u16,
         group: &'g [Batch],
         durability: CommitDurability,
-    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + use<'g>, StorageError> {
+    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + use<'g>, StorageError>
+    {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
         let group = Group::Lent(group);
@@ -170,7 +171,8 @@ impl LogStore {
         shard: u16,
         group: Arc<[Batch]>,
         durability: CommitDurability,
-    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + Send + use<>, StorageError> {
+    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + Send + use<>, StorageError>
+    {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
         let group = Group::Shared(group);
@@ -238,7 +240,10 @@ impl LogStore {
 
     /// The most urgent background work of a shard in steps, if there is any.
     #[must_use]
-    pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = (), Failure = StorageError> + Send + use<>> {
+    pub fn maintenance_job(
+        &self,
+        shard: u16,
+    ) -> Option<impl Job<Output = (), Failure = StorageError> + Send + use<>> {
         self.maintenance_work(shard).map(|(_, job)| job)
     }
 
@@ -247,13 +252,30 @@ impl LogStore {
     pub fn maintenance_work(
         &self,
         shard: u16,
-    ) -> Option<(MaintenanceKind, impl Job<Output = (), Failure = StorageError> + Send + use<>)> {
+    ) -> Option<(
+        MaintenanceKind,
+        impl Job<Output = (), Failure = StorageError> + Send + use<>,
+    )> {
         let shard = self.inner.shards.get(usize::from(shard))?;
         let figures = maintenance::figures(shard)?;
         let failed = *shard.failed_work.lock();
         let work = maintenance::decide(&figures, failed)?;
         tracing::debug!(shard = shard.number, ?work, "maintenance");
         Some((work.kind(), MaintenanceJob::new(shard, work)))
+    }
+
+    /// Seals all vbuckets of a log shard in steps, whatever maintenance thinks of it, if at least `unsealed_bytes` of
+    /// it are in no segment yet: what is unsealed stays in memory, superseded or not.
+    #[must_use]
+    pub fn seal_shard_job(
+        &self,
+        shard: u16,
+        unsealed_bytes: u64,
+    ) -> Option<impl Job<Output = (), Failure = StorageError> + Send + use<>> {
+        let shard = self.inner.shards.get(usize::from(shard))?;
+        let unsealed = shard.unsealed_bytes.load(Ordering::Relaxed);
+        let floor = shard.options.history_floor;
+        (unsealed >= unsealed_bytes.max(1)).then(|| SealJob::all(Arc::clone(shard), floor))
     }
 
     /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives
@@ -331,7 +353,7 @@ impl LogStore {
         first
     }
 
-    /// Space of the whole store.
+    /// Space of the whole store. Never waits for the disk.
     #[must_use]
     pub fn statistics(&self) -> StoreStatistics {
         let mut sum = StoreStatistics::default();
@@ -341,18 +363,11 @@ impl LogStore {
             sum.live_extent_bytes = sum.live_extent_bytes.saturating_add(live);
             let unsealed = shard.unsealed_bytes.load(Ordering::Relaxed);
             sum.unsealed_bytes = sum.unsealed_bytes.saturating_add(unsealed);
-            let Some(writer) = shard.writer() else {
-                continue;
-            };
-            for span in writer.log.files() {
-                sum.log_files = sum.log_files.saturating_add(1);
-                sum.log_bytes = sum.log_bytes.saturating_add(span.capacity);
-            }
-            let log = &writer.log;
-            sum.log_files_abandoned = sum.log_files_abandoned.saturating_add(log.abandoned_files);
-            sum.log_files_made_inline = sum
-                .log_files_made_inline
-                .saturating_add(log.files_made_inline);
+            let log = shard.log_figures();
+            sum.log_files = sum.log_files.saturating_add(log.files);
+            sum.log_bytes = sum.log_bytes.saturating_add(log.bytes);
+            sum.log_files_abandoned = sum.log_files_abandoned.saturating_add(log.abandoned);
+            sum.log_files_made_inline = sum.log_files_made_inline.saturating_add(log.made_inline);
         }
         sum
     }

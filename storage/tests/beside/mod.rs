@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use piggin_storage::disk::SimulatedDisk;
 use piggin_storage::{
-    Compacted, CompactionFailure, CompactionJob, CompactionRequest, CompactionStage, CollectionId,
-    CommitDurability, DocumentKey, DroppedCollection, Item, Job, KvStore, LogStore, ManifestUid,
+    CollectionId, CommitDurability, Compacted, CompactionFailure, CompactionJob, CompactionRequest,
+    CompactionStage, DocumentKey, DroppedCollection, Item, Job, KvStore, LogStore, ManifestUid,
     OpenOptions, Outcome, ScopeId, Seqno, SystemEvent,
 };
 
@@ -176,6 +176,17 @@ impl Beside {
             }
         }
         false
+    }
+
+    /// Seals beside a compaction whose last step was at `stage`, once that one has sealed for itself: what it looks at
+    /// would be more than what was there then.
+    pub(crate) fn seal_at(&mut self, stage: CompactionStage) {
+        if stage == CompactionStage::Start {
+            return;
+        }
+        let vbucket = self.writer.vbucket;
+        let mut job = self.store.seal_job(vbucket, Seqno::ZERO).unwrap();
+        assert_eq!(job.run(), Outcome::Complete(()));
     }
 
     /// One step; from the one on that seals, what goes is decided.

@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use piggin_storage::{
-    Batch, CommitDurability, Compacted, CompactionFailure, CompactionRequest, FileStatistics, Incarnation, KvStore, MemoryStore, Outcome,
-    RolledBack, Seqno, Snapshot, StorageError, VbucketId, VbucketStateRecord, VbucketStatus,
+    Batch, CommitDurability, Compacted, CompactionFailure, CompactionRequest, FileStatistics,
+    Incarnation, KvStore, MemoryStore, Outcome, RolledBack, Seqno, Snapshot, StorageError,
+    VbucketId, VbucketStateRecord, VbucketStatus,
 };
 
 use crate::model;

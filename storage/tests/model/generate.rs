@@ -11,7 +11,8 @@ use piggin_storage::{
     Batch, Cas, CollectionId, Datatype, DeleteSource, Document, DocumentKey, DurabilityLevel,
     Expiry, FailoverTable, Incarnation, Item, KeyRange, ManifestUid, MemoryToken, Namespace,
     Operation, Predecessor, Refusal, RevSeqno, RollbackEpoch, ScopeId, Seqno, SeqnoRange,
-    SnapshotKind, SnapshotRange, SystemEvent, Topology, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    SnapshotKind, SnapshotRange, SystemEvent, Topology, VbucketIdentity, VbucketState,
+    VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use super::random::Random;
@@ -195,9 +196,8 @@ fn item(
         _ => Seqno(random.below(seqno.0)),
     };
     let operation = operation(random, pending);
-    let event = (operation.namespace() == Namespace::SystemEvent).then(|| {
-        event(random, operation, ends)
-    });
+    let event =
+        (operation.namespace() == Namespace::SystemEvent).then(|| event(random, operation, ends));
     let key = event.as_ref().map_or(key, |event| event.key().unwrap());
     let wanted = (operation.namespace(), key.as_encoded().to_vec());
     let predecessor = match known(&wanted) {

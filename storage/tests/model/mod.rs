@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use piggin_storage::{
     Batch, CommitDurability, CompactionFailure, CompactionRequest, CompactionStage, Incarnation,
-    KvStore, Outcome, Refusal, RollbackEpoch, RolledBack,
-    Seqno, Snapshot, StorageError, VbucketId, VbucketStatus,
+    KvStore, Outcome, Refusal, RollbackEpoch, RolledBack, Seqno, Snapshot, StorageError, VbucketId,
+    VbucketStatus,
 };
 
 use self::random::Random;

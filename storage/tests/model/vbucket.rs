@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use piggin_storage::{
-    Batch, CollectionCounts, CollectionId, DroppedCollection, Incarnation, Item, KeyRange, Namespace, Operation, RollbackEpoch,
-    Seqno, SeqnoRange, SnapshotRange, SystemEvent, VbucketCounts, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketStateRecord, Watermarks,
+    Batch, CollectionCounts, CollectionId, DroppedCollection, Incarnation, Item, KeyRange,
+    Namespace, Operation, RollbackEpoch, Seqno, SeqnoRange, SnapshotRange, SystemEvent,
+    VbucketCounts, VbucketId, VbucketIdentity, VbucketPosition, VbucketStateRecord, Watermarks,
 };
 
 use crate::support::without_hint;

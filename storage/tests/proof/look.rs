@@ -4,8 +4,8 @@
 //! way of reading must tell the same.
 
 use piggin_storage::{
-    CollectionId, DocumentKey, Incarnation, Item, KeyRange, KvStore, LogStore,
-    Namespace, Outcome, RollbackEpoch, SeqnoRange, Snapshot, StorageError, VbucketStateRecord,
+    CollectionId, DocumentKey, Incarnation, Item, KeyRange, KvStore, LogStore, Namespace, Outcome,
+    RollbackEpoch, SeqnoRange, Snapshot, StorageError, VbucketStateRecord,
 };
 
 use crate::model::check;

@@ -9,9 +9,8 @@ use piggin_storage::disk::{DiskErrorKind, Fault, SimulatedDisk, Verb};
 use piggin_storage::log_store::Maintained;
 use piggin_storage::{
     Batch, CommitDurability, Compacted, CompactionFailure, CompactionRequest, CreateOptions,
-    FileStatistics, Incarnation, KvStore, LogStore,
-    OpenOptions, Outcome, RolledBack, Seqno, Snapshot, StorageError, VbucketId, VbucketStateRecord,
-    VbucketStatus,
+    FileStatistics, Incarnation, KvStore, LogStore, OpenOptions, Outcome, RolledBack, Seqno,
+    Snapshot, StorageError, VbucketId, VbucketStateRecord, VbucketStatus,
 };
 
 use super::{Image, StoreFactory, vbucket};

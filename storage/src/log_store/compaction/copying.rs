@@ -183,7 +183,12 @@ impl Copying {
         })?;
         extent.flush()?;
         let lengths = locations.into_iter().map(|(seqno, at)| (seqno, at.length));
-        Ok(Merged::new(run, meta, lengths.collect(), (dead, dead_bytes)))
+        Ok(Merged::new(
+            run,
+            meta,
+            lengths.collect(),
+            (dead, dead_bytes),
+        ))
     }
 }
 

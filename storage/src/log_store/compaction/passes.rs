@@ -98,14 +98,19 @@ impl Pass {
         self.step(views, |found, met| {
             let seqno = met.gone.seqno;
             let is_prepare = met.is_live && !met.entry.is_tombstone;
-            if erased.iter().any(|one| one.holds(met.gone.collection, seqno)) {
+            if erased
+                .iter()
+                .any(|one| one.holds(met.gone.collection, seqno))
+            {
                 found.erase(met.gone, met.is_live);
                 if is_prepare && rules.is_outstanding(seqno) {
                     let key = DocumentKey::from_encoded(met.key).ok();
                     let told = key.map(|key| ErasedPrepare { key, seqno });
                     found.prepares_erased.extend(told);
                 }
-            } else if is_prepare && let Some(exact_from) = rules.purges_prepare(met.gone.collection, seqno) {
+            } else if is_prepare
+                && let Some(exact_from) = rules.purges_prepare(met.gone.collection, seqno)
+            {
                 found.purge_prepare(met.gone, exact_from);
             }
         })
@@ -142,7 +147,9 @@ impl Pass {
                     self.cursor.insert(KeyCursor::new(segment, &self.first)?)
                 }
             };
-            let entry = cursor.peek().filter(|entry| entry.key < self.end.as_slice());
+            let entry = cursor
+                .peek()
+                .filter(|entry| entry.key < self.end.as_slice());
             let Some(entry) = entry else {
                 self.cursor = None;
                 self.view = self.view.saturating_add(1);

@@ -106,7 +106,9 @@ impl Merged {
     }
 
     fn length_at(&self, seqno: Seqno) -> Option<u32> {
-        let at = self.lengths.binary_search_by_key(&seqno, |(seqno, _)| *seqno);
+        let at = self
+            .lengths
+            .binary_search_by_key(&seqno, |(seqno, _)| *seqno);
         at.ok().and_then(|at| self.lengths.get(at)).map(|one| one.1)
     }
 
@@ -138,7 +140,10 @@ impl Merged {
             counts.forget(&found.erased);
         }
         if !found.erased.is_empty() {
-            let left = next.dropped.iter().filter(|one| !found.erased.contains(one));
+            let left = next
+                .dropped
+                .iter()
+                .filter(|one| !found.erased.contains(one));
             next.dropped = left.copied().collect();
         }
         next
