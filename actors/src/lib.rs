@@ -21,9 +21,9 @@ pub mod store_handle;
 pub mod flusher;
 pub mod writer;
 pub mod maintenance;
+pub mod compactor;
 pub mod backfill;
 pub mod stream;
-pub mod compactor;
 pub mod warmup;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;

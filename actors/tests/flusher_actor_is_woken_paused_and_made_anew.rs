@@ -210,8 +210,8 @@ async fn engine(seed: u64) -> Engine {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
-        memory: AmpleMemory::shared(),
         after_seal: None,
+        memory: AmpleMemory::shared(),
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let writers = (0..SHAPE.log_shards).map(|log_shard| {

@@ -210,8 +210,8 @@ fn open(disk: &SimulatedDisk) -> Bucket {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
-        memory: AmpleMemory::shared(),
         after_seal: None,
+        memory: AmpleMemory::shared(),
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let start_writer = |log_shard| {

@@ -10,12 +10,12 @@
 //! | vbucket, writer | [`flusher::Wake`] | flusher | none: what changed is in shared state |
 //! | operator | [`flusher::PauseFlushing`], [`flusher::ResumeFlushing`], [`flusher::FlushNow`] | flusher | when it is so |
 //! | supervisor | [`flusher::StopFlushing`] | flusher | what could not be written in time |
-//! | consumer | [`stream::OpenStream`], `CloseStream`, `BufferAcknowledge`, `GetFailoverLog` | producer | the stream, or why not |
-//! | producer | [`stream::StreamBatch`] | consumer | none: it acknowledges bytes |
-//! | vbucket, backfill | [`stream::LookAtStreams`] | producer | none: what changed is in shared state |
 //! | operator | [`compactor::Compact`] | compactor | [`storage::Compacted`], or [`compactor::CompactError`] |
 //! | operator | [`compactor::CompactionStatuses`], `SetCompactionLimit`, `CancelCompaction` | compactor | what there is; the limit; how many |
 //! | compactor | [`compactor::PreparesErased`] | durability monitor | none: may come twice |
+//! | consumer | [`stream::OpenStream`], `CloseStream`, `BufferAcknowledge`, `GetFailoverLog` | producer | the stream, or why not |
+//! | producer | [`stream::StreamBatch`] | consumer | none: it acknowledges bytes |
+//! | vbucket, backfill | [`stream::LookAtStreams`] | producer | none: what changed is in shared state |
 //! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |
 
 pub mod status;
@@ -24,8 +24,8 @@ pub mod lifecycle;
 pub mod vbucket;
 pub mod collections;
 pub mod flusher;
-pub mod stream;
 pub mod compactor;
+pub mod stream;
 
 pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
 pub use compactor::{CompactError, CompactOptions};

@@ -55,14 +55,14 @@ pub struct BucketConfig {
     pub failure_history_max: usize,
     /// A child that gives no sign of life for so long is treated as failed.
     pub stall_limit: Duration,
+    /// How segments are rewritten in the background.
+    pub compaction: CompactionConfig,
     /// How often the figures are handed to the recorder of the `metrics` crate, for whoever installed one. With `None`
     /// only by [`Bucket::publish_metrics`](crate::Bucket::publish_metrics).
     pub metrics_every: Option<Duration>,
-    /// How segments are rewritten in the background.
-    pub compaction: CompactionConfig,
-    /// Sizes and thresholds of the store's files. Three fields are the bucket's own, whatever they say here: each
-    /// opening draws another `entropy`, `is_stepped` is true in a simulated world and nowhere else, and what is merged
-    /// when is said by the policy of `compaction`, not by `segments_max`.
+    /// Sizes and thresholds of the store's files. Three fields are the bucket's own, whatever they say here: each opening
+    /// draws another `entropy`, `is_stepped` is true in a simulated world and nowhere else, and instead of `segments_max`
+    /// the policy of `compaction` says what is merged when.
     pub store: OpenOptions,
     /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
     #[cfg(any(test, feature = "testing"))]
@@ -149,8 +149,8 @@ impl BucketConfig {
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
-            metrics_every: Some(Duration::from_secs(10)),
             compaction: CompactionConfig::default(),
+            metrics_every: Some(Duration::from_secs(10)),
             store: OpenOptions::new(0),
             #[cfg(any(test, feature = "testing"))]
             hooks: Hooks::none(),

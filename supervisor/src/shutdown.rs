@@ -125,9 +125,9 @@ impl Engine {
         };
         drop(watch);
         self.running.table.close();
+        self.running.compactor.close();
         // Whoever waits for the end may open the directory anew.
         self.running.store.abandon();
-        self.running.compactor.close();
         report.took = self.since(began);
         self.running.stop.over(&report);
     }

@@ -23,12 +23,12 @@ pub struct BucketStatistics {
     pub live_bytes: u64,
     /// Changes that are not on disk yet, those of which a newer one took the place included.
     pub unpersisted_items: u64,
+    /// What compactions did since the bucket was opened, and how many there are now.
+    pub compaction: CompactionFigures,
     /// Streams' backfills, those that wait their turn included.
     pub backfills: u64,
     /// Bytes read for streams and not sent yet.
     pub backfill_buffer_bytes: u64,
-    /// What compactions did since the bucket was opened, and how many there are now.
-    pub compaction: CompactionFigures,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
     /// The children, in the order of the tree.
@@ -71,9 +71,9 @@ impl BucketStatistics {
             (names::DB_FILE_SIZE_BYTES, self.disk_bytes),
             (names::DB_DATA_SIZE_BYTES, self.live_bytes),
             (names::DISKQUEUE_ITEMS, self.unpersisted_items),
+            (names::PENDING_COMPACTIONS, self.compaction.pending),
             (names::BACKFILLS, self.backfills),
             (names::BACKFILL_BUFFER_BYTES, self.backfill_buffer_bytes),
-            (names::PENDING_COMPACTIONS, self.compaction.pending),
             (names::VBUCKETS_DOWN, down.count() as u64),
             (names::CHILD_RESTARTS, restarts.fold(0, u64::saturating_add)),
         ];

@@ -213,8 +213,8 @@ impl Parts<'_> {
             store: self.store.clone(),
             environment: self.environment.clone(),
             backoff: Backoff::DISK,
-            memory: Arc::clone(&self.table) as _,
             after_seal: Some(WakeWorker::new(move || look.look_soon())),
+            memory: Arc::clone(&self.table) as _,
         };
         let maintenance =
             maintenance::start(config, Arc::clone(&self.guardian)).map_err(not_started)?;

@@ -2,9 +2,9 @@
 //! answered, the failure is told on the bus once, exactly one counter moves by one, and it is logged once with its
 //! fields.
 //!
-//! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: `Scan` but a
-//! backfill's (a warmup's scan fails as the phase of the warmup; range reads and repairs are to come), `Fetch`, `Warmup` in
-//! its phase of prepares, `Rollback`.
+//! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: `Scan` but a backfill's (a
+//! warmup's scan fails as the phase of the warmup; range reads and repairs are to come), `Fetch`,
+//! `Warmup` in its phase of prepares, `Rollback`.
 
 use std::sync::Arc;
 
@@ -190,6 +190,16 @@ fn is_restarted(next: NextStep) -> bool {
     next == NextStep::Restarted
 }
 
+/// With one worker it is known who fails.
+const fn compaction_row(stage: CompactionStage, force: fn() -> Result<Scene>) -> Row {
+    Row {
+        kind: FailureKind::Compaction { stage },
+        child: "compaction-0",
+        next: is_nothing,
+        force,
+    }
+}
+
 /// Flips a bit of what the newest manifests hold of the vbucket with this branch.
 fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
     let bytes = branch.0.to_le_bytes();
@@ -201,16 +211,6 @@ fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
             let offset = u64::try_from(offset).unwrap();
             disk.flip_bit(&name, offset, 0).unwrap();
         }
-    }
-}
-
-/// With one worker it is known who fails.
-const fn compaction_row(stage: CompactionStage, force: fn() -> Result<Scene>) -> Row {
-    Row {
-        kind: FailureKind::Compaction { stage },
-        child: "compaction-0",
-        next: is_nothing,
-        force,
     }
 }
 

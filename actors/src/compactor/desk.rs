@@ -284,11 +284,6 @@ impl Compactor {
     }
 
     fn published(&self, vbucket: VbucketId, published: &Compacted) {
-        if let Ok(compactable) = self.shared.config.table.vbucket(vbucket) {
-            for erased in &published.erased {
-                compactable.erase_collection(erased);
-            }
-        }
         let mut prepares = self.shared.prepares.lock();
         prepares.erased(vbucket, &published.prepares_erased);
         prepares.tell();

@@ -1,14 +1,14 @@
 //! What compaction needs of a vbucket and of the bucket's table of them.
 //!
-//! Invariant: compaction changes no document itself. What it finds to be expired, and what it erased of a dropped
-//! collection, goes through the vbucket, which has the last word.
+//! Invariant: compaction changes no document itself. What it finds to be expired goes through the vbucket, which has the
+//! last word. What it erases of a dropped collection left memory when that was dropped.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::vbucket::VbucketCore;
 use messages::compactor::CompactError;
-use storage::{DroppedCollection, ExpiredDocument, VbucketId};
+use storage::{ExpiredDocument, VbucketId};
 
 /// What became of a document that a compaction found to be expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,17 +25,12 @@ pub enum Expiring {
 pub trait Compactable: Debug + Send + Sync + 'static {
     /// The store holds this document, and its time is up.
     fn expire(&self, document: &ExpiredDocument) -> Expiring;
-    /// This life of a collection is no longer on disk: nothing of it needs memory. Done in slices, each under a short
-    /// lock.
-    fn erase_collection(&self, erased: &DroppedCollection);
 }
 
 impl Compactable for VbucketCore {
     fn expire(&self, document: &ExpiredDocument) -> Expiring {
         self.expire_found(&document.key, document.cas)
     }
-
-    fn erase_collection(&self, _: &DroppedCollection) {}
 }
 
 /// The bucket's table of vbuckets, seen from compaction.

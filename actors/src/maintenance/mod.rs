@@ -35,10 +35,10 @@ pub struct MaintenanceConfig {
     pub environment: Environment,
     /// How long to leave a kind of work alone that failed.
     pub backoff: Backoff,
-    /// What sealing gives back to.
-    pub memory: Arc<dyn MemoryUse>,
     /// Woken after each seal: there may be something to compact.
     pub after_seal: Option<WakeWorker>,
+    /// What sealing gives back to.
+    pub memory: Arc<dyn MemoryUse>,
 }
 
 type Piece = (

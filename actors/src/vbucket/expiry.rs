@@ -27,8 +27,12 @@ impl VbucketCore {
         if self.admit_write().is_err() {
             return Expiring::PutOff;
         }
+        let Ok(opened) = self.admit_key(key) else {
+            // Its collection ended; all of it goes.
+            return Expiring::Left;
+        };
         let found = self.map.get(place, key.as_encoded());
-        let found = found.filter(|item| {
+        let found = opened.shown(found.as_ref()).filter(|item| {
             let document = &item.document;
             let is_it = document.cas == cas && !item.operation.is_tombstone();
             is_it && is_expired(document.expiry, now.seconds)
@@ -36,7 +40,7 @@ impl VbucketCore {
         let Some(found) = found else {
             return Expiring::Left;
         };
-        match self.expire(&mut locked, place, &found, token, now) {
+        match self.expire(&mut locked, place, found, token, now) {
             Ok(()) => Expiring::Deleted,
             Err(_) => Expiring::PutOff,
         }

@@ -130,8 +130,8 @@ impl Plant {
             store: store.clone(),
             environment: ground.environment(),
             backoff: Backoff::DISK,
-            memory: AmpleMemory::shared(),
             after_seal: None,
+            memory: AmpleMemory::shared(),
         };
         let generation = Generation(1);
         let mut plant = Plant {
