@@ -13,6 +13,7 @@ use actors::flusher::answers::{Committed, Placed, Ticket};
 use actors::flusher::{
     FlushLimits, FlushTake, Flushable, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge,
 };
+use actors::maintenance::AmpleMemory;
 use actors::shell::{self, ShellConfig};
 use actors::store_handle::StoreHandle;
 use actors::vbucket::checkpoint::CheckpointLimits;
@@ -251,6 +252,7 @@ fn a_writer_that_is_fed_by_the_test() {
             limits: GroupLimits::default(),
             backoff: actors::backoff::Backoff::DISK,
             maintenance: None,
+            memory: AmpleMemory::shared(),
         };
         let queue = WriterQueue::new(1, 1);
         let writer = writer::start(config, &queue, guardian()).expect("a worker");

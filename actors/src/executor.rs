@@ -28,7 +28,9 @@ pub enum Step {
     Idle,
     /// Nothing to do until somebody wakes it, or this much time went by.
     IdleFor(Duration),
-    /// The worker has ended in order.
+    /// The worker's work is done. Its guardian is asked as for any end, with [`ExitCause::Finished`].
+    ///
+    /// [`ExitCause::Finished`]: crate::guardian::ExitCause::Finished
     Ended,
 }
 
@@ -69,7 +71,7 @@ pub struct WorkerSpec {
     pub name: ChildName,
     /// Makes it.
     pub make: MakeWorker,
-    /// Who decides when it panics.
+    /// Who decides when it panics, or is done.
     pub guardian: Arc<dyn Guardian>,
 }
 

@@ -73,7 +73,7 @@ pub enum Verdict {
 /// The supervisor, as a child sees it.
 pub trait Guardian: Debug + Send + Sync + 'static {
     /// A child ended; what becomes of it. Reports the failure, moves the intensity figure, and marks the siblings
-    /// that must restart with it.
+    /// that must restart with it. Work that is done ([`ExitCause::Finished`]) is no failure, and as a rule stays done.
     fn child_down(&self, child: &ChildName, generation: Generation, cause: ExitCause) -> Verdict;
     /// A new core of the child is at work.
     fn child_up(&self, child: &ChildName, generation: Generation);

@@ -3,7 +3,7 @@
 //!
 //! Life cycle: open; recalled (somebody found that only recovery helps: no new lease is given, and holders should
 //! come to an end); missing (the old store and its lock are gone, the new one did not open yet); open again, one
-//! generation later; closed, for ever. Invariant: a new store is opened only after the last lease of the old one
+//! generation later; closed or abandoned, for ever. Invariant: a new store is opened only after the last lease of the old one
 //! was returned, so two stores never work on the same files.
 
 use std::fmt;
@@ -43,6 +43,16 @@ struct State {
     is_opening: bool,
     /// No lease and no reopening any more.
     is_closing: bool,
+    /// Let go of as soon as nobody uses it.
+    is_abandoned: bool,
+}
+
+impl State {
+    /// The store, if it is to be let go of now; to be dropped outside the lock.
+    fn left_over(&mut self) -> Option<Held> {
+        let is_left = self.is_abandoned && self.leases == 0;
+        is_left.then(|| std::mem::replace(&mut self.held, Held::Closed))
+    }
 }
 
 enum Held {
@@ -78,6 +88,7 @@ impl StoreHandle {
             recall: None,
             is_opening: false,
             is_closing: false,
+            is_abandoned: false,
         };
         StoreHandle {
             shared: Arc::new(Shared {
@@ -193,6 +204,19 @@ impl StoreHandle {
         reopening
     }
 
+    /// Lets go of the store as it is, for ever, and with it of its directory: nobody gets a lease any more, and nothing
+    /// more is written. While others still use it this happens with the last lease.
+    pub fn abandon(&self) {
+        let left_over = {
+            let mut state = self.shared.state.lock();
+            state.is_closing = true;
+            state.is_abandoned = true;
+            state.left_over()
+        };
+        drop(left_over);
+        self.shared.wake_watchers();
+    }
+
     /// Closes the store for ever, in order: nobody gets a lease any more. `None` while others still use it; watchers
     /// are woken when they ended. `last` is done behind everything else, while the directory is still ours, with what
     /// the store holds: there the mark of a clean shutdown is written.
@@ -297,7 +321,9 @@ impl Drop for Lent {
         let mut state = self.0.state.lock();
         state.leases = state.leases.saturating_sub(1);
         let is_awaited = state.leases == 0 && (state.recall.is_some() || state.is_closing);
+        let left_over = state.left_over();
         drop(state);
+        drop(left_over);
         if is_awaited {
             self.0.wake_watchers();
         }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: everything here is level-triggered. Orders are state with a version, a wake-up only says "look"; the
 //! pulse is a count that the child moves and the guardian watches: odd while the child is at work, even while it
-//! waits. So a child that is idle owes no sign of life, and one that is stuck is known by a count that stays odd.
+//! waits. So a child that is idle owes no sign of life, and one that is stuck is known by a count that stays odd. One
+//! that waits for another to let go of the store owes none either: the other does.
 //! Shells (actors) and the workers of an executor use it in the same way.
 
 use std::fmt;
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 
 use messages::{ChildName, Generation};
 use storage::VbucketId;
+use storage::waiting::WatchWaits;
 
 use crate::executor::WakeWorker;
 
@@ -169,6 +171,16 @@ impl Tether {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::Acquire)
+    }
+}
+
+impl WatchWaits for Tether {
+    fn begins_to_wait(&self) {
+        self.leave();
+    }
+
+    fn goes_on(&self) {
+        self.enter();
     }
 }
 

@@ -28,7 +28,7 @@ use piggin_actors::flusher::{
 };
 use piggin_actors::guardian::{ExitCause, Guardian, Verdict};
 use piggin_actors::hooks::Hooks;
-use piggin_actors::maintenance::{self, MaintenanceConfig};
+use piggin_actors::maintenance::{self, AmpleMemory, MaintenanceConfig};
 use piggin_actors::shell::{self, Shell, ShellConfig};
 use piggin_actors::simulation::{
     Latencies, SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace,
@@ -45,7 +45,10 @@ use storage::{MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketPosition, Vbuc
 struct Restart;
 
 impl Guardian for Restart {
-    fn child_down(&self, _: &ChildName, _: Generation, _: ExitCause) -> Verdict {
+    fn child_down(&self, _: &ChildName, _: Generation, cause: ExitCause) -> Verdict {
+        if cause == ExitCause::Finished {
+            return Verdict::StayDown;
+        }
         Verdict::RestartAfter(Duration::from_millis(10))
     }
 
@@ -207,6 +210,7 @@ async fn engine(seed: u64) -> Engine {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
+        memory: AmpleMemory::shared(),
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let writers = (0..SHAPE.log_shards).map(|log_shard| {
@@ -218,6 +222,7 @@ async fn engine(seed: u64) -> Engine {
             limits: GroupLimits::default(),
             backoff,
             maintenance: Some(maintenance.clone()),
+            memory: AmpleMemory::shared(),
         };
         let queue = WriterQueue::new(4, 1);
         writer::start(config, &queue, Arc::clone(&guardian)).unwrap()

@@ -1,5 +1,6 @@
 //! The store behind its handle: recalled, no new lease is given; opened anew only after the last was returned; an
-//! opening that fails, or panics, is tried again; closed means closed.
+//! opening that fails, or panics, is tried again; closed means closed; abandoned means that the
+//! directory is free.
 #![cfg(test)]
 
 mod disk_side;
@@ -108,4 +109,21 @@ fn a_closed_store_stays_closed_and_waits_for_its_users() {
     assert_eq!(seen, 4);
     assert!(!handle.wants_reopening());
     assert_eq!(handle.reopen(), Reopening::Closed);
+}
+
+#[test]
+fn an_abandoned_store_lets_go_of_its_directory_with_the_last_lease() {
+    let (disk, handle) = store();
+    let is_free = || disk.lock("piggin.lock").is_ok();
+    let lease = handle.lease().unwrap();
+    handle.abandon();
+    assert!(lease.is_recalled() && !is_free());
+    assert_eq!(handle.lease().unwrap_err(), StorageError::Closed);
+    drop(lease);
+    assert!(is_free());
+    assert_eq!(handle.reopen(), Reopening::Closed);
+    assert!(!handle.wants_reopening());
+    // Again, and closing after it: there is nothing left to do.
+    handle.abandon();
+    assert_eq!(handle.close(|_| Ok(())), Some(Ok(())));
 }

@@ -26,7 +26,7 @@ use piggin_actors::flusher::{
 };
 use piggin_actors::guardian::{ExitCause, Guardian, Verdict};
 use piggin_actors::hooks::Hooks;
-use piggin_actors::maintenance::{self, MaintenanceConfig};
+use piggin_actors::maintenance::{self, AmpleMemory, MaintenanceConfig};
 use piggin_actors::store_handle::StoreHandle;
 use piggin_actors::system::{SystemClock, SystemRandom};
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
@@ -51,7 +51,8 @@ struct Restart;
 
 impl Guardian for Restart {
     fn child_down(&self, _: &ChildName, _: Generation, cause: ExitCause) -> Verdict {
-        panic!("{cause:?}");
+        assert_eq!(cause, ExitCause::Finished);
+        Verdict::StayDown
     }
 
     fn child_up(&self, _: &ChildName, _: Generation) {}
@@ -209,6 +210,7 @@ fn open(disk: &SimulatedDisk) -> Bucket {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
+        memory: AmpleMemory::shared(),
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let start_writer = |log_shard| {
@@ -220,6 +222,7 @@ fn open(disk: &SimulatedDisk) -> Bucket {
             limits: GroupLimits::default(),
             backoff,
             maintenance: Some(maintenance.clone()),
+            memory: AmpleMemory::shared(),
         };
         let queue = WriterQueue::new(4, 1);
         writer::start(config, &queue, Arc::clone(&guardian)).unwrap()

@@ -86,6 +86,10 @@ pub(crate) fn split(encoded: &[u8]) -> Result<(CollectionId, &[u8]), KeyError> {
     if key.is_empty() {
         return Err(KeyError::Empty);
     }
+    // One collection, one prefix: its keys lie side by side in every order.
+    if leb128::length_u32(collection).saturating_add(key.len()) != encoded.len() {
+        return Err(KeyError::BadPrefix);
+    }
     Ok((CollectionId(collection), key))
 }
 

@@ -20,6 +20,8 @@ impl MemoryPool {
     const STEP_MAX: i64 = 16 * 1024;
     /// With a small quota the steps are smaller, so that it still means something.
     const STEPS_PER_QUOTA: i64 = 4096;
+    /// Percent of the quota from which on memory is short: where the field has its high water mark.
+    const HIGH_MARK_PERCENT: u64 = 85;
 
     /// An empty pool with this quota in bytes.
     #[must_use]
@@ -45,6 +47,13 @@ impl MemoryPool {
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         u64::try_from(self.settled.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Whether memory is short: whoever can give some back should, before clients are refused.
+    #[must_use]
+    pub fn is_above_high_mark(&self) -> bool {
+        let mark = u128::from(self.quota_bytes()) * u128::from(Self::HIGH_MARK_PERCENT);
+        u128::from(self.held_bytes()) * 100 >= mark
     }
 
     fn step(&self) -> i64 {

@@ -36,6 +36,8 @@ pub struct BucketConfig {
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
     pub warmup_threads: u16,
+    /// Threads that read from disk for streams.
+    pub reader_threads: u16,
     /// Whether opening waits until every document is in memory. If not, a vbucket serves writes once its own documents
     /// are, and until then reads of those that are; everything else is answered with a temporary failure.
     pub waits_for_warmup: bool,
@@ -52,7 +54,11 @@ pub struct BucketConfig {
     pub failure_history_max: usize,
     /// A child that gives no sign of life for so long is treated as failed.
     pub stall_limit: Duration,
-    /// Sizes and thresholds of the store's files. Its `entropy` is not used: each opening draws its own.
+    /// How often the figures are handed to the recorder of the `metrics` crate, for whoever installed one. With `None`
+    /// only by [`Bucket::publish_metrics`](crate::Bucket::publish_metrics).
+    pub metrics_every: Option<Duration>,
+    /// Sizes and thresholds of the store's files. Two fields are the bucket's own, whatever they say here: each opening
+    /// draws another `entropy`, and `is_stepped` is true in a simulated world and nowhere else.
     pub store: OpenOptions,
     /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
     #[cfg(any(test, feature = "testing"))]
@@ -87,6 +93,9 @@ impl BucketConfig {
         if self.stall_limit.is_zero() {
             return refuse("stall_limit = 0".to_owned(), "more than nothing");
         }
+        if self.metrics_every.is_some_and(|every| every.is_zero()) {
+            return refuse("metrics_every = 0".to_owned(), "more than nothing, or none");
+        }
         Ok(())
     }
 
@@ -97,6 +106,7 @@ impl BucketConfig {
             log_shards: None,
             actor_threads: None,
             warmup_threads: 2,
+            reader_threads: 2,
             waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,
@@ -104,6 +114,7 @@ impl BucketConfig {
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
+            metrics_every: Some(Duration::from_secs(10)),
             store: OpenOptions::new(0),
             #[cfg(any(test, feature = "testing"))]
             hooks: Hooks::none(),

@@ -19,7 +19,9 @@ use crate::opening::{self, Opening};
 use crate::wiring::{self, Ground};
 
 /// Opens a bucket on an engine of its own.
-pub(crate) async fn launch(config: BucketConfig, how: Opening) -> Result<Bucket, BucketError> {
+pub(crate) async fn launch(mut config: BucketConfig, how: Opening) -> Result<Bucket, BucketError> {
+    // Here threads wait for each other.
+    config.store.is_stepped = false;
     let (answer, opened) = oneshot::channel();
     let body = move || run(&config, how, answer);
     thread::Builder::new()

@@ -160,7 +160,8 @@ impl Supervisor {
         self.inner.lock().lives.statuses()
     }
 
-    /// Restarts a child, and those coupled with it; also one that is out of service. No failure is told.
+    /// Restarts a child, and those coupled with it; also one that is out of service. No failure is told. A child whose
+    /// work is done is left alone.
     pub fn restart(&self, child: &ChildName) -> Result<(), TreeError> {
         self.decide(child, Event::RestartAsked).map(drop)
     }
@@ -239,6 +240,20 @@ impl Supervisor {
                 orders.stands_down = Some(why.into());
                 orders.must_stop = true;
             });
+        }
+    }
+
+    /// Comes to an end once every child has begun its first life, or failed to.
+    pub(crate) async fn all_begun(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let waits = |one: &ChildStatus| {
+                matches!(one.state, ChildState::NotStarted | ChildState::Starting)
+            };
+            if !self.children().iter().any(waits) {
+                return;
+            }
+            changed.await;
         }
     }
 

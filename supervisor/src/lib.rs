@@ -85,11 +85,14 @@ mod bucket_config;
 mod bucket_error;
 mod vbucket_map;
 mod vbucket_table;
+mod collections;
 mod opening;
 mod wiring;
 mod running;
 pub mod metric_names;
 mod statistics;
+mod streaming;
+pub mod changes;
 mod stop;
 mod shutdown;
 mod engine;
@@ -100,10 +103,14 @@ mod bucket_actor;
 pub mod testing;
 
 pub use actors::warmup::{WarmupEnd, WarmupProgress};
-pub use bucket::{Bucket, VbucketAddr, WriteFuture, WriteRequest};
+pub use bucket::{Bucket, Collection, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
 pub use bucket_config::{BucketConfig, Location};
 pub use bucket_error::BucketError;
+pub use changes::{
+    Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, TokenError, Until,
+};
 pub use shutdown::ShutdownReport;
-pub use statistics::BucketStatistics;
+pub use statistics::{BucketStatistics, CollectionStatistics};
+pub use streaming::ProducerAddr;
 pub use vbucket_map::vbucket_of;

@@ -9,7 +9,7 @@ pub const CURR_ITEMS: &str = "kv_curr_items";
 /// Bytes of items in memory.
 pub const MEM_USED_BYTES: &str = "kv_mem_used_bytes";
 /// The quota they are held against.
-pub const MAX_SIZE_BYTES: &str = "kv_ep_max_size_bytes";
+pub const MAX_SIZE: &str = "kv_ep_max_size";
 /// Bytes of the store's files.
 pub const DB_FILE_SIZE_BYTES: &str = "kv_ep_db_file_size_bytes";
 /// Bytes of them that newest versions need.
@@ -18,6 +18,10 @@ pub const DB_DATA_SIZE_BYTES: &str = "kv_ep_db_data_size_bytes";
 pub const DISKQUEUE_ITEMS: &str = "kv_ep_diskqueue_items";
 /// Vbuckets that are out of service.
 pub const VBUCKETS_DOWN: &str = "piggin_vbuckets_down";
+/// Backfills of streams, those that wait their turn included.
+pub const BACKFILLS: &str = "piggin_backfills";
+/// Bytes read for streams and not sent yet.
+pub const BACKFILL_BUFFER_BYTES: &str = "piggin_backfill_buffer_bytes";
 /// Restarts of all children.
 pub const CHILD_RESTARTS: &str = "piggin_child_restarts";
 

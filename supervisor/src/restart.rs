@@ -193,7 +193,8 @@ impl Lives {
         };
         match life.state {
             ChildState::Stopped | ChildState::Lost => {}
-            ChildState::NotStarted => {
+            // Of what has not begun, or is done, there is nothing to wait for.
+            ChildState::NotStarted | ChildState::Finished => {
                 decision.effects.push(Effect::Stop(child.name.clone()));
                 self.set(place, ChildState::Stopped);
             }
@@ -204,7 +205,6 @@ impl Lives {
             | ChildState::Restarting
             | ChildState::Stalled
             | ChildState::OutOfService
-            | ChildState::Finished
             | ChildState::Stopping => {
                 decision.effects.push(Effect::Stop(child.name.clone()));
                 self.set(place, ChildState::Stopping);
@@ -242,9 +242,8 @@ impl Lives {
         let Some((child, life)) = self.at(place) else {
             return Ok(());
         };
-        if !(life.state.is_live()
-            || matches!(life.state, ChildState::OutOfService | ChildState::Finished))
-        {
+        // Work that is done is not done again.
+        if !(life.state.is_live() || life.state == ChildState::OutOfService) {
             return Ok(());
         }
         let groups: Vec<ChildName> = self.names_of_groups(child);
@@ -254,7 +253,7 @@ impl Lives {
         places.sort_unstable();
         for &one in &places {
             if let Some((child, life)) = self.at(one)
-                && matches!(life.state, ChildState::OutOfService | ChildState::Finished)
+                && life.state == ChildState::OutOfService
             {
                 decision.effects.push(Effect::BringBack(child.name.clone()));
                 self.set(one, ChildState::BackingOff);
@@ -288,6 +287,11 @@ impl Lives {
         if self.is_shutting_down || !is_live {
             if let Some((kind, cause)) = failure {
                 self.report(place, kind, cause, NextStep::Nothing, decision);
+            }
+            if is_live && !is_stall {
+                // It gets no other life, so it stops now: later there may be nobody left to tell.
+                decision.effects.push(Effect::Stop(child.name));
+                self.set(place, ChildState::Stopping);
             }
             return Verdict::StayDown;
         }

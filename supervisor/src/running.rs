@@ -11,21 +11,25 @@ use messages::vbucket::VbucketDescription;
 use storage::MemoryPool;
 
 use crate::bucket::VbucketAddr;
+use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::Supervisor;
 use crate::statistics::BucketStatistics;
 use crate::stop::StopRequest;
+use crate::streaming::Streaming;
 use crate::vbucket_table::Table;
 
 /// What a running bucket consists of.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) table: Arc<Table>,
+    pub(crate) collections: Collections,
     /// By vbucket number.
     pub(crate) addresses: Vec<VbucketAddr>,
     pub(crate) memory: Arc<MemoryPool>,
     pub(crate) store: StoreHandle,
     pub(crate) warmup: Warmup,
+    pub(crate) streaming: Streaming,
     pub(crate) tree: Arc<Supervisor>,
     pub(crate) failures: Arc<FailureBus>,
     pub(crate) stop: Arc<StopRequest>,
@@ -46,6 +50,7 @@ impl Running {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn perish(&self, why: &str) {
         self.tree.forsake(why);
+        self.streaming.stop();
         self.table.close();
         self.stop.over(&crate::ShutdownReport {
             failed: Some(why.to_owned()),
@@ -61,6 +66,7 @@ impl Running {
             .map(|slot| described(slot))
             .collect();
         let cores = self.table.cores();
+        let streaming = self.streaming.figures();
         let mut statistics = BucketStatistics {
             documents: vbuckets.iter().map(|vbucket| vbucket.documents).sum(),
             // Of the accounts, not of the pool, which learns of them in steps.
@@ -69,6 +75,8 @@ impl Running {
             disk_bytes: 0,
             live_bytes: 0,
             unpersisted_items: vbuckets.iter().map(unpersisted).sum(),
+            backfills: streaming.backfills as u64,
+            backfill_buffer_bytes: streaming.buffered_bytes,
             failures: self
                 .failures
                 .counters()

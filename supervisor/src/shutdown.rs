@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use actors::environment::Environment;
 use actors::executor::StopWorkers;
@@ -21,6 +21,7 @@ use messages::flusher::{StopFlushing, Unpersisted};
 use storage::VbucketStatus;
 use storage::disk::Disk;
 
+use crate::collections;
 use crate::guardian::StopOutcome;
 use crate::running::Running;
 use crate::stop::Wanted;
@@ -91,6 +92,8 @@ pub(crate) struct Engine {
     pub(crate) environment: Environment,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) deadline: Duration,
+    /// How often the figures are published.
+    pub(crate) metrics_every: Option<Duration>,
 }
 
 impl Engine {
@@ -102,9 +105,19 @@ impl Engine {
     /// Runs until somebody wants it to stop, then stops.
     pub(crate) async fn run(self) {
         let repair = Beside(actix::spawn(repair_suspects(Arc::clone(&self.running))));
+        let erase = Beside(actix::spawn(collections::erase_ended(Arc::clone(
+            &self.running,
+        ))));
         let watch = Beside(actix::spawn(Arc::clone(&self.running.tree).watch()));
+        let publish = |every| {
+            Beside(actix::spawn(publish_every(
+                every,
+                Arc::clone(&self.running),
+            )))
+        };
+        let publisher = self.metrics_every.map(publish);
         let wanted = self.running.stop.wanted().await;
-        drop(repair);
+        drop((repair, erase, publisher));
         let began = self.environment.clock.monotonic();
         let mut report = match wanted {
             Wanted::Shutdown => self.shut_down(began).await,
@@ -112,6 +125,8 @@ impl Engine {
         };
         drop(watch);
         self.running.table.close();
+        // Whoever waits for the end may open the directory anew.
+        self.running.store.abandon();
         report.took = self.since(began);
         self.running.stop.over(&report);
     }
@@ -165,6 +180,8 @@ impl Engine {
     }
 
     async fn stop_workers(&self, within: Duration, report: &mut ShutdownReport) {
+        // What is read holds the store.
+        self.running.streaming.stop();
         match timeout(within, self.running.tree.shutdown()).await {
             Ok(stopped) => report
                 .stuck
@@ -196,6 +213,14 @@ impl Drop for Beside {
     }
 }
 
+/// Hands the figures to the recorder of the `metrics` crate now and then.
+async fn publish_every(every: Duration, running: Arc<Running>) {
+    loop {
+        sleep(every).await;
+        running.statistics().publish();
+    }
+}
+
 /// Repairs vbuckets that a panic left half changed; the caller who panicked is told by its own panic.
 async fn repair_suspects(running: Arc<Running>) {
     loop {
@@ -206,6 +231,8 @@ async fn repair_suspects(running: Arc<Running>) {
                 core.reconcile();
             }
         }
+        // Whoever panicked may have been on the way from one vbucket to the next with a new manifest.
+        running.collections.catch_up();
     }
 }
 

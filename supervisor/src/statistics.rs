@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use messages::vbucket::VbucketDescription;
+use storage::{CollectionId, Seqno, VbucketId};
 
 use crate::restart::ChildStatus;
 
@@ -21,12 +22,36 @@ pub struct BucketStatistics {
     pub live_bytes: u64,
     /// Changes that are not on disk yet, those of which a newer one took the place included.
     pub unpersisted_items: u64,
+    /// Streams' backfills, those that wait their turn included.
+    pub backfills: u64,
+    /// Bytes read for streams and not sent yet.
+    pub backfill_buffer_bytes: u64,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
     /// The children, in the order of the tree.
     pub children: Vec<ChildStatus>,
     /// The vbuckets, in order.
     pub vbuckets: Vec<VbucketDescription>,
+}
+
+/// Figures of one collection, summed over the vbuckets that are in service: what is on disk, and so much of a moment ago as
+/// the disk lags behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionStatistics {
+    /// Its number.
+    pub id: CollectionId,
+    /// Name of its scope.
+    pub scope: String,
+    /// Its name.
+    pub name: String,
+    /// Longest life of its documents in seconds; zero for no limit.
+    pub max_ttl_s: u32,
+    /// Live documents on disk.
+    pub documents: u64,
+    /// Bytes of their keys and values.
+    pub document_bytes: u64,
+    /// Highest seqno in memory, by vbucket.
+    pub high_seqnos: BTreeMap<VbucketId, Seqno>,
 }
 
 impl BucketStatistics {
@@ -39,10 +64,12 @@ impl BucketStatistics {
         let gauges = [
             (names::CURR_ITEMS, self.documents),
             (names::MEM_USED_BYTES, self.memory_bytes),
-            (names::MAX_SIZE_BYTES, self.memory_quota_bytes),
+            (names::MAX_SIZE, self.memory_quota_bytes),
             (names::DB_FILE_SIZE_BYTES, self.disk_bytes),
             (names::DB_DATA_SIZE_BYTES, self.live_bytes),
             (names::DISKQUEUE_ITEMS, self.unpersisted_items),
+            (names::BACKFILLS, self.backfills),
+            (names::BACKFILL_BUFFER_BYTES, self.backfill_buffer_bytes),
             (names::VBUCKETS_DOWN, down.count() as u64),
             (names::CHILD_RESTARTS, restarts.fold(0, u64::saturating_add)),
         ];

@@ -3,6 +3,8 @@
 //! Invariant: asking never blocks, is answered once the engine is down, and a second wish joins the first; the engine
 //! that ends without an answer (its thread died) answers by dropping the askers.
 
+use std::future::Future;
+
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -27,7 +29,7 @@ pub(crate) struct StopRequest {
 #[derive(Debug, Default)]
 struct State {
     wanted: Option<Wanted>,
-    /// One for each handle that asked; bounded by the callers that wait.
+    /// One for each handle that asked or only waits; bounded by the callers that do.
     askers: Vec<oneshot::Sender<ShutdownReport>>,
     is_over: bool,
 }
@@ -47,6 +49,18 @@ impl StopRequest {
         };
         self.changed.notify_one();
         answer.await.ok()
+    }
+
+    /// Comes to an end once the engine is down, whoever wanted it, or died. Holds nothing of the bucket.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (asker, answer) = oneshot::channel();
+        {
+            let mut state = self.state.lock();
+            if !state.is_over {
+                state.askers.push(asker);
+            }
+        }
+        async move { drop(answer.await) }
     }
 
     /// Whether the engine is down.

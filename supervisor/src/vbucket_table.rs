@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use actors::environment::Environment;
+use actors::maintenance::MemoryUse;
 use actors::vbucket::checkpoint::CheckpointLimits;
-use actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
+use actors::vbucket::{BucketManifest, DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
 use actors::warmup::{VbucketTable, Warmable};
 use messages::{ChildName, DownCause, OperationError};
 use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
@@ -27,6 +28,9 @@ pub(crate) struct Table {
     edges: Vec<Arc<DirtyVbuckets>>,
     first_edge: Arc<DirtyVbuckets>,
     environment: Environment,
+    /// The manifest the active vbuckets follow.
+    pub(crate) manifest: Arc<BucketManifest>,
+    checkpoints: CheckpointLimits,
     /// Told when a panic left a core suspect: somebody must look for it and have it repaired.
     pub(crate) suspects: Arc<Notify>,
     /// The whole bucket is out of service.
@@ -60,10 +64,12 @@ impl Table {
         let ids = (0..vbuckets).filter_map(VbucketId::new);
         Table {
             slots: ids.map(|id| Arc::new(VbucketSlot::new(id))).collect(),
+            checkpoints: CheckpointLimits::within(memory.quota_bytes(), vbuckets),
             memory,
             edges: edges.collect(),
             first_edge,
             environment,
+            manifest: Arc::default(),
             suspects: Arc::new(Notify::new()),
             is_given_up: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
@@ -155,9 +161,24 @@ impl Table {
             environment: self.environment.clone(),
             memory: Arc::new(MemoryAccount::new(Arc::clone(&self.memory))),
             dirty: Arc::clone(edge),
-            checkpoints: CheckpointLimits::default(),
+            checkpoints: self.checkpoints,
             on_suspect: Arc::new(move |_| suspects.notify_one()),
         })
+        .of_bucket(Arc::clone(&self.manifest))
+    }
+}
+
+impl MemoryUse for Table {
+    fn is_short(&self) -> bool {
+        self.memory.is_above_high_mark()
+    }
+
+    fn quota_bytes(&self) -> u64 {
+        self.memory.quota_bytes()
+    }
+
+    fn spare_bytes(&self) -> u64 {
+        self.cores().map(|(_, core)| core.spare_bytes()).sum()
     }
 }
 

@@ -4,9 +4,12 @@
 //! then their flushers and doors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Addr, ArbiterHandle};
+use tokio::time::timeout;
 
+use actors::backfill::Backfills;
 use actors::backoff::Backoff;
 use actors::environment::{Clock, Environment, Random};
 use actors::executor::{Executor, StopWorkers, WakeWorker};
@@ -17,6 +20,7 @@ use actors::hooks::Hooks;
 use actors::maintenance::{self, MaintenanceConfig};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
+use actors::stream::{ProducerConfig, ProducerCore};
 use actors::vbucket::{VbucketActor, VbucketSlot};
 use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
 use actors::writer::{self, GroupLimits, WriterConfig, WriterLink, WriterQueue};
@@ -27,13 +31,15 @@ use storage::{CreateOptions, LogStore, MemoryPool, VbucketId};
 use crate::bucket::VbucketAddr;
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
+use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::{Supervisor, SupervisorParts};
 use crate::opening::{self, Opened};
 use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
-use crate::tree::{Child, Excess, Group, Kind, Tree};
+use crate::streaming::{self, Producing, Streaming};
+use crate::tree::{self, Child, Excess, Group, Kind, Tree};
 use crate::vbucket_table::Table;
 
 /// What a bucket stands on: real in production, simulated in a world.
@@ -104,18 +110,25 @@ pub(crate) async fn start(
     let warm = warmup.wait();
     let closed = |_| OperationError::Closed;
     warmup.wait_for_states().await.map_err(closed)?;
+    let collections = Collections::open(&parts.table)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
     let addresses = parts.start_vbuckets(&arbiters);
+    let streaming = parts.start_streaming(&arbiters)?;
     if config.waits_for_warmup {
         // What could not be loaded is out of service and says so; the rest serves.
         let WarmupEnd { .. } = warm.await.map_err(closed)??;
     }
+    // Whoever looks at the children of a bucket that was opened finds them at work. One that hangs in its beginning is
+    // the supervisor's business.
+    drop(timeout(config.stall_limit, supervisor.all_begun()).await);
     let running = Running {
         addresses,
         table: parts.table,
+        collections,
         memory,
         store: parts.store,
         warmup,
+        streaming,
         tree: supervisor,
         failures,
         stop: Arc::new(StopRequest::default()),
@@ -127,6 +140,7 @@ pub(crate) async fn start(
         environment: parts.environment,
         disk: opened.disk,
         deadline: config.stop_deadline,
+        metrics_every: config.metrics_every,
     })
 }
 
@@ -152,6 +166,7 @@ impl Parts<'_> {
             store: self.store.clone(),
             environment: self.environment.clone(),
             backoff: Backoff::DISK,
+            memory: Arc::clone(&self.table) as _,
         };
         let maintenance =
             maintenance::start(config, Arc::clone(&self.guardian)).map_err(not_started)?;
@@ -165,6 +180,7 @@ impl Parts<'_> {
                 limits: GroupLimits::default(),
                 backoff: Backoff::DISK,
                 maintenance: Some(maintenance.clone()),
+                memory: Arc::clone(&self.table) as _,
             };
             let queue = WriterQueue::new(vbuckets, self.table.threads());
             writer::start(config, &queue, Arc::clone(&self.guardian)).map_err(not_started)
@@ -233,6 +249,26 @@ impl Parts<'_> {
             .collect()
     }
 
+    /// Who reads for streams, and the producers.
+    fn start_streaming(&self, arbiters: &[ArbiterHandle]) -> Result<Streaming, BucketError> {
+        let backfills = Backfills::new(streaming::backfill_config(&self.store, &self.environment));
+        backfills
+            .start(self.config.reader_threads, &self.guardian)
+            .map_err(not_started)?;
+        let start = |((number, config), arbiter): ((usize, ProducerConfig), &ArbiterHandle)| {
+            let shell = self.shell(&streaming::producer_child(number));
+            let edge = Arc::clone(&config.edge);
+            let make = move |_| ProducerCore::new(config.clone());
+            Producing {
+                address: shell::start(arbiter, shell, make),
+                edge,
+            }
+        };
+        let configs = streaming::links(&self.table, &backfills).into_iter();
+        let producers = configs.enumerate().zip(arbiters).map(start).collect();
+        Ok(Streaming::new(backfills, producers))
+    }
+
     /// The other door of every vbucket.
     fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
@@ -251,6 +287,12 @@ impl Parts<'_> {
 pub(crate) fn vbucket_child(vbucket: VbucketId) -> ChildName {
     ChildName::new(format!("vbucket-{vbucket}"))
 }
+
+/// A vbucket's clients wait for its actor, whose making costs nothing.
+const AT_ONCE: tree::Backoff = tree::Backoff {
+    first: Duration::from_millis(1),
+    most: Duration::from_secs(5),
+};
 
 /// Who there is, in the order of the data: the disk first, then who writes to it, then who is written to.
 fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
@@ -271,16 +313,31 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
         let name = format!("warmup-{number}");
         tree = tree.child(child(&name, "disk").kind(Kind::Transient));
     }
+    for number in 0..config.reader_threads.max(1) {
+        tree = tree.child(child(&format!("reader-{number}"), "disk"));
+    }
     tree = tree.group(Group::new("flushers"));
     for number in 0..threads {
         tree = tree.child(child(&format!("flusher-{number}"), "flushers"));
+    }
+    // Streams hold nothing of each other's threads; their consumers ask again.
+    tree = tree.group(Group::new("producers"));
+    for number in 0..threads {
+        tree = tree.child(child(
+            streaming::producer_child(number).as_str(),
+            "producers",
+        ));
     }
     // A vbucket that fails too often goes out of service alone.
     for id in (0..shape.vbuckets).filter_map(VbucketId::new) {
         let family = format!("vb-{id}");
         tree = tree
             .group(Group::new(&family).excess(Excess::OutOfService))
-            .child(child(&format!("vbucket-{id}"), &family).vbucket(id));
+            .child(
+                child(&format!("vbucket-{id}"), &family)
+                    .vbucket(id)
+                    .backoff(AT_ONCE),
+            );
     }
     tree
 }

@@ -1,5 +1,7 @@
 //! A caller's mistakes are told by name, with what helps, and change nothing.
 
+use std::time::Duration;
+
 use piggin::messages::OperationError;
 use piggin::messages::vbucket::{Set, SetVbucketState, WriteOptions};
 use piggin::storage::{Advice, Cas, CollectionId, Document, DocumentKey, VbucketId, VbucketState};
@@ -141,4 +143,36 @@ fn a_vbucket_that_is_not_active() -> Result {
     assert_eq!(block_on(bucket.get(&key))?.value, "1");
     block_on(bucket.shutdown())?;
     Ok(())
+}
+
+#[test]
+fn settings_no_bucket_can_work_with() {
+    let directory = TempDirectory::new();
+    let config = || made_small(BucketConfig::at(directory.path()));
+    let memory_quota_bytes = BucketConfig {
+        memory_quota_bytes: 0,
+        ..config()
+    };
+    let mailbox_messages_max = BucketConfig {
+        mailbox_messages_max: 0,
+        ..config()
+    };
+    let stall_limit = BucketConfig {
+        stall_limit: Duration::ZERO,
+        ..config()
+    };
+    let metrics_every = BucketConfig {
+        metrics_every: Some(Duration::ZERO),
+        ..config()
+    };
+    for (name, config) in [
+        ("memory_quota_bytes", memory_quota_bytes),
+        ("mailbox_messages_max", mailbox_messages_max),
+        ("stall_limit", stall_limit),
+        ("metrics_every", metrics_every),
+    ] {
+        let error = block_on(Bucket::create(config)).unwrap_err();
+        assert_eq!(error.advice(), Advice::FixRequest);
+        assert!(error.to_string().contains(name), "{error}");
+    }
 }

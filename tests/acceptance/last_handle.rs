@@ -34,8 +34,9 @@ fn check(disk: &TestDisk) -> Result {
     let bucket = block_on(Bucket::open(config()))?;
     assert_eq!(branches(&bucket), created, "an orderly end");
     assert_filled(&bucket, &keys);
+    let closed = bucket.closed();
     drop(bucket);
-    disk.wait_until_free();
+    block_on(closed);
 
     let bucket = block_on(Bucket::open(config()))?;
     let branched = branches(&bucket);
@@ -48,6 +49,30 @@ fn check(disk: &TestDisk) -> Result {
     let bucket = block_on(Bucket::open(config()))?;
     assert_eq!(branches(&bucket), branched, "an orderly end again");
     block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// Whoever waited for the end, of whatever kind, finds the directory free, every time.
+#[test]
+fn the_end_can_be_waited_for() -> Result {
+    let disk = SimulatedDisk::new();
+    let config = || small(BucketConfig::on(Arc::new(disk.clone())));
+    let mut bucket = block_on(Bucket::create(made_small(config())))?;
+    for turn in 0..20 {
+        let (closed, ended_twice) = (bucket.closed(), bucket.closed());
+        if turn % 3 == 0 {
+            block_on(bucket.shutdown())?;
+        } else {
+            drop(bucket);
+        }
+        block_on(closed);
+        bucket = block_on(Bucket::open(config()))?;
+        block_on(ended_twice);
+    }
+    let other = bucket.clone();
+    block_on(bucket.shutdown())?;
+    // Of what has ended there is nothing to wait for.
+    block_on(other.closed());
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod support;
 
 mod bad_input;
 mod closed_bucket;
+mod collections;
 mod dropped_futures;
 mod last_handle;
 mod own_system;
@@ -16,4 +17,5 @@ mod places;
 mod quota_and_space;
 mod restarts;
 mod runtimes;
+mod stalls;
 mod vbucket_down;

@@ -36,10 +36,16 @@ fn a_full_quota_refuses_writes_and_takes_deletions() -> Result {
     for key in &written {
         assert_eq!(block_on(bucket.get(key))?.value.len(), 4096);
     }
-    // A client may still delete. What that frees is free once the store let go of it, too.
+    // A client may still delete, and what that frees can be written again.
     let (deleted, kept) = written.split_at(written.len() / 2);
     for key in deleted {
         block_on(bucket.delete(key).persisted())?;
+    }
+    let mut again = Vec::new();
+    for number in 0..deleted.len() / 2 {
+        let key = format!("again-{number}");
+        write_once_there_is_room(&bucket, &key, 4096);
+        again.push(key);
     }
     block_on(bucket.shutdown())?;
 
@@ -47,13 +53,64 @@ fn a_full_quota_refuses_writes_and_takes_deletions() -> Result {
     config.memory_quota_bytes = 1 << 20;
     let bucket = block_on(Bucket::open(config))?;
     block_on(bucket.set("again", vec![b'v'; 4096]).persisted())?;
-    for key in kept {
+    for key in kept.iter().chain(&again) {
         assert_eq!(block_on(bucket.get(key))?.value.len(), 4096);
     }
     for key in deleted {
         assert_eq!(block_on(bucket.get(key)), Err(OperationError::KeyNotFound));
     }
     block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// Waits for the store to seal, which is all that is missing.
+fn write_once_there_is_room(bucket: &Bucket, key: &str, length: usize) {
+    until(|| match block_on(bucket.set(key, vec![b'v'; length])) {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error, OUT_OF_MEMORY);
+            false
+        }
+    });
+}
+
+/// Of small documents, whose tombstones cost nearly as much as they did.
+#[test]
+fn a_bucket_whose_documents_were_all_deleted_is_as_good_as_new() -> Result {
+    let mut config = made_small(BucketConfig::on(Arc::new(SimulatedDisk::new())));
+    config.memory_quota_bytes = 1 << 20;
+    let bucket = block_on(Bucket::create(config))?;
+    let fill = |round: usize| {
+        let mut written = Vec::new();
+        loop {
+            let key = format!("{round}-{}", written.len());
+            match block_on(bucket.set(&key, "a few bytes")) {
+                Ok(_) => written.push(key),
+                Err(error) => {
+                    assert_eq!(error, OUT_OF_MEMORY);
+                    return written;
+                }
+            }
+        }
+    };
+    let first = fill(0);
+    for key in &first {
+        // A deletion may go above the quota, but not for ever.
+        until(|| match block_on(bucket.delete(key)) {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error, OUT_OF_MEMORY);
+                false
+            }
+        });
+    }
+    let most = first.len() / 2;
+    for number in 0..most {
+        write_once_there_is_room(&bucket, &format!("1-{number}"), 11);
+    }
+    assert_eq!(bucket.statistics().documents, most as u64);
+    let report = block_on(bucket.shutdown())?;
+    assert!(report.is_clean(), "{report}");
     Ok(())
 }
 

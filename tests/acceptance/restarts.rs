@@ -6,7 +6,7 @@ use piggin::messages::ChildName;
 use piggin::messages::vbucket::DescribeVbucket;
 use piggin::storage::Advice;
 use piggin::storage::disk::SimulatedDisk;
-use piggin::supervisor::restart::ChildState;
+use piggin::supervisor::restart::{ChildState, ChildStatus};
 use piggin::{Bucket, BucketConfig};
 
 use crate::support::{
@@ -27,8 +27,8 @@ fn by_every_name() -> Result {
                 .into_iter()
                 .find(|one| one.name == before.name);
             let now = now.unwrap();
-            // Work that is done, or ends just now, is not done again.
-            let is_done = matches!(now.state, ChildState::Finished | ChildState::Stopped);
+            // Work that is done is not done again.
+            let is_done = now.state == ChildState::Finished;
             is_done || now.state == ChildState::Up && now.generation > before.generation
         });
         for key in &keys {
@@ -43,6 +43,30 @@ fn by_every_name() -> Result {
     assert!(report.is_clean(), "{report}");
     let bucket = block_on(Bucket::open(config()))?;
     assert_filled(&bucket, &keys);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// Whoever looks at a bucket that was just opened sees who works and who is done, not who is about to begin.
+#[test]
+fn everybody_has_begun_when_a_bucket_was_opened() -> Result {
+    let disk = SimulatedDisk::new();
+    let config = || small(BucketConfig::on(Arc::new(disk.clone())));
+    let mut bucket = block_on(Bucket::create(made_small(config())))?;
+    for _ in 0..10 {
+        for child in bucket.children() {
+            let has_begun = matches!(child.state, ChildState::Up | ChildState::Finished);
+            assert!(has_begun, "{child:?}");
+        }
+        let is_done = |child: &ChildStatus| child.state == ChildState::Finished;
+        until(|| bucket.children().iter().any(is_done));
+        for child in bucket.children().iter().filter(|one| is_done(one)) {
+            assert_eq!(child.name.as_str(), "warmup-0");
+        }
+        let report = block_on(bucket.shutdown())?;
+        assert!(report.is_clean(), "{report}");
+        bucket = block_on(Bucket::open(config()))?;
+    }
     block_on(bucket.shutdown())?;
     Ok(())
 }

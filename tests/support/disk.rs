@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is let through is done by the disk inside, unchanged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -30,7 +30,7 @@ struct State {
     /// Writing calls of this thread to come that fail.
     failures: Option<(String, u32, DiskErrorKind)>,
     /// Syncs of threads so named wait.
-    held: Option<String>,
+    held: BTreeSet<String>,
     waiting: usize,
 }
 
@@ -54,18 +54,23 @@ impl TestDisk {
 
     /// From now on syncs of the thread of that name wait.
     pub(crate) fn hold_syncs_of(&self, thread: &str) {
-        self.control.state.lock().held = Some(thread.to_owned());
+        self.control.state.lock().held.insert(thread.to_owned());
     }
 
-    /// Lets syncs go on.
+    /// Lets syncs go on, of whomever.
     pub(crate) fn let_go(&self) {
-        self.control.state.lock().held = None;
+        self.control.state.lock().held.clear();
         self.control.changed.notify_all();
     }
 
     /// Waits until somebody waits with a sync.
     pub(crate) fn wait_for_held_sync(&self) {
-        self.wait(|state| state.waiting > 0);
+        self.wait_for_held_syncs(1);
+    }
+
+    /// Waits until so many wait with a sync.
+    pub(crate) fn wait_for_held_syncs(&self, count: usize) {
+        self.wait(|state| state.waiting >= count);
     }
 
     /// Waits until nobody has the directory.
@@ -121,7 +126,7 @@ impl Control {
         if !is_struck && verb == Verb::Sync {
             state.waiting += 1;
             self.changed.notify_all();
-            while state.held.as_deref() == Some(name) {
+            while state.held.contains(name) {
                 self.changed.wait(&mut state);
             }
             state.waiting -= 1;

@@ -59,6 +59,9 @@ pub(crate) fn small(config: BucketConfig) -> BucketConfig {
     BucketConfig {
         actor_threads: Some(1),
         warmup_threads: 1,
+        reader_threads: 1,
+        // A test says when it wants to see figures.
+        metrics_every: None,
         ..config
     }
 }

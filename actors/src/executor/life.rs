@@ -15,11 +15,14 @@ use crate::executor::{Step, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::{ExitCause, Verdict};
 use crate::panics::panic_text;
 use crate::tether::Tether;
+use storage::waiting::{WatchWaits, watched};
 
 /// A worker and what is needed to make the next one.
 pub(crate) struct Life {
     spec: WorkerSpec,
     tether: Arc<Tether>,
+    /// The tether, told when a step waits for another thread.
+    waits: Arc<dyn WatchWaits>,
     generation: Generation,
     worker: Option<Box<dyn Worker>>,
     /// Orders seen so far, and what they say.
@@ -49,6 +52,7 @@ impl Life {
         tether.set_wake(wake);
         Life {
             spec,
+            waits: Arc::clone(&tether) as _,
             tether,
             generation: Generation::default(),
             worker: None,
@@ -93,19 +97,19 @@ impl Life {
         self.tether.enter();
         let step = guarded(|| {
             before();
-            worker.step()
+            watched(&self.waits, || worker.step())
         });
         self.tether.leave();
         match step {
             Ok(Step::Ended) => match self.end() {
-                Ok(()) => self.ended(),
-                Err(panic) => self.fell(panic),
+                Ok(()) => self.down(ExitCause::Finished),
+                Err(panic) => self.down(ExitCause::Panicked(panic)),
             },
             Ok(step @ (Step::Again | Step::Idle | Step::IdleFor(_))) => Turn::Stepped(step),
             Err(panic) => {
                 // What its drop says after that is no news.
                 drop(self.end());
-                self.fell(panic)
+                self.down(ExitCause::Panicked(panic))
             }
         }
     }
@@ -124,7 +128,7 @@ impl Life {
             let orders = self.tether.orders();
             if orders.must_stop {
                 drop(self.end());
-                return Some(self.ended());
+                return Some(self.stopped());
             }
             self.is_down = orders.stands_down.is_some();
             self.is_held = orders.is_held;
@@ -141,8 +145,8 @@ impl Life {
         }
     }
 
-    /// Its work is done, or it was told to stop; the guardian need not wait for it.
-    fn ended(&self) -> Turn {
+    /// It was told to stop, and has; the guardian need not wait for it.
+    fn stopped(&self) -> Turn {
         let guardian = &self.spec.guardian;
         // What a guardian that panics thinks of it changes nothing.
         drop(guarded(|| {
@@ -156,7 +160,7 @@ impl Life {
         let generation = self.generation;
         match guarded(|| (self.spec.make)(generation)) {
             Ok(worker) => self.worker = Some(worker),
-            Err(panic) => return self.fell(panic),
+            Err(panic) => return self.down(ExitCause::Panicked(panic)),
         }
         let guardian = &self.spec.guardian;
         match guarded(|| guardian.child_up(&self.spec.name, generation)) {
@@ -165,17 +169,25 @@ impl Life {
         }
     }
 
-    fn fell(&mut self, panic: String) -> Turn {
-        let cause = ExitCause::Panicked(panic);
+    /// This life is over; the guardian says what comes.
+    fn down(&mut self, cause: ExitCause) -> Turn {
+        let is_done = cause == ExitCause::Finished;
         let guardian = &self.spec.guardian;
-        match guarded(|| guardian.child_down(&self.spec.name, self.generation, cause)) {
-            Ok(Verdict::RestartAfter(delay)) => Turn::RestartAfter(delay),
+        let verdict = guarded(|| guardian.child_down(&self.spec.name, self.generation, cause));
+        if let Ok(Verdict::RestartAfter(delay)) = verdict {
+            return Turn::RestartAfter(delay);
+        }
+        let orders = self.tether.orders();
+        if orders.must_stop {
+            self.stopped()
+        } else if orders.stands_down.is_some() && verdict.is_ok() {
             // With that order it may be brought back; without it nobody will.
-            Ok(Verdict::StayDown) if self.tether.orders().stands_down.is_some() => {
-                self.is_down = true;
-                Turn::OutOfService
-            }
-            Ok(Verdict::StayDown) | Err(_) => Turn::Down,
+            self.is_down = true;
+            Turn::OutOfService
+        } else if is_done {
+            Turn::Stepped(Step::Ended)
+        } else {
+            Turn::Down
         }
     }
 }

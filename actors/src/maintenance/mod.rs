@@ -3,7 +3,9 @@
 //! Never in the way of a commit for longer than a publish, whatever the size of a merge (MB-38428). Woken by the
 //! writers; level-triggered, because what is to be done is a function of the store's own figures. Invariant: what
 //! failed is told once a try and waits longer each time, while other kinds of work go on; an aborted piece moves no
-//! figure.
+//! figure. While memory is short the log shards are sealed before their time, but other work has its turn in between.
+
+mod pressure;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +19,9 @@ use crate::store_handle::{StoreHandle, StoreLease};
 use messages::failure::CompactionStage;
 use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
 use storage::log_store::MaintenanceKind;
-use storage::{Advice, Job, Outcome, StorageError, VbucketId};
+use storage::{Advice, Job, LogStore, Outcome, StorageError, VbucketId};
+
+pub use self::pressure::{AmpleMemory, MemoryUse};
 
 /// What maintenance works with.
 #[derive(Clone, Debug)]
@@ -30,7 +34,14 @@ pub struct MaintenanceConfig {
     pub environment: Environment,
     /// How long to leave a kind of work alone that failed.
     pub backoff: Backoff,
+    /// What sealing gives back to.
+    pub memory: Arc<dyn MemoryUse>,
 }
+
+type Piece = (
+    MaintenanceKind,
+    Box<dyn Job<Output = (), Failure = StorageError> + Send>,
+);
 
 /// One life of the maintenance of a store.
 pub struct MaintenanceWorker {
@@ -40,6 +51,8 @@ pub struct MaintenanceWorker {
     /// Set while the store works for us: if it stays set, a panic left the store half done.
     is_in_store: bool,
     next_shard: u16,
+    /// The last piece was a seal for lack of memory: the next one is something else, if there is anything.
+    has_relieved: bool,
     /// Failures in a row, by log shard and kind.
     failures: BTreeMap<(u16, FailureKind), u32>,
     /// Log shards left alone, and until when (monotonic).
@@ -49,7 +62,7 @@ pub struct MaintenanceWorker {
 struct Working {
     span: tracing::Span,
     // Dropped before the lease: see `StoreLease`.
-    job: Box<dyn Job<Output = ()> + Send>,
+    job: Box<dyn Job<Output = (), Failure = StorageError> + Send>,
     lease: StoreLease,
     log_shard: u16,
     kind: MaintenanceKind,
@@ -65,6 +78,7 @@ impl MaintenanceWorker {
             working: None,
             is_in_store: false,
             next_shard: 0,
+            has_relieved: false,
             failures: BTreeMap::new(),
             put_off: BTreeMap::new(),
         }
@@ -85,11 +99,11 @@ impl MaintenanceWorker {
             if self.put_off.contains_key(&log_shard) {
                 continue;
             }
-            if let Some((kind, job)) = lease.store().maintenance_work(log_shard) {
+            if let Some((kind, job)) = self.work_of(lease.store(), log_shard) {
                 self.next_shard = log_shard.wrapping_add(1);
                 self.working = Some(Working {
                     span: self.span(log_shard, kind),
-                    job: Box::new(job),
+                    job,
                     lease,
                     log_shard,
                     kind,
@@ -101,6 +115,27 @@ impl MaintenanceWorker {
             Some(until) => Step::IdleFor(until.saturating_sub(now)),
             None => Step::Idle,
         }
+    }
+
+    /// The next piece of work of a log shard.
+    fn work_of(&mut self, store: &LogStore, log_shard: u16) -> Option<Piece> {
+        let usual = || {
+            let (kind, job) = store.maintenance_work(log_shard)?;
+            Some((kind, Box::new(job) as _))
+        };
+        let memory = &*self.config.memory;
+        let relief = || {
+            let job = store.seal_shard_job(log_shard, pressure::seals_from(memory)?)?;
+            Some((MaintenanceKind::Seal, Box::new(job) as _))
+        };
+        if std::mem::take(&mut self.has_relieved)
+            && let Some(work) = usual()
+        {
+            return Some(work);
+        }
+        let relieved = relief();
+        self.has_relieved = relieved.is_some();
+        relieved.or_else(usual)
     }
 
     /// Around all of a piece of work.

@@ -18,7 +18,7 @@ use crate::warmup::clean_shutdown::CleanMark;
 use crate::warmup::plan::{Load, Task, by_shard};
 use crate::warmup::states::{Found, StatesJob};
 use messages::failure::{ScanPurpose, WarmupPhase};
-use messages::{DownCause, FailureCause, FailureKind, Generation, NextStep};
+use messages::{ChildName, DownCause, FailureCause, FailureKind, Generation, NextStep};
 use storage::{
     Advice, Batch, CommitDurability, ItemView, Job, KvStore, LogStore, Namespace, Outcome, Scan,
     SeqnoRange, StorageError, VbucketId, VbucketIdentity,
@@ -32,6 +32,7 @@ const PANICS_MAX: u32 = 3;
 /// One life of a worker.
 pub struct WarmupWorker {
     warmup: Warmup,
+    name: ChildName,
     generation: Generation,
     task: Option<InHand>,
     /// Around the load in hand.
@@ -59,7 +60,7 @@ enum InHand {
 /// New state records on their way, one log shard after the other.
 struct Persisting {
     // Dropped before the lease: see `StoreLease`.
-    job: Option<Box<dyn Job<Output = Results> + Send>>,
+    job: Option<Box<dyn Job<Output = Results, Failure = StorageError> + Send>>,
     results: Option<Results>,
     group: Arc<[Batch]>,
     waiting: Vec<(u16, Vec<Batch>)>,
@@ -70,11 +71,12 @@ struct Persisting {
 }
 
 impl WarmupWorker {
-    /// A new life.
+    /// A new life of the worker of that name.
     #[must_use]
-    pub fn new(warmup: Warmup, generation: Generation) -> WarmupWorker {
+    pub fn new(warmup: Warmup, name: ChildName, generation: Generation) -> WarmupWorker {
         WarmupWorker {
             warmup,
+            name,
             generation,
             task: None,
             span: tracing::Span::none(),
@@ -95,9 +97,9 @@ impl WarmupWorker {
         cause: FailureCause,
         next: NextStep,
     ) {
-        let config = &self.warmup.config;
-        config.environment.failures.report(FailureReport {
-            child: config.name.clone(),
+        let environment = &self.warmup.config.environment;
+        environment.failures.report(FailureReport {
+            child: self.name.clone(),
             generation: self.generation,
             vbucket,
             kind: FailureKind::Warmup { phase },
@@ -273,6 +275,10 @@ impl WarmupWorker {
     fn settle(&mut self, persisting: &mut Persisting, results: Results) {
         for (result, batch) in results.into_iter().zip(persisting.group.iter()) {
             let Err(cause) = result else { continue };
+            if has_branch(persisting.lease.store(), batch) {
+                // A flusher was faster: the branch came with what it wrote.
+                continue;
+            }
             if let StorageError::Refused { .. } | StorageError::VbucketDown { .. } = cause {
                 // It is not what it was when its state was read.
                 self.give_up(batch.vbucket, WarmupPhase::Persist, cause);
@@ -480,6 +486,7 @@ impl Drop for WarmupWorker {
 impl std::fmt::Debug for WarmupWorker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WarmupWorker")
+            .field("name", &self.name)
             .field("generation", &self.generation)
             .finish_non_exhaustive()
     }

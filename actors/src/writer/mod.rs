@@ -21,6 +21,7 @@ use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
 use crate::flusher::answers::{Committed, FlusherEdge, Placed, Ticket};
 use crate::flusher::flushable::Flushable;
 use crate::guardian::Guardian;
+use crate::maintenance::MemoryUse;
 use crate::store_handle::StoreHandle;
 use messages::{ChildName, Generation};
 use storage::{Batch, VbucketId};
@@ -95,6 +96,8 @@ pub struct WriterConfig {
     pub backoff: Backoff,
     /// Woken after commits: there may be something to maintain.
     pub maintenance: Option<WakeWorker>,
+    /// While it is short, maintenance is woken after every commit: only what is committed can be sealed.
+    pub memory: Arc<dyn MemoryUse>,
 }
 
 /// The channel of a writer; outlives each life of it.

@@ -57,7 +57,7 @@ struct InHand {
 struct Committing {
     span: tracing::Span,
     // Dropped before the lease: see `StoreLease`.
-    job: Box<dyn Job<Output = Results> + Send>,
+    job: Box<dyn Job<Output = Results, Failure = StorageError> + Send>,
     group: Arc<[Batch]>,
     lease: StoreLease,
 }
@@ -157,13 +157,14 @@ impl WriterWorker {
         }
     }
 
-    /// A failed commit may leave work, too: only a manifest settles a failed sync.
+    /// A failed commit may leave work, too: only a manifest settles a failed sync. Where memory is short every commit
+    /// does, for whatever it replaces is free only once it is sealed.
     fn wake_maintenance(&mut self, group: &[Batch], has_failed: bool) {
         let bytes = group.iter().map(bytes_of).fold(0, u64::saturating_add);
         self.unmaintained = self.unmaintained.saturating_add(bytes);
-        if (has_failed || self.unmaintained >= MAINTENANCE_BYTES)
-            && let Some(maintenance) = &self.config.maintenance
-        {
+        let is_due =
+            has_failed || self.unmaintained >= MAINTENANCE_BYTES || self.config.memory.is_short();
+        if is_due && let Some(maintenance) = &self.config.maintenance {
             self.unmaintained = 0;
             maintenance.wake();
         }

@@ -108,7 +108,8 @@ impl Cores {
             absent: Absent::Create,
             step_bytes: 1 << 10,
         });
-        let mut worker = WarmupWorker::new(warmup.clone(), Generation(1));
+        let mut worker =
+            WarmupWorker::new(warmup.clone(), ChildName::new("warmup-0"), Generation(1));
         while !warmup.progress().is_done {
             worker.step();
         }

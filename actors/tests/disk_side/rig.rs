@@ -16,7 +16,7 @@ use piggin_actors::executor::{WakeWorker, Worker};
 use piggin_actors::flusher::{
     DirtyQueue, FlushLimits, Flushable, FlushedVbucket, Flusher, FlusherConfig, FlusherEdge,
 };
-use piggin_actors::maintenance::{MaintenanceConfig, MaintenanceWorker};
+use piggin_actors::maintenance::{AmpleMemory, MaintenanceConfig, MaintenanceWorker};
 use piggin_actors::store_handle::StoreHandle;
 use piggin_actors::writer::{GroupLimits, WriterConfig, WriterLink, WriterQueue, WriterWorker};
 use storage::disk::{Disk, SimulatedDisk};
@@ -130,6 +130,7 @@ impl Plant {
             store: store.clone(),
             environment: ground.environment(),
             backoff: Backoff::DISK,
+            memory: AmpleMemory::shared(),
         };
         let generation = Generation(1);
         let mut plant = Plant {
@@ -159,6 +160,7 @@ impl Plant {
             limits: GroupLimits::default(),
             backoff: Backoff::DISK,
             maintenance: None,
+            memory: AmpleMemory::shared(),
         };
         let generation = Generation(self.generation);
         WriterWorker::new(config, &self.queues[usize::from(log_shard)], generation)

@@ -78,7 +78,8 @@ impl Warming {
             absent: Absent::Create,
             step_bytes: 200,
         });
-        let workers = (0..3).map(|_| WarmupWorker::new(warmup.clone(), Generation(1)));
+        let workers = (0..3)
+            .map(|_| WarmupWorker::new(warmup.clone(), ChildName::new("warmup-0"), Generation(1)));
         Ok(Warming {
             ground,
             table,
@@ -94,7 +95,11 @@ impl Warming {
         let worker = &mut self.workers[index];
         let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.step()));
         stepped.unwrap_or_else(|_| {
-            self.workers[index] = WarmupWorker::new(self.warmup.clone(), Generation(2));
+            self.workers[index] = WarmupWorker::new(
+                self.warmup.clone(),
+                ChildName::new("warmup-0"),
+                Generation(2),
+            );
             Step::Again
         })
     }

@@ -58,6 +58,18 @@ impl Ours {
         Ours(block_on(Bucket::create(config(directory, Some(vbuckets)))).unwrap())
     }
 
+    /// The same, with a harness inside.
+    #[cfg(feature = "panics")]
+    pub(crate) fn create_hooked(
+        directory: &Path,
+        vbuckets: u16,
+        hooks: supervisor::testing::Hooks,
+    ) -> Ours {
+        let mut config = config(directory, Some(vbuckets));
+        config.hooks = hooks;
+        Ours(block_on(Bucket::create(config)).unwrap())
+    }
+
     /// One that is there.
     pub(crate) fn open(directory: &Path) -> Ours {
         Ours(block_on(Bucket::open(config(directory, None))).unwrap())

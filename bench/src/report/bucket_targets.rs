@@ -2,7 +2,7 @@
 //!
 //! Invariant: as for the storage: a ratio is taken within each round, and its median decides.
 
-use super::comparison::{AMOUNT, Better, P50, P50_AGAINST_RAW, Pick};
+use super::comparison::{AMOUNT, Better, P50, P50_AGAINST_RAW, P99, Pick};
 use super::{Bar, Row, times, two};
 use crate::bucket::figures::Mix;
 use crate::bucket::{BucketBench, BucketFigure, Contender};
@@ -24,10 +24,11 @@ pub(super) fn rows(bench: &BucketBench) -> Vec<Row> {
         rows.extend(mixes.map(|mix| view.ycsb(mix, durability)));
     }
     rows.push(view.open());
+    rows.extend(view.streams());
     for &vbuckets in bench.vbuckets.iter().skip(1) {
         rows.push(view.at(vbuckets));
     }
-    rows.push(panicked());
+    rows.push(view.panicked());
     rows
 }
 
@@ -189,6 +190,84 @@ impl View<'_> {
         }
     }
 
+    fn streams(&self) -> [Row; 5] {
+        let rate = |work, figure, other, floor: (&'static str, f64), aim: (&'static str, f64)| {
+            let ratio = self.ratio(figure, AMOUNT, Some(other));
+            Row {
+                work,
+                ours: self.text(figure, AMOUNT, "/s"),
+                peer: self.results.peer_text(figure, AMOUNT, "/s", Some(other)),
+                raw: None,
+                ratio: ratio.map(times),
+                floor: Bar::at_least(floor.0, ratio, floor.1),
+                aim: Bar::at_least(aim.0, ratio, aim.1),
+            }
+        };
+        let empty = Some(Contender::EmptyMessage);
+        let delivery = BucketFigure::Delivery;
+        // There and back are two hops.
+        let hops = self.ratio(delivery, P50, empty).map(Summary::doubled);
+        let memory = BucketFigure::StreamsMemory;
+        let one = Some(Contender::OneStream);
+        let more = self.ratio(memory, AMOUNT, one);
+        [
+            rate(
+                "backfill to a recipient, warm: against the storage's scan",
+                BucketFigure::Backfill,
+                Contender::Storage,
+                (">= 0.5x", 0.5),
+                (">= 0.8x", 0.8),
+            ),
+            rate(
+                "in-memory stream, one consumer: against a bare channel of as many handles",
+                BucketFigure::MemoryStream,
+                Contender::Channel,
+                (">= 0.2x", 0.2),
+                (">= 0.4x", 0.4),
+            ),
+            Row {
+                work: "set to delivery, idle system, p50: in message hops",
+                ours: self.text(delivery, P50, "us"),
+                peer: self.results.peer_text(delivery, P50, "us", empty),
+                raw: None,
+                ratio: hops.map(|hops| format!("{} hops", times(hops))),
+                floor: Bar::at_most("<= 3 hops", hops, 3.0),
+                aim: Bar::at_most("<= 2 hops", hops, 2.0),
+            },
+            Row {
+                work: "memory of 10 streams of each vbucket: against 1",
+                ours: self.text(memory, AMOUNT, "B"),
+                peer: self.results.peer_text(memory, AMOUNT, "B", one),
+                raw: None,
+                ratio: more.map(times),
+                floor: Bar::at_most("<= 1.5x", more, 1.5),
+                aim: Bar::at_most("<= 1.1x", more, 1.1),
+            },
+            rate(
+                "set in memory, 2 writers, 4 live streams: against none",
+                BucketFigure::SetStreamed,
+                Contender::NoStreams,
+                (">= 0.7x", 0.7),
+                (">= 0.85x", 0.85),
+            ),
+        ]
+    }
+
+    /// Not measured without the feature `panics`.
+    fn panicked(&self) -> Row {
+        let figure = BucketFigure::ServesAgain;
+        let p99 = self.results.summary(figure, self.ours, P99);
+        Row {
+            work: "a vbucket actor that panicked serves again, p99",
+            ours: self.text(figure, P99, "us"),
+            peer: None,
+            raw: None,
+            ratio: None,
+            floor: Bar::at_most("<= 10 ms", p99, 10_000.0),
+            aim: Bar::at_most("<= 1 ms", p99, 1_000.0),
+        }
+    }
+
     /// The bucket of other vbuckets beside the first: the row that suffers most.
     fn at(&self, vbuckets: u16) -> Row {
         let other = Contender::Bucket { vbuckets };
@@ -226,18 +305,5 @@ impl View<'_> {
             floor: Bar::at_most("no row worse than 1.5x", ratio, 1.5),
             aim: Bar::at_most("1.2x", ratio, 1.2),
         }
-    }
-}
-
-/// Needs a way to make an actor of a real bucket panic, which only a simulated one has.
-fn panicked() -> Row {
-    Row {
-        work: "a vbucket actor that panicked serves again, p99",
-        ours: None,
-        peer: None,
-        raw: None,
-        ratio: None,
-        floor: Bar::new("<= 10 ms", None),
-        aim: Bar::new("<= 1 ms", None),
     }
 }

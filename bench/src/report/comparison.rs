@@ -18,6 +18,7 @@ pub(super) type Pick = fn(&Sample) -> Option<f64>;
 
 pub(super) const AMOUNT: Pick = |sample| Some(sample.amount);
 pub(super) const P50: Pick = |sample| sample.latency.map(|latency| latency.p50);
+pub(super) const P99: Pick = |sample| sample.latency.map(|latency| latency.p99);
 pub(super) const P50_AGAINST_RAW: Pick = |sample| Some(sample.latency?.p50 / sample.raw?.p50_us?);
 
 impl<F: Measure, C: Measured> Results<F, C> {

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use storage::disk::{Disk, FileSystemDisk};
 use storage::log_store::{CreateOptions, LogStore, Maintained, OpenOptions};
 use storage::{
-    AbortReason, Batch as VbucketBatch, Cas, CollectionId, CommitDurability, Datatype, Document,
-    DocumentKey, Expiry, FailoverTable, Item, Job, KvStore, MemoryToken, Namespace, Operation,
-    Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange, SnapshotKind, SnapshotRange, Topology,
-    VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid,
-    Watermarks,
+    AbortReason, Batch as VbucketBatch, Cas, CollectionId, CommitDurability, CompactionJob,
+    CompactionRequest, Datatype, Document, DocumentKey, Expiry, FailoverTable, Item, Job, KvStore,
+    MemoryToken, Namespace, Operation, Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange,
+    SnapshotKind, SnapshotRange, Topology, VbucketId, VbucketIdentity, VbucketPosition,
+    VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use self::maintenance::Maintenance;
@@ -34,8 +34,9 @@ const NOWHERE: usize = usize::MAX;
 pub(crate) const PUBLISH_STEPS: usize = 1;
 
 /// The job that compacts one vbucket.
-fn compaction_job(store: &LogStore, vbucket: VbucketId) -> impl Job<Output = ()> + Send + use<> {
-    store.merge_job(vbucket, Seqno::MAX).unwrap()
+fn compaction_job(store: &LogStore, vbucket: VbucketId) -> CompactionJob {
+    let request = CompactionRequest::default();
+    store.compaction_job(vbucket, request).unwrap()
 }
 
 pub(crate) struct Piggin {

@@ -27,7 +27,7 @@ use crate::log_store::manifest::{self, Manifest, ManifestOwner, RawEntry, ShardR
 use crate::log_store::names::{Kind, Name};
 use crate::log_store::options::{CreateOptions, OpenOptions};
 use crate::log_store::segment::SegmentMeta;
-use crate::log_store::shard::{Busy, Down, Shard, Slot, Writer};
+use crate::log_store::shard::{Busy, Down, LogFigures, Shard, Slot, Writer};
 use crate::log_store::version::{SegmentView, Version, apply_kills};
 use crate::vbucket::{VbucketId, VbucketStateRecord};
 
@@ -328,6 +328,7 @@ impl Recovery {
             resume,
         );
         let bounds = self.record.bounds();
+        let log_figures = Mutex::new(LogFigures::of(&log));
         let writer = Writer {
             log,
             next_manifest: newest_manifest.saturating_add(1),
@@ -345,6 +346,7 @@ impl Recovery {
             Slot::Absent | Slot::Down(_) => 0,
         });
         let unsealed_bytes = AtomicU64::new(unsealed.sum());
+        let merging = slots.iter().map(|_| Busy::default()).collect();
         Shard {
             number: self.number,
             log_shards: self.identity.shape.log_shards,
@@ -359,12 +361,14 @@ impl Recovery {
             next_segment: AtomicU64::new(self.next_segment),
             unsealed_bytes,
             sealing: Busy::default(),
-            merging: Busy::default(),
+            merging,
+            copying_out: Busy::default(),
             checkpointing: Busy::default(),
             preparing: Busy::default(),
             obsolete: Mutex::default(),
             wants_checkpoint: AtomicBool::new(false),
             failed_work: Mutex::default(),
+            log_figures,
         }
     }
 }
@@ -400,6 +404,8 @@ fn version_of(replay: Replay, containers: &Containers) -> Result<Version, Storag
         sealed: image.sealed,
         exact_from: image.exact_from,
         counts: Arc::new(image.counts),
+        dropped: image.dropped.into(),
+        purges: 0,
     })
 }
 

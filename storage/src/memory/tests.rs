@@ -56,6 +56,19 @@ fn the_pool_learns_of_everything_in_steps_and_at_the_end() {
 }
 
 #[test]
+fn memory_is_short_from_the_high_mark_on() {
+    let pool = Arc::new(MemoryPool::new(1000));
+    let account = Arc::new(MemoryAccount::new(Arc::clone(&pool)));
+    let held = account.charge(849);
+    assert!(!pool.is_above_high_mark());
+    let more = account.charge(1);
+    assert!(pool.is_above_high_mark());
+    drop((held, more));
+    assert!(!pool.is_above_high_mark());
+    assert!(!MemoryPool::new(u64::MAX).is_above_high_mark());
+}
+
+#[test]
 fn threads_lose_no_byte() {
     let pool = Arc::new(MemoryPool::new(64 * MIB));
     let account = Arc::new(MemoryAccount::new(Arc::clone(&pool)));

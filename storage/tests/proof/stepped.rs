@@ -23,7 +23,7 @@ struct Running {
     what: String,
     /// What it may drop.
     forgets: Option<(VbucketId, Seqno)>,
-    job: Box<dyn Job<Output = ()>>,
+    job: Box<dyn Job<Output = (), Failure = StorageError>>,
 }
 
 /// A scan under way, what it found so far and what it must find.
@@ -137,7 +137,7 @@ impl World {
         &mut self,
         what: String,
         forgets: Option<(VbucketId, Seqno)>,
-        job: Box<dyn Job<Output = ()>>,
+        job: Box<dyn Job<Output = (), Failure = StorageError>>,
         under_way: &mut UnderWay,
     ) {
         if under_way.jobs.len() >= 4 {

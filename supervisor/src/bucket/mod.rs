@@ -5,8 +5,11 @@
 //! engine's own thread is stopped by [`Bucket::shutdown`], or when the last handle is dropped.
 
 mod requests;
+mod streams;
+mod collection;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -26,11 +29,12 @@ use crate::bucket_error::BucketError;
 use crate::engine;
 use crate::failure_bus::History;
 use crate::opening::Opening;
-use crate::restart::{ChildState, ChildStatus};
+use crate::restart::ChildStatus;
 use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
 use crate::statistics::BucketStatistics;
 use crate::vbucket_map;
+pub use collection::Collection;
 pub use requests::{WriteFuture, WriteRequest};
 
 /// The address of a vbucket's actor; stays valid when the actor is restarted.
@@ -258,11 +262,6 @@ impl Bucket {
     /// child whose work is done is left alone.
     pub fn restart(&self, child: &ChildName) -> Result<(), BucketError> {
         let Running { tree, table, .. } = self.running();
-        let is_it = |one: &ChildStatus| one.name == *child;
-        let status = tree.children().into_iter().find(is_it);
-        if status.is_some_and(|one| one.state == ChildState::Finished) {
-            return Ok(());
-        }
         tree.restart(child)?;
         table.bring_back(child);
         Ok(())
@@ -285,8 +284,9 @@ impl Bucket {
         self.running().statistics()
     }
 
-    /// Hands the figures to the recorder of the `metrics` crate that the embedder installed; to be called as often as
-    /// they are to be seen, such as before each scrape. Their names are in `docs/statistics.md`.
+    /// Hands the figures to the recorder of the `metrics` crate that the embedder installed, in between the times the
+    /// bucket does so itself ([`BucketConfig::metrics_every`]), such as before each scrape. Their names are in
+    /// `docs/statistics.md`.
     pub fn publish_metrics(&self) {
         self.statistics().publish();
     }
@@ -305,6 +305,24 @@ impl Bucket {
         } else {
             Err(BucketError::Shutdown(report))
         }
+    }
+
+    /// Comes to an end once the bucket has ended and its directory can be opened again, however that came: shut down, or
+    /// its last handle dropped. Holds no handle itself, so take it before you drop yours. A child that does not stop by
+    /// [`BucketConfig::stop_deadline`] is not waited for any longer, and may keep the directory a while.
+    ///
+    /// ```
+    /// # use piggin_supervisor::{Bucket, BucketConfig, BucketError};
+    /// # async fn reopened(config: BucketConfig) -> Result<Bucket, BucketError> {
+    /// let bucket = Bucket::open(config.clone()).await?;
+    /// let closed = bucket.closed();
+    /// drop(bucket);
+    /// closed.await;
+    /// Bucket::open(config).await
+    /// # }
+    /// ```
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.running().stop.ended()
     }
 
     /// Whether the bucket serves nothing any more: it was shut down, by whichever handle, or given up by its

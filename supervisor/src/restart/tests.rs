@@ -291,6 +291,54 @@ fn a_child_that_took_no_tether_is_known_from_its_first_word() {
     );
 }
 
+/// A tree whose only child is up and has a kind that may be done.
+fn with_a_worker() -> Lives {
+    let tree = Tree::new(Group::new("root")).child(Child::new("0").kind(Kind::Transient));
+    let mut lives = Lives::new(tree).expect("a tree");
+    decided(&mut lives, Event::Up(Generation(1)));
+    lives
+}
+
+fn decided(lives: &mut Lives, event: Event) -> Decision {
+    let decision = lives.decide(&child(0), event, Duration::ZERO, 0);
+    decision.expect("a child")
+}
+
+#[test]
+fn work_that_is_done_stays_done_and_needs_no_stop() {
+    let mut lives = with_a_worker();
+    let done = decided(&mut lives, Event::Down(Generation(1), ExitCause::Finished));
+    assert_eq!(done.verdict, Some(Verdict::StayDown));
+    assert_eq!(done.effects, []);
+    assert_eq!(decided(&mut lives, Event::RestartAsked).effects, []);
+    assert_eq!(lives.state(&child(0)), Some(ChildState::Finished));
+    lives.begin_shutdown();
+    // Its thread may be gone: nobody waits for a word of it.
+    decided(&mut lives, Event::StopAsked);
+    assert_eq!(lives.state(&child(0)), Some(ChildState::Stopped));
+}
+
+#[test]
+fn whoever_ends_during_a_shutdown_is_told_to_stop_at_once() {
+    let panicked = ExitCause::Panicked("planted".to_owned());
+    for exit in [ExitCause::Finished, panicked] {
+        let mut lives = with_a_worker();
+        lives.begin_shutdown();
+        let ended = decided(&mut lives, Event::Down(Generation(1), exit));
+        assert_eq!(ended.verdict, Some(Verdict::StayDown));
+        assert!(ended.effects.contains(&Effect::Stop(child(0))), "{ended:?}");
+        decided(&mut lives, Event::Stopped);
+        assert_eq!(lives.state(&child(0)), Some(ChildState::Stopped));
+    }
+    // One that only hangs goes on when it can, and has its turn.
+    let mut lives = with_a_worker();
+    lives.begin_shutdown();
+    let stalled = ExitCause::Stalled(Duration::from_secs(5));
+    let ended = decided(&mut lives, Event::Down(Generation(1), stalled));
+    assert!(!ended.effects.contains(&Effect::Stop(child(0))));
+    assert_eq!(lives.state(&child(0)), Some(ChildState::Up));
+}
+
 proptest! {
     #[test]
     fn every_decision_holds_together(tree in trees(), steps in steps()) {

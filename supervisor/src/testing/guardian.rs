@@ -7,7 +7,7 @@ use std::time::Duration;
 use actors::guardian::{ExitCause, Guardian, Verdict};
 use messages::{ChildName, Generation};
 
-/// Restarts whoever fell, after a delay that is always the same.
+/// Restarts whoever fell, after a delay that is always the same. Work that is done stays done.
 #[derive(Clone, Copy, Debug)]
 pub struct AlwaysRestart {
     /// How long.
@@ -15,7 +15,10 @@ pub struct AlwaysRestart {
 }
 
 impl Guardian for AlwaysRestart {
-    fn child_down(&self, _: &ChildName, _: Generation, _: ExitCause) -> Verdict {
+    fn child_down(&self, _: &ChildName, _: Generation, cause: ExitCause) -> Verdict {
+        if cause == ExitCause::Finished {
+            return Verdict::StayDown;
+        }
         Verdict::RestartAfter(self.after)
     }
 

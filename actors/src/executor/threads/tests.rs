@@ -242,6 +242,22 @@ fn a_panic_in_drop_is_told_like_any_other() {
 }
 
 #[test]
+fn work_that_is_done_is_told_as_such_and_begun_again_if_the_guardian_says_so() {
+    let executor = ThreadExecutor::new();
+    let (guardian, told) = guardian(&[Verdict::RestartAfter(Duration::ZERO), Verdict::StayDown]);
+    let make: MakeWorker = Box::new(|_| worker(|| Step::Ended));
+    executor.start(spec("w", guardian, make)).unwrap();
+    for life in 1..=2 {
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Told::Up(life));
+        let down = Told::Down(life, ExitCause::Finished);
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), down);
+    }
+    // Nothing is left of it, though nobody stopped it.
+    executor.roll.wait_for(PATIENCE);
+    assert_eq!(executor.running(), []);
+}
+
+#[test]
 fn waiting_for_a_restart_ends_with_a_stop_but_not_with_a_wake() {
     let executor = ThreadExecutor::new();
     let (guardian, told) = guardian(&[Verdict::RestartAfter(Duration::from_secs(3600))]);

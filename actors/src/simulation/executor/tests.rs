@@ -15,7 +15,10 @@ use super::*;
 struct Restart(Duration);
 
 impl Guardian for Restart {
-    fn child_down(&self, _: &ChildName, _: Generation, _: ExitCause) -> Verdict {
+    fn child_down(&self, _: &ChildName, _: Generation, cause: ExitCause) -> Verdict {
+        if cause == ExitCause::Finished {
+            return Verdict::StayDown;
+        }
         Verdict::RestartAfter(self.0)
     }
 

@@ -34,6 +34,26 @@ impl Default for CheckpointLimits {
     }
 }
 
+impl CheckpointLimits {
+    /// The part of a bucket's quota that all its open checkpoints may hold. A tombstone stays in memory until its
+    /// checkpoint is closed, so this bounds what deleted documents go on costing.
+    const QUOTA_DIVISOR: u64 = 4;
+    /// With less a checkpoint would hold next to nothing.
+    const BYTES_MIN: usize = 4 << 10;
+
+    /// The limits of each of `vbuckets` of a bucket with this memory quota.
+    #[must_use]
+    pub fn within(quota_bytes: u64, vbuckets: u16) -> CheckpointLimits {
+        let usual = CheckpointLimits::default();
+        let share = quota_bytes / Self::QUOTA_DIVISOR / u64::from(vbuckets.max(1));
+        let share = usize::try_from(share).unwrap_or(usize::MAX);
+        CheckpointLimits {
+            bytes_max: share.clamp(Self::BYTES_MIN, usual.bytes_max),
+            ..usual
+        }
+    }
+}
+
 /// What queueing did.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +79,8 @@ pub struct CheckpointLog {
     pub(super) items_queued: u64,
     pub(super) identities_queued: u64,
     pub(super) cursors_made: u64,
+    /// The flusher takes checkpoints whole; see [`CheckpointLog::set_whole_flushes`].
+    pub(super) whole_flushes: bool,
     pub(super) garbage: Garbage,
 }
 
@@ -95,6 +117,7 @@ impl CheckpointLog {
             items_queued: 0,
             identities_queued: 0,
             cursors_made: 0,
+            whole_flushes: false,
             garbage: Garbage::default(),
         }
     }
@@ -128,6 +151,12 @@ impl CheckpointLog {
     /// Changes the limits, from the next item on.
     pub fn set_limits(&mut self, limits: CheckpointLimits) {
         self.limits = limits;
+    }
+
+    /// While set, the flusher takes all of a checkpoint whatever its limits say, and nothing of the next: what is stored
+    /// then holds everything up to its last seqno. For a backfill that waits for such a store.
+    pub fn set_whole_flushes(&mut self, is_whole: bool) {
+        self.whole_flushes = is_whole;
     }
 
     /// Raises the high prepared seqno that pieces of the open checkpoint name.
