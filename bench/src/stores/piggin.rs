@@ -5,6 +5,7 @@
 
 mod maintenance;
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::yield_now;
@@ -34,9 +35,11 @@ const NOWHERE: usize = usize::MAX;
 pub(crate) const PUBLISH_STEPS: usize = 1;
 
 /// The job that compacts one vbucket.
-fn compaction_job(store: &LogStore, vbucket: VbucketId) -> CompactionJob {
-    let request = CompactionRequest::default();
-    store.compaction_job(vbucket, request).unwrap()
+fn compaction_job(
+    store: &LogStore,
+    vbucket: VbucketId,
+) -> impl Job<Failure: Display> + Send + use<> {
+    store.merge_job(vbucket, Seqno::MAX).unwrap()
 }
 
 pub(crate) struct Piggin {
