@@ -5,7 +5,6 @@
 
 mod maintenance;
 
-use std::fmt::Display;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::yield_now;
@@ -35,11 +34,9 @@ const NOWHERE: usize = usize::MAX;
 pub(crate) const PUBLISH_STEPS: usize = 1;
 
 /// The job that compacts one vbucket.
-fn compaction_job(
-    store: &LogStore,
-    vbucket: VbucketId,
-) -> impl Job<Failure: Display> + Send + use<> {
-    store.merge_job(vbucket, Seqno::MAX).unwrap()
+fn compaction_job(store: &LogStore, vbucket: VbucketId) -> CompactionJob {
+    let request = CompactionRequest::default();
+    store.compaction_job(vbucket, request).unwrap()
 }
 
 pub(crate) struct Piggin {
