@@ -137,7 +137,7 @@ fn mb_43403_every_change_between_nothing_prepare_and_abort() {
 /// MB-45636, MB-45686: a flush of nothing but a state, made while a compaction ran, was not in its output.
 #[test]
 fn mb_45636_a_state_flushed_at_every_step() {
-    let mut beside = Beside::filled();
+    let beside = Beside::filled();
     let mut uuid = 1;
     let mut purged = false;
     let vbucket = beside.writer.vbucket;
