@@ -51,12 +51,14 @@ fn the_shortest_key_is_one_byte() {
 
 #[test]
 fn bytes_without_a_whole_prefix_are_no_key() {
-    let cut_off: [&[u8]; 4] = [
+    let cut_off: [&[u8]; 5] = [
         &[],
         &[0x80],
         &[0xff, 0xff],
         // One more than the highest collection.
         &[0x80, 0x80, 0x80, 0x80, 0x10, b'k'],
+        // Not as short as can be: its keys would lie apart from the others of collection 8.
+        &[0x88, 0, b'k'],
     ];
     for bytes in cut_off {
         let refused = DocumentKey::from_encoded(bytes);
