@@ -1,14 +1,17 @@
 //! `piggin collections`: which there are, and making and dropping them.
 //!
-//! Invariant: a change is answered once it is on disk; one that cannot be made changes nothing, but for a scope that was
-//! made for a collection which was refused then.
+//! Invariant: a change is answered once it is on disk; one that cannot be made changes nothing, nor is a scope made for a
+//! collection that would be refused then.
 
 use std::fmt;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use piggin::messages::{ChangeManifest, ManifestChange, ManifestError, OperationError};
+use piggin::actors::vbucket::changed;
+use piggin::messages::{
+    ChangeManifest, CollectionsManifest, ManifestChange, ManifestError, OperationError,
+};
 use piggin::storage::{Advice, ManifestUid};
 use piggin::{Bucket, CollectionStatistics};
 
@@ -120,17 +123,22 @@ pub(crate) fn run(
     arguments: &CollectionsArguments,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let (name, steps) = match &arguments.what {
+    let (name, max_ttl) = match &arguments.what {
         What::List => return list(session, output),
-        What::Create { name, max_ttl } => (name, to_create(name, *max_ttl)?),
-        What::Drop { name } => (name, vec![to_drop(name)?]),
+        What::Create { name, max_ttl } => (name, Some(*max_ttl)),
+        What::Drop { name } => (name, None),
     };
+    let named = Named::parse(name)?;
     let uid = session.with_bucket(Missing::IsAMistake, async |bucket| {
-        let mut uid = bucket.manifest().uid;
-        for step in steps {
-            if !is_made(bucket, &step) {
-                uid = make(session, bucket, step).await?;
-            }
+        let manifest = bucket.manifest();
+        let changes = match max_ttl {
+            Some(max_ttl) => named.to_create(&manifest, max_ttl),
+            None => vec![named.to_drop()],
+        };
+        judge(&manifest, &changes)?;
+        let mut uid = manifest.uid;
+        for change in changes {
+            uid = make(session, bucket, change).await?;
         }
         Ok(uid)
     })?;
@@ -157,75 +165,71 @@ fn list(session: &Session, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// The scope comes first, which is passed over where it is there and a collection follows.
-fn to_create(name: &str, max_ttl_s: u32) -> Result<Vec<Step>, CliError> {
-    let create_scope = |scope: &str| ManifestChange::CreateScope {
-        scope: scope.to_owned(),
-    };
-    if !name.contains('.') {
-        return Ok(vec![Step::must(create_scope(name))]);
+/// What a name on the command line names.
+#[derive(Clone, Debug)]
+enum Named {
+    Scope(String),
+    Collection(CollectionName),
+}
+
+impl Named {
+    fn parse(name: &str) -> Result<Named, CliError> {
+        if !name.contains('.') {
+            return Ok(Named::Scope(name.to_owned()));
+        }
+        let parsed = name.parse().map(Named::Collection);
+        parsed.map_err(|remedy: String| {
+            CliError::mistake(format!("{name:?} names no collection"), remedy)
+        })
     }
-    let CollectionName { scope, collection } = parsed(name)?;
-    Ok(vec![
-        Step {
-            change: create_scope(&scope),
-            may_be_made: true,
-        },
-        Step::must(ManifestChange::CreateCollection {
-            scope,
-            collection,
-            max_ttl_s,
-        }),
-    ])
-}
 
-fn to_drop(name: &str) -> Result<Step, CliError> {
-    if !name.contains('.') {
-        let scope = name.to_owned();
-        return Ok(Step::must(ManifestChange::DropScope { scope }));
+    /// For a collection its scope first, if that is missing.
+    fn to_create(&self, manifest: &CollectionsManifest, max_ttl_s: u32) -> Vec<ManifestChange> {
+        let create_scope = |scope: &String| ManifestChange::CreateScope {
+            scope: scope.clone(),
+        };
+        match self {
+            Named::Scope(scope) => vec![create_scope(scope)],
+            Named::Collection(CollectionName { scope, collection }) => {
+                let is_missing = manifest.scope(scope).is_none();
+                let first = is_missing.then(|| create_scope(scope));
+                let then = ManifestChange::CreateCollection {
+                    scope: scope.clone(),
+                    collection: collection.clone(),
+                    max_ttl_s,
+                };
+                first.into_iter().chain([then]).collect()
+            }
+        }
     }
-    let CollectionName { scope, collection } = parsed(name)?;
-    let change = ManifestChange::DropCollection { scope, collection };
-    Ok(Step::must(change))
+
+    fn to_drop(&self) -> ManifestChange {
+        match self.clone() {
+            Named::Scope(scope) => ManifestChange::DropScope { scope },
+            Named::Collection(CollectionName { scope, collection }) => {
+                ManifestChange::DropCollection { scope, collection }
+            }
+        }
+    }
 }
 
-fn parsed(name: &str) -> Result<CollectionName, CliError> {
-    let parsed = name.parse();
-    parsed.map_err(|remedy: String| {
-        CliError::mistake(format!("{name:?} names no collection"), remedy)
-    })
+/// Refuses what the bucket would refuse, before the first change is made.
+fn judge(manifest: &CollectionsManifest, changes: &[ManifestChange]) -> Result<(), CliError> {
+    let mut manifest = manifest.clone();
+    for change in changes {
+        let next = changed(&manifest, &change.clone().into());
+        manifest = next.map_err(|refused| refusal(&refused))?;
+    }
+    Ok(())
 }
 
-/// A change of the manifest on the way to what was asked for.
-struct Step {
+async fn make(
+    session: &Session,
+    bucket: &Bucket,
     change: ManifestChange,
-    /// It may have been made before.
-    may_be_made: bool,
-}
-
-impl Step {
-    fn must(change: ManifestChange) -> Step {
-        Step {
-            change,
-            may_be_made: false,
-        }
-    }
-}
-
-fn is_made(bucket: &Bucket, step: &Step) -> bool {
-    match &step.change {
-        ManifestChange::CreateScope { scope } => {
-            step.may_be_made && bucket.manifest().scope(scope).is_some()
-        }
-        ManifestChange::CreateCollection { .. }
-        | ManifestChange::DropScope { .. }
-        | ManifestChange::DropCollection { .. } => false,
-    }
-}
-
-async fn make(session: &Session, bucket: &Bucket, step: Step) -> Result<ManifestUid, CliError> {
+) -> Result<ManifestUid, CliError> {
     let never = Interrupt::default();
-    let request = ChangeManifest::from(step.change);
+    let request = ChangeManifest::from(change);
     let change = async || match bucket.change_manifest(request.clone()).await {
         Ok(uid) => Ok(Ok(uid)),
         // Nothing was changed where it may be tried again.

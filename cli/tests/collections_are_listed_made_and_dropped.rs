@@ -137,6 +137,7 @@ fn a_mistake_is_told_and_changes_nothing() {
         (["create", "s"], "there is a scope s already"),
         (["create", "s._c"], "begins with '_'"),
         (["create", "s.c.d"], "holds '.'"),
+        (["create", "new._c"], "begins with '_'"),
         (["create", "."], "give a scope and a collection"),
         (["drop", "t.c"], "there is no scope t"),
         (["drop", "s.d"], "there is no collection s.d"),

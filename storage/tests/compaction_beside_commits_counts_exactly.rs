@@ -55,14 +55,14 @@ fn mb_38428_writes_of_every_kind_committed_at_every_step() {
     for (seals, first) in (0..42).flat_map(|first| [(false, first), (true, first)]) {
         let mut beside = Beside::filled();
         let mut number = first;
-        let stages = beside.compact_with(&all(), |beside, _| {
+        let stages = beside.compact_with(&all(), |beside, stage| {
             for _ in 0..2 {
                 let seqno = beside.next();
                 beside.write(vec![next_item(number, seqno)]);
                 number += 1;
             }
             if seals {
-                beside.writer.seal(Seqno::ZERO);
+                beside.seal_at(stage);
             }
         });
         assert!(stages.len() > 10, "{stages:?}");
@@ -123,7 +123,7 @@ fn mb_43403_every_change_between_nothing_prepare_and_abort() {
                         is_written = true;
                         let seqno = beside.next();
                         beside.write(new(seqno).into_iter().collect());
-                        beside.writer.seal(Seqno::ZERO);
+                        beside.seal_at(stage);
                     }
                 });
                 assert!(is_written);
@@ -208,7 +208,7 @@ fn mb_49472_a_second_life_at_every_step_is_another() {
         let mut beside = Beside::filled();
         let mut number = 0;
         let mut second = None;
-        beside.compact_with(&all(), |beside, _| {
+        beside.compact_with(&all(), |beside, stage| {
             if number == at {
                 let seqno = beside.next();
                 beside.write(vec![
@@ -217,7 +217,7 @@ fn mb_49472_a_second_life_at_every_step_is_another() {
                     of(8, prepare(seqno + 2, "waits", "second life")),
                     of(8, mutation(seqno + 3, "new", "second life")),
                 ]);
-                beside.writer.seal(Seqno::ZERO);
+                beside.seal_at(stage);
                 beside.write(vec![end_of(seqno + 4, 8, seqno)]);
                 second = Some(generation(8, seqno, seqno + 4));
             }
@@ -266,7 +266,7 @@ fn snapshots_of_every_step_read_what_they_read() {
     let mut beside = Beside::filled();
     let mut held = Vec::new();
     let mut number = 0;
-    beside.compact_with(&all(), |beside, _| {
+    beside.compact_with(&all(), |beside, stage| {
         let snapshot = beside.writer.snapshot();
         let image = Image::of(snapshot.as_ref());
         held.push((snapshot.dropped_collections(), image, snapshot));
@@ -274,7 +274,7 @@ fn snapshots_of_every_step_read_what_they_read() {
         beside.write(vec![next_item(number, seqno)]);
         number += 1;
         if number % 3 == 0 {
-            beside.writer.seal(Seqno::ZERO);
+            beside.seal_at(stage);
         }
     });
     beside.store.checkpoint().unwrap();

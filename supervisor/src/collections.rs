@@ -82,7 +82,7 @@ impl Collections {
                 // One that is closed is told at the next opening, one that crashed when it is repaired.
                 Ok(_) | Err(OperationError::Closed | OperationError::Crashed { .. }) => {}
                 Err(error) => {
-                    tracing::error!(vbucket = %id, %error, "the manifest is not followed")
+                    tracing::error!(vbucket = %id, %error, "the manifest is not followed");
                 }
             }
         }
@@ -168,11 +168,11 @@ pub(crate) async fn erase_ended(running: Arc<Running>) {
             };
             while core.has_ended() {
                 match actor.send(EraseEnded).await {
-                    Ok(Ok(Outcome::Yielded)) => {}
-                    // Answered once the actor is there again.
-                    Ok(Err(
-                        OperationError::Crashed { .. } | OperationError::ActorCrashed { .. },
-                    )) => {}
+                    // After a crash: answered once the actor is there again.
+                    Ok(
+                        Ok(Outcome::Yielded)
+                        | Err(OperationError::Crashed { .. } | OperationError::ActorCrashed { .. }),
+                    ) => {}
                     // Nobody waits for it: a vbucket that is out of service leaves it to the next time.
                     Ok(Ok(_) | Err(_)) | Err(_) => break,
                 }

@@ -35,17 +35,14 @@ fn read_all(
     events: &mut Vec<(Seqno, SystemEvent)>,
 ) -> Result<(), StorageError> {
     let mut bad = None;
-    let mut visit =
-        |view: ItemView<'_>| match SystemEvent::read(view.operation, view.key, view.value) {
-            Ok(event) => {
-                events.push((view.seqno, event));
-                ControlFlow::Continue(())
-            }
-            Err(_) => {
-                bad = Some(view.seqno);
-                ControlFlow::Break(())
-            }
+    let mut visit = |view: ItemView<'_>| {
+        let Ok(event) = SystemEvent::read(view.operation, view.key, view.value) else {
+            bad = Some(view.seqno);
+            return ControlFlow::Break(());
         };
+        events.push((view.seqno, event));
+        ControlFlow::Continue(())
+    };
     loop {
         match scan.step(STEP_BYTES, &mut visit) {
             Outcome::Yielded => {}

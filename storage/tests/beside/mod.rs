@@ -178,6 +178,17 @@ impl Beside {
         false
     }
 
+    /// Seals beside a compaction whose last step was at `stage`, once that one has sealed for itself: what it looks at
+    /// would be more than what was there then.
+    pub(crate) fn seal_at(&mut self, stage: CompactionStage) {
+        if stage == CompactionStage::Start {
+            return;
+        }
+        let vbucket = self.writer.vbucket;
+        let mut job = self.store.seal_job(vbucket, Seqno::ZERO).unwrap();
+        assert_eq!(job.run(), Outcome::Complete(()));
+    }
+
     /// One step; from the one on that seals, what goes is decided.
     pub(crate) fn step(
         &mut self,
