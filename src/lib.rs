@@ -34,8 +34,11 @@
 #[cfg(feature = "testing")]
 pub use supervisor::testing;
 pub use supervisor::{
-    Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Location, Shutdown,
-    ShutdownReport, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
+    Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Change, Changes,
+    ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
+    CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, Location, ProducerAddr,
+    Shutdown, ShutdownReport, Since, SizeTier, TokenError, Until, VbucketAddr, WriteFuture,
+    WriteRequest, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

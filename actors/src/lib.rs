@@ -11,6 +11,7 @@ pub mod system;
 pub mod hooks;
 pub mod guardian;
 mod panics;
+pub mod planted;
 pub mod tether;
 pub mod shell;
 pub mod executor;
@@ -20,6 +21,9 @@ pub mod store_handle;
 pub mod flusher;
 pub mod writer;
 pub mod maintenance;
+pub mod backfill;
+pub mod stream;
+pub mod compactor;
 pub mod warmup;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;

@@ -211,6 +211,7 @@ async fn engine(seed: u64) -> Engine {
         environment: environment.clone(),
         backoff,
         memory: AmpleMemory::shared(),
+        after_seal: None,
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let writers = (0..SHAPE.log_shards).map(|log_shard| {

@@ -211,6 +211,7 @@ fn open(disk: &SimulatedDisk) -> Bucket {
         environment: environment.clone(),
         backoff,
         memory: AmpleMemory::shared(),
+        after_seal: None,
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
     let start_writer = |log_shard| {

@@ -29,7 +29,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The storage beside fjall, redb, RocksDB and LMDB: works W1 to W4 and W6.
+    /// The storage beside fjall, redb, RocksDB and LMDB: works W1 to W6.
     Storage(StorageArguments),
     /// The bucket beside bare maps and messages, its own storage, and the same peers.
     Bucket(BucketArguments),
@@ -77,7 +77,7 @@ fn main() {
 
 fn storage(arguments: &StorageArguments) {
     let works = match arguments.only.as_slice() {
-        [] => &[Work::W1, Work::W2, Work::W3, Work::W4, Work::W6],
+        [] => &[Work::W1, Work::W2, Work::W3, Work::W4, Work::W5, Work::W6],
         only => only,
     };
     let scale = if arguments.quick {

@@ -13,6 +13,8 @@ use crate::works::Bench;
 /// Prints both tables of the storage to standard output.
 pub(crate) fn print_storage(bench: &Bench) {
     print_targets("Storage", &targets::rows(&bench.results));
+    println!();
+    print_targets("Compaction", &targets::compaction_rows(&bench.results));
     let shape = format!("Rounds: {}, vbuckets: {}", bench.rounds, bench.vbuckets);
     print_discarded(&shape, &bench.raw);
     print_figures(&bench.results);
@@ -173,6 +175,12 @@ fn number(value: f64) -> String {
         middle if middle >= 9.995 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
+}
+
+/// Figures that belong together in one cell.
+fn joined(cells: impl IntoIterator<Item = Option<String>>) -> Option<String> {
+    let cells: Option<Vec<String>> = cells.into_iter().collect();
+    cells.map(|cells| cells.join(" / "))
 }
 
 /// Two figures in one cell.

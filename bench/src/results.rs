@@ -32,6 +32,26 @@ pub(crate) enum Figure {
     ScanWarm,
     /// W4: the same, not in memory.
     ScanCold,
+    /// W5: durable random overwrites, compacting.
+    Overwrite,
+    /// W5: the same by a twin of ours that never merges, taking turns with it.
+    OverwriteUnmerged,
+    /// W5: bytes written to disk for the bytes overwritten, up to the last sync, or until the store settled.
+    WriteAmplification { is_settled: bool },
+    /// W5: most bytes on disk while it overwrites and compacts.
+    SpacePeak,
+    /// W5: bytes on disk after the major compaction.
+    SpaceCompacted,
+    /// W5: the major compaction itself.
+    MajorCompaction,
+    /// W5: longest commit, without a sync, that met the publish of a compaction; times of all during the compaction.
+    MeetPublish { size: VbucketSize, whose: Whose },
+    /// W5: longest publish of a compaction, nobody committing.
+    Publish { size: VbucketSize },
+    /// W5: durable commits, to the vbucket that is compacted and to another in turns.
+    CommitWhileCompacting { size: VbucketSize },
+    /// W5: single gets and scans of a vbucket, while vbuckets are compacted and while none is.
+    Read { what: Read, is_compacting: bool },
     /// W6: open after a clean close, until the first get is answered; files in memory.
     OpenClean,
     /// W6: the same, files not in memory.
@@ -43,9 +63,22 @@ pub(crate) enum Figure {
 impl Measure for Figure {
     fn unit(self) -> &'static str {
         match self {
-            Figure::Commit { .. } | Figure::CommitToEveryVbucket | Figure::Load => "mutations/s",
-            Figure::Get { .. } => "gets/s",
-            Figure::ScanWarm | Figure::ScanCold => "MB/s",
+            Figure::Commit { .. }
+            | Figure::CommitToEveryVbucket
+            | Figure::Load
+            | Figure::Overwrite
+            | Figure::OverwriteUnmerged => "mutations/s",
+            Figure::CommitWhileCompacting { .. } => "commits/s",
+            Figure::Get { .. }
+            | Figure::Read {
+                what: Read::Get, ..
+            } => "gets/s",
+            Figure::Read {
+                what: Read::Scan, ..
+            } => "scans/s",
+            Figure::ScanWarm | Figure::ScanCold | Figure::MajorCompaction => "MB/s",
+            Figure::WriteAmplification { .. } | Figure::SpacePeak | Figure::SpaceCompacted => "x",
+            Figure::MeetPublish { .. } | Figure::Publish { .. } => "us",
             Figure::OpenClean | Figure::OpenCleanCold | Figure::OpenAfterCrash => "ms",
         }
     }
@@ -64,10 +97,85 @@ impl Display for Figure {
             Figure::Get { threads } => write!(f, "W3 get, {threads} threads"),
             Figure::ScanWarm => f.write_str("W4 scan, warm"),
             Figure::ScanCold => f.write_str("W4 scan, cold"),
+            Figure::Overwrite => f.write_str("W5 overwrite"),
+            Figure::OverwriteUnmerged => f.write_str("W5 overwrite, own twin that never merges"),
+            Figure::WriteAmplification { is_settled: false } => {
+                f.write_str("W5 bytes written for bytes overwritten")
+            }
+            Figure::WriteAmplification { is_settled: true } => {
+                f.write_str("W5 bytes written for bytes overwritten, settled")
+            }
+            Figure::SpacePeak => f.write_str("W5 most bytes on disk for live bytes"),
+            Figure::SpaceCompacted => f.write_str("W5 bytes on disk for live bytes, compacted"),
+            Figure::MajorCompaction => f.write_str("W5 major compaction, of live bytes"),
+            Figure::MeetPublish { size, whose } => {
+                write!(f, "W5 longest commit to {whose} that met a publish, {size}")
+            }
+            Figure::Publish { size } => write!(f, "W5 longest publish, {size}"),
+            Figure::CommitWhileCompacting { size } => {
+                write!(f, "W5 durable commit while compacting, {size}")
+            }
+            Figure::Read {
+                what,
+                is_compacting: true,
+            } => write!(f, "W5 {what} while compacting"),
+            Figure::Read {
+                what,
+                is_compacting: false,
+            } => write!(f, "W5 {what}, nothing compacting"),
             Figure::OpenClean => f.write_str("W6 clean open, warm"),
             Figure::OpenCleanCold => f.write_str("W6 clean open, cold"),
             Figure::OpenAfterCrash => f.write_str("W6 open after a crash"),
         }
+    }
+}
+
+/// Of the vbucket whose publish is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum VbucketSize {
+    Small,
+    Large,
+}
+
+impl Display for VbucketSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            VbucketSize::Small => "small vbucket",
+            VbucketSize::Large => "large vbucket",
+        })
+    }
+}
+
+/// Where commits go while a vbucket is compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Whose {
+    Same,
+    Other,
+}
+
+impl Display for Whose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Whose::Same => "the same vbucket",
+            Whose::Other => "another vbucket",
+        })
+    }
+}
+
+/// How a document is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Read {
+    Get,
+    /// Of one vbucket.
+    Scan,
+}
+
+impl Display for Read {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Read::Get => "get",
+            Read::Scan => "scan of a vbucket",
+        })
     }
 }
 

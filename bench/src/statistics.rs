@@ -59,16 +59,31 @@ impl Summary {
             most,
         })
     }
+
+    /// Each figure twice.
+    pub(crate) fn doubled(self) -> Summary {
+        Summary {
+            median: self.median * 2.0,
+            least: self.least * 2.0,
+            most: self.most * 2.0,
+        }
+    }
 }
 
 /// Processor seconds: of the whole process, and of the thread that asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ProcessorTime {
     pub(crate) process: f64,
     pub(crate) thread: f64,
 }
 
 impl ProcessorTime {
+    /// Takes more of it in.
+    pub(crate) fn add(&mut self, more: ProcessorTime) {
+        self.process += more.process;
+        self.thread += more.thread;
+    }
+
     /// Used up to now.
     pub(crate) fn now() -> ProcessorTime {
         let seconds = |clock| {

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::bench::BenchArguments;
+use crate::changes::ChangesArguments;
+use crate::collections::CollectionsArguments;
+use crate::compact::CompactArguments;
 use crate::create::CreateArguments;
 use crate::get::GetArguments;
 use crate::load::LoadArguments;
@@ -48,8 +51,14 @@ pub(crate) enum Command {
     Put(PutArguments),
     /// Remove a document.
     Remove(RemoveArguments),
+    /// Tell what happened in the bucket, one event a line, up to now.
+    Changes(ChangesArguments),
+    /// List, make and drop collections.
+    Collections(CollectionsArguments),
     /// Say how the bucket stands.
     Stat,
+    /// Rewrite the bucket without what nobody needs any more.
+    Compact(CompactArguments),
     /// Read every byte that counts, and name each fault.
     Verify,
     /// Time a bucket of its own under the YCSB workloads.

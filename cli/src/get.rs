@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use piggin::messages::vbucket::Found;
 
+use crate::collection_name::CollectionArgument;
 use crate::failure::{CliError, Exit};
 use crate::output::{self, Output};
 use crate::session::{Missing, Session};
@@ -18,6 +19,8 @@ use crate::session::{Missing, Session};
 pub(crate) struct GetArguments {
     /// The document's key.
     key: OsString,
+    #[command(flatten)]
+    collection: CollectionArgument,
 }
 
 /// A document with its metadata. 64-bit identities are strings: JSON's numbers cannot hold them everywhere.
@@ -51,7 +54,7 @@ pub(crate) fn run(
 ) -> Result<Exit, CliError> {
     let key = arguments.key.as_bytes();
     let (found, vbucket) = session.with_bucket(Missing::IsAMistake, async |bucket| {
-        let found = bucket.get(key).await;
+        let found = arguments.collection.of(bucket)?.get(key).await;
         let found = found.map_err(|error| CliError::operation(session.directory(), &error))?;
         Ok((found, bucket.vbucket_of(key)))
     })?;

@@ -41,6 +41,22 @@ pub(crate) struct NewDocument {
     pub(crate) value: Bytes,
 }
 
+impl NewDocument {
+    /// The same in another collection, whose number may leave less room for the key.
+    pub(crate) fn within(self, collection: CollectionId) -> Result<NewDocument, Rejection> {
+        if self.key.collection() == collection {
+            return Ok(self);
+        }
+        match DocumentKey::new(collection, self.key.key()) {
+            Ok(key) => Ok(NewDocument { key, ..self }),
+            Err(error) => Err(Rejection {
+                line: self.line,
+                reason: error.to_string(),
+            }),
+        }
+    }
+}
+
 /// A line that cannot be a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {

@@ -5,6 +5,7 @@
 //! acknowledged only by the answer that says its document is on disk.
 
 mod acks;
+mod changes_file;
 mod writes;
 
 use std::fmt;
@@ -19,17 +20,20 @@ use serde::Serialize;
 
 use piggin::Bucket;
 use piggin::messages::FailureCause;
+use piggin::storage::CollectionId;
 
 use crate::backoff::{Backoff, is_temporary};
+use crate::collection_name::CollectionArgument;
 use crate::disk_watch::{DiskWatch, durably, given_up};
 use crate::failure::{CliError, Exit, exit_of};
 use crate::input::{self, Format, Input, NewDocument, Rejection, Source};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, bytes_in_words, counted};
 use crate::progress::Progress;
-use crate::session::{Missing, Session};
+use crate::session::Session;
 use crate::stopwatch::{Stopwatch, per_second};
 use acks::Acks;
+use changes_file::ChangesFile;
 use writes::{Writes, Written};
 
 #[derive(Debug, Args)]
@@ -45,12 +49,17 @@ pub(crate) struct LoadArguments {
     /// Append each key to this file, one a line, once its document is on disk.
     #[arg(long, value_name = "FILE", requires = "durable")]
     acks: Option<PathBuf>,
+    /// Tell every change the load makes in this file, one a line as `piggin changes` does; what was in it goes.
+    #[arg(long, value_name = "FILE")]
+    changes: Option<PathBuf>,
     /// Stop at the first bad line.
     #[arg(long)]
     strict: bool,
     /// Read the input as this, whatever its name says.
     #[arg(long, value_enum)]
     format: Option<Format>,
+    #[command(flatten)]
+    collection: CollectionArgument,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,10 +104,30 @@ pub(crate) fn run(
     // All that may be the caller's mistake comes before a bucket is made.
     let source = input::open(&arguments.file, arguments.format, &arguments.key)?;
     let acks = arguments.acks.as_deref().map(Acks::open).transpose()?;
-    let (loaded, exit) = session.with_bucket(Missing::IsCreated, async |bucket| {
-        Load::new(session, arguments, bucket, source, acks)
-            .run()
-            .await
+    let file = arguments.changes.as_deref().map(ChangesFile::create);
+    let file = file.transpose()?;
+    let missing = arguments.collection.missing();
+    let (loaded, exit) = session.with_bucket(missing, async |bucket| {
+        let collection = arguments.collection.of(bucket)?.id();
+        let directory = session.directory();
+        let told = match (file, &arguments.changes) {
+            (Some(file), Some(path)) => {
+                Some(ChangesFile::follow(file, path, directory, bucket).await?)
+            }
+            (_, _) => None,
+        };
+        let mut load = Load::new(session, arguments, bucket, source, acks);
+        load.collection = collection;
+        let loaded = load.run().await;
+        // What was accepted is told, also when the load came to a bad end; not when the disk takes no more.
+        let is_stuck = loaded.as_ref().is_err_and(|error| error.is_disk_stuck);
+        let told = match told {
+            Some(told) if !is_stuck => told.finish(directory, bucket).await,
+            Some(_) | None => Ok(Exit::Done),
+        };
+        let (loaded, exit) = loaded?;
+        let is_told = told? == Exit::Done;
+        Ok((loaded, if is_told { exit } else { Exit::Failure }))
     })?;
     output.answer(&loaded)?;
     Ok(exit)
@@ -108,6 +137,7 @@ struct Load<'a> {
     session: &'a Session,
     arguments: &'a LoadArguments,
     bucket: &'a Bucket,
+    collection: CollectionId,
     input: Receiver<Input>,
     writes: Writes<'a>,
     acks: Option<Acks>,
@@ -152,6 +182,7 @@ impl<'a> Load<'a> {
             session,
             arguments,
             bucket,
+            collection: CollectionId::DEFAULT,
             input,
             writes: Writes::new(bucket, arguments.durable),
             acks,
@@ -279,9 +310,14 @@ impl<'a> Load<'a> {
 
     fn add(&mut self, documents: Vec<NewDocument>) {
         for document in documents {
-            match self.acks.as_ref().and_then(|_| acks::unfit(&document)) {
-                Some(rejection) => self.reject(&rejection, Exit::Mistake),
-                None => self.writes.add(document),
+            let unfit = self.acks.as_ref().and_then(|_| acks::unfit(&document));
+            let document = match unfit {
+                Some(rejection) => Err(rejection),
+                None => document.within(self.collection),
+            };
+            match document {
+                Ok(document) => self.writes.add(document),
+                Err(rejection) => self.reject(&rejection, Exit::Mistake),
             }
             if self.is_ending {
                 return;

@@ -13,12 +13,16 @@ mod session;
 mod backoff;
 mod disk_watch;
 mod input;
+mod collection_name;
 mod create;
+mod collections;
 mod load;
 mod get;
 mod put;
 mod remove;
+mod changes;
 mod stat;
+mod compact;
 mod verify;
 mod bench;
 
@@ -54,7 +58,10 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Get(get) => get::run(&session, get, output),
         Command::Put(put) => put::run(&session, put, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
+        Command::Changes(changes) => changes::run(&session, changes),
+        Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),
+        Command::Compact(compact) => compact::run(&session, compact, output),
         Command::Verify => verify::run(&session, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
     }

@@ -13,11 +13,12 @@ use serde::Serialize;
 use piggin::messages::vbucket::Mutated;
 use piggin::storage::{CollectionId, Document, DocumentKey};
 
+use crate::collection_name::CollectionArgument;
 use crate::disk_watch::durably;
 use crate::failure::{CliError, Exit};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
-use crate::session::{Missing, Session};
+use crate::session::Session;
 
 #[derive(Debug, Args)]
 pub(crate) struct PutArguments {
@@ -26,6 +27,8 @@ pub(crate) struct PutArguments {
     /// Its value, at most 20 MiB; `-` reads it from standard input.
     #[arg(allow_hyphen_values = true)]
     value: OsString,
+    #[command(flatten)]
+    collection: CollectionArgument,
 }
 
 /// A change that is on disk. 64-bit identities are strings: JSON's numbers cannot hold them everywhere.
@@ -74,10 +77,12 @@ pub(crate) fn run(
     let key = arguments.key.as_bytes();
     check_key(key)?;
     let value = value(&arguments.value)?;
-    let mutated = session.with_bucket(Missing::IsCreated, async |bucket| {
+    let missing = arguments.collection.missing();
+    let mutated = session.with_bucket(missing, async |bucket| {
+        let collection = arguments.collection.of(bucket)?;
         // Ctrl-C ends the process, as anywhere.
         let never = Interrupt::default();
-        let request = async || bucket.set(key, value.clone()).persisted().await;
+        let request = async || collection.set(key, value.clone()).persisted().await;
         durably(session.directory(), bucket, &never, request).await
     })?;
     output.answer(&Changed::new(key, &mutated))?;

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 
+use crate::collection_name::CollectionArgument;
 use crate::disk_watch::durably;
 use crate::failure::{CliError, Exit};
 use crate::interrupt::Interrupt;
@@ -16,6 +17,8 @@ use crate::session::{Missing, Session};
 pub(crate) struct RemoveArguments {
     /// The document's key.
     key: OsString,
+    #[command(flatten)]
+    collection: CollectionArgument,
 }
 
 pub(crate) fn run(
@@ -26,9 +29,10 @@ pub(crate) fn run(
     let key = arguments.key.as_bytes();
     check_key(key)?;
     let removed = session.with_bucket(Missing::IsAMistake, async |bucket| {
+        let collection = arguments.collection.of(bucket)?;
         // Ctrl-C ends the process, as anywhere.
         let never = Interrupt::default();
-        let request = async || bucket.delete(key).persisted().await;
+        let request = async || collection.delete(key).persisted().await;
         durably(session.directory(), bucket, &never, request).await
     })?;
     output.answer(&Changed::new(key, &removed))?;

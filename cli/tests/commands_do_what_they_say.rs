@@ -192,7 +192,7 @@ fn help_and_version_are_answers() {
             .starts_with("piggin ")
     );
     for command in [
-        "create", "load", "get", "put", "remove", "stat", "verify", "bench",
+        "create", "load", "get", "put", "remove", "stat", "compact", "verify", "bench",
     ] {
         assert!(place.run(&["--help"]).expect(0).text().contains(command));
         place.run(&[command, "--help"]).expect(0);

@@ -5,17 +5,30 @@
 //! | client | [`vbucket::Get`], [`vbucket::GetMeta`], [`vbucket::GetMany`] | vbucket | the documents, or why not |
 //! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
 //! | operator | [`vbucket::SetVbucketState`], [`vbucket::DescribeVbucket`] | vbucket | [`vbucket::VbucketDescription`] |
+//! | operator | [`collections::ChangeManifest`], [`collections::GetManifest`] | bucket | the new uid, the manifest |
+//! | supervisor | [`vbucket::EraseEnded`] | vbucket | how far it is |
 //! | vbucket, writer | [`flusher::Wake`] | flusher | none: what changed is in shared state |
 //! | operator | [`flusher::PauseFlushing`], [`flusher::ResumeFlushing`], [`flusher::FlushNow`] | flusher | when it is so |
 //! | supervisor | [`flusher::StopFlushing`] | flusher | what could not be written in time |
+//! | consumer | [`stream::OpenStream`], `CloseStream`, `BufferAcknowledge`, `GetFailoverLog` | producer | the stream, or why not |
+//! | producer | [`stream::StreamBatch`] | consumer | none: it acknowledges bytes |
+//! | vbucket, backfill | [`stream::LookAtStreams`] | producer | none: what changed is in shared state |
+//! | operator | [`compactor::Compact`] | compactor | [`storage::Compacted`], or [`compactor::CompactError`] |
+//! | operator | [`compactor::CompactionStatuses`], `SetCompactionLimit`, `CancelCompaction` | compactor | what there is; the limit; how many |
+//! | compactor | [`compactor::PreparesErased`] | durability monitor | none: may come twice |
 //! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |
 
 pub mod status;
 pub mod failure;
 pub mod lifecycle;
 pub mod vbucket;
+pub mod collections;
 pub mod flusher;
+pub mod stream;
+pub mod compactor;
 
+pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
+pub use compactor::{CompactError, CompactOptions};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
 pub use lifecycle::{ChildName, Generation};
 pub use status::{Busy, DownCause, OperationError};

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use storage::{Advice, Cas, Document, KeyError, StorageError, VbucketId, VbucketState};
+use storage::{
+    Advice, Cas, Document, KeyError, ManifestUid, StorageError, VbucketId, VbucketState,
+};
 
 use crate::lifecycle::ChildName;
 
@@ -32,6 +34,12 @@ pub enum OperationError {
     ValueTooLarge {
         /// Its length in bytes.
         length: usize,
+    },
+    /// There is no such collection: it was dropped, or never was (the field's `UnknownCollection`).
+    #[error("the collection is not in manifest {}; look it up by its name again", manifest_uid.0)]
+    UnknownCollection {
+        /// The manifest that does not have it.
+        manifest_uid: ManifestUid,
     },
     /// The bucket has no such vbucket.
     #[error("vbucket {0} does not exist in this bucket")]
@@ -138,6 +146,7 @@ impl OperationError {
             | OperationError::CasMismatch { .. }
             | OperationError::Key(_)
             | OperationError::ValueTooLarge { .. }
+            | OperationError::UnknownCollection { .. }
             | OperationError::UnknownVbucket(_)
             | OperationError::NotMyVbucket { .. }
             | OperationError::BadReplication(_) => Advice::FixRequest,

@@ -7,8 +7,8 @@
 use actix::Message;
 use bytes::Bytes;
 use storage::{
-    Cas, Datatype, DocumentKey, Expiry, RevSeqno, Seqno, SnapshotRange, Topology, VbucketCounts,
-    VbucketId, VbucketState, VbucketUuid,
+    Cas, Datatype, DocumentKey, Expiry, Outcome, RevSeqno, Seqno, SnapshotRange, Topology,
+    VbucketCounts, VbucketId, VbucketState, VbucketUuid,
 };
 
 use crate::status::OperationError;
@@ -251,6 +251,11 @@ pub struct SetVbucketState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Result<VbucketDescription, OperationError>")]
 pub struct DescribeVbucket;
+
+/// Take some more documents of collections that ended out of memory; once more for as long as it yields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<Outcome<()>, OperationError>")]
+pub struct EraseEnded;
 
 /// How a vbucket stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

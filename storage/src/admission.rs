@@ -3,21 +3,29 @@
 //! Invariant: a batch is judged whole before any of it is written, against the position it will be applied to; so
 //! two stores that hold the same refuse the same batches for the same reason. Called by every `commit`.
 
-use crate::document::Document;
+use crate::collections::SystemEvent;
+use crate::document::{Document, Item, Namespace};
 use crate::error::{Refusal, StorageError};
 use crate::kv_store::{Batch, VbucketPosition};
 use crate::log_store::OVERHEAD_MAX;
 use crate::seqno::Seqno;
 use crate::vbucket::{VbucketId, VbucketIdentity, Watermarks};
 
-/// Judges every batch of a group, in order. `position` says where a vbucket stands, or why it takes no batches.
+/// Where a vbucket stands, as far as a batch is judged by it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) position: VbucketPosition,
+    pub(crate) purge_seqno: Seqno,
+}
+
+/// Judges every batch of a group, in order. `standing` says where a vbucket stands, or why it takes no batches.
 pub(crate) fn admit_group(
     group: &[Batch],
-    position: impl Fn(VbucketId) -> Result<VbucketPosition, StorageError>,
+    standing: impl Fn(VbucketId) -> Result<Standing, StorageError>,
 ) -> Vec<Result<(), StorageError>> {
     let mut seen = std::collections::BTreeSet::new();
     let mut judge = |batch: &Batch| {
-        let current = position(batch.vbucket)?;
+        let current = standing(batch.vbucket)?;
         let verdict = if seen.insert(batch.vbucket) {
             admit(batch, &current)
         } else {
@@ -33,7 +41,8 @@ pub(crate) fn admit_group(
 }
 
 /// Judges one batch against where its vbucket stands.
-pub(crate) fn admit(batch: &Batch, current: &VbucketPosition) -> Result<(), Refusal> {
+pub(crate) fn admit(batch: &Batch, standing: &Standing) -> Result<(), Refusal> {
+    let current = &standing.position;
     if batch.incarnation != current.incarnation {
         return Err(Refusal::StaleIncarnation {
             given: batch.incarnation,
@@ -55,6 +64,11 @@ pub(crate) fn admit(batch: &Batch, current: &VbucketPosition) -> Result<(), Refu
             high: batch.watermarks.high_seqno,
             items: high,
         });
+    }
+    // After a rollback the one stored may be above; that one is no news.
+    let purge = batch.watermarks.purge_seqno;
+    if purge > high && purge > standing.purge_seqno {
+        return Err(Refusal::PurgeSeqno { purge, high });
     }
     Ok(())
 }
@@ -93,6 +107,9 @@ fn high_seqno_after(batch: &Batch, persisted: Seqno) -> Result<Seqno, Refusal> {
                 length,
             });
         }
+        if item.namespace() == Namespace::SystemEvent {
+            check_system_event(item)?;
+        }
         high = item.seqno;
         bytes = bytes
             .saturating_add(item.user_bytes())
@@ -102,6 +119,16 @@ fn high_seqno_after(batch: &Batch, persisted: Seqno) -> Result<Seqno, Refusal> {
         return Err(Refusal::BatchTooLarge { bytes });
     }
     Ok(high)
+}
+
+/// What cannot be read could neither be put on the drop list nor be told to anybody.
+fn check_system_event(item: &Item) -> Result<(), Refusal> {
+    let refused = Refusal::SystemEvent { at: item.seqno };
+    match SystemEvent::of(item) {
+        Ok(SystemEvent::CollectionEnd { start, .. }) if start >= item.seqno => Err(refused),
+        Ok(_) => Ok(()),
+        Err(_) => Err(refused),
+    }
 }
 
 /// The watermarks to store for a batch that gives `given` after `previous`: the purge seqno only rises (MB-48384),

@@ -44,6 +44,32 @@ pub struct DroppedCollection {
     pub end: Seqno,
 }
 
+impl DroppedCollection {
+    /// Whether an item of `collection` at `seqno` is of this life.
+    #[must_use]
+    pub fn holds(&self, collection: CollectionId, seqno: Seqno) -> bool {
+        collection == self.collection && self.start <= seqno && seqno < self.end
+    }
+
+    /// The life that ends with this item, if one does.
+    pub(crate) fn ended_by(item: &Item) -> Option<DroppedCollection> {
+        if item.operation != Operation::SystemEventEnd {
+            return None;
+        }
+        let Ok(SystemEvent::CollectionEnd {
+            collection, start, ..
+        }) = SystemEvent::of(item)
+        else {
+            return None;
+        };
+        Some(DroppedCollection {
+            collection,
+            start,
+            end: item.seqno,
+        })
+    }
+}
+
 /// A collection or scope beginning or ending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SystemEvent {

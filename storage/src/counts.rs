@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::collections::DroppedCollection;
 use crate::document::{CollectionId, Item, Namespace};
 use crate::kv_store::ItemView;
 use crate::seqno::Seqno;
@@ -131,6 +132,22 @@ impl VbucketCounts {
         self.apply(delta);
         for (collection, change) in &delta.collections {
             self.collections.entry(*collection).or_default().high_seqno = change.high_seqno;
+        }
+    }
+
+    /// Forgets erased collections of which nothing is left: ids are not used again, so they would gather for ever.
+    pub(crate) fn forget(&mut self, erased: &[DroppedCollection]) {
+        for one in erased {
+            let is_empty = self.collections.get(&one.collection).is_some_and(|counts| {
+                let nothing = CollectionCounts {
+                    high_seqno: counts.high_seqno,
+                    ..CollectionCounts::default()
+                };
+                *counts == nothing
+            });
+            if is_empty {
+                self.collections.remove(&one.collection);
+            }
         }
     }
 

@@ -160,6 +160,20 @@ pub enum Refusal {
         /// Bytes of the topology.
         bytes: usize,
     },
+    /// Its purge seqno is above everything the vbucket holds with it (MB-63977).
+    #[error("its purge seqno {purge} is above its high seqno {high}")]
+    PurgeSeqno {
+        /// Purge seqno of the watermarks.
+        purge: Seqno,
+        /// Their high seqno.
+        high: Seqno,
+    },
+    /// An item of the system events' namespace says nothing that can be read, or ends what had not begun.
+    #[error("the item at seqno {at} is no system event; write the key and value of one")]
+    SystemEvent {
+        /// Its seqno.
+        at: Seqno,
+    },
     /// Two batches of one group are for the same vbucket.
     #[error("the group holds another batch of the same vbucket")]
     DuplicateVbucket,
@@ -204,6 +218,8 @@ impl StorageError {
                 | Refusal::ValueTooLarge { .. }
                 | Refusal::BatchTooLarge { .. }
                 | Refusal::TopologyTooLarge { .. }
+                | Refusal::PurgeSeqno { .. }
+                | Refusal::SystemEvent { .. }
                 | Refusal::DuplicateVbucket => Advice::FixRequest,
             },
             // Down because a call on the disk failed: its data may be as it should be.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::cas::Cas;
+use crate::collections::DroppedCollection;
+use crate::compaction::{Compacted, CompactionFailure, CompactionRequest};
 use crate::counts::VbucketCounts;
 use crate::document::{
     Datatype, Document, DocumentKey, Expiry, Item, KeyError, Namespace, Operation, Predecessor,
@@ -95,6 +97,15 @@ pub trait KvStore: std::fmt::Debug + Send + Sync + 'static {
     /// or below it may be dropped, and rollback below their killers becomes a reset (rule R11).
     fn seal(&self, vbucket: VbucketId, history_floor: Seqno) -> Outcome<()>;
 
+    /// Writes anew what stays of a vbucket: without what is superseded at or below the history floor, without
+    /// dropped collections, completed prepares and the tombstones the request names. Seals first. One publish makes
+    /// all of it visible, durable when it is told.
+    fn compact(
+        &self,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+    ) -> Outcome<Compacted, CompactionFailure>;
+
     /// Space on disk of one vbucket.
     fn file_statistics(&self, vbucket: VbucketId) -> Result<FileStatistics, StorageError>;
 }
@@ -117,6 +128,8 @@ pub trait Snapshot: std::fmt::Debug + Send + Sync {
     fn get(&self, namespace: Namespace, key: &DocumentKey) -> Result<Option<Item>, StorageError>;
     /// Counts and sizes of that moment.
     fn counts(&self) -> Result<VbucketCounts, StorageError>;
+    /// Lives of collections that ended and are not erased yet: what of them can still be read is no longer theirs.
+    fn dropped_collections(&self) -> Vec<DroppedCollection>;
     /// The newest version of every key (tombstones included) whose seqno lies in `range`, by rising seqno.
     fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan>;
     /// The newest version of every key (tombstones included) in `range`, by rising key.

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod document;
 pub mod collections;
 pub mod counts;
+pub mod compaction;
 pub mod kv_store;
 pub mod outcome;
 pub mod error;
@@ -20,11 +21,17 @@ pub mod waiting;
 pub mod disk;
 mod admission;
 mod rollback_state;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod memory_store;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
 pub use collections::{DroppedCollection, ManifestUid, ScopeId, SystemEvent, SystemEventError};
+pub use compaction::{
+    Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
+    ErasedPrepare, ExpiredDocument,
+};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{
@@ -41,7 +48,7 @@ pub use kv_store::{
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub use log_store::fuzzing;
-pub use log_store::{CreateOptions, LogStore, OpenOptions};
+pub use log_store::{CompactionJob, CreateOptions, LogStore, OpenOptions};
 pub use memory::{MemoryAccount, MemoryPool, MemoryToken};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};

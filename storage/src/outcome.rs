@@ -8,25 +8,35 @@ use crate::error::StorageError;
 /// What one step of a job, or a whole job, came to.
 #[must_use = "a job that failed must be told to whoever waits for it"]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome<T> {
+pub enum Outcome<T, E = StorageError> {
     /// All done.
     Complete(T),
     /// Progress was made (or the job must wait for another's step); call `step` again.
     Yielded,
     /// Nothing went wrong, but the result is no longer wanted; moves no failure figure.
     Aborted(AbortReason),
-    /// It failed; nothing of it is visible. The cause says what to do.
-    Failed(StorageError),
+    /// It failed; nothing of it is visible, but for what the failure itself says. The cause says what to do.
+    Failed(E),
 }
 
-impl<T> Outcome<T> {
+impl<T, E> Outcome<T, E> {
     /// The same outcome with another result.
-    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U> {
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U, E> {
         match self {
             Outcome::Complete(value) => Outcome::Complete(f(value)),
             Outcome::Yielded => Outcome::Yielded,
             Outcome::Aborted(reason) => Outcome::Aborted(reason),
             Outcome::Failed(cause) => Outcome::Failed(cause),
+        }
+    }
+
+    /// The same outcome with another failure.
+    pub fn map_failure<F>(self, f: impl FnOnce(E) -> F) -> Outcome<T, F> {
+        match self {
+            Outcome::Complete(value) => Outcome::Complete(value),
+            Outcome::Yielded => Outcome::Yielded,
+            Outcome::Aborted(reason) => Outcome::Aborted(reason),
+            Outcome::Failed(cause) => Outcome::Failed(f(cause)),
         }
     }
 }
@@ -55,12 +65,14 @@ pub enum AbortReason {
 pub trait Job {
     /// What a completed job returns.
     type Output;
+    /// What a failed job tells.
+    type Failure;
 
     /// Does the next piece of work.
-    fn step(&mut self) -> Outcome<Self::Output>;
+    fn step(&mut self) -> Outcome<Self::Output, Self::Failure>;
 
     /// Steps until the job ends; never returns [`Outcome::Yielded`].
-    fn run(&mut self) -> Outcome<Self::Output> {
+    fn run(&mut self) -> Outcome<Self::Output, Self::Failure> {
         loop {
             match self.step() {
                 Outcome::Yielded => {}

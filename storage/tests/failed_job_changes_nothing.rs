@@ -27,13 +27,13 @@ fn filled(disk: &SimulatedDisk) -> (LogStore, Writer) {
     (store, writer)
 }
 
-type Make = fn(&LogStore) -> Box<dyn Job<Output = ()>>;
+type Make = fn(&LogStore) -> Box<dyn Job<Output = (), Failure = StorageError>>;
 
-fn seal(store: &LogStore) -> Box<dyn Job<Output = ()>> {
+fn seal(store: &LogStore) -> Box<dyn Job<Output = (), Failure = StorageError>> {
     Box::new(store.seal_job(vbucket(0), Seqno::ZERO).unwrap())
 }
 
-fn merge(store: &LogStore) -> Box<dyn Job<Output = ()>> {
+fn merge(store: &LogStore) -> Box<dyn Job<Output = (), Failure = StorageError>> {
     Box::new(store.merge_job(vbucket(0), Seqno::ZERO).unwrap())
 }
 

@@ -10,6 +10,7 @@ use piggin_storage::disk::{SimulatedDisk, Verb};
 use piggin_storage::log_store::Maintained;
 use piggin_storage::{
     CommitDurability, CreateOptions, Job, KvStore, LogStore, OpenOptions, Outcome, Seqno,
+    StorageError,
 };
 use support::log_store::{create_on, failing, image, names, small_options};
 use support::{Writer, mutation, vbucket};
@@ -77,7 +78,7 @@ fn jobs_dropped_at_any_step() {
         let disk = SimulatedDisk::new();
         let (store, _writers) = filled(&disk);
         let expected: Vec<_> = (0..3).map(|number| image(&store, number)).collect();
-        let mut jobs: Vec<Box<dyn Job<Output = ()>>> = vec![
+        let mut jobs: Vec<Box<dyn Job<Output = (), Failure = StorageError>>> = vec![
             Box::new(store.merge_job(vbucket(1), Seqno::ZERO).unwrap()),
             Box::new(store.seal_job(vbucket(2), Seqno::ZERO).unwrap()),
         ];

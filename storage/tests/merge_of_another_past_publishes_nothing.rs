@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use piggin_storage::disk::SimulatedDisk;
-use piggin_storage::{AbortReason, Job, KvStore, LogStore, Outcome, Seqno};
+use piggin_storage::{AbortReason, Job, KvStore, LogStore, Outcome, Seqno, StorageError};
 use support::log_store::{create_on, image, names, open_on, small_options};
 use support::{Writer, mutation, vbucket};
 
@@ -15,7 +15,11 @@ use support::{Writer, mutation, vbucket};
 fn merging(
     disk: &SimulatedDisk,
     steps: usize,
-) -> Option<(LogStore, Writer, impl Job<Output = ()>)> {
+) -> Option<(
+    LogStore,
+    Writer,
+    impl Job<Output = (), Failure = StorageError>,
+)> {
     let (store, shared) = create_on(disk, small_options(1));
     let mut writer = Writer::create(&shared, 0);
     for seqno in 1..=6 {

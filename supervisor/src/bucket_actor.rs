@@ -6,17 +6,20 @@
 
 use actix::prelude::*;
 
+use messages::collections::GetManifest;
 use messages::vbucket::{
     Add, Delete, Found, Get, GetAndTouch, GetMany, GetMeta, Meta, Mutated, Replace, Set, Touch,
     Write, WriteBatch,
 };
-use messages::{FailureKind, FailureNotice, OperationError};
+use messages::{ChangeManifest, FailureKind, FailureNotice, ManifestError, OperationError};
+use storage::ManifestUid;
 
 use crate::bucket::Bucket;
 use crate::bucket_error::BucketError;
 use crate::shutdown::ShutdownReport;
 
-/// A bucket as an actor: takes every client's message of [`messages::vbucket`] and finds the vbucket itself.
+/// A bucket as an actor: takes every client's message of [`messages::vbucket`], and finds the vbucket itself; and those of
+/// [`messages::collections`].
 #[derive(Debug)]
 pub struct BucketActor {
     bucket: Bucket,
@@ -103,6 +106,23 @@ macro_rules! reads {
 reads! {
     Get => Found, get;
     GetMeta => Meta, get_meta;
+}
+
+impl Handler<GetManifest> for BucketActor {
+    type Result = MessageResult<GetManifest>;
+
+    fn handle(&mut self, _: GetManifest, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.bucket.manifest())
+    }
+}
+
+impl Handler<ChangeManifest> for BucketActor {
+    type Result = ResponseFuture<Result<ManifestUid, ManifestError>>;
+
+    fn handle(&mut self, message: ChangeManifest, _: &mut Context<Self>) -> Self::Result {
+        let bucket = self.bucket.clone();
+        Box::pin(async move { bucket.change_manifest(message).await })
+    }
 }
 
 impl Handler<GetAndTouch> for BucketActor {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors::compactor::CompactionPolicy;
 use actors::hooks::Hooks;
 use storage::OpenOptions;
 use storage::disk::Disk;
@@ -36,6 +37,8 @@ pub struct BucketConfig {
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
     pub warmup_threads: u16,
+    /// Threads that read from disk for streams.
+    pub reader_threads: u16,
     /// Whether opening waits until every document is in memory. If not, a vbucket serves writes once its own documents
     /// are, and until then reads of those that are; everything else is answered with a temporary failure.
     pub waits_for_warmup: bool,
@@ -55,12 +58,46 @@ pub struct BucketConfig {
     /// How often the figures are handed to the recorder of the `metrics` crate, for whoever installed one. With `None`
     /// only by [`Bucket::publish_metrics`](crate::Bucket::publish_metrics).
     pub metrics_every: Option<Duration>,
-    /// Sizes and thresholds of the store's files. Two fields are the bucket's own, whatever they say here: each opening
-    /// draws another `entropy`, and `is_stepped` is true in a simulated world and nowhere else.
+    /// How segments are rewritten in the background.
+    pub compaction: CompactionConfig,
+    /// Sizes and thresholds of the store's files. Three fields are the bucket's own, whatever they say here: each
+    /// opening draws another `entropy`, `is_stepped` is true in a simulated world and nowhere else, and what is merged
+    /// when is said by the policy of `compaction`, not by `segments_max`.
     pub store: OpenOptions,
     /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
     #[cfg(any(test, feature = "testing"))]
     pub hooks: Hooks,
+}
+
+/// How a bucket rewrites segments in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// Threads that compact, and so the most compactions that run at once; [`Bucket::set_compaction_limit`] makes it
+    /// fewer. Two, so that a big vbucket does not keep the small ones waiting.
+    ///
+    /// [`Bucket::set_compaction_limit`]: crate::Bucket::set_compaction_limit
+    pub threads: u16,
+    /// Bytes that all of them together read and write in a second, so that the flushers have the disk when they need
+    /// it; zero is no limit.
+    pub bytes_per_second: u64,
+    /// So long a tombstone is kept, for whoever follows the bucket and was away.
+    pub purge_age: Duration,
+    /// What is compacted without being asked for.
+    pub policy: CompactionPolicy,
+    /// Requests that may wait for an answer, above which one more is answered with a temporary failure.
+    pub waiters_max: usize,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> CompactionConfig {
+        CompactionConfig {
+            threads: 2,
+            bytes_per_second: 300_000_000,
+            purge_age: Duration::from_secs(3 * 24 * 3600),
+            policy: CompactionPolicy::default(),
+            waiters_max: 4096,
+        }
+    }
 }
 
 impl BucketConfig {
@@ -104,6 +141,7 @@ impl BucketConfig {
             log_shards: None,
             actor_threads: None,
             warmup_threads: 2,
+            reader_threads: 2,
             waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             mailbox_messages_max: 1024,
@@ -112,6 +150,7 @@ impl BucketConfig {
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
             metrics_every: Some(Duration::from_secs(10)),
+            compaction: CompactionConfig::default(),
             store: OpenOptions::new(0),
             #[cfg(any(test, feature = "testing"))]
             hooks: Hooks::none(),

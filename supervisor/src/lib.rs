@@ -85,25 +85,35 @@ mod bucket_config;
 mod bucket_error;
 mod vbucket_map;
 mod vbucket_table;
+mod collections;
 mod opening;
 mod wiring;
 mod running;
 pub mod metric_names;
 mod statistics;
+mod streaming;
+pub mod changes;
 mod stop;
 mod shutdown;
 mod engine;
 mod bucket;
+mod compaction;
 mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use actors::compactor::{CompactionFigures, CompactionPolicy, SizeTier};
 pub use actors::warmup::{WarmupEnd, WarmupProgress};
-pub use bucket::{Bucket, VbucketAddr, WriteFuture, WriteRequest};
+pub use bucket::{Bucket, Collection, CompactorAddr, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
-pub use bucket_config::{BucketConfig, Location};
+pub use bucket_config::{BucketConfig, CompactionConfig, Location};
 pub use bucket_error::BucketError;
+pub use changes::{
+    Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, TokenError, Until,
+};
+pub use compaction::CompactionReport;
 pub use shutdown::ShutdownReport;
-pub use statistics::BucketStatistics;
+pub use statistics::{BucketStatistics, CollectionStatistics};
+pub use streaming::ProducerAddr;
 pub use vbucket_map::vbucket_of;

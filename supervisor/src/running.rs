@@ -4,28 +4,35 @@
 
 use std::sync::Arc;
 
+use actors::compactor::Compactor;
 use actors::store_handle::StoreHandle;
 use actors::vbucket::VbucketSlot;
 use actors::warmup::Warmup;
 use messages::vbucket::VbucketDescription;
 use storage::MemoryPool;
 
-use crate::bucket::VbucketAddr;
+use crate::bucket::{CompactorAddr, VbucketAddr};
+use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::Supervisor;
 use crate::statistics::BucketStatistics;
 use crate::stop::StopRequest;
+use crate::streaming::Streaming;
 use crate::vbucket_table::Table;
 
 /// What a running bucket consists of.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) table: Arc<Table>,
+    pub(crate) collections: Collections,
     /// By vbucket number.
     pub(crate) addresses: Vec<VbucketAddr>,
+    pub(crate) compactor: Compactor,
+    pub(crate) compactor_address: CompactorAddr,
     pub(crate) memory: Arc<MemoryPool>,
     pub(crate) store: StoreHandle,
     pub(crate) warmup: Warmup,
+    pub(crate) streaming: Streaming,
     pub(crate) tree: Arc<Supervisor>,
     pub(crate) failures: Arc<FailureBus>,
     pub(crate) stop: Arc<StopRequest>,
@@ -46,7 +53,9 @@ impl Running {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn perish(&self, why: &str) {
         self.tree.forsake(why);
+        self.streaming.stop();
         self.table.close();
+        self.compactor.close();
         self.stop.over(&crate::ShutdownReport {
             failed: Some(why.to_owned()),
             ..crate::ShutdownReport::default()
@@ -61,6 +70,7 @@ impl Running {
             .map(|slot| described(slot))
             .collect();
         let cores = self.table.cores();
+        let streaming = self.streaming.figures();
         let mut statistics = BucketStatistics {
             documents: vbuckets.iter().map(|vbucket| vbucket.documents).sum(),
             // Of the accounts, not of the pool, which learns of them in steps.
@@ -68,7 +78,10 @@ impl Running {
             memory_quota_bytes: self.memory.quota_bytes(),
             disk_bytes: 0,
             live_bytes: 0,
+            compaction: self.compactor.figures(),
             unpersisted_items: vbuckets.iter().map(unpersisted).sum(),
+            backfills: streaming.backfills as u64,
+            backfill_buffer_bytes: streaming.buffered_bytes,
             failures: self
                 .failures
                 .counters()

@@ -1,7 +1,7 @@
 //! The end of a bucket, in order or not, and what it came to (rule R22).
 //!
-//! Order: close every vbucket's gate; write what is in memory; end the workers; close the store; the mark of a clean
-//! shutdown last. Invariant: the mark is written only when all of that was done; whoever waits for a vbucket or for the
+//! Order: close every vbucket's gate; end compactions at their next step; write what is in memory; end the workers; close
+//! the store; the mark of a clean shutdown last. Invariant: the mark is written only when all of that was done; whoever waits for a vbucket or for the
 //! shutdown is answered whatever happens.
 
 use std::fmt;
@@ -21,6 +21,7 @@ use messages::flusher::{StopFlushing, Unpersisted};
 use storage::VbucketStatus;
 use storage::disk::Disk;
 
+use crate::collections;
 use crate::guardian::StopOutcome;
 use crate::running::Running;
 use crate::stop::Wanted;
@@ -104,6 +105,9 @@ impl Engine {
     /// Runs until somebody wants it to stop, then stops.
     pub(crate) async fn run(self) {
         let repair = Beside(actix::spawn(repair_suspects(Arc::clone(&self.running))));
+        let erase = Beside(actix::spawn(collections::erase_ended(Arc::clone(
+            &self.running,
+        ))));
         let watch = Beside(actix::spawn(Arc::clone(&self.running.tree).watch()));
         let publish = |every| {
             Beside(actix::spawn(publish_every(
@@ -113,7 +117,7 @@ impl Engine {
         };
         let publisher = self.metrics_every.map(publish);
         let wanted = self.running.stop.wanted().await;
-        drop((repair, publisher));
+        drop((repair, erase, publisher));
         let began = self.environment.clock.monotonic();
         let mut report = match wanted {
             Wanted::Shutdown => self.shut_down(began).await,
@@ -123,6 +127,7 @@ impl Engine {
         self.running.table.close();
         // Whoever waits for the end may open the directory anew.
         self.running.store.abandon();
+        self.running.compactor.close();
         report.took = self.since(began);
         self.running.stop.over(&report);
     }
@@ -137,6 +142,7 @@ impl Engine {
             }
         }
         self.running.warmup.stop();
+        self.running.compactor.stop();
         for flusher in &self.flushers {
             let within = self.left(began);
             let answer = flusher.send(StopFlushing { within });
@@ -170,12 +176,15 @@ impl Engine {
             core.close_gate();
         }
         self.running.warmup.stop();
+        self.running.compactor.stop();
         let mut report = ShutdownReport::default();
         self.stop_workers(self.deadline, &mut report).await;
         report
     }
 
     async fn stop_workers(&self, within: Duration, report: &mut ShutdownReport) {
+        // What is read holds the store.
+        self.running.streaming.stop();
         match timeout(within, self.running.tree.shutdown()).await {
             Ok(stopped) => report
                 .stuck
@@ -225,6 +234,8 @@ async fn repair_suspects(running: Arc<Running>) {
                 core.reconcile();
             }
         }
+        // Whoever panicked may have been on the way from one vbucket to the next with a new manifest.
+        running.collections.catch_up();
     }
 }
 

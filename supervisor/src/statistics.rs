@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use actors::compactor::CompactionFigures;
 use messages::vbucket::VbucketDescription;
+use storage::{CollectionId, Seqno, VbucketId};
 
 use crate::restart::ChildStatus;
 
@@ -21,12 +23,38 @@ pub struct BucketStatistics {
     pub live_bytes: u64,
     /// Changes that are not on disk yet, those of which a newer one took the place included.
     pub unpersisted_items: u64,
+    /// Streams' backfills, those that wait their turn included.
+    pub backfills: u64,
+    /// Bytes read for streams and not sent yet.
+    pub backfill_buffer_bytes: u64,
+    /// What compactions did since the bucket was opened, and how many there are now.
+    pub compaction: CompactionFigures,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
     /// The children, in the order of the tree.
     pub children: Vec<ChildStatus>,
     /// The vbuckets, in order.
     pub vbuckets: Vec<VbucketDescription>,
+}
+
+/// Figures of one collection, summed over the vbuckets that are in service: what is on disk, and so much of a moment ago as
+/// the disk lags behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionStatistics {
+    /// Its number.
+    pub id: CollectionId,
+    /// Name of its scope.
+    pub scope: String,
+    /// Its name.
+    pub name: String,
+    /// Longest life of its documents in seconds; zero for no limit.
+    pub max_ttl_s: u32,
+    /// Live documents on disk.
+    pub documents: u64,
+    /// Bytes of their keys and values.
+    pub document_bytes: u64,
+    /// Highest seqno in memory, by vbucket.
+    pub high_seqnos: BTreeMap<VbucketId, Seqno>,
 }
 
 impl BucketStatistics {
@@ -43,6 +71,9 @@ impl BucketStatistics {
             (names::DB_FILE_SIZE_BYTES, self.disk_bytes),
             (names::DB_DATA_SIZE_BYTES, self.live_bytes),
             (names::DISKQUEUE_ITEMS, self.unpersisted_items),
+            (names::BACKFILLS, self.backfills),
+            (names::BACKFILL_BUFFER_BYTES, self.backfill_buffer_bytes),
+            (names::PENDING_COMPACTIONS, self.compaction.pending),
             (names::VBUCKETS_DOWN, down.count() as u64),
             (names::CHILD_RESTARTS, restarts.fold(0, u64::saturating_add)),
         ];
@@ -52,6 +83,25 @@ impl BucketStatistics {
                 reason = "a gauge is a float; figures above 2^53 are not"
             )]
             metrics::gauge!(name).set(value as f64);
+        }
+        let counters = [
+            (names::COMPACTION_ABORTED, self.compaction.aborted),
+            (
+                names::COMPACTION_TOMBSTONES_PURGED,
+                self.compaction.tombstones_purged,
+            ),
+            (
+                names::COMPACTION_PREPARES_PURGED,
+                self.compaction.prepares_purged,
+            ),
+            (
+                names::COMPACTION_COLLECTION_ITEMS_PURGED,
+                self.compaction.collection_items_purged,
+            ),
+            (names::EXPIRED_COMPACTOR, self.compaction.expired),
+        ];
+        for (name, value) in counters {
+            metrics::counter!(name).absolute(value);
         }
     }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use actix::{Addr, ArbiterHandle};
 use tokio::time::timeout;
 
+use actors::backfill::Backfills;
 use actors::backoff::Backoff;
+use actors::compactor::{Compactor, CompactorConfig, CompactorCore, CompactorLimits};
 use actors::environment::{Clock, Environment, Random};
 use actors::executor::{Executor, StopWorkers, WakeWorker};
 use actors::flusher::actor::wake_with;
@@ -19,6 +21,7 @@ use actors::hooks::Hooks;
 use actors::maintenance::{self, MaintenanceConfig};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
+use actors::stream::{ProducerConfig, ProducerCore};
 use actors::vbucket::{VbucketActor, VbucketSlot};
 use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
 use actors::writer::{self, GroupLimits, WriterConfig, WriterLink, WriterQueue};
@@ -26,15 +29,17 @@ use messages::{ChildName, OperationError};
 use storage::disk::Disk;
 use storage::{CreateOptions, LogStore, MemoryPool, VbucketId};
 
-use crate::bucket::VbucketAddr;
+use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
+use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::{Supervisor, SupervisorParts};
 use crate::opening::{self, Opened};
 use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
+use crate::streaming::{self, Producing, Streaming};
 use crate::tree::{self, Child, Excess, Group, Kind, Tree};
 use crate::vbucket_table::Table;
 
@@ -101,13 +106,17 @@ pub(crate) async fn start(
         store,
         table,
     };
-    let writers = parts.start_writers()?;
+    let compactor = parts.compactor();
+    let writers = parts.start_writers(&compactor)?;
+    let compactor_address = parts.start_compactor(&compactor, &arbiters)?;
     let warmup = parts.start_warmup(&opened.disk)?;
     let warm = warmup.wait();
     let closed = |_| OperationError::Closed;
     warmup.wait_for_states().await.map_err(closed)?;
+    let collections = Collections::open(&parts.table)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
     let addresses = parts.start_vbuckets(&arbiters);
+    let streaming = parts.start_streaming(&arbiters)?;
     if config.waits_for_warmup {
         // What could not be loaded is out of service and says so; the rest serves.
         let WarmupEnd { .. } = warm.await.map_err(closed)??;
@@ -117,10 +126,14 @@ pub(crate) async fn start(
     drop(timeout(config.stall_limit, supervisor.all_begun()).await);
     let running = Running {
         addresses,
+        compactor,
+        compactor_address,
         table: parts.table,
+        collections,
         memory,
         store: parts.store,
         warmup,
+        streaming,
         tree: supervisor,
         failures,
         stop: Arc::new(StopRequest::default()),
@@ -151,14 +164,57 @@ impl Parts<'_> {
         ShellConfig::new(name.clone(), Arc::clone(&self.guardian)).hooks(&self.environment.hooks)
     }
 
+    /// The compactor, without workers yet.
+    fn compactor(&self) -> Compactor {
+        let config = &self.config.compaction;
+        Compactor::new(CompactorConfig {
+            workers: ChildName::new("compaction"),
+            store: self.store.clone(),
+            environment: self.environment.clone(),
+            table: Arc::clone(&self.table) as _,
+            limits: CompactorLimits {
+                running_max: usize::from(config.threads.max(1)),
+                waiters_max: config.waiters_max,
+                backoff: Backoff::DISK,
+            },
+            policy: config.policy,
+            purge_age: config.purge_age,
+            bytes_per_second: config.bytes_per_second,
+            history_floor: self.config.store.history_floor,
+        })
+    }
+
+    /// Who is asked for compactions, and who does them.
+    fn start_compactor(
+        &self,
+        compactor: &Compactor,
+        arbiters: &[ArbiterHandle],
+    ) -> Result<CompactorAddr, BucketError> {
+        let arbiter = arbiters.first().ok_or_else(|| BucketError::Engine {
+            what: "the compactor".to_owned(),
+            cause: "there is no thread for actors".to_owned(),
+        })?;
+        let shell = self.shell(&ChildName::new("compactor"));
+        let shell = shell.mailbox(self.config.mailbox_messages_max);
+        let asked = compactor.clone();
+        let make = move |_| CompactorCore::new(asked.clone());
+        let address = shell::start(arbiter, shell, make);
+        compactor
+            .start(self.config.compaction.threads, &self.guardian)
+            .map_err(not_started)?;
+        Ok(address)
+    }
+
     /// The store's background work, and a writer for each log.
-    fn start_writers(&self) -> Result<Vec<WriterLink>, BucketError> {
+    fn start_writers(&self, compactor: &Compactor) -> Result<Vec<WriterLink>, BucketError> {
+        let look = compactor.clone();
         let config = MaintenanceConfig {
             name: ChildName::new("maintenance"),
             store: self.store.clone(),
             environment: self.environment.clone(),
             backoff: Backoff::DISK,
             memory: Arc::clone(&self.table) as _,
+            after_seal: Some(WakeWorker::new(move || look.look_soon())),
         };
         let maintenance =
             maintenance::start(config, Arc::clone(&self.guardian)).map_err(not_started)?;
@@ -241,6 +297,26 @@ impl Parts<'_> {
             .collect()
     }
 
+    /// Who reads for streams, and the producers.
+    fn start_streaming(&self, arbiters: &[ArbiterHandle]) -> Result<Streaming, BucketError> {
+        let backfills = Backfills::new(streaming::backfill_config(&self.store, &self.environment));
+        backfills
+            .start(self.config.reader_threads, &self.guardian)
+            .map_err(not_started)?;
+        let start = |((number, config), arbiter): ((usize, ProducerConfig), &ArbiterHandle)| {
+            let shell = self.shell(&streaming::producer_child(number));
+            let edge = Arc::clone(&config.edge);
+            let make = move |_| ProducerCore::new(config.clone());
+            Producing {
+                address: shell::start(arbiter, shell, make),
+                edge,
+            }
+        };
+        let configs = streaming::links(&self.table, &backfills).into_iter();
+        let producers = configs.enumerate().zip(arbiters).map(start).collect();
+        Ok(Streaming::new(backfills, producers))
+    }
+
     /// The other door of every vbucket.
     fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
@@ -277,7 +353,12 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
     // Workers and flushers only touch the disk and hold nothing of each other.
     let mut tree = Tree::new(Group::new("bucket"))
         .group(Group::new("disk"))
-        .child(child("maintenance", "disk"));
+        .child(child("maintenance", "disk"))
+        // Before its workers, so that it ends after them and can still say what became of what they had in hand.
+        .child(child("compactor", "disk"));
+    for number in 0..config.compaction.threads.max(1) {
+        tree = tree.child(child(&format!("compaction-{number}"), "disk"));
+    }
     for log_shard in 0..shape.log_shards {
         tree = tree.child(child(&format!("writer-{log_shard}"), "disk"));
     }
@@ -285,9 +366,20 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
         let name = format!("warmup-{number}");
         tree = tree.child(child(&name, "disk").kind(Kind::Transient));
     }
+    for number in 0..config.reader_threads.max(1) {
+        tree = tree.child(child(&format!("reader-{number}"), "disk"));
+    }
     tree = tree.group(Group::new("flushers"));
     for number in 0..threads {
         tree = tree.child(child(&format!("flusher-{number}"), "flushers"));
+    }
+    // Streams hold nothing of each other's threads; their consumers ask again.
+    tree = tree.group(Group::new("producers"));
+    for number in 0..threads {
+        tree = tree.child(child(
+            streaming::producer_child(number).as_str(),
+            "producers",
+        ));
     }
     // A vbucket that fails too often goes out of service alone.
     for id in (0..shape.vbuckets).filter_map(VbucketId::new) {

@@ -37,6 +37,8 @@ fn gauges_are_the_figures() -> Result {
         (names::DISKQUEUE_ITEMS, 3),
         (names::VBUCKETS_DOWN, 0),
         (names::CHILD_RESTARTS, 0),
+        (names::BACKFILLS, 0),
+        (names::BACKFILL_BUFFER_BYTES, 0),
     ];
     #[expect(
         clippy::cast_precision_loss,
@@ -83,6 +85,8 @@ fn every_name_is_in_the_manual() {
         names::DISKQUEUE_ITEMS,
         names::VBUCKETS_DOWN,
         names::CHILD_RESTARTS,
+        names::BACKFILLS,
+        names::BACKFILL_BUFFER_BYTES,
         names::FAILURES,
         names::ITEM_COMMIT_FAILED,
         names::COMPACTION_FAILED,

@@ -4,9 +4,11 @@
 
 mod canary;
 mod checkers;
+mod collections;
 mod determinism;
 mod faults;
 mod history;
+mod manifest_crash;
 mod many_seeds;
 mod plants;
 mod scenario;

@@ -2,7 +2,11 @@
 //! a listener for failures.
 //!
 //! Invariant: nothing here waits for time; every wait is for an event that a test causes.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses a part of it"
+)]
 
 mod disk;
 mod listener;
@@ -59,6 +63,7 @@ pub(crate) fn small(config: BucketConfig) -> BucketConfig {
     BucketConfig {
         actor_threads: Some(1),
         warmup_threads: 1,
+        reader_threads: 1,
         // A test says when it wants to see figures.
         metrics_every: None,
         ..config

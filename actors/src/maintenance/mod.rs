@@ -1,4 +1,5 @@
-//! The store's background work: sealing, checkpoints, merging, giving space back, one piece at a time, in steps.
+//! The store's background work: log files, sealing, checkpoints, giving space back, one piece at a time, in steps.
+//! Merging is the compactor's, unless the store is set to merge by itself.
 //!
 //! Never in the way of a commit for longer than a publish, whatever the size of a merge (MB-38428). Woken by the
 //! writers; level-triggered, because what is to be done is a function of the store's own figures. Invariant: what
@@ -36,9 +37,14 @@ pub struct MaintenanceConfig {
     pub backoff: Backoff,
     /// What sealing gives back to.
     pub memory: Arc<dyn MemoryUse>,
+    /// Woken after each seal: there may be something to compact.
+    pub after_seal: Option<WakeWorker>,
 }
 
-type Piece = (MaintenanceKind, Box<dyn Job<Output = ()> + Send>);
+type Piece = (
+    MaintenanceKind,
+    Box<dyn Job<Output = (), Failure = StorageError> + Send>,
+);
 
 /// One life of the maintenance of a store.
 pub struct MaintenanceWorker {
@@ -59,7 +65,7 @@ pub struct MaintenanceWorker {
 struct Working {
     span: tracing::Span,
     // Dropped before the lease: see `StoreLease`.
-    job: Box<dyn Job<Output = ()> + Send>,
+    job: Box<dyn Job<Output = (), Failure = StorageError> + Send>,
     lease: StoreLease,
     log_shard: u16,
     kind: MaintenanceKind,
@@ -210,6 +216,10 @@ impl Worker for MaintenanceWorker {
                 Outcome::Complete(()) => {
                     let (kind, _) = failure_of(working.kind);
                     self.failures.remove(&(working.log_shard, kind));
+                    let is_seal = working.kind == MaintenanceKind::Seal;
+                    if let Some(after_seal) = self.config.after_seal.as_ref().filter(|_| is_seal) {
+                        after_seal.wake();
+                    }
                 }
                 Outcome::Failed(cause) => {
                     let span = working.span.clone();

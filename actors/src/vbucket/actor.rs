@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use messages::OperationError;
 use messages::vbucket::{
-    Add, Delete, DescribeVbucket, Found, Get, GetAndTouch, GetMany, GetMeta, Meta, Mutated,
-    Replace, Set, SetVbucketState, Touch, VbucketDescription, Write, WriteBatch,
+    Add, Delete, DescribeVbucket, EraseEnded, Found, Get, GetAndTouch, GetMany, GetMeta, Meta,
+    Mutated, Replace, Set, SetVbucketState, Touch, VbucketDescription, Write, WriteBatch,
 };
+
+use storage::Outcome;
 
 use super::core::VbucketCore;
 use super::slot::VbucketSlot;
@@ -155,6 +157,16 @@ impl On<SetVbucketState> for VbucketActor {
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<VbucketDescription, OperationError>> {
         Reply::Now(self.core().and_then(|core| core.set_state(change)))
+    }
+}
+
+impl On<EraseEnded> for VbucketActor {
+    fn on(
+        &mut self,
+        _: EraseEnded,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Outcome<()>, OperationError>> {
+        Reply::Now(self.core().map(VbucketCore::erase_ended))
     }
 }
 

@@ -12,7 +12,7 @@ use super::fault::ChangeStep;
 use super::lock::Locked;
 use super::status::Status;
 use messages::OperationError;
-use storage::{Item, Predecessor, Seqno};
+use storage::{Item, Namespace, Predecessor, Seqno};
 
 impl VbucketCore {
     /// Does a change of this vbucket's own. `item` has everything but its predecessor; the map holds `older` of its key.
@@ -24,7 +24,7 @@ impl VbucketCore {
         older: Option<Seqno>,
     ) -> Result<Arc<Item>, OperationError> {
         let disposition = locked.log.disposition(&item.operation, older);
-        let predecessor = disposition.predecessor(older, self.predecessor_of_new());
+        let predecessor = disposition.predecessor(older, self.predecessor_of_new(&item));
         Arc::make_mut(&mut item).predecessor = predecessor;
         self.note(locked, &item);
         let queued = locked.log.queue(Arc::clone(&item), older).map(drop);
@@ -41,16 +41,17 @@ impl VbucketCore {
         older: Option<Seqno>,
     ) -> Result<(), QueueError> {
         let disposition = locked.log.disposition_of_replica(&item.operation, older);
-        let predecessor = disposition.predecessor(older, self.predecessor_of_new());
+        let predecessor = disposition.predecessor(older, self.predecessor_of_new(&item));
         Arc::make_mut(&mut item).predecessor = predecessor;
         self.note(locked, &item);
         let queued = locked.log.queue_replica(Arc::clone(&item), older);
         self.finish(locked, place, item, queued.map(drop)).map(drop)
     }
 
-    /// What a key that is not in the map replaces in the store (rule R8).
-    fn predecessor_of_new(&self) -> Predecessor {
-        if self.map.is_complete() && !self.status().has(Status::WARMING) {
+    /// What a key that is not in the map replaces in the store (rule R8). No system event is in the map.
+    fn predecessor_of_new(&self, item: &Item) -> Predecessor {
+        let is_known = item.namespace() != Namespace::SystemEvent && self.map.is_complete();
+        if is_known && !self.status().has(Status::WARMING) {
             Predecessor::Absent
         } else {
             Predecessor::Unknown

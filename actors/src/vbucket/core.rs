@@ -16,6 +16,8 @@ use super::document_map::{DocumentMap, MapFigures, Place};
 use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::lock::Locked;
+use super::manifest::{BucketManifest, Erasing, OpenCollections};
+use super::producing::{Producing, Watched};
 use super::replica::StreamEpoch;
 use super::snapshots::Snapshots;
 use super::status::Status;
@@ -24,8 +26,8 @@ use super::waiters::{PersistPlace, Persisted, Waiters};
 use crate::environment::Environment;
 use messages::{DownCause, OperationError};
 use storage::{
-    HybridLogicalClock, Item, MemoryAccount, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    HybridLogicalClock, Item, ManifestUid, MemoryAccount, Namespace, Seqno, VbucketId,
+    VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 /// Told of a vbucket that became suspect, on the thread that panicked: somebody must call
@@ -71,12 +73,20 @@ pub struct VbucketCore {
     pub(super) waiters: Waiters,
     pub(super) down: RwLock<Option<DownCause>>,
     pub(super) faults: Faults,
+    /// Changed under the lock only.
+    pub(super) collections: RwLock<OpenCollections>,
+    /// The bucket's, which it follows while it is active.
+    pub(super) manifest: Arc<BucketManifest>,
+    pub(super) erasing: Erasing,
+    /// How far the default collection has come; not among the others, whose table has a lock.
+    pub(super) default_high: AtomicU64,
     /// Changed under the lock only; both doors look at it first.
     status: AtomicU8,
     high_seqno: AtomicU64,
     persisted_seqno: AtomicU64,
     dirty: Arc<DirtyVbuckets>,
     on_suspect: OnSuspect,
+    pub(super) watched: Watched,
     inner: Mutex<Inner>,
 }
 
@@ -93,6 +103,7 @@ pub(super) struct Inner {
     pub(super) in_flight: Option<Seqno>,
     pub(super) stream: StreamEpoch,
     pub(super) tombstones: Tombstones,
+    pub(super) producing: Producing,
 }
 
 impl VbucketCore {
@@ -116,8 +127,10 @@ impl VbucketCore {
             in_flight: None,
             stream: StreamEpoch::default(),
             tombstones: Tombstones::default(),
+            producing: Producing::default(),
             identity,
         };
+        let uid = ManifestUid(inner.identity.manifest_uid);
         VbucketCore {
             id: config.id,
             map: DocumentMap::new(),
@@ -125,6 +138,10 @@ impl VbucketCore {
             waiters: Waiters::new(high),
             down: RwLock::new(None),
             faults: Faults::default(),
+            collections: RwLock::new(OpenCollections::of_events(uid, [])),
+            manifest: Arc::default(),
+            erasing: Erasing::default(),
+            default_high: AtomicU64::new(0),
             status: AtomicU8::new(Status::of(inner.identity.state).with(Status::WARMING).0),
             high_seqno: AtomicU64::new(high.0),
             persisted_seqno: AtomicU64::new(high.0),
@@ -132,6 +149,7 @@ impl VbucketCore {
             memory: config.memory,
             dirty: config.dirty,
             on_suspect: config.on_suspect,
+            watched: Watched::default(),
             inner: Mutex::new(inner),
         }
     }
@@ -245,6 +263,7 @@ impl VbucketCore {
             self.raise(Status::DOWN);
         }
         self.waiters.end(&error);
+        self.mark_streams();
     }
 
     /// Puts it back into service as it was.
@@ -299,6 +318,10 @@ impl VbucketCore {
                 locked.in_flight = None;
             }
             self.publish_high(&locked);
+            if let Err(error) = self.follow(&mut locked) {
+                tracing::error!(vbucket = %self.id, %error, "the manifest cannot be followed");
+            }
+            self.name_manifest(&mut locked);
             self.follow_identity(&mut locked);
             self.lower(Status::SUSPECT);
         }
@@ -321,8 +344,9 @@ impl VbucketCore {
         self.set_status(self.status().in_state(state));
     }
 
-    /// Tells the flusher to look here.
+    /// Tells the flusher, and those who stream, to look here.
     pub(super) fn mark_dirty(&self) {
+        self.mark_streams();
         if self.waiters.is_awaited() {
             self.dirty.mark(self.id);
         } else {
@@ -356,13 +380,17 @@ impl VbucketCore {
         self.high_seqno.store(high.0, Ordering::Release);
     }
 
-    /// Puts an item that is in the log in the map.
+    /// Puts an item that is in the log in the map; a system event says what is open.
     pub(super) fn enter(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
+        self.cas.observe(item.document.cas);
+        if item.namespace() == Namespace::SystemEvent {
+            return self.enter_event(inner, item);
+        }
         if item.operation.is_tombstone() {
             inner.tombstones.note(item);
         }
         drop(self.map.put(place, Arc::clone(item)));
-        self.cas.observe(item.document.cas);
+        self.note_high(&item.document.key, item.seqno);
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {

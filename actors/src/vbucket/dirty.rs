@@ -139,6 +139,13 @@ impl DirtyVbuckets {
         Some(vbucket)
     }
 
+    /// Wakes the reader for what it left in the queue, unless a wake-up is under way.
+    pub fn wake_for_rest(&self) {
+        if !self.is_empty() {
+            self.wake();
+        }
+    }
+
     /// Whether a vbucket is in the queue.
     #[must_use]
     pub fn is_empty(&self) -> bool {

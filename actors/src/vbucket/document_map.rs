@@ -182,13 +182,23 @@ impl DocumentMap {
 
     /// Takes out a tombstone if it is still the newest of its key. From then on the map is not complete.
     pub(super) fn drop_tombstone(&self, key: &[u8], seqno: Seqno) -> Option<Arc<Item>> {
-        let place = self.place(key);
-        let mut shard = self.slots.shards().get(place.shard)?.write();
         // Before it is gone, so that nobody takes its absence for the store's.
         self.is_complete.store(false, Ordering::Relaxed);
-        let is_it = |(slot, _): &(Slot, SharedValue<()>)| {
-            slot.0.seqno == seqno && slot.0.operation.is_tombstone() && slot.key() == key
-        };
+        self.remove_if(key, |item| {
+            item.seqno == seqno && item.operation.is_tombstone()
+        })
+    }
+
+    /// Takes out a version if it is still the newest of its key. What the map knows of the store is not touched: that is
+    /// for whoever knows that the key is never asked for again.
+    pub(super) fn remove(&self, key: &[u8], seqno: Seqno) -> Option<Arc<Item>> {
+        self.remove_if(key, |item| item.seqno == seqno)
+    }
+
+    fn remove_if(&self, key: &[u8], is_it: impl Fn(&Item) -> bool) -> Option<Arc<Item>> {
+        let place = self.place(key);
+        let mut shard = self.slots.shards().get(place.shard)?.write();
+        let is_it = |(slot, _): &(Slot, SharedValue<()>)| slot.key() == key && is_it(&slot.0);
         let (Slot(item), _) = shard.remove_entry(place.hash, is_it)?;
         self.discount(&item);
         Some(item)

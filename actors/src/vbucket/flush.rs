@@ -120,6 +120,8 @@ impl VbucketCore {
             locked.flushed.persisted.settled
         };
         self.waiters.answer_up_to(settled);
+        // A backfill may wait for it.
+        self.mark_streams();
     }
 
     /// The store holds exactly what is up to `persisted`, and nothing is on its way there: the flush cursor goes back

@@ -16,11 +16,29 @@ impl VbucketCore {
             return false;
         }
         self.cas.observe(item.document.cas);
+        if !self.is_open(&item) {
+            return false;
+        }
+        self.note_high(&item.document.key, item.seqno);
         if item.operation.is_tombstone() {
             self.map.set_incomplete();
             return false;
         }
         self.map.insert_if_absent(self.charged(item))
+    }
+
+    /// Whether it belongs to an open collection. One that was dropped is not loaded, and its keys are never asked for,
+    /// unless a collection began anew under its number.
+    fn is_open(&self, item: &Item) -> bool {
+        let key = &item.document.key;
+        let Ok(opened) = self.admit_key(key) else {
+            return false;
+        };
+        let is_of_this_life = item.seqno >= opened.start;
+        if !is_of_this_life {
+            self.map.set_incomplete();
+        }
+        is_of_this_life
     }
 
     /// The store holds keys that were, or will be, left out.
@@ -33,5 +51,10 @@ impl VbucketCore {
         let mut locked = self.lock();
         self.lower(super::status::Status::WARMING);
         self.drop_tombstones(&mut locked);
+        drop(locked);
+        // What was being loaded when its collection ended.
+        if self.had_an_end() {
+            self.ask_for_erasing();
+        }
     }
 }

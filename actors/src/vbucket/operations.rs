@@ -13,6 +13,7 @@ use super::core::VbucketCore;
 use super::document_map::Place;
 use super::fault::ChangeStep;
 use super::lock::Locked;
+use super::manifest::Opened;
 use super::memory;
 use super::status::Sight;
 use messages::OperationError;
@@ -27,9 +28,9 @@ use storage::{
 
 /// One moment by the wall clock, read once for a request.
 #[derive(Clone, Copy, Debug)]
-struct Now {
+pub(super) struct Now {
     nanoseconds: u64,
-    seconds: u32,
+    pub(super) seconds: u32,
 }
 
 /// A write made ready before the lock is taken: all of its memory is allocated and paid for.
@@ -60,13 +61,17 @@ impl VbucketCore {
     /// Reads a document.
     pub fn get(&self, key: &DocumentKey) -> Result<Found, OperationError> {
         let sight = self.admit_read()?;
-        self.look(sight, key, |item| self.is_live(item).then(|| found(item)))
+        let opened = self.admit_key(key)?;
+        self.look(sight, opened, key, |item| {
+            self.is_live(item).then(|| found(item))
+        })
     }
 
     /// Reads metadata only; shows tombstones that are still in memory, too.
     pub fn get_meta(&self, key: &DocumentKey) -> Result<Meta, OperationError> {
         let sight = self.admit_read()?;
-        self.look(sight, key, |item| {
+        let opened = self.admit_key(key)?;
+        self.look(sight, opened, key, |item| {
             let is_shown = item.operation.is_tombstone() || self.is_live(item);
             is_shown.then(|| meta(item))
         })
@@ -75,7 +80,8 @@ impl VbucketCore {
     /// Whether there is such a document.
     pub fn exists(&self, key: &DocumentKey) -> Result<bool, OperationError> {
         let sight = self.admit_read()?;
-        match self.look(sight, key, |item| self.is_live(item).then_some(())) {
+        let opened = self.admit_key(key)?;
+        match self.look(sight, opened, key, |item| self.is_live(item).then_some(())) {
             Ok(()) => Ok(true),
             Err(OperationError::KeyNotFound) => Ok(false),
             Err(error) => Err(error),
@@ -90,12 +96,14 @@ impl VbucketCore {
     fn look<R>(
         &self,
         sight: Sight,
+        opened: Opened,
         key: &DocumentKey,
         read: impl FnOnce(&Item) -> Option<R>,
     ) -> Result<R, OperationError> {
         let encoded = key.as_encoded();
         let place = self.map.place(encoded);
-        match (self.map.read(place, encoded, |item| read(item)), sight) {
+        let read = |item: &Arc<Item>| (item.seqno >= opened.start).then(|| read(item)).flatten();
+        match (self.map.read(place, encoded, read), sight) {
             (Some(Some(answer)), _) => Ok(answer),
             (Some(None), _) | (None, Sight::Whole) => Err(OperationError::KeyNotFound),
             (None, Sight::Partial) => Err(WARMING_UP),
@@ -138,11 +146,13 @@ impl VbucketCore {
         self.admit_write()?;
         let now = self.now();
         let place = self.map.place(request.key.as_encoded());
-        let expiry = expiry_at(request.expiry, now.seconds);
+        let max_ttl_s = self.admit_key(&request.key)?.max_ttl_s;
+        let expiry = expiry_at(request.expiry, max_ttl_s, now.seconds);
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);
         self.admit_write()?;
-        let item = self.touched(&mut locked, place, &request.key, expiry, now)?;
+        let opened = self.admit_key(&request.key)?;
+        let item = self.touched(&mut locked, place, opened, &request.key, expiry, now)?;
         Ok(found(&item))
     }
 
@@ -170,7 +180,7 @@ impl VbucketCore {
         drafts.into_iter().map(&mut apply).collect()
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let since_epoch = self.environment.clock.since_epoch();
         Now {
             nanoseconds: nanoseconds(since_epoch),
@@ -179,22 +189,33 @@ impl VbucketCore {
     }
 
     fn draft(&self, write: Write, now: Now) -> Result<Draft, OperationError> {
+        let max_ttl_s = self.admit_key(write.key())?.max_ttl_s;
+        let expiry_of = |request| expiry_at(request, max_ttl_s, now.seconds);
         match write {
             Write::Set(Set {
                 key,
                 value,
                 options,
-            }) => self.draft_document(key, value, options, Rule::Any(options.cas), now),
+            }) => {
+                let expiry = expiry_of(options.expiry);
+                self.draft_document(key, value, options, expiry, Rule::Any(options.cas))
+            }
             Write::Add(Add {
                 key,
                 value,
                 options,
-            }) => self.draft_document(key, value, options, Rule::Absent(options.cas), now),
+            }) => {
+                let expiry = expiry_of(options.expiry);
+                self.draft_document(key, value, options, expiry, Rule::Absent(options.cas))
+            }
             Write::Replace(Replace {
                 key,
                 value,
                 options,
-            }) => self.draft_document(key, value, options, Rule::Present(options.cas), now),
+            }) => {
+                let expiry = expiry_of(options.expiry);
+                self.draft_document(key, value, options, expiry, Rule::Present(options.cas))
+            }
             Write::Delete(Delete { key, cas, .. }) => {
                 let bytes = memory::cost_bytes(&key, 0);
                 let token = memory::reserve_deletion(&self.memory, bytes)?;
@@ -205,7 +226,7 @@ impl VbucketCore {
                 place: self.map.place(key.as_encoded()),
                 what: Drafted::Touch {
                     key,
-                    expiry: expiry_at(expiry, now.seconds),
+                    expiry: expiry_of(expiry),
                 },
             }),
         }
@@ -216,8 +237,8 @@ impl VbucketCore {
         key: DocumentKey,
         value: Bytes,
         options: WriteOptions,
+        expiry: Expiry,
         rule: Rule,
-        now: Now,
     ) -> Result<Draft, OperationError> {
         let length = value.len();
         if length > Document::VALUE_LENGTH_MAX {
@@ -233,7 +254,7 @@ impl VbucketCore {
                 value,
                 datatype: options.datatype,
                 flags: options.flags,
-                expiry: expiry_at(options.expiry, now.seconds),
+                expiry,
                 cas: Cas(0),
                 rev_seqno: RevSeqno(0),
             },
@@ -263,13 +284,15 @@ impl VbucketCore {
         let Draft { place, what } = draft;
         match what {
             Drafted::Item { item, rule } => {
+                let opened = self.admit_key(&item.document.key)?;
                 let old = self.map.get(place, item.document.key.as_encoded());
-                self.judge(locked, place, old.as_ref(), rule, now)?;
+                self.judge(locked, place, opened.shown(old.as_ref()), rule, now)?;
                 let item = self.append(locked, place, item, old.as_ref(), now)?;
                 Ok(self.mutated(locked, &item))
             }
             Drafted::Touch { key, expiry } => {
-                let item = self.touched(locked, place, &key, expiry, now)?;
+                let opened = self.admit_key(&key)?;
+                let item = self.touched(locked, place, opened, &key, expiry, now)?;
                 Ok(self.mutated(locked, &item))
             }
         }
@@ -290,21 +313,22 @@ impl VbucketCore {
         let current = live.map(|live| live.document.cas);
         let verdict = rule.judge(current);
         if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
-            self.expire(locked, place, expired, now)?;
+            let bytes = memory::cost_bytes(&expired.document.key, 0);
+            self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
         }
         verdict
     }
 
     /// Deletes a document whose time is up.
-    fn expire(
+    pub(super) fn expire(
         &self,
         locked: &mut Locked<'_>,
         place: Place,
         expired: &Arc<Item>,
+        token: MemoryToken,
         now: Now,
     ) -> Result<(), OperationError> {
         let key = expired.document.key.clone();
-        let token = self.memory.charge(memory::cost_bytes(&key, 0));
         let item = tombstone(key, now.seconds, DeleteSource::Expiration, token);
         self.append(locked, place, Arc::new(item), Some(expired), now)
             .map(drop)
@@ -314,12 +338,14 @@ impl VbucketCore {
         &self,
         locked: &mut Locked<'_>,
         place: Place,
+        opened: Opened,
         key: &DocumentKey,
         expiry: Expiry,
         now: Now,
     ) -> Result<Arc<Item>, OperationError> {
         let old = self.map.get(place, key.as_encoded());
-        self.judge(locked, place, old.as_ref(), Rule::Present(None), now)?;
+        let shown = opened.shown(old.as_ref());
+        self.judge(locked, place, shown, Rule::Present(None), now)?;
         let old = old.ok_or(OperationError::KeyNotFound)?;
         let bytes = memory::cost_bytes(key, old.document.value.len());
         let item = Item {
@@ -433,19 +459,20 @@ fn meta(item: &Item) -> Meta {
     }
 }
 
-const fn is_expired(expiry: Expiry, now: u32) -> bool {
+pub(super) const fn is_expired(expiry: Expiry, now: u32) -> bool {
     expiry.0 != 0 && expiry.0 <= now
 }
 
-/// When a document expires for which this was asked `now`.
-fn expiry_at(request: ExpiryRequest, now: u32) -> Expiry {
-    match request.0 {
-        0 => Expiry(0),
-        seconds if seconds <= ExpiryRequest::RELATIVE_SECONDS_MAX => {
-            Expiry(now.saturating_add(seconds))
-        }
-        absolute => Expiry(absolute),
-    }
+/// When a document expires for which this was asked `now`, in a collection whose documents live so long at most.
+fn expiry_at(request: ExpiryRequest, max_ttl_s: u32, now: u32) -> Expiry {
+    let asked = match request.0 {
+        0 => 0,
+        seconds if seconds <= ExpiryRequest::RELATIVE_SECONDS_MAX => now.saturating_add(seconds),
+        absolute => absolute,
+    };
+    let latest = now.saturating_add(max_ttl_s);
+    let is_beyond = max_ttl_s != 0 && (asked == 0 || asked > latest);
+    Expiry(if is_beyond { latest } else { asked })
 }
 
 pub(super) fn seconds(since_epoch: Duration) -> u32 {

@@ -11,7 +11,7 @@ use super::core::{Inner, VbucketCore};
 use super::lock::Locked;
 use super::memory;
 use messages::OperationError;
-use storage::{FailoverTable, Item, Operation, VbucketState};
+use storage::{CollectionId, FailoverTable, Item, Operation, ScopeId, SystemEvent, VbucketState};
 
 /// Which stream may write; a new one ends the right of those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,16 +68,17 @@ impl VbucketCore {
         Ok(())
     }
 
-    /// A document, or a tombstone, with the source's seqno, CAS and revision.
+    /// A document, a tombstone or a system event, with the source's seqno, CAS and revision.
     pub fn apply_item(&self, epoch: StreamEpoch, item: Arc<Item>) -> Result<(), OperationError> {
         match item.operation {
             Operation::Mutation | Operation::Deletion { .. } => {}
+            Operation::SystemEventBegin | Operation::SystemEventEnd => {
+                return self.apply_event(epoch, item);
+            }
             Operation::Prepare { .. }
             | Operation::Abort { .. }
             | Operation::CommitMutation { .. }
-            | Operation::CommitDeletion { .. }
-            | Operation::SystemEventBegin
-            | Operation::SystemEventEnd => {
+            | Operation::CommitDeletion { .. } => {
                 return Err(bad_replication(&format!(
                     "{:?} is not replicated by this version",
                     item.operation
@@ -93,6 +94,22 @@ impl VbucketCore {
         let older = self.map.read(place, key, |older| older.seqno);
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;
+        locked.snapshots.note_received(seqno);
+        Ok(())
+    }
+
+    /// A scope or collection begins or ends; the vbucket names the manifest of the event from then on.
+    fn apply_event(&self, epoch: StreamEpoch, item: Arc<Item>) -> Result<(), OperationError> {
+        let event = SystemEvent::of(&item).map_err(|error| bad_replication(&error))?;
+        check_event(&event)?;
+        let item = self.charged(item);
+        let seqno = item.seqno;
+        let place = self.map.place(item.document.key.as_encoded());
+        let mut locked = self.lock_for_stream(epoch)?;
+        let older = self.collections.read().replaced_by(&event);
+        self.commit_replica(&mut locked, place, item, older)
+            .map_err(|error| bad_replication(&error))?;
+        self.name_manifest(&mut locked);
         locked.snapshots.note_received(seqno);
         Ok(())
     }
@@ -126,6 +143,22 @@ impl VbucketCore {
             }
         }
     }
+}
+
+/// The default scope and collection are always there.
+fn check_event(event: &SystemEvent) -> Result<(), OperationError> {
+    let is_default = match event {
+        SystemEvent::CollectionBegin { collection, .. }
+        | SystemEvent::CollectionEnd { collection, .. } => *collection == CollectionId::DEFAULT,
+        SystemEvent::ScopeBegin { scope, .. } | SystemEvent::ScopeEnd { scope, .. } => {
+            *scope == ScopeId::DEFAULT
+        }
+    };
+    if is_default {
+        let why = format!("{event:?}: the default scope and collection neither begin nor end");
+        return Err(bad_replication(&why));
+    }
+    Ok(())
 }
 
 fn bad_replication(why: &impl ToString) -> OperationError {

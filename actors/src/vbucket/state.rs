@@ -15,11 +15,15 @@ use super::core::{Inner, VbucketCore, newest_branch};
 use super::fault::ChangeStep;
 use super::flush::Flushed;
 use super::lock::Locked;
+use super::manifest::OpenCollections;
+use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
 use messages::OperationError;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
-use storage::{VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks};
+use storage::{
+    ManifestUid, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+};
 
 impl VbucketCore {
     /// Makes the vbucket active, replica, pending or dead.
@@ -52,6 +56,9 @@ impl VbucketCore {
         }
         if !may_go_on(before, request.state) {
             locked.stream.bump();
+        }
+        if is_promotion {
+            self.follow(&mut locked)?;
         }
         self.drop_tombstones(&mut locked);
         Ok(self.described(&locked))
@@ -91,8 +98,9 @@ impl VbucketCore {
         Ok(uuid)
     }
 
-    /// The store was rolled back to this: everything in memory is forgotten and loaded anew, no stream may write, and
-    /// whoever waits for a seqno above is refused. Nothing of this vbucket may be under way to the disk.
+    /// The store was rolled back to this: everything in memory is forgotten and loaded anew, its collections first
+    /// ([`VbucketCore::warm_collections`]); no stream may write, and whoever waits for a seqno above is refused. Nothing of
+    /// this vbucket may be under way to the disk.
     pub fn reset(&self, record: &VbucketStateRecord) {
         let high = record.watermarks.high_seqno;
         let state = {
@@ -101,6 +109,7 @@ impl VbucketCore {
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
+            locked.producing.note_rolled_back();
             locked.tombstones.clear();
             let mut identity = record.identity.as_ref().clone();
             identity.state = locked.identity.state;
@@ -109,6 +118,8 @@ impl VbucketCore {
             locked.flushed = Flushed::stored(record.watermarks);
             self.set_persisted(high);
             self.map.clear();
+            let uid = ManifestUid(identity.manifest_uid);
+            *self.collections.write() = OpenCollections::of_events(uid, []);
             self.become_this(&mut locked, identity);
             self.publish_high(&locked);
             locked.identity.state
@@ -128,6 +139,9 @@ impl VbucketCore {
     fn become_this(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
         let identity = Arc::new(identity);
         locked.note_change();
+        if ends_streams(locked.identity.state, identity.state) {
+            locked.producing.note_state_changed();
+        }
         locked.uuid = newest_branch(&identity);
         locked.identity = Arc::clone(&identity);
         self.reached(ChangeStep::Identified);

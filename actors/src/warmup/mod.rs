@@ -1,7 +1,7 @@
 //! Warmup: from what the store holds to vbuckets that serve.
 //!
-//! Three phases. *State*: the mark of a clean shutdown is read and cleared; each vbucket's state record is read, its
-//! core is made, and a vbucket that was not shut down in order gets a new branch in its failover table. *Persist*:
+//! Three phases. *State*: the mark of a clean shutdown is read and cleared; each vbucket's state record is read, and its
+//! system events, which say what collections it has; its core is made, and a vbucket that was not shut down in order gets a new branch in its failover table. *Persist*:
 //! these new records are committed, before any new mutation is accepted (MB-45755). *Documents*: each vbucket is
 //! read, in bounded steps, several at a time. When the disk takes no writes, reads are served all the same and
 //! traffic stays off until it does (MB-39338).
@@ -10,6 +10,7 @@
 //! of service with the cause, and never looks empty or complete (MB-47933).
 
 pub mod clean_shutdown;
+mod events;
 mod plan;
 mod states;
 mod worker;
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 
 use messages::{ChildName, DownCause, Generation, OperationError};
 use storage::disk::Disk;
-use storage::{Item, VbucketId, VbucketPosition, VbucketStateRecord};
+use storage::{Item, Seqno, SystemEvent, VbucketId, VbucketPosition, VbucketStateRecord};
 
 use crate::backoff::Backoff;
 use crate::environment::Environment;
@@ -42,6 +43,8 @@ pub trait Warmable: Debug + Send + Sync + 'static {
     /// A version the store holds, tombstones too; kept unless the vbucket has the key already (rule R21). Never
     /// refused for lack of memory.
     fn warm_insert(&self, item: Item);
+    /// The system events the store holds, the newest of each slot: before anything is inserted.
+    fn warm_collections(&self, events: Vec<(Seqno, SystemEvent)>);
     /// Every version was inserted: what is not in memory is not there.
     fn warm_done(&self);
     /// While set, clients' writes are answered with a temporary failure; reads go on. Nothing but this takes it back.
@@ -53,6 +56,10 @@ pub trait Warmable: Debug + Send + Sync + 'static {
 impl Warmable for VbucketCore {
     fn warm_insert(&self, item: Item) {
         VbucketCore::warm_insert(self, Arc::new(item));
+    }
+
+    fn warm_collections(&self, events: Vec<(Seqno, SystemEvent)>) {
+        VbucketCore::warm_collections(self, events);
     }
 
     fn warm_done(&self) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::environment::{Environment, Random};
 use crate::warmup::clean_shutdown::CleanMark;
+use crate::warmup::events;
 use crate::warmup::plan::Load;
 use crate::warmup::{Absent, WarmupConfig};
 use messages::DownCause;
@@ -74,9 +75,11 @@ impl StatesJob {
         store: &LogStore,
     ) -> Result<(), StorageError> {
         let environment = &config.environment;
+        let mut events = Vec::new();
         let (state, position) = match self.positions.get(&id).cloned() {
             Some(Ok(position)) => {
                 let stored = store.state(id)?;
+                events = events::read(store, id, &stored)?;
                 let is_clean = self.mark.is_clean(id, &position);
                 let state = if is_clean || stored.identity.state != VbucketState::Active {
                     stored
@@ -101,6 +104,7 @@ impl StatesJob {
             }
         };
         let core = config.table.make(id, state, position);
+        core.warm_collections(events);
         self.loads.push(Load {
             vbucket: id,
             core,

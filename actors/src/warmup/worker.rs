@@ -60,7 +60,7 @@ enum InHand {
 /// New state records on their way, one log shard after the other.
 struct Persisting {
     // Dropped before the lease: see `StoreLease`.
-    job: Option<Box<dyn Job<Output = Results> + Send>>,
+    job: Option<Box<dyn Job<Output = Results, Failure = StorageError> + Send>>,
     results: Option<Results>,
     group: Arc<[Batch]>,
     waiting: Vec<(u16, Vec<Batch>)>,
@@ -275,6 +275,10 @@ impl WarmupWorker {
     fn settle(&mut self, persisting: &mut Persisting, results: Results) {
         for (result, batch) in results.into_iter().zip(persisting.group.iter()) {
             let Err(cause) = result else { continue };
+            if has_branch(persisting.lease.store(), batch) {
+                // A flusher was faster: the branch came with what it wrote.
+                continue;
+            }
             if let StorageError::Refused { .. } | StorageError::VbucketDown { .. } = cause {
                 // It is not what it was when its state was read.
                 self.give_up(batch.vbucket, WarmupPhase::Persist, cause);

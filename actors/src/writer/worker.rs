@@ -57,7 +57,7 @@ struct InHand {
 struct Committing {
     span: tracing::Span,
     // Dropped before the lease: see `StoreLease`.
-    job: Box<dyn Job<Output = Results> + Send>,
+    job: Box<dyn Job<Output = Results, Failure = StorageError> + Send>,
     group: Arc<[Batch]>,
     lease: StoreLease,
 }

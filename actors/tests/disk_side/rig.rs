@@ -131,6 +131,7 @@ impl Plant {
             environment: ground.environment(),
             backoff: Backoff::DISK,
             memory: AmpleMemory::shared(),
+            after_seal: None,
         };
         let generation = Generation(1);
         let mut plant = Plant {

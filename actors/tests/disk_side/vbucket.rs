@@ -10,7 +10,8 @@ use messages::DownCause;
 use piggin_actors::flusher::{FlushTake, Flushable};
 use piggin_actors::warmup::Warmable;
 use storage::{
-    Cas, CollectionId, Document, DocumentKey, Item, Seqno, VbucketId, VbucketIdentity, Watermarks,
+    Cas, CollectionId, Document, DocumentKey, Item, Seqno, SystemEvent, VbucketId, VbucketIdentity,
+    Watermarks,
 };
 
 #[derive(Debug)]
@@ -200,6 +201,8 @@ impl Warmable for LogVbucket {
         let key = item.document.key.as_encoded().to_vec();
         inner.warm.entry(key).or_insert(item);
     }
+
+    fn warm_collections(&self, _: Vec<(Seqno, SystemEvent)>) {}
 
     fn warm_done(&self) {
         self.inner.lock().is_warm = true;

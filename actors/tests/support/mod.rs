@@ -17,7 +17,9 @@ use piggin_actors::environment::{Clock, Environment, FailureReport, Random, Repo
 use piggin_actors::executor::{Executor, StartError, WakeWorker, WorkerSpec};
 use piggin_actors::hooks::Hooks;
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
-use piggin_actors::vbucket::{DirtyVbuckets, FlushTake, VbucketConfig, VbucketCore};
+use piggin_actors::vbucket::{
+    BucketManifest, DirtyVbuckets, FlushTake, VbucketConfig, VbucketCore,
+};
 use storage::{
     Batch, CollectionId, CommitDurability, DocumentKey, Incarnation, KvStore, MemoryAccount,
     MemoryPool, RollbackEpoch, Seqno, VbucketId, VbucketPosition, VbucketState, VbucketStateRecord,
@@ -109,6 +111,8 @@ pub(crate) struct Bench {
     pub(crate) memory: Arc<MemoryAccount>,
     pub(crate) dirty: Arc<DirtyVbuckets>,
     pub(crate) suspects: Arc<AtomicU64>,
+    /// What it follows.
+    pub(crate) manifest: Arc<BucketManifest>,
 }
 
 pub(crate) fn id() -> VbucketId {
@@ -125,6 +129,7 @@ impl Setup {
         let dirty = Arc::new(DirtyVbuckets::new(8));
         let suspects = Arc::new(AtomicU64::new(0));
         let told = Arc::clone(&suspects);
+        let manifest = Arc::new(BucketManifest::default());
         let core = VbucketCore::new(VbucketConfig {
             id: id(),
             state: self.record,
@@ -142,13 +147,15 @@ impl Setup {
             on_suspect: Arc::new(move |_| {
                 told.fetch_add(1, Ordering::Relaxed);
             }),
-        });
+        })
+        .of_bucket(Arc::clone(&manifest));
         Bench {
             core: Arc::new(core),
             clock,
             memory,
             dirty,
             suspects,
+            manifest,
         }
     }
 

@@ -26,6 +26,16 @@ pub(crate) enum BucketFigure {
     Open,
     /// What of that the storage's own opening takes.
     OpenStorage,
+    /// Everything from disk to a recipient; of the storage, a scan of the same.
+    Backfill,
+    /// Everything in memory to a recipient; of a channel, as many handles.
+    MemoryStream,
+    /// From a set until it is delivered; of an empty message, there and back.
+    Delivery,
+    /// Most bytes of items while streams read from disk.
+    StreamsMemory,
+    /// Inserts that are answered from memory, beside live streams.
+    SetStreamed,
     /// From a panic of a vbucket's actor until it serves again.
     ServesAgain,
 }
@@ -60,9 +70,13 @@ impl Measure for BucketFigure {
     fn unit(self) -> &'static str {
         match self {
             BucketFigure::Get => "gets/s",
-            BucketFigure::SetInMemory | BucketFigure::SetPersisted | BucketFigure::SetByMessage => {
-                "sets/s"
-            }
+            BucketFigure::SetInMemory
+            | BucketFigure::SetPersisted
+            | BucketFigure::SetByMessage
+            | BucketFigure::SetStreamed => "sets/s",
+            BucketFigure::Backfill | BucketFigure::MemoryStream => "items/s",
+            BucketFigure::Delivery => "deliveries/s",
+            BucketFigure::StreamsMemory => "B",
             BucketFigure::MemoryOfProcess | BucketFigure::MemoryAsCounted => "B each",
             BucketFigure::Ycsb { .. } => "operations/s",
             BucketFigure::Open | BucketFigure::OpenStorage => "ms",
@@ -89,6 +103,11 @@ impl Display for BucketFigure {
             }
             BucketFigure::Open => f.write_str("open and warm up"),
             BucketFigure::OpenStorage => f.write_str("opening of the storage alone"),
+            BucketFigure::Backfill => f.write_str("backfill to a recipient, warm"),
+            BucketFigure::MemoryStream => f.write_str("in-memory stream, one consumer"),
+            BucketFigure::Delivery => f.write_str("set to delivery, idle"),
+            BucketFigure::StreamsMemory => f.write_str("memory of 10 streams"),
+            BucketFigure::SetStreamed => f.write_str("set in memory, 4 live streams"),
             BucketFigure::ServesAgain => f.write_str("panicked, serves again"),
         }
     }
@@ -105,6 +124,12 @@ pub(crate) enum Contender {
     EmptyMessage,
     /// Our own storage without the bucket.
     Storage,
+    /// A bare channel of handles.
+    Channel,
+    /// Ours, with one stream of each vbucket.
+    OneStream,
+    /// Ours, with no stream.
+    NoStreams,
     /// Somebody else's store.
     Peer(Column),
 }
@@ -130,6 +155,9 @@ impl Display for Contender {
             Contender::DashMap => f.write_str("DashMap"),
             Contender::EmptyMessage => f.write_str("empty message"),
             Contender::Storage => f.write_str("own storage"),
+            Contender::Channel => f.write_str("channel"),
+            Contender::OneStream => f.write_str("one stream"),
+            Contender::NoStreams => f.write_str("no streams"),
             Contender::Peer(column) => column.fmt(f),
         }
     }

@@ -39,12 +39,14 @@ pub(crate) enum Row {
     Ycsb,
     /// Open and warm up.
     Open,
+    /// Change streams.
+    Streams,
     /// A vbucket's actor that panicked serves again; needs the feature `panics`.
     Panicked,
 }
 
 impl Row {
-    const ALL: [Row; 8] = [
+    const ALL: [Row; 9] = [
         Row::Get,
         Row::Set,
         Row::Persisted,
@@ -52,6 +54,7 @@ impl Row {
         Row::Memory,
         Row::Ycsb,
         Row::Open,
+        Row::Streams,
         Row::Panicked,
     ];
 }
@@ -185,6 +188,7 @@ impl BucketBench {
             Row::Memory => rows::memory::run(self),
             Row::Ycsb => rows::ycsb::run(self, round),
             Row::Open => rows::open::run(self, round),
+            Row::Streams => rows::streams::run(self, round),
             #[cfg(feature = "panics")]
             Row::Panicked => rows::panicked::run(self),
             #[cfg(not(feature = "panics"))]

@@ -24,6 +24,7 @@ pub(super) fn rows(bench: &BucketBench) -> Vec<Row> {
         rows.extend(mixes.map(|mix| view.ycsb(mix, durability)));
     }
     rows.push(view.open());
+    rows.extend(view.streams());
     for &vbuckets in bench.vbuckets.iter().skip(1) {
         rows.push(view.at(vbuckets));
     }
@@ -187,6 +188,69 @@ impl View<'_> {
             floor: Bar::at_most("<= 2x", ratio, 2.0),
             aim: Bar::at_most("<= 1.3x", ratio, 1.3),
         }
+    }
+
+    fn streams(&self) -> [Row; 5] {
+        let rate = |work, figure, other, floor: (&'static str, f64), aim: (&'static str, f64)| {
+            let ratio = self.ratio(figure, AMOUNT, Some(other));
+            Row {
+                work,
+                ours: self.text(figure, AMOUNT, "/s"),
+                peer: self.results.peer_text(figure, AMOUNT, "/s", Some(other)),
+                raw: None,
+                ratio: ratio.map(times),
+                floor: Bar::at_least(floor.0, ratio, floor.1),
+                aim: Bar::at_least(aim.0, ratio, aim.1),
+            }
+        };
+        let empty = Some(Contender::EmptyMessage);
+        let delivery = BucketFigure::Delivery;
+        // There and back are two hops.
+        let hops = self.ratio(delivery, P50, empty).map(Summary::doubled);
+        let memory = BucketFigure::StreamsMemory;
+        let one = Some(Contender::OneStream);
+        let more = self.ratio(memory, AMOUNT, one);
+        [
+            rate(
+                "backfill to a recipient, warm: against the storage's scan",
+                BucketFigure::Backfill,
+                Contender::Storage,
+                (">= 0.5x", 0.5),
+                (">= 0.8x", 0.8),
+            ),
+            rate(
+                "in-memory stream, one consumer: against a bare channel of as many handles",
+                BucketFigure::MemoryStream,
+                Contender::Channel,
+                (">= 0.2x", 0.2),
+                (">= 0.4x", 0.4),
+            ),
+            Row {
+                work: "set to delivery, idle system, p50: in message hops",
+                ours: self.text(delivery, P50, "us"),
+                peer: self.results.peer_text(delivery, P50, "us", empty),
+                raw: None,
+                ratio: hops.map(|hops| format!("{} hops", times(hops))),
+                floor: Bar::at_most("<= 3 hops", hops, 3.0),
+                aim: Bar::at_most("<= 2 hops", hops, 2.0),
+            },
+            Row {
+                work: "memory of 10 streams of each vbucket: against 1",
+                ours: self.text(memory, AMOUNT, "B"),
+                peer: self.results.peer_text(memory, AMOUNT, "B", one),
+                raw: None,
+                ratio: more.map(times),
+                floor: Bar::at_most("<= 1.5x", more, 1.5),
+                aim: Bar::at_most("<= 1.1x", more, 1.1),
+            },
+            rate(
+                "set in memory, 2 writers, 4 live streams: against none",
+                BucketFigure::SetStreamed,
+                Contender::NoStreams,
+                (">= 0.7x", 0.7),
+                (">= 0.85x", 0.85),
+            ),
+        ]
     }
 
     /// Not measured without the feature `panics`.

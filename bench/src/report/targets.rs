@@ -3,8 +3,10 @@
 //! Invariant: a ratio between two stores is taken within each round, where they took turns, and then its median over
 //! the rounds; a bar is met or not by that median, and by nothing where a part of it was not measured.
 
+mod compaction;
+
 use super::comparison::{AMOUNT, Better, P50, P50_AGAINST_RAW, Pick};
-use super::{Bar, Row, times, two, with_range};
+use super::{Bar, Row, joined, times, two, with_range};
 use crate::results::{Figure, Raw, Results};
 use crate::statistics::Summary;
 use crate::stores::{Column, Kind};
@@ -42,6 +44,11 @@ pub(super) fn rows(results: &Results) -> Vec<Row> {
         view.open_clean(),
         view.open_after_crash(),
     ]
+}
+
+/// Those of compaction, in the order of the list.
+pub(super) fn compaction_rows(results: &Results) -> Vec<Row> {
+    View(results).compaction()
 }
 
 const MAX_MS: Pick = |sample| sample.latency.map(|latency| latency.max / 1e3);
@@ -90,6 +97,13 @@ impl View<'_> {
     /// Ours by the peer's, round by round.
     fn against(&self, figure: Figure, pick: Pick, peer: Option<Column>) -> Option<Summary> {
         self.0.ratio(figure, pick, Column::PIGGIN, peer)
+    }
+
+    /// One figure of ours by another of ours, round by round.
+    fn own(&self, one: Figure, other: Figure, pick: Pick) -> Option<Summary> {
+        let pairs = self.0.samples(one, Column::PIGGIN).iter();
+        let pairs = pairs.zip(self.0.samples(other, Column::PIGGIN));
+        Summary::of(pairs.filter_map(|(one, other)| Some(pick(one)? / pick(other)?)))
     }
 
     fn smallest_batch(&self) -> Row {

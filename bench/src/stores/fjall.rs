@@ -65,6 +65,13 @@ impl Trees for Fjall {
         self.wait_for_compactions();
     }
 
+    fn compact(&self) {
+        self.settle();
+        for tree in &self.trees {
+            tree.major_compact().unwrap();
+        }
+    }
+
     fn read(&self, with: &mut dyn FnMut(Lookup<'_>)) {
         with(&|tree, key, visit| {
             let row = self.trees[tree as usize].get(key).unwrap();

@@ -24,6 +24,8 @@ use std::path::Path;
 
 use crate::workload::{Batch, Name};
 
+pub(crate) use piggin::{PUBLISH_STEPS, Piggin};
+
 /// One open store. Any number of threads read and write; how durable writes are changes only while nobody writes.
 pub(crate) trait Store: Send + Sync {
     /// Writes a batch atomically.
@@ -32,6 +34,13 @@ pub(crate) trait Store: Send + Sync {
     fn sync(&self);
     /// Brings what was written into the form it is read from, and waits for background work.
     fn settle(&self);
+    /// Merges everything there is, however long it takes. What it no longer needs may still lie on disk until the
+    /// store settled.
+    fn compact(&self);
+    /// Holds background work between two of its steps, where it can be held: only ours can.
+    fn hold(&self) {}
+    /// Lets it go on.
+    fn release(&self) {}
     /// Hands the value of each document to `visit`, in order. Ends the program when one is missing.
     fn get(&self, names: &[Name], visit: &mut dyn FnMut(&[u8]));
     /// Hands a vbucket's documents to `visit` by rising seqno.
@@ -176,7 +185,7 @@ pub(crate) fn open(
 ) -> Box<dyn Store> {
     std::fs::create_dir_all(directory).unwrap();
     match column.kind {
-        Kind::Piggin => Box::new(piggin::Piggin::open(directory, vbuckets, background)),
+        Kind::Piggin => Box::new(Piggin::open(directory, vbuckets, background)),
         #[cfg(feature = "fjall")]
         Kind::Fjall => two_trees::open(fjall::Fjall::open(directory), column.layout),
         #[cfg(feature = "redb")]
@@ -200,6 +209,8 @@ pub(crate) fn open(
 pub(crate) enum Background {
     /// On a thread of its own.
     Running,
+    /// On a thread of its own, but nothing is merged: what was sealed stays as it is.
+    SealingOnly,
     /// Not at all, so that everything written stays in the log.
     Stopped,
 }

@@ -1,35 +1,45 @@
 //! Our store, doing its background work on one thread, as the peers do theirs on their own.
 //!
-//! The only file that names the store's type and options. Building the items, with a key and a value of their own
-//! each, is part of a write: whoever uses the store must do it too.
+//! The only file, with `maintenance` below it, that names the store's type and options. Building the items, with a key
+//! and a value of their own each, is part of a write: whoever uses the store must do it too.
+
+mod maintenance;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread::yield_now;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use storage::disk::{Disk, FileSystemDisk};
 use storage::log_store::{CreateOptions, LogStore, Maintained, OpenOptions};
 use storage::{
-    Batch as VbucketBatch, Cas, CollectionId, CommitDurability, Datatype, Document, DocumentKey,
-    Expiry, FailoverTable, Item, KvStore, MemoryToken, Namespace, Operation, Outcome, Predecessor,
-    RevSeqno, Seqno, SeqnoRange, SnapshotKind, SnapshotRange, Topology, VbucketId, VbucketIdentity,
-    VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    AbortReason, Batch as VbucketBatch, Cas, CollectionId, CommitDurability, CompactionJob,
+    CompactionRequest, Datatype, Document, DocumentKey, Expiry, FailoverTable, Item, Job, KvStore,
+    MemoryToken, Namespace, Operation, Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange,
+    SnapshotKind, SnapshotRange, Topology, VbucketId, VbucketIdentity, VbucketPosition,
+    VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
+use self::maintenance::Maintenance;
 use super::{Background, Durability, Found, Store};
 use crate::workload::{Batch, Mutation, Name};
 
 /// Bytes a scan may read in one step.
 const SCAN_STEP_BYTES: usize = 8 << 20;
-/// How long the background thread sleeps when there is nothing to do.
-const REST: Duration = Duration::from_millis(1);
 /// Not yet in the group being built.
 const NOWHERE: usize = usize::MAX;
 
-pub(super) struct Piggin {
+/// How many of the last steps of a [`compaction_job`] publish its result.
+pub(crate) const PUBLISH_STEPS: usize = 1;
+
+/// The job that compacts one vbucket.
+fn compaction_job(store: &LogStore, vbucket: VbucketId) -> CompactionJob {
+    let request = CompactionRequest::default();
+    store.compaction_job(vbucket, request).unwrap()
+}
+
+pub(crate) struct Piggin {
     store: LogStore,
     positions: Vec<VbucketPosition>,
     /// By vbucket: its place in the group being built.
@@ -37,16 +47,11 @@ pub(super) struct Piggin {
     maintenance: Option<Maintenance>,
 }
 
-struct Maintenance {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
 impl Piggin {
-    pub(super) fn open(directory: &Path, vbuckets: u16, background: Background) -> Piggin {
+    pub(crate) fn open(directory: &Path, vbuckets: u16, background: Background) -> Piggin {
         let is_new = std::fs::read_dir(directory).unwrap().next().is_none();
         let disk: Arc<dyn Disk> = Arc::new(FileSystemDisk::create(directory).unwrap());
-        let options = OpenOptions::new(entropy());
+        let options = options(background);
         let store = if is_new {
             let creation = CreateOptions {
                 vbuckets,
@@ -64,7 +69,9 @@ impl Piggin {
         let statuses = store.vbuckets().into_iter();
         let positions: Vec<_> = statuses.map(|status| status.position.unwrap()).collect();
         let maintenance = match background {
-            Background::Running => Some(Maintenance::start(store.clone())),
+            Background::Running | Background::SealingOnly => {
+                Some(Maintenance::start(store.clone()))
+            }
             Background::Stopped => None,
         };
         Piggin {
@@ -72,6 +79,35 @@ impl Piggin {
             places: Mutex::new(vec![NOWHERE; positions.len()]),
             positions,
             maintenance,
+        }
+    }
+
+    /// Compacts a vbucket, a step with every call; `false` after the last.
+    pub(crate) fn compaction(&self, vbucket: u16) -> impl FnMut() -> bool + Send + use<> {
+        let store = self.store.clone();
+        let vbucket = VbucketId::new(vbucket).unwrap();
+        let mut job = compaction_job(&store, vbucket);
+        move || match job.step() {
+            Outcome::Complete(_) => false,
+            Outcome::Yielded => true,
+            Outcome::Aborted(AbortReason::Superseded) => {
+                // Background work is at it just now.
+                yield_now();
+                job = compaction_job(&store, vbucket);
+                true
+            }
+            Outcome::Aborted(reason) => panic!("compacting: {reason}"),
+            Outcome::Failed(error) => panic!("compacting: {error}"),
+        }
+    }
+
+    fn seal(&self) {
+        loop {
+            match self.store.seal_all(Seqno::MAX) {
+                Outcome::Complete(()) => break,
+                Outcome::Yielded | Outcome::Aborted(_) => yield_now(),
+                Outcome::Failed(error) => panic!("sealing: {error}"),
+            }
         }
     }
 
@@ -107,6 +143,15 @@ impl Piggin {
     }
 }
 
+fn options(background: Background) -> OpenOptions {
+    let mut options = OpenOptions::new(entropy());
+    if background == Background::SealingOnly {
+        options.segments_max = usize::MAX;
+        options.container_bytes_min = u64::MAX;
+    }
+    options
+}
+
 /// A number no earlier opening had.
 fn entropy() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -130,14 +175,30 @@ impl Store for Piggin {
     }
 
     fn settle(&self) {
-        loop {
-            match self.store.seal_all(Seqno::MAX) {
-                Outcome::Complete(()) => break,
-                Outcome::Yielded | Outcome::Aborted(_) => std::thread::yield_now(),
-                Outcome::Failed(error) => panic!("sealing: {error}"),
-            }
-        }
+        self.seal();
         while maintain(&self.store) == Maintained::Worked {}
+    }
+
+    fn compact(&self) {
+        self.seal();
+        for vbucket in 0..self.positions.len() {
+            let mut step = self.compaction(u16::try_from(vbucket).unwrap());
+            while step() {}
+        }
+        // What a compaction replaced goes when its publish is durable.
+        self.sync();
+    }
+
+    fn hold(&self) {
+        if let Some(maintenance) = &self.maintenance {
+            maintenance.hold();
+        }
+    }
+
+    fn release(&self) {
+        if let Some(maintenance) = &self.maintenance {
+            maintenance.release();
+        }
     }
 
     fn get(&self, names: &[Name], visit: &mut dyn FnMut(&[u8])) {
@@ -178,28 +239,6 @@ impl Store for Piggin {
             maintenance.stop();
         }
         self.store.close().unwrap();
-    }
-}
-
-impl Maintenance {
-    fn start(store: LogStore) -> Maintenance {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                match maintain(&store) {
-                    Maintained::Worked => {}
-                    Maintained::Nothing => std::thread::park_timeout(REST),
-                }
-            }
-        });
-        Maintenance { stop, thread }
-    }
-
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
-        self.thread.join().unwrap();
     }
 }
 

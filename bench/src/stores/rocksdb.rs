@@ -5,8 +5,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options,
-    ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::Durability;
@@ -90,6 +90,16 @@ impl Trees for Rocksdb {
         sleep(Duration::from_millis(200));
         while self.is_busy() {
             sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn compact(&self) {
+        self.settle();
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        let all: Option<&[u8]> = None;
+        for family in self.families() {
+            self.0.compact_range_cf_opt(family, all, all, &options);
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) trait Trees: Send + Sync + 'static {
     fn commit(&self, operations: &[Operation<'_>], durability: Durability);
     fn sync(&self);
     fn settle(&self) {}
+    /// Nothing where there is nothing to merge.
+    fn compact(&self) {}
     /// Calls `with` once, with a way to look rows up.
     fn read(&self, with: &mut dyn FnMut(Lookup<'_>));
     /// Rows with `from <= key < to`, in order.
@@ -88,6 +90,10 @@ impl<T: Trees> Store for Documents<T> {
 
     fn settle(&self) {
         self.trees.settle();
+    }
+
+    fn compact(&self) {
+        self.trees.compact();
     }
 
     fn get(&self, names: &[Name], visit: &mut dyn FnMut(&[u8])) {

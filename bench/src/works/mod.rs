@@ -4,6 +4,7 @@ pub(crate) mod w1;
 pub(crate) mod w2;
 pub(crate) mod w3;
 pub(crate) mod w4;
+pub(crate) mod w5;
 pub(crate) mod w6;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub(crate) enum Work {
     W2,
     W3,
     W4,
+    W5,
     W6,
 }
 
@@ -36,6 +38,12 @@ pub(crate) struct Scale {
     pub(crate) documents: u64,
     /// Of one pass of W3.
     pub(crate) gets: u64,
+    /// Of W5, on the documents of W2.
+    pub(crate) overwrites: u64,
+    /// Live key and value bytes of the small and of the large vbucket whose publish W5 looks at.
+    pub(crate) publish_bytes: [u64; 2],
+    /// Compactions of each of those for each way of looking at it.
+    pub(crate) publishes: usize,
     /// Of each of the segments of W6's clean open.
     pub(crate) documents_per_segment: u64,
     /// Of W6's crash, as a plain log would hold them.
@@ -50,6 +58,9 @@ impl Scale {
         attempts_max: 6,
         documents: 1_000_000,
         gets: 200_000,
+        overwrites: 3_000_000,
+        publish_bytes: [10_000_000, 1_000_000_000],
+        publishes: 2,
         documents_per_segment: 500,
         crash_log_bytes: 64 << 20,
     };
@@ -61,6 +72,9 @@ impl Scale {
         attempts_max: 1,
         documents: 100_000,
         gets: 50_000,
+        overwrites: 150_000,
+        publish_bytes: [1_000_000, 20_000_000],
+        publishes: 1,
         documents_per_segment: 50,
         crash_log_bytes: 8 << 20,
     };
@@ -100,6 +114,9 @@ impl Bench {
                 }
             });
         }
+        if wants(Work::W5) {
+            self.each_round("W5", w5::run);
+        }
         if wants(Work::W6) {
             self.each_round("W6", w6::run);
         }
@@ -122,7 +139,11 @@ impl Bench {
 
     /// An empty directory for a store.
     pub(crate) fn fresh_directory(&self, column: Column) -> PathBuf {
-        let name = column.to_string().replace(' ', "-");
+        self.fresh_directory_named(&column.to_string().replace(' ', "-"))
+    }
+
+    /// The same, of another name.
+    pub(crate) fn fresh_directory_named(&self, name: &str) -> PathBuf {
         let directory = self.directory.join(name);
         remove(&directory);
         std::fs::create_dir_all(&directory).unwrap();

@@ -1,7 +1,7 @@
 //! W2: a load in batches that are not synced, then one sync. What it leaves is what W3 and W4 read.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Bench;
 use crate::raw::bytes_on_disk;
@@ -11,7 +11,7 @@ use crate::stores::{Column, Durability, Store};
 use crate::workload::{Workload, log_bytes};
 
 const BATCH: u64 = 1024;
-const VALUE_LENGTH: usize = 256;
+pub(super) const VALUE_LENGTH: usize = 256;
 const RAW_WRITE: usize = 1 << 20;
 
 /// A store that holds the whole workload.
@@ -33,13 +33,9 @@ pub(crate) fn run(bench: &mut Bench, column: Column) -> Loaded {
     let mut latencies = Vec::new();
     let processor = ProcessorTime::now();
     let begin = Instant::now();
-    for first in (0..documents).step_by(BATCH as usize) {
-        let commit = Instant::now();
-        let last = documents.min(first + BATCH);
-        store.write(workload.batch(first..last), Durability::Buffered);
-        latencies.push(nanoseconds(commit.elapsed()));
-    }
-    store.sync();
+    load(&*store, &mut workload, |took| {
+        latencies.push(nanoseconds(took))
+    });
     let elapsed = begin.elapsed().as_secs_f64();
     let processor = ProcessorTime::since(processor);
     let settling = Instant::now();
@@ -64,4 +60,16 @@ pub(crate) fn run(bench: &mut Bench, column: Column) -> Loaded {
         store,
         workload,
     }
+}
+
+/// Writes every document and makes them durable; tells how long each batch took.
+pub(crate) fn load(store: &dyn Store, workload: &mut Workload, mut told: impl FnMut(Duration)) {
+    let documents = workload.documents();
+    for first in (0..documents).step_by(BATCH as usize) {
+        let commit = Instant::now();
+        let last = documents.min(first + BATCH);
+        store.write(workload.batch(first..last), Durability::Buffered);
+        told(commit.elapsed());
+    }
+    store.sync();
 }

@@ -9,16 +9,17 @@ use super::Bench;
 use super::w2::Loaded;
 use crate::results::{Figure, Sample};
 use crate::statistics::{Percentiles, ProcessorTime, Summary, nanoseconds};
-use crate::workload::{Name, Random};
+use crate::stores::Store;
+use crate::workload::{Name, Random, Workload};
 
 /// Gets a peer does within one read transaction.
-const GETS_PER_READ: usize = 64;
+pub(super) const GETS_PER_READ: usize = 64;
 const PASSES: u64 = 3;
 const THREADS: [usize; 2] = [1, 2];
 
 /// Measures both thread counts.
 pub(crate) fn run(bench: &mut Bench, loaded: &Loaded) {
-    check(bench, loaded);
+    check(bench, &*loaded.store, &loaded.workload);
     bench.raw.wait_until_quiet();
     let mut passes = THREADS.map(|_| Vec::new());
     for pass in 0..PASSES {
@@ -48,29 +49,40 @@ pub(crate) fn run(bench: &mut Bench, loaded: &Loaded) {
 }
 
 /// Names in random order, made outside the time.
-fn names(bench: &Bench, loaded: &Loaded, seed: u64) -> (Vec<u64>, Vec<Name>) {
+pub(super) fn names(bench: &Bench, workload: &Workload, seed: u64) -> (Vec<u64>, Vec<Name>) {
     let mut random = Random(seed);
-    let documents = loaded.workload.documents();
+    let documents = workload.documents();
     let numbers: Vec<u64> = (0..bench.scale.gets)
         .map(|_| random.next() % documents)
         .collect();
-    let names = numbers.iter().map(|&number| loaded.workload.name(number));
+    let names = numbers.iter().map(|&number| workload.name(number));
     let names = names.collect();
     (numbers, names)
 }
 
-fn check(bench: &Bench, loaded: &Loaded) {
-    let (numbers, names) = names(bench, loaded, 1);
+/// Compares what the store holds with what was written last.
+pub(super) fn check(bench: &Bench, store: &dyn Store, workload: &Workload) {
+    let (numbers, _) = names(bench, workload, 1);
+    check_these(store, workload, numbers);
+}
+
+/// The same of these documents.
+pub(super) fn check_these(
+    store: &dyn Store,
+    workload: &Workload,
+    documents: impl IntoIterator<Item = u64>,
+) {
+    let numbers: Vec<u64> = documents.into_iter().collect();
+    let names: Vec<Name> = numbers
+        .iter()
+        .map(|&number| workload.name(number))
+        .collect();
     let mut checked = numbers.iter();
-    loaded.store.get(&names, &mut |value| {
-        let expected = loaded.workload.newest_value(*checked.next().unwrap());
-        assert_eq!(value, expected, "{}: a wrong value", loaded.column);
+    store.get(&names, &mut |value| {
+        let expected = workload.newest_value(*checked.next().unwrap());
+        assert_eq!(value, expected, "a wrong value");
     });
-    assert!(
-        checked.next().is_none(),
-        "{}: too few values",
-        loaded.column
-    );
+    assert!(checked.next().is_none(), "too few values");
 }
 
 struct Pass {
@@ -81,7 +93,7 @@ struct Pass {
 
 fn one_pass(bench: &Bench, loaded: &Loaded, threads: usize, pass: u64) -> Pass {
     let work: Vec<_> = (0..threads as u64)
-        .map(|thread| names(bench, loaded, 100 * pass + thread + 5).1)
+        .map(|thread| names(bench, &loaded.workload, 100 * pass + thread + 5).1)
         .collect();
     let processor = ProcessorTime::now();
     let begin = Instant::now();
@@ -105,20 +117,14 @@ fn one_pass(bench: &Bench, loaded: &Loaded, threads: usize, pass: u64) -> Pass {
 
 fn latencies(bench: &Bench, loaded: &Loaded, threads: usize) -> Option<Percentiles> {
     let work: Vec<_> = (0..threads as u64)
-        .map(|thread| names(bench, loaded, 900 + thread).1)
+        .map(|thread| names(bench, &loaded.workload, 900 + thread).1)
         .collect();
     let mut all = Vec::new();
     std::thread::scope(|scope| {
         let timed = |names: &Vec<Name>| {
             let mut latencies = Vec::with_capacity(names.len());
             for some in names.chunks(GETS_PER_READ) {
-                let mut before = Instant::now();
-                loaded.store.get(some, &mut |value| {
-                    std::hint::black_box(value.len());
-                    let now = Instant::now();
-                    latencies.push(nanoseconds(now - before));
-                    before = now;
-                });
+                timed_gets(&*loaded.store, some, &mut latencies);
             }
             latencies
         };
@@ -131,4 +137,15 @@ fn latencies(bench: &Bench, loaded: &Loaded, threads: usize) -> Option<Percentil
         }
     });
     Percentiles::of(&mut all)
+}
+
+/// Gets, and takes the time of each.
+pub(super) fn timed_gets(store: &dyn Store, names: &[Name], latencies: &mut Vec<u64>) {
+    let mut before = Instant::now();
+    store.get(names, &mut |value| {
+        std::hint::black_box(value.len());
+        let now = Instant::now();
+        latencies.push(nanoseconds(now - before));
+        before = now;
+    });
 }

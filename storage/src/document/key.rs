@@ -110,6 +110,11 @@ pub(crate) fn split(encoded: &[u8]) -> Result<(CollectionId, &[u8]), KeyError> {
     if key.is_empty() {
         return Err(KeyError::Empty);
     }
+    // One collection, one prefix: its keys lie side by side in every order.
+    let (_, prefix_length) = leb128::encode_u32(collection);
+    if prefix_length.saturating_add(key.len()) != encoded.len() {
+        return Err(KeyError::BadPrefix);
+    }
     Ok((CollectionId(collection), key))
 }
 

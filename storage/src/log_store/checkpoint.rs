@@ -236,6 +236,7 @@ impl CheckpointJob {
 
 impl Job for CheckpointJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let outcome = self.advance().unwrap_or_else(|error| {

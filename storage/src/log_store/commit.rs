@@ -5,9 +5,9 @@
 //! synced, applied.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::admission;
+use crate::collections::DroppedCollection;
 use crate::error::StorageError;
 use crate::kv_store::{Batch, CommitDurability};
 use crate::log_store::codec;
@@ -73,6 +73,8 @@ struct Admitted {
     index: usize,
     version: Arc<Version>,
     state: VbucketStateRecord,
+    /// Lives of collections that end with it.
+    dropped: Vec<DroppedCollection>,
     bytes: u64,
 }
 
@@ -104,7 +106,7 @@ impl<'g> CommitJob<'g> {
             self.results = self.group.iter().map(refusal).collect();
             return Committing::Done;
         }
-        self.results = admission::admit_group(&self.group, |vbucket| shard.position(vbucket));
+        self.results = admission::admit_group(&self.group, |vbucket| shard.standing(vbucket));
         let admitted = self.admitted();
         let before = writer.log.last_sequence();
         let place = LogPosition {
@@ -210,17 +212,22 @@ impl<'g> CommitJob<'g> {
             let Some(batch) = self.group.get(one.index) else {
                 continue;
             };
-            let Some(layer) = one.version.active() else {
+            let mut version = one.version;
+            if !one.dropped.is_empty() {
+                // First the drop, then the seqno at which it takes effect.
+                version = Arc::new(version.with_dropped(&one.dropped));
+                self.shard
+                    .publish(batch.vbucket, Slot::Up(Arc::clone(&version)));
+            }
+            let Some(layer) = version.active() else {
                 continue;
             };
             let state = one.state.clone();
             let bytes = layer.append(&batch.items, one.state, written.place);
-            self.shard
-                .unsealed_bytes
-                .fetch_add(bytes, Ordering::Relaxed);
+            self.shard.note_unsealed(bytes);
             if layer.is_long() {
                 // No seal takes a layer without items, so it must not grow for ever.
-                let next = Arc::new(one.version.with_new_layer(state));
+                let next = Arc::new(version.with_new_layer(state));
                 self.shard.publish(batch.vbucket, Slot::Up(next));
             }
         }
@@ -242,7 +249,12 @@ impl Admitted {
         let watermarks = admission::merged_watermarks(&before.watermarks, &batch.watermarks);
         let identity = batch.identity.clone().unwrap_or(before.identity);
         let overhead = (batch.items.len() as u64).saturating_mul(OVERHEAD_MAX as u64);
-        let user_bytes: u64 = batch.items.iter().map(|item| item.user_bytes()).sum();
+        let mut user_bytes = 0u64;
+        let mut dropped = Vec::new();
+        for item in &batch.items {
+            user_bytes = user_bytes.saturating_add(item.user_bytes());
+            dropped.extend(DroppedCollection::ended_by(item));
+        }
         Some(Admitted {
             index,
             version,
@@ -250,6 +262,7 @@ impl Admitted {
                 identity,
                 watermarks,
             },
+            dropped,
             bytes: user_bytes.saturating_add(overhead),
         })
     }
@@ -268,6 +281,7 @@ impl Drop for CommitJob<'_> {
 
 impl Job for CommitJob<'_> {
     type Output = Vec<Result<(), StorageError>>;
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<Self::Output> {
         self.state = match std::mem::replace(&mut self.state, Committing::Done) {

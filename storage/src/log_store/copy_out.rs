@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::compaction::CompactionRequest;
 use crate::disk::DiskFile;
 use crate::error::StorageError;
 use crate::log_store::containers::EXTENT_ALIGNMENT;
@@ -67,8 +68,9 @@ impl CopyOutJob {
     fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
         self.state = match std::mem::replace(&mut self.state, CopyingOut::Done) {
             CopyingOut::Begin => {
-                // A merge would replace what is being moved.
-                let Some(busy) = self.shard.merging.try_begin() else {
+                // Compactions go on meanwhile: one that replaces what is being moved makes that copy useless, and one
+                // whose input was moved publishes all the same, because edits name segments by their numbers.
+                let Some(busy) = self.shard.copying_out.try_begin() else {
                     return Ok(Outcome::Aborted(AbortReason::Superseded));
                 };
                 self.output.begin(busy);
@@ -77,7 +79,7 @@ impl CopyOutJob {
                     self.shard.containers.leave_sparse(self.from);
                     return Ok(Outcome::Complete(()));
                 }
-                let extent = self.output.create()?;
+                let extent = self.output.create(CompactionRequest::SYNC_BYTES)?;
                 CopyingOut::Copy {
                     extent,
                     todo,
@@ -222,6 +224,7 @@ impl Moving {
 
 impl Job for CopyOutJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let result = self.advance();

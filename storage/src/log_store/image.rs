@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::collections::DroppedCollection;
 use crate::counts::VbucketCounts;
 use crate::document::Item;
 use crate::log_store::log::frame::LogPosition;
@@ -29,6 +30,8 @@ pub(crate) struct Image {
     pub(crate) sealed: Seqno,
     pub(crate) exact_from: Seqno,
     pub(crate) counts: VbucketCounts,
+    /// Lives of collections that ended and are not erased, by rising end.
+    pub(crate) dropped: Vec<DroppedCollection>,
     /// The last frame whose edits and states are in here.
     pub(crate) covers: u64,
     /// Items above `sealed` are only in the log, in this frame and later ones.
@@ -84,6 +87,7 @@ impl Replay {
             sealed: Seqno::ZERO,
             exact_from: watermarks.high_seqno,
             counts: VbucketCounts::default(),
+            dropped: Vec::new(),
             covers: sequence,
             needs_from: sequence.saturating_add(1),
         })
@@ -112,6 +116,10 @@ impl Replay {
         let mut items = batch.items;
         items.retain(|item| item.seqno > self.image.sealed && item.seqno <= limit);
         if position.sequence > self.image.covers {
+            let ended = items
+                .iter()
+                .filter_map(|item| DroppedCollection::ended_by(item));
+            self.image.dropped.extend(ended);
             self.image.watermarks = watermarks;
             if let Some(identity) = batch.identity {
                 self.image.identity = identity;
@@ -181,7 +189,21 @@ impl Replay {
                 self.seal_up_to(sealed);
                 Ok(())
             }
-            Edit::Merge { inputs, output, .. } => self.merge(&inputs, output),
+            Edit::Merge {
+                inputs,
+                output,
+                counts,
+                purge_seqno,
+                erased,
+                ..
+            } => {
+                self.image.counts.apply(&counts);
+                self.image.counts.forget(&erased);
+                self.image.dropped.retain(|one| !erased.contains(one));
+                let watermarks = &mut self.image.watermarks;
+                watermarks.purge_seqno = watermarks.purge_seqno.max(purge_seqno);
+                self.merge(&inputs, output)
+            }
             Edit::Relocate {
                 segment,
                 container,
@@ -214,6 +236,7 @@ impl Replay {
         image.place.epoch = epoch;
         image.sealed = image.sealed.min(to);
         image.exact_from = image.exact_from.min(to);
+        image.dropped.retain(|one| one.end <= to);
         image.rollbacks.push(mark);
         let before = std::mem::take(&mut image.base);
         if is_reset {

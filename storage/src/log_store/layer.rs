@@ -44,8 +44,16 @@ pub(crate) struct Layer {
     /// Where in the log the first item lies, or a place before it.
     begin: OnceLock<LogPosition>,
     index: Mutex<Index>,
-    /// Changes of the counts by the first so many entries.
-    counted: Mutex<(usize, VbucketCounts)>,
+    counted: Mutex<Counted>,
+}
+
+/// Changes of the counts by the first entries of a layer.
+#[derive(Clone, Debug, Default)]
+struct Counted {
+    /// Against segments that were purged so often (`Version::purges`).
+    purges: u64,
+    entries: usize,
+    changes: VbucketCounts,
 }
 
 #[derive(Debug)]
@@ -301,13 +309,17 @@ impl LayerView {
     }
 
     /// What this view changes in the counts of what lies below it; `below` finds the weight of a key's newest
-    /// version there. What was counted once is remembered.
-    pub(crate) fn count_changes(&self, below: Below<'_>) -> Result<VbucketCounts, StorageError> {
-        let (mut counted, mut changes) = self.layer.counted.lock().clone();
-        if counted > self.entries {
-            (counted, changes) = (0, VbucketCounts::default());
-        }
-        for index in counted..self.entries {
+    /// version there, in segments purged so often. What was counted once is remembered.
+    pub(crate) fn count_changes(
+        &self,
+        purges: u64,
+        below: Below<'_>,
+    ) -> Result<VbucketCounts, StorageError> {
+        let known = self.layer.counted.lock().clone();
+        let is_of_use = known.purges == purges && known.entries <= self.entries;
+        let known = if is_of_use { known } else { Counted::default() };
+        let mut changes = known.changes;
+        for index in known.entries..self.entries {
             let Some(item) = self.item(index) else { break };
             let key = &item.document.key;
             let lost = match self.older(index).and_then(|older| self.item(older)) {
@@ -321,8 +333,12 @@ impl LayerView {
             changes.gained(key.collection(), Weight::of(item), item.seqno);
         }
         let mut remembered = self.layer.counted.lock();
-        if remembered.0 < self.entries {
-            *remembered = (self.entries, changes.clone());
+        if (remembered.purges, remembered.entries) < (purges, self.entries) {
+            *remembered = Counted {
+                purges,
+                entries: self.entries,
+                changes: changes.clone(),
+            };
         }
         Ok(changes)
     }

@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering;
 use crate::disk::DiskErrorKind;
 use crate::error::StorageError;
 use crate::log_store::checkpoint::CheckpointJob;
+use crate::log_store::compaction::MergeJob;
 use crate::log_store::copy_out::CopyOutJob;
 use crate::log_store::log::file::{LogFile, PrepareLogFile};
 use crate::log_store::log::writer::LogFileSpan;
-use crate::log_store::merge::MergeJob;
 use crate::log_store::seal::SealJob;
 use crate::log_store::shard::{BusyGuard, Shard};
 use crate::outcome::{AbortReason, Job, Outcome};
@@ -145,10 +145,11 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         .versions()
         .into_iter()
         .map(|version| (version.segments.len(), version.place.vbucket))
-        .filter(|(count, _)| *count > shard.options.segments_max.max(1))
+        .filter(|(count, vbucket)| {
+            *count > shard.options.segments_max.max(1) && !shard.is_merging(*vbucket)
+        })
         .max_by_key(|(count, vbucket)| (turn(*vbucket), *count))
-        .map(|(_, vbucket)| vbucket)
-        .filter(|_| !shard.merging.is_at_work());
+        .map(|(_, vbucket)| vbucket);
     let wants_checkpoint = log_files > 1 && shard.wants_checkpoint.load(Ordering::Acquire);
     let mut after = None;
     if let Some(Work::CopyOut(last)) = failed {
@@ -157,7 +158,7 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     let mostly_dead = shard
         .containers
         .mostly_dead(shard.options.container_bytes_min, after)
-        .filter(|_| !shard.merging.is_at_work());
+        .filter(|_| !shard.copying_out.is_at_work());
     let unsealed_bytes = shard.unsealed_bytes.load(Ordering::Relaxed);
     // States without items are never sealed: only a manifest frees the log of them.
     let only_states = unsealed_bytes == 0 && log_files > LOG_FILES_MAX;
@@ -241,6 +242,7 @@ fn ended(result: Result<(), StorageError>) -> Outcome<()> {
 
 impl Job for MaintenanceJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let outcome = self.advance();
@@ -389,6 +391,7 @@ impl Drop for PrepareJob {
 
 impl Job for PrepareJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let outcome = self.advance().unwrap_or_else(Outcome::Failed);

@@ -2,7 +2,7 @@
 //!
 //! Read the modules in this order to follow one commit from `commit()` to the disk and back through recovery:
 //! [`options`], `store`, `shard`, `commit`, `log` (payload, writer, file, frame), `layer`, `version`, `snapshot`;
-//! then `output`, `seal`, `segment`, `containers`, `merge`, `copy_out`, `checkpoint`, `manifest`, `maintenance`; then
+//! then `output`, `seal`, `segment`, `containers`, `compaction`, `copy_out`, `checkpoint`, `manifest`, `maintenance`; then
 //! `recovery` (image, log reader), `rollback`, `verify`.
 
 pub mod options;
@@ -22,7 +22,7 @@ mod output;
 mod seal;
 pub(crate) mod segment;
 mod containers;
-mod merge;
+mod compaction;
 mod copy_out;
 mod checkpoint;
 mod manifest;
@@ -40,6 +40,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod conformance;
 
+pub use compaction::CompactionJob;
 pub use maintenance::MaintenanceKind;
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub(crate) use record::OVERHEAD_MAX;

@@ -37,10 +37,10 @@ impl Output {
         self.busy = Some(busy);
     }
 
-    /// Creates the container, and a writer at its first extent.
-    pub(crate) fn create(&mut self) -> Result<ExtentWriter, StorageError> {
+    /// Creates the container, and a writer at its first extent that syncs whenever it has written so many bytes.
+    pub(crate) fn create(&mut self, sync_bytes: u64) -> Result<ExtentWriter, StorageError> {
         let new = self.shard.containers.create()?;
-        let writer = new.writer();
+        let writer = new.writer().syncing_every(sync_bytes);
         self.container = Some(new);
         Ok(writer)
     }
@@ -74,7 +74,7 @@ impl Output {
     }
 
     /// What a step came to; at the job's end, all that it still holds is given back.
-    pub(crate) fn after_step(&mut self, result: Result<Outcome<()>, StorageError>) -> Outcome<()> {
+    pub(crate) fn after_step<T, E>(&mut self, result: Result<Outcome<T, E>, E>) -> Outcome<T, E> {
         let outcome = result.unwrap_or_else(Outcome::Failed);
         if !matches!(outcome, Outcome::Yielded) {
             if let Some(container) = self.container.take() {

@@ -346,6 +346,7 @@ impl Recovery {
             Slot::Absent | Slot::Down(_) => 0,
         });
         let unsealed_bytes = AtomicU64::new(unsealed.sum());
+        let merging = slots.iter().map(|_| Busy::default()).collect();
         Shard {
             number: self.number,
             log_shards: self.identity.shape.log_shards,
@@ -360,7 +361,8 @@ impl Recovery {
             next_segment: AtomicU64::new(self.next_segment),
             unsealed_bytes,
             sealing: Busy::default(),
-            merging: Busy::default(),
+            merging,
+            copying_out: Busy::default(),
             checkpointing: Busy::default(),
             preparing: Busy::default(),
             obsolete: Mutex::default(),
@@ -402,6 +404,8 @@ fn version_of(replay: Replay, containers: &Containers) -> Result<Version, Storag
         sealed: image.sealed,
         exact_from: image.exact_from,
         counts: Arc::new(image.counts),
+        dropped: image.dropped.into(),
+        purges: 0,
     })
 }
 

@@ -138,6 +138,7 @@ impl RollbackJob {
         after.segments = open_segments(before.place, &kept, &self.shard.containers)?;
         after.sealed = before.sealed.min(to);
         after.exact_from = before.exact_from.min(to);
+        after.dropped = before.dropped_at(to).into();
         after.layers = vec![Arc::new(layer_at(boundaries, &views, &state, to))];
         after.counts = Arc::new(if before.sealed <= to {
             VbucketCounts::clone(&before.counts)
@@ -380,6 +381,7 @@ pub(crate) fn sealed_counts(segments: &[SegmentView]) -> Result<VbucketCounts, S
 
 impl Job for RollbackJob {
     type Output = RolledBack;
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<RolledBack> {
         self.advance().unwrap_or_else(Outcome::Failed)

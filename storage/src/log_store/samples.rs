@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::cas::Cas;
+use crate::collections::DroppedCollection;
 use crate::counts::{CollectionCounts, VbucketCounts};
 use crate::document::{
     CollectionId, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, KeyError, Operation,
@@ -254,6 +255,14 @@ pub(crate) fn counts() -> VbucketCounts {
     }
 }
 
+pub(crate) fn dropped() -> DroppedCollection {
+    DroppedCollection {
+        collection: CollectionId(9),
+        start: Seqno(31),
+        end: Seqno(32),
+    }
+}
+
 /// Every edit there is, by name.
 pub(crate) fn edits(place: Place) -> [(&'static str, Edit); 6] {
     [
@@ -294,6 +303,9 @@ pub(crate) fn edits(place: Place) -> [(&'static str, Edit); 6] {
                 place,
                 inputs: vec![19, 20],
                 output: segment_meta(),
+                counts: counts(),
+                purge_seqno: Seqno(265),
+                erased: vec![dropped()],
             },
         ),
         (
@@ -340,6 +352,7 @@ pub(crate) fn image(place: Place) -> Image {
         sealed: Seqno(280),
         exact_from: Seqno(24),
         counts: counts(),
+        dropped: vec![dropped()],
         covers: 38,
         needs_from: 36,
     }

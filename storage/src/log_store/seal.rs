@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use roaring::RoaringTreemap;
 
+use crate::compaction::CompactionRequest;
 use crate::counts::VbucketCounts;
 use crate::error::StorageError;
 use crate::log_store::containers::EXTENT_ALIGNMENT;
@@ -70,6 +71,8 @@ struct Sealed {
     meta: SegmentMeta,
     kills: Vec<Kill>,
     counts: VbucketCounts,
+    /// [`Version::purges`] of the version its kills and counts were worked out against.
+    purges: u64,
 }
 
 #[derive(Debug)]
@@ -108,7 +111,7 @@ impl SealJob {
                 Begun::Nothing => return Ok(Outcome::Complete(())),
                 Begun::Waits => Sealing::Begin,
                 Begun::Frozen(todo) => {
-                    let extent = self.output.create()?;
+                    let extent = self.output.create(CompactionRequest::SYNC_BYTES)?;
                     Sealing::Write {
                         extent,
                         todo,
@@ -237,6 +240,7 @@ impl SealJob {
             meta,
             kills,
             counts,
+            purges: version.purges,
         };
         Ok((Ok(sealed), extent))
     }
@@ -262,10 +266,16 @@ impl SealJob {
         };
         self.output.hand_over();
         let mut gone = None;
+        let mut again = VecDeque::new();
         let mut current = Vec::with_capacity(sealed.len());
         for one in sealed {
             match self.shard.version_of(one.sealed.place) {
-                Ok(version) => current.push((one, version)),
+                Ok(version) if version.purges == one.sealed.purges => current.push((one, version)),
+                Ok(version) => {
+                    // What a compaction took away meanwhile can neither be killed nor taken off the counts.
+                    self.shard.retire([&one.sealed.meta], 0);
+                    again.push_back(version);
+                }
                 Err(reason) => {
                     self.shard.retire([&one.sealed.meta], 0);
                     gone = Some(reason);
@@ -292,6 +302,14 @@ impl SealJob {
         if !edits.is_empty() {
             // The log files whose items are sealed now can go after the next manifest.
             self.shard.wants_checkpoint.store(true, Ordering::Release);
+        }
+        if !again.is_empty() {
+            self.state = Sealing::Write {
+                extent: self.output.create(CompactionRequest::SYNC_BYTES)?,
+                todo: again,
+                sealed: Vec::new(),
+            };
+            return Ok(Outcome::Yielded);
         }
         if let Some(error) = self.failed.take() {
             return Ok(Outcome::Failed(error));
@@ -364,6 +382,7 @@ impl Opened {
 
 impl Job for SealJob {
     type Output = ();
+    type Failure = StorageError;
 
     fn step(&mut self) -> Outcome<()> {
         let result = self.advance();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: versions change only under the writer's lock, each change being a record of the shard's log (rule
 //! R1); readers take a version's `Arc` and never wait for the writer. Jobs hold the lock for a write and a sync at
-//! most, publishes for a write only.
+//! most, and for no work that grows with a vbucket.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::lock_api::ArcMutexGuard;
 use parking_lot::{Condvar, Mutex, RawMutex, RwLock};
 
+use crate::admission::Standing;
 use crate::counts::VbucketCounts;
 use crate::disk::Disk;
 use crate::error::StorageError;
@@ -111,7 +112,9 @@ pub(crate) struct Shard {
     pub(crate) synced: AtomicU64,
     /// At most one job of each kind at a time.
     pub(crate) sealing: Busy,
-    pub(crate) merging: Busy,
+    /// Of each vbucket, as in `slots`: several are compacted at the same time.
+    pub(crate) merging: Vec<Busy>,
+    pub(crate) copying_out: Busy,
     pub(crate) checkpointing: Busy,
     pub(crate) preparing: Busy,
     /// Log files no manifest needs any more, waiting to be used again or removed.
@@ -187,12 +190,22 @@ impl Drop for BusyGuard {
 }
 
 impl Shard {
+    fn place_of(&self, vbucket: VbucketId) -> Option<usize> {
+        let is_here = vbucket.get() % self.log_shards == self.number;
+        is_here.then(|| vbucket.index() / usize::from(self.log_shards))
+    }
+
     fn slot(&self, vbucket: VbucketId) -> Option<&RwLock<Slot>> {
-        if vbucket.get() % self.log_shards != self.number {
-            return None;
-        }
-        self.slots
-            .get(vbucket.index() / usize::from(self.log_shards))
+        self.slots.get(self.place_of(vbucket)?)
+    }
+
+    /// The compaction of a vbucket: one at a time.
+    pub(crate) fn merging(&self, vbucket: VbucketId) -> Option<&Busy> {
+        self.merging.get(self.place_of(vbucket)?)
+    }
+
+    pub(crate) fn is_merging(&self, vbucket: VbucketId) -> bool {
+        self.merging(vbucket).is_some_and(Busy::is_at_work)
     }
 
     /// The vbuckets that may live here.
@@ -227,15 +240,22 @@ impl Shard {
     }
 
     pub(crate) fn position(&self, vbucket: VbucketId) -> Result<VbucketPosition, StorageError> {
+        self.standing(vbucket).map(|standing| standing.position)
+    }
+
+    pub(crate) fn standing(&self, vbucket: VbucketId) -> Result<Standing, StorageError> {
         let version = self.version(vbucket)?;
         let Place {
             incarnation, epoch, ..
         } = version.place;
         let state = version.state().ok_or(StorageError::Closed)?;
-        Ok(VbucketPosition {
-            incarnation,
-            epoch,
-            high_seqno: state.watermarks.high_seqno,
+        Ok(Standing {
+            position: VbucketPosition {
+                incarnation,
+                epoch,
+                high_seqno: state.watermarks.high_seqno,
+            },
+            purge_seqno: state.watermarks.purge_seqno,
         })
     }
 
@@ -272,6 +292,11 @@ impl Shard {
             self.unsealed_bytes
                 .fetch_sub(unsealed(&before), Ordering::Relaxed);
         }
+    }
+
+    /// Takes note of bytes that were added to a layer.
+    pub(crate) fn note_unsealed(&self, bytes: u64) {
+        self.unsealed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The vbucket's version if it is still of this past, or why a job on it is pointless now.
@@ -408,6 +433,7 @@ pub(crate) fn image_of(version: &Version, covers: u64) -> Option<Image> {
         sealed: version.sealed,
         exact_from: version.exact_from,
         counts: VbucketCounts::clone(&version.counts),
+        dropped: version.dropped.to_vec(),
         covers,
         needs_from: version
             .log_begin()

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::collections::DroppedCollection;
 use crate::counts::VbucketCounts;
 use crate::document::{DocumentKey, Item, Namespace};
 use crate::error::StorageError;
@@ -60,6 +61,10 @@ impl Snapshot for LogSnapshot {
 
     fn counts(&self) -> Result<VbucketCounts, StorageError> {
         self.version.counts_with(&self.views)
+    }
+
+    fn dropped_collections(&self) -> Vec<DroppedCollection> {
+        self.version.dropped_at(self.state.watermarks.high_seqno)
     }
 
     fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan> {

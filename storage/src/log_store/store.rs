@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use crate::admission::check_identity;
+use crate::compaction::{Compacted, CompactionFailure, CompactionRequest, CompactionStage};
 use crate::disk::{Disk, DiskLock};
 use crate::error::StorageError;
 use crate::kv_store::{
@@ -15,11 +16,11 @@ use crate::kv_store::{
 };
 use crate::log_store::checkpoint::CheckpointJob;
 use crate::log_store::commit::{CommitJob, Group};
+use crate::log_store::compaction::{CompactionJob, MergeJob};
 use crate::log_store::identity::Identity;
 use crate::log_store::log::payload::{Edit, Place};
 use crate::log_store::log::writer::mix;
 use crate::log_store::maintenance::{self, MaintenanceJob, MaintenanceKind};
-use crate::log_store::merge::MergeJob;
 use crate::log_store::names::LOCK;
 use crate::log_store::options::{CreateOptions, OpenOptions};
 use crate::log_store::recovery;
@@ -47,6 +48,9 @@ struct Inner {
     next_shard: AtomicU16,
     _lock: Box<dyn DiskLock>,
 }
+
+/// One answer for every batch of a group, in order.
+type CommitResults = Vec<Result<(), StorageError>>;
 
 /// What a call of [`LogStore::maintain`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +157,8 @@ impl LogStore {
         shard: u16,
         group: &'g [Batch],
         durability: CommitDurability,
-    ) -> Result<impl Job<Output = Vec<Result<(), StorageError>>> + use<'g>, StorageError> {
+    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + use<'g>, StorageError>
+    {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
         let group = Group::Lent(group);
@@ -166,7 +171,8 @@ impl LogStore {
         shard: u16,
         group: Arc<[Batch]>,
         durability: CommitDurability,
-    ) -> Result<impl Job<Output = Vec<Result<(), StorageError>>> + Send + use<>, StorageError> {
+    ) -> Result<impl Job<Output = CommitResults, Failure = StorageError> + Send + use<>, StorageError>
+    {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
         let group = Group::Shared(group);
@@ -178,7 +184,7 @@ impl LogStore {
         &self,
         vbucket: VbucketId,
         history_floor: Seqno,
-    ) -> Result<impl Job<Output = ()> + use<>, StorageError> {
+    ) -> Result<impl Job<Output = (), Failure = StorageError> + use<>, StorageError> {
         Ok(SealJob::one(
             Arc::clone(self.shard(vbucket)?),
             vbucket,
@@ -191,7 +197,7 @@ impl LogStore {
         &self,
         vbucket: VbucketId,
         history_floor: Seqno,
-    ) -> Result<impl Job<Output = ()> + use<>, StorageError> {
+    ) -> Result<impl Job<Output = (), Failure = StorageError> + use<>, StorageError> {
         Ok(MergeJob::new(
             Arc::clone(self.shard(vbucket)?),
             vbucket,
@@ -199,12 +205,22 @@ impl LogStore {
         ))
     }
 
+    /// Compacts one vbucket in steps.
+    pub fn compaction_job(
+        &self,
+        vbucket: VbucketId,
+        request: CompactionRequest,
+    ) -> Result<CompactionJob, StorageError> {
+        let shard = Arc::clone(self.shard(vbucket)?);
+        Ok(CompactionJob::new(shard, vbucket, request))
+    }
+
     /// Rolls one vbucket back in steps.
     pub fn rollback_job(
         &self,
         vbucket: VbucketId,
         to: Seqno,
-    ) -> Result<impl Job<Output = RolledBack> + use<>, StorageError> {
+    ) -> Result<impl Job<Output = RolledBack, Failure = StorageError> + use<>, StorageError> {
         Ok(RollbackJob::new(
             Arc::clone(self.shard(vbucket)?),
             vbucket,
@@ -216,7 +232,7 @@ impl LogStore {
     pub fn checkpoint_job(
         &self,
         shard: u16,
-    ) -> Result<impl Job<Output = ()> + use<>, StorageError> {
+    ) -> Result<impl Job<Output = (), Failure = StorageError> + use<>, StorageError> {
         let shard = self.inner.shards.get(usize::from(shard));
         let shard = shard.ok_or_else(|| StorageError::Setting("no such log shard".into()))?;
         Ok(CheckpointJob::new(Arc::clone(shard), false))
@@ -224,7 +240,10 @@ impl LogStore {
 
     /// The most urgent background work of a shard in steps, if there is any.
     #[must_use]
-    pub fn maintenance_job(&self, shard: u16) -> Option<impl Job<Output = ()> + Send + use<>> {
+    pub fn maintenance_job(
+        &self,
+        shard: u16,
+    ) -> Option<impl Job<Output = (), Failure = StorageError> + Send + use<>> {
         self.maintenance_work(shard).map(|(_, job)| job)
     }
 
@@ -233,7 +252,10 @@ impl LogStore {
     pub fn maintenance_work(
         &self,
         shard: u16,
-    ) -> Option<(MaintenanceKind, impl Job<Output = ()> + Send + use<>)> {
+    ) -> Option<(
+        MaintenanceKind,
+        impl Job<Output = (), Failure = StorageError> + Send + use<>,
+    )> {
         let shard = self.inner.shards.get(usize::from(shard))?;
         let figures = maintenance::figures(shard)?;
         let failed = *shard.failed_work.lock();
@@ -249,7 +271,7 @@ impl LogStore {
         &self,
         shard: u16,
         unsealed_bytes: u64,
-    ) -> Option<impl Job<Output = ()> + Send + use<>> {
+    ) -> Option<impl Job<Output = (), Failure = StorageError> + Send + use<>> {
         let shard = self.inner.shards.get(usize::from(shard))?;
         let unsealed = shard.unsealed_bytes.load(Ordering::Relaxed);
         let floor = shard.options.history_floor;
@@ -518,6 +540,17 @@ impl KvStore for LogStore {
         match self.seal_job(vbucket, history_floor) {
             Ok(mut job) => job.run(),
             Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    fn compact(
+        &self,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+    ) -> Outcome<Compacted, CompactionFailure> {
+        match self.compaction_job(vbucket, request.clone()) {
+            Ok(mut job) => job.run(),
+            Err(cause) => Outcome::Failed(CompactionFailure::at(CompactionStage::Start, cause)),
         }
     }
 

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 
+use crate::collections::DroppedCollection;
 use crate::counts::{VbucketCounts, Weight};
 use crate::document::{Item, Namespace};
 use crate::error::StorageError;
 use crate::log_store::layer::{Layer, LayerView};
 use crate::log_store::log::frame::LogPosition;
 use crate::log_store::log::payload::Place;
-use crate::log_store::segment::{FoundEntry, IndexKey, Kill, Segment, hash};
+use crate::log_store::segment::{FoundEntry, IndexEntry, IndexKey, Kill, Segment, hash};
 use crate::seqno::Seqno;
 use crate::vbucket::{RollbackEpoch, VbucketStateRecord, Watermarks};
 
@@ -34,6 +35,12 @@ pub(crate) struct Version {
     pub(crate) exact_from: Seqno,
     /// Counts of what lies in the segments.
     pub(crate) counts: Arc<VbucketCounts>,
+    /// Lives of collections that ended and are not erased, by rising end. One that ends above what a reader sees of the
+    /// layers has not ended for that reader.
+    pub(crate) dropped: Arc<[DroppedCollection]>,
+    /// How often a compaction took away what was the newest of its key, since the store was opened: whatever was worked
+    /// out against segments of another number may kill or count what is no longer there.
+    pub(crate) purges: u64,
 }
 
 /// Items of an older epoch above `to` are undone (rule R2).
@@ -95,7 +102,22 @@ impl Version {
             layers: vec![Arc::new(Layer::new(state))],
             sealed: Seqno::ZERO,
             counts: Arc::default(),
+            dropped: Arc::default(),
+            purges: 0,
         }
+    }
+
+    /// The version in which these lives of collections have ended, too.
+    pub(crate) fn with_dropped(&self, more: &[DroppedCollection]) -> Version {
+        let mut next = self.clone();
+        next.dropped = self.dropped.iter().chain(more).copied().collect();
+        next
+    }
+
+    /// What has ended at or below `high`, and is not erased.
+    pub(crate) fn dropped_at(&self, high: Seqno) -> Vec<DroppedCollection> {
+        let ended = self.dropped.iter().filter(|one| one.end <= high);
+        ended.copied().collect()
     }
 
     /// The layer that is written to.
@@ -127,6 +149,15 @@ impl Version {
         let marks = views.iter().flat_map(LayerView::boundaries);
         let limit = self.sealed_or_created();
         last_at_each_seqno(marks.take_while(|mark| mark.high_seqno <= limit))
+    }
+
+    /// What layers know of the time before the first item that is in no segment.
+    pub(crate) fn before_unsealed(&self) -> Vec<Watermarks> {
+        let views = self.views();
+        let first = views.iter().flat_map(LayerView::items).next();
+        let first = first.map_or(Seqno::MAX, |item| item.seqno);
+        let marks = views.iter().flat_map(LayerView::boundaries);
+        marks.take_while(|mark| mark.high_seqno < first).collect()
     }
 
     /// The high seqno of what needs no log: sealed, or there from the beginning.
@@ -196,7 +227,7 @@ impl Version {
         let mut counts = VbucketCounts::clone(&self.counts);
         for (number, view) in views.iter().enumerate() {
             let older = views.get(..number).unwrap_or_default();
-            let changes = view.count_changes(&mut |namespace, key| {
+            let changes = view.count_changes(self.purges, &mut |namespace, key| {
                 let unsealed = older
                     .iter()
                     .rev()
@@ -210,6 +241,17 @@ impl Version {
             counts.apply(&changes);
         }
         Ok(counts)
+    }
+}
+
+impl IndexEntry<'_> {
+    /// What the version it stands for counts.
+    pub(crate) fn weight(&self, namespace: Namespace) -> Weight {
+        Weight {
+            namespace,
+            is_tombstone: self.is_tombstone,
+            user_bytes: self.user_bytes,
+        }
     }
 }
 

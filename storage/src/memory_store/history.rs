@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::counts::{VbucketCounts, Weight};
-use crate::document::{Item, Namespace};
+use crate::document::{Item, Namespace, Operation};
 use crate::kv_store::KeyRange;
 use crate::seqno::{Seqno, SeqnoRange};
 
@@ -20,10 +20,11 @@ pub(super) struct History {
     keys: BTreeMap<Namespace, BTreeMap<Box<[u8]>, Vec<Seqno>>>,
 }
 
+/// A version held.
 #[derive(Debug)]
-struct Version {
-    item: Arc<Item>,
-    superseded_by: Option<Seqno>,
+pub(super) struct Version {
+    pub(super) item: Arc<Item>,
+    pub(super) superseded_by: Option<Seqno>,
 }
 
 impl Version {
@@ -129,12 +130,27 @@ impl History {
     pub(super) fn without_superseded(&self, floor: Seqno) -> Option<(History, Seqno)> {
         let goes = |version: &Version| version.superseded_by.filter(|killer| *killer <= floor);
         let highest_killer = self.versions.values().filter_map(goes).max()?;
-        let kept = self
-            .versions
-            .values()
-            .filter(|version| goes(version).is_none());
-        let (history, _) = History::of(kept.map(|version| Arc::clone(&version.item)));
+        let (history, _) = self.without(|version| goes(version).is_some());
         Some((history, highest_killer))
+    }
+
+    /// This history without the versions that `goes` names, and what it adds up to then.
+    pub(super) fn without(&self, goes: impl Fn(&Version) -> bool) -> (History, VbucketCounts) {
+        let kept = self.versions.values().filter(|version| !goes(version));
+        History::of(kept.map(|version| Arc::clone(&version.item)))
+    }
+
+    /// The lowest seqno of a prepare.
+    pub(super) fn first_prepare(&self) -> Option<Seqno> {
+        let is_prepare = |item: &Item| matches!(item.operation, Operation::Prepare { .. });
+        let mut versions = self.versions.iter();
+        let first = versions.find(|(_, version)| is_prepare(&version.item));
+        first.map(|(seqno, _)| *seqno)
+    }
+
+    /// Every version held, by rising seqno.
+    pub(super) fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.versions.values()
     }
 
     /// Bytes of keys and values of all versions.

@@ -6,6 +6,7 @@
 
 mod history;
 mod vbucket;
+mod compaction;
 mod snapshot;
 mod scan;
 
@@ -14,11 +15,11 @@ use std::collections::BTreeMap;
 use parking_lot::RwLock;
 
 use self::vbucket::Vbucket;
-use crate::admission::{admit_group, check_identity};
+use crate::admission::{Standing, admit_group, check_identity};
+use crate::compaction::{Compacted, CompactionFailure, CompactionRequest, CompactionStage};
 use crate::error::StorageError;
 use crate::kv_store::{
-    Batch, CommitDurability, FileStatistics, KvStore, RolledBack, Snapshot, VbucketPosition,
-    VbucketStatus,
+    Batch, CommitDurability, FileStatistics, KvStore, RolledBack, Snapshot, VbucketStatus,
 };
 use crate::outcome::Outcome;
 use crate::seqno::Seqno;
@@ -61,8 +62,8 @@ impl Inner {
             .ok_or(StorageError::UnknownVbucket(vbucket))
     }
 
-    fn position(&self, vbucket: VbucketId) -> Result<VbucketPosition, StorageError> {
-        Ok(self.get(vbucket)?.position())
+    fn standing(&self, vbucket: VbucketId) -> Result<Standing, StorageError> {
+        Ok(self.get(vbucket)?.standing())
     }
 }
 
@@ -111,7 +112,7 @@ impl KvStore for MemoryStore {
         _durability: CommitDurability,
     ) -> Vec<Result<(), StorageError>> {
         let mut inner = self.inner.write();
-        let mut verdicts = admit_group(group, |vbucket| inner.position(vbucket));
+        let mut verdicts = admit_group(group, |vbucket| inner.standing(vbucket));
         for (verdict, batch) in verdicts.iter_mut().zip(group) {
             if verdict.is_ok() {
                 *verdict = inner.get_mut(batch.vbucket).map(|held| held.apply(batch));
@@ -145,6 +146,17 @@ impl KvStore for MemoryStore {
                 Outcome::Complete(())
             }
             Err(cause) => Outcome::Failed(cause),
+        }
+    }
+
+    fn compact(
+        &self,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+    ) -> Outcome<Compacted, CompactionFailure> {
+        match self.inner.write().get_mut(vbucket) {
+            Ok(held) => Outcome::Complete(held.compact(request)),
+            Err(cause) => Outcome::Failed(CompactionFailure::at(CompactionStage::Start, cause)),
         }
     }
 

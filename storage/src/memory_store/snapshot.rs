@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 
 use super::history::History;
 use super::scan::{Cursor, MemoryScan};
+use crate::collections::DroppedCollection;
 use crate::counts::VbucketCounts;
 use crate::document::{DocumentKey, Item, Namespace};
 use crate::error::StorageError;
@@ -23,6 +24,7 @@ pub(super) struct MemorySnapshot {
     pub(super) epoch: RollbackEpoch,
     pub(super) state: VbucketStateRecord,
     pub(super) counts: Arc<VbucketCounts>,
+    pub(super) dropped: Arc<[DroppedCollection]>,
     pub(super) history: Arc<RwLock<History>>,
 }
 
@@ -61,6 +63,10 @@ impl Snapshot for MemorySnapshot {
 
     fn counts(&self) -> Result<VbucketCounts, StorageError> {
         Ok(VbucketCounts::clone(&self.counts))
+    }
+
+    fn dropped_collections(&self) -> Vec<DroppedCollection> {
+        self.dropped.to_vec()
     }
 
     fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan> {

@@ -9,7 +9,9 @@ use parking_lot::RwLock;
 
 use super::history::History;
 use super::snapshot::MemorySnapshot;
-use crate::admission::merged_watermarks;
+use crate::admission::{Standing, merged_watermarks};
+use crate::collections::DroppedCollection;
+use crate::compaction::Completions;
 use crate::counts::VbucketCounts;
 use crate::error::StorageError;
 use crate::kv_store::{Batch, RolledBack, VbucketPosition};
@@ -22,9 +24,13 @@ use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord, 
 pub(super) struct Vbucket {
     incarnation: Incarnation,
     epoch: RollbackEpoch,
-    state: VbucketStateRecord,
-    counts: Arc<VbucketCounts>,
-    history: Arc<RwLock<History>>,
+    pub(super) state: VbucketStateRecord,
+    pub(super) counts: Arc<VbucketCounts>,
+    pub(super) history: Arc<RwLock<History>>,
+    /// Lives of collections that ended and are not erased, by rising end.
+    pub(super) dropped: Arc<[DroppedCollection]>,
+    /// Since when which prepares are completed.
+    pub(super) completions: Completions,
     /// What each batch stored, by rising high seqno; the last is that of `state`.
     boundaries: Vec<Watermarks>,
     /// Lowest seqno a rollback can restore: at or above every killer of a version that was dropped.
@@ -39,6 +45,8 @@ impl Vbucket {
             epoch: RollbackEpoch::default(),
             counts: Arc::default(),
             history: Arc::default(),
+            dropped: Arc::default(),
+            completions: completions_at(&state.watermarks),
             boundaries: vec![state.watermarks],
             exact_from: state.watermarks.high_seqno,
             state,
@@ -54,6 +62,14 @@ impl Vbucket {
         }
     }
 
+    /// Where it stands, as far as a batch is judged by it.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            position: self.position(),
+            purge_seqno: self.state.watermarks.purge_seqno,
+        }
+    }
+
     /// Stores an admitted batch.
     pub(super) fn apply(&mut self, batch: &Batch) {
         let counts = Arc::make_mut(&mut self.counts);
@@ -62,6 +78,12 @@ impl Vbucket {
             history.append(Arc::clone(item), counts);
         }
         drop(history);
+        let ended = batch.items.iter();
+        let ended = ended.filter_map(|item| DroppedCollection::ended_by(item));
+        let ended: Vec<DroppedCollection> = ended.collect();
+        if !ended.is_empty() {
+            self.dropped = self.dropped.iter().copied().chain(ended).collect();
+        }
         if let Some(identity) = &batch.identity {
             self.state.identity = Arc::clone(identity);
         }
@@ -77,6 +99,7 @@ impl Vbucket {
             epoch: self.epoch,
             state: self.state.clone(),
             counts: Arc::clone(&self.counts),
+            dropped: Arc::clone(&self.dropped),
             history: Arc::clone(&self.history),
         }
     }
@@ -113,7 +136,12 @@ impl Vbucket {
             return;
         };
         self.history = Arc::new(RwLock::new(history));
-        self.exact_from = self.exact_from.max(highest_killer);
+        self.is_exact_from(highest_killer);
+    }
+
+    /// Below `seqno` the past is not known any more.
+    pub(super) fn is_exact_from(&mut self, seqno: Seqno) {
+        self.exact_from = self.exact_from.max(seqno);
         let exact_from = self.exact_from;
         let known = self
             .boundaries
@@ -152,6 +180,9 @@ impl Vbucket {
         self.counts = Arc::new(counts);
         self.state = state;
         self.boundaries.retain(|boundary| boundary.high_seqno <= to);
+        self.completions.roll_back(to);
+        let left = self.dropped.iter().filter(|one| one.end <= to);
+        self.dropped = left.copied().collect();
         self.note_boundary();
     }
 
@@ -159,6 +190,8 @@ impl Vbucket {
         self.state = state_at_zero(&self.state);
         self.history = Arc::default();
         self.counts = Arc::default();
+        self.dropped = Arc::default();
+        self.completions = Completions::default();
         self.boundaries = vec![self.state.watermarks];
         self.exact_from = Seqno::ZERO;
     }
@@ -166,8 +199,15 @@ impl Vbucket {
     /// A state-only batch takes the place of the boundary it did not move.
     fn note_boundary(&mut self) {
         let watermarks = self.state.watermarks;
+        self.completions.note(&watermarks);
         self.boundaries
             .pop_if(|last| last.high_seqno == watermarks.high_seqno);
         self.boundaries.push(watermarks);
     }
+}
+
+fn completions_at(watermarks: &Watermarks) -> Completions {
+    let mut completions = Completions::default();
+    completions.note(watermarks);
+    completions
 }

@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use piggin_storage::{
-    Batch, CommitDurability, FileStatistics, Incarnation, KvStore, MemoryStore, Outcome,
-    RolledBack, Seqno, Snapshot, StorageError, VbucketId, VbucketStateRecord, VbucketStatus,
+    Batch, CommitDurability, Compacted, CompactionFailure, CompactionRequest, FileStatistics,
+    Incarnation, KvStore, MemoryStore, Outcome, RolledBack, Seqno, Snapshot, StorageError,
+    VbucketId, VbucketStateRecord, VbucketStatus,
 };
 
 use crate::model;
@@ -144,6 +145,14 @@ impl KvStore for FaultyStore {
             | Fault::RollsBackTooFar => history_floor,
         };
         self.good.seal(vbucket, floor)
+    }
+
+    fn compact(
+        &self,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+    ) -> Outcome<Compacted, CompactionFailure> {
+        self.good.compact(vbucket, request)
     }
 
     fn file_statistics(&self, vbucket: VbucketId) -> Result<FileStatistics, StorageError> {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use piggin_storage::{
     Batch, Cas, CollectionId, CommitDurability, Datatype, DeleteSource, Document, DocumentKey,
-    DurabilityLevel, Expiry, FailoverEntry, FailoverTable, Item, KvStore, LogStore, MemoryToken,
-    Namespace, Operation, Outcome, Predecessor, RevSeqno, Seqno, SnapshotKind, Topology, VbucketId,
-    VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    DurabilityLevel, Expiry, FailoverEntry, FailoverTable, Item, KvStore, LogStore, ManifestUid,
+    MemoryToken, Namespace, Operation, Outcome, Predecessor, RevSeqno, ScopeId, Seqno,
+    SnapshotKind, SystemEvent, Topology, VbucketId, VbucketIdentity, VbucketState,
+    VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use super::Failure;
@@ -175,7 +176,11 @@ impl Script<'_> {
         for (name, change) in changes {
             let seqno = watermarks.high_seqno.next();
             let operation = operation(*change, seqno);
-            let key = DocumentKey::new(collection(number), name.as_bytes())?;
+            let event = event(*change, name, number, seqno);
+            let key = match &event {
+                Some(event) => event.key()?,
+                None => DocumentKey::new(collection(number), name.as_bytes())?,
+            };
             let in_batch = items
                 .iter()
                 .rfind(|item| item.document.key == key && item.namespace() == operation.namespace())
@@ -186,7 +191,11 @@ impl Script<'_> {
                     .get(operation.namespace(), &key)?
                     .map(|item| item.seqno),
             };
-            items.push(Arc::new(item(seqno, operation, key, name, before)));
+            let mut item = item(seqno, operation, key, name, before);
+            if let Some(event) = event {
+                item.document.value = event.value();
+            }
+            items.push(Arc::new(item));
             advance(&mut watermarks, seqno, operation);
         }
         watermarks.commit_time_ms = 1_700_000_000_000 + watermarks.high_seqno.0 * 10;
@@ -223,6 +232,31 @@ fn new_state() -> VbucketStateRecord {
             manifest_uid: 0,
         }),
         watermarks: Watermarks::default(),
+    }
+}
+
+/// The scope `name` begins, or the vbucket's collection ends.
+fn event(change: Change, name: &str, number: u16, seqno: Seqno) -> Option<SystemEvent> {
+    let uid = ManifestUid(seqno.0);
+    match change {
+        Change::EventBegins => Some(SystemEvent::ScopeBegin {
+            uid,
+            scope: ScopeId(8),
+            name: name.into(),
+        }),
+        Change::EventEnds => Some(SystemEvent::CollectionEnd {
+            uid,
+            scope: ScopeId(8),
+            collection: CollectionId(collection(number).0.wrapping_add(100)),
+            start: Seqno(1),
+        }),
+        Change::Set
+        | Change::Delete
+        | Change::Expire
+        | Change::Prepare
+        | Change::Commit(_)
+        | Change::CommitDeletion(_)
+        | Change::Abort(_) => None,
     }
 }
 

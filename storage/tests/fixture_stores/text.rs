@@ -38,6 +38,9 @@ fn tell_vbucket(out: &mut String, snapshot: &dyn Snapshot) -> Result<(), Failure
             writeln!(out, "  {collection:?}: {counts:?}")?;
         }
     }
+    for dropped in snapshot.dropped_collections() {
+        writeln!(out, "  {dropped:?}")?;
+    }
     let by_seqno = lines(snapshot.scan_by_seqno(SeqnoRange::ALL), snapshot)?;
     out.extend(by_seqno.iter().map(|line| format!("  {line}\n")));
     let mut by_key = Vec::new();

@@ -9,9 +9,10 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use piggin_storage::{
     Batch, Cas, CollectionId, Datatype, DeleteSource, Document, DocumentKey, DurabilityLevel,
-    Expiry, FailoverTable, Incarnation, Item, KeyRange, MemoryToken, Namespace, Operation,
-    Predecessor, Refusal, RevSeqno, RollbackEpoch, Seqno, SeqnoRange, SnapshotKind, SnapshotRange,
-    Topology, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    Expiry, FailoverTable, Incarnation, Item, KeyRange, ManifestUid, MemoryToken, Namespace,
+    Operation, Predecessor, Refusal, RevSeqno, RollbackEpoch, ScopeId, Seqno, SeqnoRange,
+    SnapshotKind, SnapshotRange, SystemEvent, Topology, VbucketIdentity, VbucketState,
+    VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use super::random::Random;
@@ -31,6 +32,46 @@ pub(crate) fn key(random: &mut Random) -> DocumentKey {
     let collection = CollectionId(random.pick(&COLLECTIONS));
     let name: &[u8] = random.pick::<&[u8]>(&KEYS);
     DocumentKey::new(collection, name).unwrap()
+}
+
+/// A key that may be used in a namespace.
+pub(crate) fn key_in(random: &mut Random, namespace: Namespace) -> DocumentKey {
+    match namespace {
+        Namespace::Committed | Namespace::Prepared => key(random),
+        Namespace::SystemEvent => event(random, Operation::SystemEventEnd, &BTreeMap::new())
+            .key()
+            .unwrap(),
+    }
+}
+
+/// An event of that operation. A life of a collection begins where the last one, of which there are `ends`, ended.
+fn event(
+    random: &mut Random,
+    operation: Operation,
+    ends: &BTreeMap<CollectionId, Seqno>,
+) -> SystemEvent {
+    let uid = ManifestUid(random.next());
+    let scope = ScopeId(random.pick(&[0, 8]));
+    let collection = CollectionId(random.pick(&COLLECTIONS));
+    let is_collection = random.percent(80);
+    let name = "a name".to_owned();
+    match (operation == Operation::SystemEventBegin, is_collection) {
+        (true, true) => SystemEvent::CollectionBegin {
+            uid,
+            scope,
+            collection,
+            name,
+            max_ttl_s: 0,
+        },
+        (false, true) => SystemEvent::CollectionEnd {
+            uid,
+            scope,
+            collection,
+            start: ends.get(&collection).copied().unwrap_or_default(),
+        },
+        (true, false) => SystemEvent::ScopeBegin { uid, scope, name },
+        (false, false) => SystemEvent::ScopeEnd { uid, scope },
+    }
 }
 
 pub(crate) fn namespace(random: &mut Random) -> Namespace {
@@ -56,10 +97,10 @@ pub(crate) fn seqno_range(random: &mut Random, high: Seqno) -> SeqnoRange {
 pub(crate) fn key_range(random: &mut Random) -> KeyRange {
     let mut range = KeyRange::all(namespace(random));
     if random.percent(70) {
-        range.first = key(random).as_encoded().to_vec();
+        range.first = key_in(random, range.namespace).as_encoded().to_vec();
     }
     if random.percent(70) {
-        range.end = Some(key(random).as_encoded().to_vec());
+        range.end = Some(key_in(random, range.namespace).as_encoded().to_vec());
     }
     range
 }
@@ -109,6 +150,7 @@ pub(crate) fn batch(random: &mut Random, model: &ModelVbucket, items_max: u64) -
     let mut items: Vec<Arc<Item>> = Vec::new();
     let mut newest: BTreeMap<Slot, (Seqno, Operation)> = BTreeMap::new();
     let mut high = before.high_seqno;
+    let mut ends = model.ends.clone();
     for _ in 0..random.within(0, items_max) {
         let gap = if random.percent(15) {
             random.below(9)
@@ -121,7 +163,10 @@ pub(crate) fn batch(random: &mut Random, model: &ModelVbucket, items_max: u64) -
             let stored = stored.map(|item| (item.seqno, item.operation));
             newest.get(wanted).copied().or(stored)
         };
-        let item = item(random, high, known);
+        let item = item(random, high, known, &ends);
+        if let Ok(SystemEvent::CollectionEnd { collection, .. }) = SystemEvent::of(&item) {
+            ends.insert(collection, high);
+        }
         newest.insert(slot(&item), (high, item.operation));
         items.push(Arc::new(item));
     }
@@ -143,6 +188,7 @@ fn item(
     random: &mut Random,
     seqno: Seqno,
     known: impl Fn(&Slot) -> Option<(Seqno, Operation)>,
+    ends: &BTreeMap<CollectionId, Seqno>,
 ) -> Item {
     let key = key(random);
     let pending = match known(&(Namespace::Prepared, key.as_encoded().to_vec())) {
@@ -150,23 +196,34 @@ fn item(
         _ => Seqno(random.below(seqno.0)),
     };
     let operation = operation(random, pending);
+    let event =
+        (operation.namespace() == Namespace::SystemEvent).then(|| event(random, operation, ends));
+    let key = event.as_ref().map_or(key, |event| event.key().unwrap());
     let wanted = (operation.namespace(), key.as_encoded().to_vec());
     let predecessor = match known(&wanted) {
         _ if random.percent(35) => Predecessor::Unknown,
         Some((at, _)) => Predecessor::At(at),
         None => Predecessor::Absent,
     };
+    let document = document(random, key, operation.is_tombstone());
     Item {
         seqno,
         operation,
         predecessor,
-        document: document(random, key, operation.is_tombstone()),
+        document: Document {
+            value: event.map_or(document.value, |event| event.value()),
+            ..document
+        },
         token: MemoryToken::default(),
     }
 }
 
 fn operation(random: &mut Random, prepare_seqno: Seqno) -> Operation {
-    let deleted_at = u32::try_from(random.below(1 << 32)).unwrap();
+    let deleted_at = if random.percent(10) {
+        0
+    } else {
+        u32::try_from(random.below(1 << 32)).unwrap()
+    };
     let source = random.pick(&[DeleteSource::Explicit, DeleteSource::Expiration]);
     let levels = [
         DurabilityLevel::Majority,
@@ -225,7 +282,8 @@ fn watermarks(random: &mut Random, before: &Watermarks, items: &[Arc<Item>]) -> 
             after.prepared_seqno = item.seqno;
         }
     }
-    after.completed_seqno = Seqno(random.within(0, after.prepared_seqno.0));
+    let completed = before.completed_seqno.min(after.prepared_seqno);
+    after.completed_seqno = Seqno(random.within(completed.0, after.prepared_seqno.0));
     after.high_prepared_seqno = Seqno(random.within(0, after.prepared_seqno.0));
     if random.percent(20) {
         // Also lower ones, which the store must not take over.

@@ -7,13 +7,15 @@ pub(crate) mod random;
 pub(crate) mod vbucket;
 pub(crate) mod generate;
 pub(crate) mod check;
+pub(crate) mod compaction;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use piggin_storage::{
-    Batch, CommitDurability, Incarnation, KvStore, Outcome, Refusal, RollbackEpoch, RolledBack,
-    Seqno, Snapshot, StorageError, VbucketId, VbucketStatus,
+    Batch, CommitDurability, CompactionFailure, CompactionRequest, CompactionStage, Incarnation,
+    KvStore, Outcome, Refusal, RollbackEpoch, RolledBack, Seqno, Snapshot, StorageError, VbucketId,
+    VbucketStatus,
 };
 
 use self::random::Random;
@@ -75,7 +77,8 @@ impl World {
             55..62 => self.keep_snapshot(),
             62..70 => self.read_kept(),
             70..80 => self.read_new(),
-            80..88 => self.seal(),
+            80..85 => self.seal(),
+            85..88 => self.compact(),
             88..95 => self.rollback(),
             95..98 => self.check_shortcuts(),
             _ => self.reopen(factory),
@@ -240,6 +243,26 @@ impl World {
         };
         assert_eq!(sealed, Outcome::Complete(()));
         model.seal(floor);
+        self.check_vbucket(vbucket);
+    }
+
+    fn compact(&mut self) {
+        let vbucket = self.any_vbucket();
+        let Some(model) = self.vbuckets.get_mut(&vbucket) else {
+            let ended = self.store.compact(vbucket, &CompactionRequest::default());
+            let unknown = StorageError::UnknownVbucket(vbucket);
+            let failure = CompactionFailure::at(CompactionStage::Start, unknown);
+            return assert_eq!(ended, Outcome::Failed(failure));
+        };
+        let request = compaction::request(&mut self.random, model.high_seqno());
+        let ended = self.store.compact(vbucket, &request);
+        let erased = model.erasable(&request);
+        let told = model.compact(&request, &erased);
+        assert_eq!(
+            ended.map(compaction::comparable),
+            Outcome::Complete(compaction::comparable(told)),
+            "{request:?}"
+        );
         self.check_vbucket(vbucket);
     }
 

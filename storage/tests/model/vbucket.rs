@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use piggin_storage::{
-    Batch, CollectionCounts, Incarnation, Item, KeyRange, Namespace, Operation, RollbackEpoch,
-    Seqno, SeqnoRange, SnapshotRange, VbucketCounts, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketStateRecord, Watermarks,
+    Batch, CollectionCounts, CollectionId, DroppedCollection, Incarnation, Item, KeyRange,
+    Namespace, Operation, RollbackEpoch, Seqno, SeqnoRange, SnapshotRange, SystemEvent,
+    VbucketCounts, VbucketId, VbucketIdentity, VbucketPosition, VbucketStateRecord, Watermarks,
 };
 
 use crate::support::without_hint;
@@ -21,8 +21,8 @@ pub(crate) fn slot(item: &Item) -> Slot {
 }
 
 #[derive(Clone)]
-struct Version {
-    item: Item,
+pub(super) struct Version {
+    pub(super) item: Item,
     /// A seal allowed the store to drop it.
     may_be_gone: bool,
 }
@@ -34,11 +34,20 @@ pub(crate) struct ModelVbucket {
     pub(crate) incarnation: Incarnation,
     pub(crate) epoch: RollbackEpoch,
     pub(crate) state: VbucketStateRecord,
-    versions: Vec<Version>,
+    pub(super) versions: Vec<Version>,
     /// The watermarks every commit left, in order.
-    boundaries: Vec<Watermarks>,
+    pub(super) boundaries: Vec<Watermarks>,
     /// Below this, what it held is not known to anybody.
     known_from: Seqno,
+    /// Below this, a compaction took away what was there, if anything was.
+    pub(super) purged_from: Seqno,
+    /// The lowest item there ever was.
+    first_item: Option<Seqno>,
+    /// Below this, what it held may have been forgotten with versions that a compaction took away since.
+    pub(super) vague_from: Seqno,
+    pub(super) dropped: Vec<DroppedCollection>,
+    /// Where each collection ended last.
+    pub(super) ends: BTreeMap<CollectionId, Seqno>,
 }
 
 /// What a snapshot of one moment must answer.
@@ -51,6 +60,7 @@ pub(crate) struct Expected {
     /// Newest versions, by seqno.
     pub(crate) items: Vec<Item>,
     pub(crate) counts: VbucketCounts,
+    pub(crate) dropped: Vec<DroppedCollection>,
 }
 
 impl Expected {
@@ -90,6 +100,11 @@ impl ModelVbucket {
             versions: Vec::new(),
             boundaries: vec![state.watermarks],
             known_from: state.watermarks.high_seqno,
+            purged_from: Seqno::ZERO,
+            first_item: None,
+            vague_from: Seqno::ZERO,
+            dropped: Vec::new(),
+            ends: BTreeMap::new(),
             state,
         }
     }
@@ -118,6 +133,7 @@ impl ModelVbucket {
             epoch: self.epoch,
             state: self.state.clone(),
             counts: counts_of(&items),
+            dropped: self.dropped.clone(),
             items,
         }
     }
@@ -130,6 +146,19 @@ impl ModelVbucket {
 
     pub(crate) fn commit(&mut self, batch: &Batch) {
         for item in &batch.items {
+            if let Ok(SystemEvent::CollectionEnd {
+                collection, start, ..
+            }) = SystemEvent::of(item)
+            {
+                let end = item.seqno;
+                self.ends.insert(collection, end);
+                self.dropped.push(DroppedCollection {
+                    collection,
+                    start,
+                    end,
+                });
+            }
+            self.first_item.get_or_insert(item.seqno);
             self.versions.push(Version {
                 item: Item::clone(item),
                 may_be_gone: false,
@@ -158,11 +187,13 @@ impl ModelVbucket {
         let gone = self.versions.iter().zip(self.killers());
         let gone = gone.filter(|(version, _)| version.may_be_gone);
         let highest_killer = gone.filter_map(|(_, killer)| killer).max();
-        self.must_forget(to) || highest_killer.is_some_and(|killer| to < killer)
+        let vague_from = highest_killer.unwrap_or_default().max(self.vague_from);
+        self.must_forget(to) || to < vague_from.max(self.purged_from)
     }
 
     pub(crate) fn must_forget(&self, to: Seqno) -> bool {
-        to < self.known_from
+        let was_something = self.first_item.is_some_and(|first| first <= to);
+        to < self.known_from || (to < self.purged_from && was_something)
     }
 
     /// Goes back to nothing.
@@ -175,6 +206,11 @@ impl ModelVbucket {
         };
         self.boundaries = vec![self.state.watermarks];
         self.known_from = Seqno::ZERO;
+        self.purged_from = Seqno::ZERO;
+        self.first_item = None;
+        self.vague_from = Seqno::ZERO;
+        self.dropped.clear();
+        self.ends.clear();
     }
 
     /// Goes back to `to`; `actual` is what the store says it is then, which is checked and taken over, because
@@ -191,6 +227,11 @@ impl ModelVbucket {
             self.versions[place].may_be_gone &= killer.is_some();
         }
         self.boundaries.retain(|boundary| boundary.high_seqno <= to);
+        self.dropped.retain(|one| one.end <= to);
+        self.ends.retain(|_, end| *end <= to);
+        self.vague_from = self.vague_from.min(to);
+        self.purged_from = self.purged_from.min(to);
+        self.first_item = self.first_item.filter(|first| *first <= to);
         let purge_seqno = self.state.watermarks.purge_seqno;
         let (least, most) = self.watermarks_at(to, purge_seqno);
         assert!(least.prepared_seqno <= actual.prepared_seqno);
@@ -237,6 +278,17 @@ impl ModelVbucket {
         let mut identity = VbucketIdentity::clone(&self.state.identity);
         identity.failover_table.prune(to);
         Arc::new(identity)
+    }
+
+    /// Takes away the versions that `goes` names.
+    pub(super) fn take_away(&mut self, goes: impl Fn(&Item) -> bool) {
+        let killers = self.killers();
+        for (version, killer) in self.versions.iter().zip(killers) {
+            if version.may_be_gone && goes(&version.item) {
+                self.vague_from = self.vague_from.max(killer.unwrap_or_default());
+            }
+        }
+        self.versions.retain(|version| !goes(&version.item));
     }
 
     /// For every version, the one that superseded it.

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use piggin_storage::disk::{DiskErrorKind, Fault, SimulatedDisk, Verb};
 use piggin_storage::log_store::Maintained;
 use piggin_storage::{
-    Batch, CommitDurability, CreateOptions, FileStatistics, Incarnation, KvStore, LogStore,
-    OpenOptions, Outcome, RolledBack, Seqno, Snapshot, StorageError, VbucketId, VbucketStateRecord,
-    VbucketStatus,
+    Batch, CommitDurability, Compacted, CompactionFailure, CompactionRequest, CreateOptions,
+    FileStatistics, Incarnation, KvStore, LogStore, OpenOptions, Outcome, RolledBack, Seqno,
+    Snapshot, StorageError, VbucketId, VbucketStateRecord, VbucketStatus,
 };
 
 use super::{Image, StoreFactory, vbucket};
@@ -216,6 +216,14 @@ impl KvStore for WithMaintenance {
         let merged = self.0.merge(vbucket, history_floor);
         self.maintain();
         merged
+    }
+
+    fn compact(
+        &self,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+    ) -> Outcome<Compacted, CompactionFailure> {
+        self.0.compact(vbucket, request)
     }
 
     fn file_statistics(&self, vbucket: VbucketId) -> Result<FileStatistics, StorageError> {

@@ -351,14 +351,14 @@ impl Checkpoint {
     }
 }
 
-/// Whether an item of this kind may give way to a newer version: sync-writes may not.
+/// Whether an item of this kind may give way to a newer version: sync-writes may not, nor system events, because every
+/// end of a collection is news to the store, whatever begins behind it.
 pub(super) fn may_be_deduplicated(operation: &Operation) -> bool {
     match operation {
-        Operation::Mutation
-        | Operation::Deletion { .. }
-        | Operation::SystemEventBegin
-        | Operation::SystemEventEnd => true,
-        Operation::Prepare { .. }
+        Operation::Mutation | Operation::Deletion { .. } => true,
+        Operation::SystemEventBegin
+        | Operation::SystemEventEnd
+        | Operation::Prepare { .. }
         | Operation::Abort { .. }
         | Operation::CommitMutation { .. }
         | Operation::CommitDeletion { .. } => false,

@@ -5,8 +5,8 @@
 //! | older version in the open checkpoint | newer | what happens |
 //! |---|---|---|
 //! | none, or a disk checkpoint | any | appended |
-//! | a sync-write, or of a collection with history; also when expelled | any | new checkpoint |
-//! | any | a sync-write's, or of a collection with history | new checkpoint |
+//! | a sync-write, a system event, or of a collection with history; also when expelled | any | new checkpoint |
+//! | any | a sync-write's, a system event, or of a collection with history | new checkpoint |
 //! | expelled document | document | appended: every reader has the older one |
 //! | a document some stream was told of and has yet to read | document | new checkpoint |
 //! | any other document | document | takes its place |

@@ -80,6 +80,8 @@ pub struct CheckpointLog {
     pub(super) items_queued: u64,
     pub(super) identities_queued: u64,
     pub(super) cursors_made: u64,
+    /// The flusher takes checkpoints whole; see [`CheckpointLog::set_whole_flushes`].
+    pub(super) whole_flushes: bool,
     pub(super) garbage: Garbage,
 }
 
@@ -116,6 +118,7 @@ impl CheckpointLog {
             items_queued: 0,
             identities_queued: 0,
             cursors_made: 0,
+            whole_flushes: false,
             garbage: Garbage::default(),
         }
     }
@@ -149,6 +152,12 @@ impl CheckpointLog {
     /// Changes the limits, from the next item on.
     pub fn set_limits(&mut self, limits: CheckpointLimits) {
         self.limits = limits;
+    }
+
+    /// While set, the flusher takes all of a checkpoint whatever its limits say, and nothing of the next: what is stored
+    /// then holds everything up to its last seqno. For a backfill that waits for such a store.
+    pub fn set_whole_flushes(&mut self, is_whole: bool) {
+        self.whole_flushes = is_whole;
     }
 
     /// Raises the high prepared seqno that pieces of the open checkpoint name.

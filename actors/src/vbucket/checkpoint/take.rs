@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use storage::{Item, Seqno, VbucketIdentity};
+use storage::{Item, Namespace, Seqno, VbucketIdentity};
 
 use super::chain::{Chain, CheckpointId, Place};
 use super::content::{Checkpoint, CheckpointKind, Content};
@@ -14,7 +14,7 @@ use super::cursor::{Cursor, CursorId, Told};
 use super::error::CursorError;
 use super::log::CheckpointLog;
 
-/// How much one call takes. The first item is taken whatever its size.
+/// How much one call takes. The first item is taken whatever its size, and a run of system events is never cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TakeLimits {
     /// Items at most.
@@ -98,7 +98,9 @@ impl CheckpointLog {
         let reader = self.cursors.get_mut(cursor);
         let reader = reader.ok_or(CursorError::Gone(cursor))?;
         let mut taken = Taken::default();
-        let mut budget = limits;
+        let is_whole = reader.is_flush() && self.whole_flushes;
+        // A checkpoint is bounded by itself.
+        let mut budget = if is_whole { TakeLimits::NONE } else { limits };
         let mut waits = false;
         while let Some(checkpoint) = self.chain.get(reader.at.checkpoint) {
             match read(reader, checkpoint, &mut budget, &mut taken) {
@@ -118,6 +120,13 @@ impl CheckpointLog {
             reader.begun = false;
             if must_stop(&self.chain, reader, &taken) {
                 break;
+            }
+            if is_whole && !taken.items.is_empty() {
+                // Only what may not be parted from it follows.
+                budget = TakeLimits {
+                    items_max: 0,
+                    bytes_max: 0,
+                };
             }
         }
         taken.settled = settled(&self.chain, reader);
@@ -188,7 +197,7 @@ fn read(
                     stopped = Stopped::EndOfTold;
                     break;
                 }
-                if !fits(item, budget, taken.items.is_empty()) {
+                if !fits(item, budget, taken.items.last()) {
                     stopped = Stopped::Budget;
                     break;
                 }
@@ -217,9 +226,13 @@ fn read(
     stopped
 }
 
-fn fits(item: &Item, budget: &mut TakeLimits, is_first: bool) -> bool {
+/// Whether there is room for an item. The first one always goes, and so do system events behind each other: they are
+/// one change of the manifest, which the store gets as a whole.
+fn fits(item: &Item, budget: &mut TakeLimits, before: Option<&Arc<Item>>) -> bool {
     let bytes = usize::try_from(item.user_bytes()).unwrap_or(usize::MAX);
-    if !is_first && (budget.items_max == 0 || bytes > budget.bytes_max) {
+    let is_event = |item: &Item| item.namespace() == Namespace::SystemEvent;
+    let must_go = before.is_none_or(|before| is_event(before) && is_event(item));
+    if !must_go && (budget.items_max == 0 || bytes > budget.bytes_max) {
         return false;
     }
     budget.items_max = budget.items_max.saturating_sub(1);

@@ -1,6 +1,7 @@
 //! What only the inside can show: panics at every step of a change, against a model.
 
 mod door;
+mod manifest;
 mod model;
 #[path = "../../../tests/support/mod.rs"]
 mod support;

@@ -8,4 +8,5 @@ pub(super) mod open;
 pub(super) mod panicked;
 pub(super) mod persisted;
 pub(super) mod set;
+pub(super) mod streams;
 pub(super) mod ycsb;

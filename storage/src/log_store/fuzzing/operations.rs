@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::stores::{self, Answers};
+use crate::compaction::CompactionRequest;
 use crate::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, SyncFailure};
 use crate::error::StorageError;
 use crate::kv_store::{CommitDurability, KvStore, RolledBack};
@@ -102,7 +103,8 @@ impl Run {
         match what >> 4 {
             0 => self.delete(&log, vbucket),
             1 => self.roll_back(&log, vbucket, argument),
-            2 | 3 => drop(log.seal(vbucket, Seqno::ZERO)),
+            2 => drop(log.seal(vbucket, Seqno::ZERO)),
+            3 => self.compact(&log, vbucket, argument),
             4 => drop(log.merge(vbucket, Seqno::ZERO)),
             5 => drop(log.checkpoint()),
             6 => drop(log.maintain()),
@@ -156,6 +158,32 @@ impl Run {
                 );
             }
             Outcome::Failed(error) => self.note_failure(vbucket, &error),
+            Outcome::Yielded | Outcome::Aborted(_) => {}
+        }
+    }
+
+    fn compact(&mut self, log: &LogStore, vbucket: VbucketId, argument: u8) {
+        if self.unsure.contains(&vbucket) || self.memory.snapshot(vbucket).is_err() {
+            return;
+        }
+        let request = CompactionRequest {
+            drop_deletes: argument.is_multiple_of(2),
+            history_floor: Seqno(u64::from(argument)),
+            ..CompactionRequest::default()
+        };
+        match log.compact(vbucket, &request) {
+            Outcome::Complete(told) => {
+                let known = self.memory.compact(vbucket, &request);
+                let known = known.map(|known| (known.erased, known.tombstones_purged));
+                let told = (told.erased, told.tombstones_purged);
+                assert_eq!(known, Outcome::Complete(told), "{vbucket}");
+            }
+            Outcome::Failed(failure) => {
+                self.note_failure(vbucket, &failure.cause);
+                if failure.published.is_some() {
+                    self.unsure.insert(vbucket);
+                }
+            }
             Outcome::Yielded | Outcome::Aborted(_) => {}
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::cas::Cas;
+use crate::collections::{ManifestUid, ScopeId, SystemEvent};
 use crate::document::{
     CollectionId, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, Namespace,
     Operation, Predecessor, RevSeqno,
@@ -70,7 +71,13 @@ pub(super) fn item(seqno: Seqno, choice: u8) -> Result<Arc<Item>, StorageError> 
             deleted_at: 1_700_000_000,
         },
         4 => Operation::SystemEventBegin,
+        5 => Operation::SystemEventEnd,
         _ => Operation::Mutation,
+    };
+    let event = event(seqno, operation, choice);
+    let key = match &event {
+        Some(event) => event.key()?,
+        None => DocumentKey::new(CollectionId(u32::from(choice & 1)), &name)?,
     };
     let length = if operation.is_tombstone() {
         0
@@ -82,8 +89,8 @@ pub(super) fn item(seqno: Seqno, choice: u8) -> Result<Arc<Item>, StorageError> 
         operation,
         predecessor: Predecessor::Unknown,
         document: Document {
-            key: DocumentKey::new(CollectionId(u32::from(choice & 1)), &name)?,
-            value: Bytes::from(vec![choice; length]),
+            key,
+            value: event.map_or_else(|| vec![choice; length].into(), |event| event.value()),
             datatype: Datatype::RAW,
             flags: u32::from(choice),
             expiry: Expiry(0),
@@ -92,6 +99,33 @@ pub(super) fn item(seqno: Seqno, choice: u8) -> Result<Arc<Item>, StorageError> 
         },
         token: MemoryToken::default(),
     }))
+}
+
+/// One of the collections of [`item`] begins or ends.
+fn event(seqno: Seqno, operation: Operation, choice: u8) -> Option<SystemEvent> {
+    let (uid, scope) = (ManifestUid(seqno.0), ScopeId::DEFAULT);
+    let collection = CollectionId(u32::from(choice & 1));
+    match operation {
+        Operation::SystemEventBegin => Some(SystemEvent::CollectionBegin {
+            uid,
+            scope,
+            collection,
+            name: "name".into(),
+            max_ttl_s: 0,
+        }),
+        Operation::SystemEventEnd => Some(SystemEvent::CollectionEnd {
+            uid,
+            scope,
+            collection,
+            start: Seqno(seqno.0 / 2),
+        }),
+        Operation::Mutation
+        | Operation::Deletion { .. }
+        | Operation::Prepare { .. }
+        | Operation::Abort { .. }
+        | Operation::CommitMutation { .. }
+        | Operation::CommitDeletion { .. } => None,
+    }
 }
 
 /// A batch of one item per choice, on top of `before`.

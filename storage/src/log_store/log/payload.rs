@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::collections::DroppedCollection;
 use crate::counts::VbucketCounts;
 use crate::document::Item;
 use crate::kv_store::{Batch, ItemView};
@@ -58,11 +59,17 @@ pub(crate) enum Edit {
         sealed: Seqno,
         counts: VbucketCounts,
     },
-    /// The segments with these ids are replaced by `output`.
+    /// The segments with these ids are replaced by `output`, which lacks what nobody can ask for any more.
     Merge {
         place: Place,
         inputs: Vec<u64>,
         output: SegmentMeta,
+        /// What went although it was the newest of its key.
+        counts: VbucketCounts,
+        /// Highest tombstone among it.
+        purge_seqno: Seqno,
+        /// Lives of collections of which nothing is left.
+        erased: Vec<DroppedCollection>,
     },
     /// A segment's bytes lie elsewhere now.
     Relocate {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::compaction::CompactionRequest;
 use crate::disk::DiskFile;
 use crate::error::StorageError;
 
@@ -12,7 +13,7 @@ use crate::error::StorageError;
 const WRITE_BYTES: usize = 1 << 20;
 
 /// Bytes after which what was written is synced: one big sync at the end would hold up the commits' own.
-const SYNC_BYTES: u64 = 4 << 20;
+const SYNC_BYTES: u64 = CompactionRequest::SYNC_BYTES;
 
 /// Writes one thing after the other, from an offset on.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct ExtentWriter {
     buffer: Vec<u8>,
     written_to: u64,
     synced_to: u64,
+    sync_bytes: u64,
 }
 
 impl ExtentWriter {
@@ -37,7 +39,13 @@ impl ExtentWriter {
             buffer: Vec::with_capacity(WRITE_BYTES),
             written_to: start_offset,
             synced_to: start_offset,
+            sync_bytes: SYNC_BYTES,
         }
+    }
+
+    /// The same writer, which syncs whenever it has written so many bytes (in whole writes).
+    pub(crate) fn syncing_every(self, sync_bytes: u64) -> ExtentWriter {
+        ExtentWriter { sync_bytes, ..self }
     }
 
     /// Where the next byte goes.
@@ -86,7 +94,7 @@ impl ExtentWriter {
     }
 
     fn sync_now_and_then(&mut self) -> Result<(), StorageError> {
-        if self.written_to.saturating_sub(self.synced_to) >= SYNC_BYTES {
+        if self.written_to.saturating_sub(self.synced_to) >= self.sync_bytes {
             self.file.sync()?;
             self.synced_to = self.written_to;
         }

@@ -345,7 +345,8 @@ impl SegmentWriter {
         })
     }
 
-    fn written(&self) -> u64 {
+    /// Bytes of it so far.
+    pub(crate) fn written(&self) -> u64 {
         self.out.position().saturating_sub(self.start)
     }
 

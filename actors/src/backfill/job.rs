@@ -1,0 +1,361 @@
+//! One backfill: waits until the store has what is wanted, opens a snapshot, reads it step by step.
+//!
+//! | phase | finds | comes to |
+//! |---|---|---|
+//! | create | nobody needs it | aborted |
+//! | | the store is being opened anew; it does not hold enough, or has gaps | later |
+//! | | no lease, no snapshot | **failed** |
+//! | | tombstones that would be needed may be gone | purged |
+//! | scan | nobody needs it; the store is called back | aborted |
+//! | | memory is used up and what was read is not taken | later |
+//! | | the scan yields | again |
+//! | | the scan is complete, with proof | complete |
+//! | | the scan is complete, without proof; it failed | **failed** |
+//!
+//! Invariant: every outcome of a scan is named here, and none but a proven completion comes to one (MB-47790).
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::pipe::{Chunk, Pipe};
+use crate::environment::Environment;
+use crate::hooks::FaultPoint;
+use crate::planted::{Bug, is_planted};
+use crate::store_handle::{StoreHandle, StoreLease};
+use crate::stream::{BackfillEnd, BackfillRange, Filter, Purged};
+use crate::vbucket::{VbucketCore, WholeFlushes};
+use messages::FailureCause;
+use messages::failure::ScanPurpose;
+use storage::{
+    DroppedCollection, Item, ItemView, KvStore, Namespace, Outcome, Scan, ScanEnd, Seqno,
+    SeqnoRange, StorageError,
+};
+
+/// What a stream asks for.
+#[derive(Clone, Debug)]
+pub struct BackfillRequest {
+    /// Of which vbucket.
+    pub core: Arc<VbucketCore>,
+    /// Whose.
+    pub consumer: Arc<str>,
+    /// What must be read.
+    pub range: BackfillRange,
+    /// What the stream was asked for from on.
+    pub start: Seqno,
+    /// Nothing of the stream's collections lies at or below this.
+    pub nothing_below: Seqno,
+    /// What is known of purged tombstones; `None` if that does not count.
+    pub purged: Option<Purged>,
+    /// What is handed over.
+    pub filter: Filter,
+    /// Where to.
+    pub pipe: Arc<Pipe>,
+}
+
+/// A backfill on its way.
+#[derive(Debug)]
+pub(super) struct Backfill {
+    request: BackfillRequest,
+    phase: Phase,
+    span: tracing::Span,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Waits until the store holds enough; if it has gaps, for flushes that leave none.
+    Create(Option<WholeFlushes>),
+    Scan(Scanning),
+}
+
+#[derive(Debug)]
+struct Scanning {
+    // Dropped before the lease.
+    scan: Box<dyn Scan>,
+    lease: StoreLease,
+    high: Seqno,
+    /// What is left of collections that were dropped: nobody's any more.
+    dropped: Vec<DroppedCollection>,
+    /// Items the scan gave us.
+    items: u64,
+}
+
+/// What a step came to.
+#[must_use = "a backfill that failed must be told to its stream, and to the failure bus"]
+#[derive(Debug)]
+pub(super) enum Stepped {
+    /// There is more.
+    Again(Chunk),
+    /// Not now.
+    Later,
+    /// It is over.
+    Ended {
+        /// What the last step read.
+        chunk: Chunk,
+        /// How.
+        end: BackfillEnd,
+        /// Why it failed, if it did.
+        cause: Option<FailureCause>,
+    },
+}
+
+impl Backfill {
+    /// One that holds nothing yet.
+    #[must_use]
+    pub(super) fn new(request: BackfillRequest) -> Backfill {
+        let span = tracing::debug_span!(
+            "backfill",
+            vbucket = request.core.id().get(),
+            consumer = &*request.consumer,
+            first = request.range.first.0,
+        );
+        Backfill {
+            request,
+            phase: Phase::Create(None),
+            span,
+        }
+    }
+
+    pub(super) fn request(&self) -> &BackfillRequest {
+        &self.request
+    }
+
+    pub(super) fn span(&self) -> tracing::Span {
+        self.span.clone()
+    }
+
+    /// Whether it holds a store that should be given back.
+    pub(super) fn is_recalled(&self) -> bool {
+        match &self.phase {
+            Phase::Create(_) => false,
+            Phase::Scan(scanning) => scanning.lease.is_recalled(),
+        }
+    }
+
+    /// Does a piece of it.
+    pub(super) fn step(
+        &mut self,
+        store: &StoreHandle,
+        environment: &Environment,
+        step_bytes: usize,
+    ) -> Stepped {
+        if self.request.pipe.is_cancelled() {
+            return ended(BackfillEnd::Aborted);
+        }
+        match &mut self.phase {
+            Phase::Create(_) => self.create(store),
+            Phase::Scan(scanning) => {
+                if scanning.lease.is_recalled() {
+                    return ended(BackfillEnd::Aborted);
+                }
+                let is_taken = self.request.pipe.is_empty();
+                if !is_taken && self.request.core.is_memory_tight() {
+                    return Stepped::Later;
+                }
+                scanning.read(&self.request, environment, step_bytes)
+            }
+        }
+    }
+
+    fn create(&mut self, store: &StoreHandle) -> Stepped {
+        let BackfillRequest {
+            core, range, pipe, ..
+        } = &self.request;
+        let opened = store.lease().and_then(|lease| {
+            let snapshot = lease.store().snapshot(core.id())?;
+            Ok((lease, snapshot))
+        });
+        let (lease, snapshot) = match opened {
+            Ok(opened) => opened,
+            // Woken when the store is back.
+            Err(_) if store.wants_reopening() => return Stepped::Later,
+            Err(cause) => return failed(Chunk::default(), cause.into()),
+        };
+        let watermarks = snapshot.state().watermarks;
+        let high = watermarks.high_seqno;
+        let has_gaps = watermarks.snapshot.end > high && core.high_seqno() > high;
+        if high < range.last || has_gaps {
+            pipe.wait_for(Some(range.last.max(high.next())));
+            let core = Arc::clone(core);
+            if let Phase::Create(wish) = &mut self.phase {
+                wish.get_or_insert_with(|| core.want_whole_flushes());
+            }
+            return Stepped::Later;
+        }
+        if self.misses_tombstones(watermarks.purge_seqno) {
+            return ended(BackfillEnd::Purged);
+        }
+        let scan = snapshot.scan_by_seqno(SeqnoRange {
+            first: range.first,
+            last: high,
+        });
+        pipe.wait_for(None);
+        pipe.open(&watermarks);
+        self.phase = Phase::Scan(Scanning {
+            scan,
+            lease,
+            high,
+            dropped: snapshot.dropped_collections(),
+            items: 0,
+        });
+        Stepped::Again(Chunk::default())
+    }
+
+    /// Compaction may have run since the request was checked: what counts is the snapshot that is read (MB-63159).
+    fn misses_tombstones(&self, here: Seqno) -> bool {
+        let BackfillRequest {
+            range,
+            start,
+            nothing_below,
+            purged,
+            ..
+        } = &self.request;
+        let begins = range.first == nothing_below.next();
+        purged.is_some_and(|purged| {
+            let purged = Purged { here, ..purged };
+            !(begins && *start == Seqno::ZERO) && purged.is_missed_by_backfill(*start, range.first)
+        })
+    }
+}
+
+impl Scanning {
+    fn read(
+        &mut self,
+        request: &BackfillRequest,
+        environment: &Environment,
+        step_bytes: usize,
+    ) -> Stepped {
+        let purpose = ScanPurpose::Backfill;
+        let mut reading = Reading {
+            request,
+            dropped: &self.dropped,
+            chunk: Chunk::default(),
+            items: 0,
+            bad: None,
+        };
+        // A test's fault strikes where the store's own would.
+        let outcome = match environment.hooks.fault(FaultPoint::Scan { purpose }) {
+            Ok(()) => self.scan.step(step_bytes, &mut |view| reading.visit(view)),
+            Err(cause) => return self.failed(Chunk::default(), cause),
+        };
+        let Reading {
+            chunk, items, bad, ..
+        } = reading;
+        self.items = self.items.saturating_add(items);
+        if let Some(cause) = bad {
+            return self.failed(chunk, cause);
+        }
+        match outcome {
+            Outcome::Yielded => Stepped::Again(chunk),
+            Outcome::Complete(end) => self.proven(chunk, end),
+            Outcome::Aborted(_) => Stepped::Ended {
+                chunk,
+                end: BackfillEnd::Aborted,
+                cause: None,
+            },
+            Outcome::Failed(cause) => self.failed(chunk, cause.into()),
+        }
+    }
+
+    fn failed(&self, chunk: Chunk, cause: FailureCause) -> Stepped {
+        if is_planted(Bug::FailedScanIsComplete) {
+            return Stepped::Ended {
+                chunk,
+                end: BackfillEnd::Complete(self.high),
+                cause: None,
+            };
+        }
+        failed(chunk, cause)
+    }
+
+    /// A scan that says it is complete must have been read to the snapshot's end, every item of it.
+    fn proven(&self, chunk: Chunk, end: ScanEnd) -> Stepped {
+        if end.high_seqno == self.high && end.items == self.items && chunk.up_to <= self.high {
+            return Stepped::Ended {
+                chunk,
+                end: BackfillEnd::Complete(self.high),
+                cause: None,
+            };
+        }
+        tracing::error!(
+            ?end,
+            high = self.high.0,
+            items = self.items,
+            "a scan is complete without proof"
+        );
+        failed(chunk, FailureCause::Storage(StorageError::Gone))
+    }
+}
+
+fn ended(end: BackfillEnd) -> Stepped {
+    Stepped::Ended {
+        chunk: Chunk::default(),
+        end,
+        cause: None,
+    }
+}
+
+fn failed(chunk: Chunk, cause: FailureCause) -> Stepped {
+    Stepped::Ended {
+        chunk,
+        end: BackfillEnd::Failed,
+        cause: Some(cause),
+    }
+}
+
+/// What is read in one step.
+struct Reading<'r> {
+    request: &'r BackfillRequest,
+    dropped: &'r [DroppedCollection],
+    chunk: Chunk,
+    items: u64,
+    bad: Option<FailureCause>,
+}
+
+impl Reading<'_> {
+    fn visit(&mut self, view: ItemView<'_>) -> ControlFlow<()> {
+        self.items = self.items.saturating_add(1);
+        self.chunk.up_to = view.seqno;
+        let mut item = match view.to_item(Bytes::new()) {
+            Ok(item) => item,
+            Err(cause) => {
+                self.bad = Some(StorageError::Key(cause).into());
+                return ControlFlow::Break(());
+            }
+        };
+        if view.namespace() == Namespace::Prepared {
+            self.skip(self.request.filter.has(item.document.key.collection()));
+            return ControlFlow::Continue(());
+        }
+        // The value of a document that is for others is not copied; an event's says whose it is.
+        let is_event = view.namespace() == Namespace::SystemEvent;
+        if !is_event && self.was_dropped(&item) {
+            self.skip(false);
+            return ControlFlow::Continue(());
+        }
+        if is_event || self.request.filter.passes(&item) {
+            item.document.value = Bytes::copy_from_slice(view.value);
+        }
+        if self.request.filter.passes(&item) {
+            let item = self.request.core.charged_for_stream(item);
+            self.chunk.bytes = self.chunk.bytes.saturating_add(item.user_bytes());
+            self.chunk.items.push(item);
+        } else {
+            self.skip(false);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn was_dropped(&self, item: &Item) -> bool {
+        let (collection, seqno) = (item.document.key.collection(), item.seqno);
+        let mut dropped = self.dropped.iter();
+        dropped.any(|one| one.collection == collection && one.start <= seqno && seqno < one.end)
+    }
+
+    fn skip(&mut self, is_invisible: bool) {
+        let skipped = &mut self.chunk.skipped;
+        skipped.items = skipped.items.saturating_add(1);
+        skipped.has_invisible |= is_invisible;
+    }
+}

@@ -1,0 +1,240 @@
+//! All backfills of a bucket, as its streams and its readers share them.
+//!
+//! Invariant: a handle that is dropped takes its backfill with it: out of the queue, out of the pipe, its bytes given
+//! back; so no stream leaves a snapshot behind, however it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::job::{Backfill, BackfillRequest};
+use super::pipe::{Chunk, Pipe, Piped};
+use super::queues::{BackfillId, BackfillLimits, Queues};
+use super::worker::Reader;
+use crate::environment::Environment;
+use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
+use crate::guardian::Guardian;
+use crate::store_handle::StoreHandle;
+use crate::stream::BackfillEnd;
+use messages::{ChildName, Generation};
+use storage::Seqno;
+
+/// What the readers work with.
+#[derive(Clone, Debug)]
+pub struct BackfillConfig {
+    /// The beginning of their names in the tree.
+    pub name: ChildName,
+    /// The store.
+    pub store: StoreHandle,
+    /// Time, randomness, failures.
+    pub environment: Environment,
+    /// How much at once.
+    pub limits: BackfillLimits,
+}
+
+/// All backfills of a bucket. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct Backfills {
+    shared: Arc<Shared>,
+    name: ChildName,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) queues: Mutex<Queues<Backfill>>,
+    pub(super) store: StoreHandle,
+    pub(super) environment: Environment,
+    pub(super) limits: BackfillLimits,
+    readers: Mutex<Vec<WakeWorker>>,
+}
+
+/// What there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackfillFigures {
+    /// Backfills, those that wait included.
+    pub backfills: usize,
+    /// Bytes read and not taken by their streams.
+    pub buffered_bytes: u64,
+}
+
+impl Backfills {
+    /// None yet, and nobody to read.
+    #[must_use]
+    pub fn new(config: BackfillConfig) -> Backfills {
+        let BackfillConfig {
+            name,
+            store,
+            environment,
+            limits,
+        } = config;
+        Backfills {
+            shared: Arc::new(Shared {
+                queues: Mutex::new(Queues::new(limits)),
+                store,
+                environment,
+                limits,
+                readers: Mutex::default(),
+            }),
+            name,
+        }
+    }
+
+    /// Starts `count` readers (at least one).
+    pub fn start(&self, count: u16, guardian: &Arc<dyn Guardian>) -> Result<(), StartError> {
+        for number in 0..count.max(1) {
+            let name = ChildName::new(format!("{}-{number}", self.name));
+            let (shared, child) = (Arc::clone(&self.shared), name.clone());
+            let make = move |generation: Generation| -> Box<dyn Worker> {
+                let shared = Arc::clone(&shared);
+                Box::new(Reader::new(shared, child.clone(), generation))
+            };
+            let wake = self.shared.environment.executor.start(WorkerSpec {
+                name,
+                make: Box::new(make),
+                guardian: Arc::clone(guardian),
+            })?;
+            self.shared.store.watch(wake.clone());
+            self.shared.readers.lock().push(wake);
+        }
+        Ok(())
+    }
+
+    /// Has a backfill read. Dropping the handle takes it back.
+    #[must_use]
+    pub fn schedule(&self, request: BackfillRequest) -> BackfillHandle {
+        let (pipe, consumer) = (Arc::clone(&request.pipe), Arc::clone(&request.consumer));
+        let scheduled = {
+            let mut queues = self.shared.queues.lock();
+            queues.schedule(&consumer, |_| Backfill::new(request))
+        };
+        let id = match scheduled {
+            Ok(id) => id,
+            Err(entry) => {
+                pipe.end(BackfillEnd::Aborted);
+                entry.id
+            }
+        };
+        self.shared.wake();
+        BackfillHandle {
+            shared: Arc::clone(&self.shared),
+            pipe,
+            consumer,
+            id,
+        }
+    }
+
+    /// What there is.
+    #[must_use]
+    pub fn figures(&self) -> BackfillFigures {
+        let (backfills, buffered_bytes) = self.shared.queues.lock().figures();
+        BackfillFigures {
+            backfills,
+            buffered_bytes,
+        }
+    }
+
+    /// Reads nothing any more: every backfill ends, what it holds of the store is given back, and the readers end.
+    pub fn stop(&self) {
+        let left = self.shared.queues.lock().stop();
+        for entry in left {
+            entry.job.request().pipe.end(BackfillEnd::Aborted);
+        }
+        self.shared.wake();
+    }
+}
+
+impl Shared {
+    pub(super) fn now(&self) -> Duration {
+        self.environment.clock.monotonic()
+    }
+
+    /// The store must be opened anew, which nobody can while a backfill holds it.
+    pub(super) fn give_back_store(&self) {
+        let recalled = self.queues.lock().take_all(Backfill::is_recalled);
+        for entry in recalled {
+            entry.job.request().pipe.end(BackfillEnd::Aborted);
+        }
+    }
+
+    pub(super) fn release(&self, consumer: &Arc<str>, bytes: u64) {
+        let goes_on = bytes > 0 && {
+            let now = self.now();
+            self.queues.lock().released(consumer, bytes, now)
+        };
+        if goes_on {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        let readers = self.readers.lock().clone();
+        for reader in readers {
+            reader.wake();
+        }
+    }
+}
+
+/// A stream's hold on its backfill.
+#[derive(Debug)]
+pub struct BackfillHandle {
+    shared: Arc<Shared>,
+    pipe: Arc<Pipe>,
+    consumer: Arc<str>,
+    id: BackfillId,
+}
+
+impl BackfillHandle {
+    /// The next thing that was read, or how it ended.
+    #[must_use]
+    pub fn take(&self) -> Piped {
+        let piped = self.pipe.take();
+        if let Piped::Chunk(Chunk { bytes, .. }) = &piped {
+            self.shared.release(&self.consumer, *bytes);
+            if self.pipe.is_empty() {
+                self.hasten();
+            }
+        }
+        piped
+    }
+
+    /// How it ended, if that was no completion.
+    #[must_use]
+    pub fn broken(&self) -> Option<BackfillEnd> {
+        self.pipe.broken()
+    }
+
+    /// So much is on disk now: a backfill that waited for it goes on.
+    pub fn note_persisted(&self, persisted: Seqno) {
+        if self
+            .pipe
+            .waits_for()
+            .is_some_and(|seqno| seqno <= persisted)
+        {
+            self.hasten();
+        }
+    }
+
+    fn hasten(&self) {
+        let is_hastened = {
+            let mut queues = self.shared.queues.lock();
+            queues.hasten(&self.consumer, self.id)
+        };
+        if is_hastened {
+            self.shared.wake();
+        }
+    }
+}
+
+impl Drop for BackfillHandle {
+    fn drop(&mut self) {
+        self.pipe.cancel();
+        let taken = {
+            let mut queues = self.shared.queues.lock();
+            queues.cancel(&self.consumer, self.id)
+        };
+        // With its snapshot, outside the lock.
+        drop(taken);
+        self.shared.release(&self.consumer, self.pipe.drain());
+    }
+}

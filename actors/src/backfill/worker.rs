@@ -1,0 +1,160 @@
+//! A reader: takes one backfill after the other, does a step of it, hands over what was read.
+//!
+//! Invariant: whatever becomes of a step, its stream is told: what was read, that it goes on, or how it ended, once; and
+//! a backfill that a panic tears from a reader's hands ends its stream.
+
+use std::sync::Arc;
+
+use super::job::{Backfill, Stepped};
+use super::manager::Shared;
+use super::pipe::Chunk;
+use super::queues::{Entry, Next, Turn};
+use crate::environment::FailureReport;
+use crate::executor::{Step, Worker};
+use crate::stream::BackfillEnd;
+use messages::failure::ScanPurpose;
+use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
+use storage::Advice;
+
+/// One life of a reader.
+#[derive(Debug)]
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    name: ChildName,
+    generation: Generation,
+    /// Stays in its place while it is read, so that a panic finds it.
+    in_hand: Option<Entry<Backfill>>,
+    /// Set while it is read: if it stays set, a panic ended it.
+    is_reading: bool,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, name: ChildName, generation: Generation) -> Reader {
+        Reader {
+            shared,
+            name,
+            generation,
+            in_hand: None,
+            is_reading: false,
+        }
+    }
+
+    fn begin(&mut self) -> Step {
+        if self.shared.store.wants_reopening() {
+            self.shared.give_back_store();
+        }
+        let now = self.shared.now();
+        let next = self.shared.queues.lock().next(now);
+        match next {
+            Next::Run(entry) => self.in_hand = Some(entry),
+            Next::GiveUp(entry) => entry.job.request().pipe.end(BackfillEnd::Slow),
+            Next::WaitUntil(until) => return Step::IdleFor(until.saturating_sub(now)),
+            Next::Wait => return Step::Idle,
+            Next::End => return Step::Ended,
+        }
+        Step::Again
+    }
+
+    fn go_on(&mut self, entry: Entry<Backfill>, turn: Turn) {
+        let Err(entry) = self.shared.queues.lock().put_back(entry, turn) else {
+            return;
+        };
+        // Nothing is read any more.
+        entry.job.request().pipe.end(BackfillEnd::Aborted);
+    }
+
+    fn end(&self, entry: &Entry<Backfill>, end: BackfillEnd, cause: Option<FailureCause>) {
+        if let Some(cause) = cause {
+            self.report(entry, cause);
+        }
+        self.shared.queues.lock().done(&entry.consumer, entry.id);
+        entry.job.request().pipe.end(end);
+    }
+
+    fn report(&self, entry: &Entry<Backfill>, cause: FailureCause) {
+        if let FailureCause::Storage(error) = &cause
+            && error.advice() == Advice::Reopen
+        {
+            let store = &self.shared.store;
+            store.recall(store.generation(), error.clone());
+        }
+        let purpose = ScanPurpose::Backfill;
+        self.shared.environment.failures.report(FailureReport {
+            child: self.name.clone(),
+            generation: self.generation,
+            vbucket: Some(entry.job.request().core.id()),
+            kind: FailureKind::Scan { purpose },
+            cause,
+            // The stream ends and says so; its consumer decides.
+            next: NextStep::Nothing,
+        });
+    }
+
+    fn hand_over(&self, entry: &Entry<Backfill>, chunk: Chunk) {
+        let pipe = &entry.job.request().pipe;
+        if chunk.items.is_empty() && chunk.skipped.items == 0 {
+            return;
+        }
+        let (bytes, now) = (chunk.bytes, self.shared.now());
+        self.shared
+            .queues
+            .lock()
+            .buffered(&entry.consumer, bytes, now);
+        pipe.put(chunk);
+        if pipe.is_cancelled() {
+            self.shared.release(&entry.consumer, pipe.drain());
+        }
+    }
+}
+
+impl Worker for Reader {
+    fn step(&mut self) -> Step {
+        let Some(entry) = &mut self.in_hand else {
+            return self.begin();
+        };
+        let around = entry.job.span();
+        self.is_reading = true;
+        let stepped = around.in_scope(|| {
+            let Shared {
+                store,
+                environment,
+                limits,
+                ..
+            } = &*self.shared;
+            entry.job.step(store, environment, limits.step_bytes)
+        });
+        self.is_reading = false;
+        let Some(entry) = self.in_hand.take() else {
+            return Step::Again;
+        };
+        around.in_scope(|| match stepped {
+            Stepped::Again(chunk) => {
+                self.hand_over(&entry, chunk);
+                self.go_on(entry, Turn::Again);
+            }
+            Stepped::Later => {
+                let until = self.shared.now().saturating_add(self.shared.limits.retry);
+                self.go_on(entry, Turn::Later(until));
+            }
+            Stepped::Ended { chunk, end, cause } => {
+                self.hand_over(&entry, chunk);
+                self.end(&entry, end, cause);
+            }
+        });
+        Step::Again
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(entry) = self.in_hand.take() {
+            let end = if self.is_reading {
+                BackfillEnd::Panicked
+            } else {
+                BackfillEnd::Aborted
+            };
+            self.shared.queues.lock().done(&entry.consumer, entry.id);
+            entry.job.request().pipe.end(end);
+        }
+    }
+}

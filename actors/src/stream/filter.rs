@@ -1,0 +1,317 @@
+//! What of a vbucket's changes a stream is for, and how each is told.
+//!
+//! Pure. Invariant: a filter only loses collections by the event that ends them, and only gains them by the event that
+//! begins them in its scope; so what a stream sends does not depend on when it is asked.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use messages::stream::{StreamEvent, StreamFilter, StreamRequestError, SystemEventAt};
+use storage::{
+    CollectionId, DeleteSource, Item, Namespace, Operation, ScopeId, Seqno, SystemEvent,
+};
+
+/// A collection a vbucket has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenCollection {
+    /// Its number.
+    pub id: CollectionId,
+    /// Its scope.
+    pub scope: ScopeId,
+    /// The seqno it began at; zero for the default collection.
+    pub start: Seqno,
+    /// Its newest item.
+    pub high: Seqno,
+}
+
+/// What a stream is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    wanted: Wanted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    Some {
+        collections: BTreeSet<CollectionId>,
+        /// What begins in here is wanted, too.
+        scope: Option<ScopeId>,
+    },
+}
+
+/// What a filter says of an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It is told as this.
+    Event(StreamEvent),
+    /// It is of the filter's collections, but not to be seen: a prepare, or its abort.
+    Invisible,
+    /// It is of no concern.
+    Other,
+}
+
+impl Filter {
+    /// The filter for a request, among the collections there are.
+    pub fn of(
+        request: &StreamFilter,
+        open: &[OpenCollection],
+    ) -> Result<Filter, StreamRequestError> {
+        let wanted = match request {
+            StreamFilter::All => Wanted::All,
+            StreamFilter::Collections(ids) if ids.is_empty() => {
+                return Err(StreamRequestError::EmptyFilter);
+            }
+            StreamFilter::Collections(ids) => {
+                let is_open = |id: &&CollectionId| open.iter().any(|one| one.id == **id);
+                if let Some(unknown) = ids.iter().find(|id| !is_open(id)) {
+                    return Err(StreamRequestError::UnknownCollection(*unknown));
+                }
+                Wanted::Some {
+                    collections: ids.iter().copied().collect(),
+                    scope: None,
+                }
+            }
+            StreamFilter::Scope(scope) => {
+                let of_it = open.iter().filter(|one| one.scope == *scope);
+                let collections: BTreeSet<_> = of_it.map(|one| one.id).collect();
+                if collections.is_empty() && *scope != ScopeId::DEFAULT {
+                    return Err(StreamRequestError::UnknownScope(*scope));
+                }
+                Wanted::Some {
+                    collections,
+                    scope: Some(*scope),
+                }
+            }
+        };
+        Ok(Filter { wanted })
+    }
+
+    /// Whether everything passes.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.wanted == Wanted::All
+    }
+
+    /// Those of `open` that pass; `None` if everything does, or one that is wanted is not open.
+    #[must_use]
+    pub fn among<'o>(&self, open: &'o [OpenCollection]) -> Option<Vec<&'o OpenCollection>> {
+        let Wanted::Some { collections, .. } = &self.wanted else {
+            return None;
+        };
+        let of = |id: &CollectionId| open.iter().find(|one| one.id == *id);
+        collections.iter().map(of).collect()
+    }
+
+    /// How an item is told, if it is; an event that cannot be read is of no concern to anybody.
+    #[must_use]
+    pub fn sees(&self, item: &Arc<Item>) -> Sight {
+        match item.namespace() {
+            Namespace::Prepared if self.has(item.document.key.collection()) => Sight::Invisible,
+            Namespace::Committed if self.has(item.document.key.collection()) => {
+                Sight::Event(told(item))
+            }
+            Namespace::SystemEvent => match SystemEvent::of(item) {
+                Ok(event) if self.has_event(&event) => {
+                    let seqno = item.seqno;
+                    Sight::Event(StreamEvent::SystemEvent(Box::new(SystemEventAt {
+                        seqno,
+                        event,
+                    })))
+                }
+                Ok(_) | Err(_) => Sight::Other,
+            },
+            Namespace::Prepared | Namespace::Committed => Sight::Other,
+        }
+    }
+
+    /// An event was sent: the filter follows it.
+    pub fn follow(&mut self, event: &SystemEvent) {
+        let Wanted::Some { collections, scope } = &mut self.wanted else {
+            return;
+        };
+        match event {
+            SystemEvent::CollectionBegin { collection, .. } => {
+                collections.insert(*collection);
+            }
+            SystemEvent::CollectionEnd { collection, .. } => {
+                collections.remove(collection);
+            }
+            SystemEvent::ScopeBegin { .. } => {}
+            SystemEvent::ScopeEnd { .. } => {
+                *scope = None;
+                collections.clear();
+            }
+        }
+    }
+
+    /// Whether nothing will ever pass again.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.wanted, Wanted::Some { collections, scope: None } if collections.is_empty())
+    }
+
+    /// Whether an item is told at all.
+    #[must_use]
+    pub fn passes(&self, item: &Item) -> bool {
+        match item.namespace() {
+            Namespace::Committed => self.has(item.document.key.collection()),
+            Namespace::SystemEvent => {
+                SystemEvent::of(item).is_ok_and(|event| self.has_event(&event))
+            }
+            Namespace::Prepared => false,
+        }
+    }
+
+    /// Whether the items of a collection pass.
+    #[must_use]
+    pub fn has(&self, id: CollectionId) -> bool {
+        match &self.wanted {
+            Wanted::All => true,
+            Wanted::Some { collections, .. } => collections.contains(&id),
+        }
+    }
+
+    fn has_event(&self, event: &SystemEvent) -> bool {
+        let Wanted::Some { collections, scope } = &self.wanted else {
+            return true;
+        };
+        match event {
+            SystemEvent::CollectionBegin {
+                collection,
+                scope: of,
+                ..
+            }
+            | SystemEvent::CollectionEnd {
+                collection,
+                scope: of,
+                ..
+            } => collections.contains(collection) || *scope == Some(*of),
+            SystemEvent::ScopeBegin { scope: of, .. } | SystemEvent::ScopeEnd { scope: of, .. } => {
+                *scope == Some(*of)
+            }
+        }
+    }
+}
+
+/// A committed item as consumers without sync-writes see it.
+fn told(item: &Arc<Item>) -> StreamEvent {
+    let item = Arc::clone(item);
+    match item.operation {
+        Operation::Deletion {
+            source: DeleteSource::Expiration,
+            ..
+        } => StreamEvent::Expiration(item),
+        Operation::Deletion { .. } | Operation::CommitDeletion { .. } => {
+            StreamEvent::Deletion(item)
+        }
+        Operation::Mutation
+        | Operation::CommitMutation { .. }
+        | Operation::Prepare { .. }
+        | Operation::Abort { .. }
+        | Operation::SystemEventBegin
+        | Operation::SystemEventEnd => StreamEvent::Mutation(item),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::{Cas, Document, DocumentKey, ManifestUid};
+
+    use super::*;
+
+    const FRUIT: CollectionId = CollectionId(8);
+
+    fn open() -> [OpenCollection; 2] {
+        let collection = |id, start| OpenCollection {
+            id,
+            scope: ScopeId::DEFAULT,
+            start: Seqno(start),
+            high: Seqno(9),
+        };
+        [collection(CollectionId::DEFAULT, 0), collection(FRUIT, 4)]
+    }
+
+    fn item(collection: CollectionId) -> Arc<Item> {
+        let key = DocumentKey::new(collection, b"k").expect("a key");
+        Arc::new(Item::mutation(Seqno(5), Document::new(key, "v", Cas(1))))
+    }
+
+    fn end(collection: CollectionId) -> SystemEvent {
+        SystemEvent::CollectionEnd {
+            uid: ManifestUid(2),
+            scope: ScopeId::DEFAULT,
+            collection,
+            start: Seqno(4),
+        }
+    }
+
+    fn event_item(event: &SystemEvent) -> Arc<Item> {
+        let document = Document::new(event.key().expect("a key"), event.value(), Cas(1));
+        let mut item = Item::mutation(Seqno(7), document);
+        item.operation = event.operation();
+        Arc::new(item)
+    }
+
+    #[test]
+    fn only_what_is_wanted_passes() {
+        let filter = Filter::of(&StreamFilter::Collections(vec![FRUIT]), &open()).expect("it");
+        assert!(matches!(filter.sees(&item(FRUIT)), Sight::Event(_)));
+        assert_eq!(filter.sees(&item(CollectionId::DEFAULT)), Sight::Other);
+        let all = Filter::of(&StreamFilter::All, &open()).expect("it");
+        assert!(matches!(all.sees(&item(FRUIT)), Sight::Event(_)));
+        assert!(matches!(
+            all.sees(&event_item(&end(FRUIT))),
+            Sight::Event(_)
+        ));
+    }
+
+    #[test]
+    fn the_end_of_its_last_collection_empties_it() {
+        let mut filter = Filter::of(&StreamFilter::Collections(vec![FRUIT]), &open()).expect("it");
+        let other = event_item(&end(CollectionId(9)));
+        assert_eq!(filter.sees(&other), Sight::Other);
+        assert!(matches!(
+            filter.sees(&event_item(&end(FRUIT))),
+            Sight::Event(_)
+        ));
+        assert!(!filter.is_empty());
+        filter.follow(&end(FRUIT));
+        assert!(filter.is_empty());
+    }
+
+    #[test]
+    fn a_scope_gains_what_begins_in_it() {
+        let scope = StreamFilter::Scope(ScopeId::DEFAULT);
+        let mut filter = Filter::of(&scope, &open()).expect("it");
+        let begin = SystemEvent::CollectionBegin {
+            uid: ManifestUid(3),
+            scope: ScopeId::DEFAULT,
+            collection: CollectionId(9),
+            name: "new".to_owned(),
+            max_ttl_s: 0,
+        };
+        assert!(matches!(filter.sees(&event_item(&begin)), Sight::Event(_)));
+        filter.follow(&begin);
+        assert!(matches!(
+            filter.sees(&item(CollectionId(9))),
+            Sight::Event(_)
+        ));
+    }
+
+    #[test]
+    fn what_does_not_exist_is_refused() {
+        let ask = |filter| Filter::of(&filter, &open()).expect_err("no filter");
+        let unknown = ask(StreamFilter::Collections(vec![CollectionId(77)]));
+        assert_eq!(
+            unknown,
+            StreamRequestError::UnknownCollection(CollectionId(77))
+        );
+        let unknown = ask(StreamFilter::Scope(ScopeId(77)));
+        assert_eq!(unknown, StreamRequestError::UnknownScope(ScopeId(77)));
+        assert_eq!(
+            ask(StreamFilter::Collections(Vec::new())),
+            StreamRequestError::EmptyFilter
+        );
+    }
+}

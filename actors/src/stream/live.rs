@@ -1,0 +1,346 @@
+//! A stream at work: its state machine, what it holds of vbucket and store, and its consumer.
+//!
+//! Invariant: it pulls only what it can send, so that a consumer that takes nothing costs no more than a piece; and
+//! everything it holds goes with it, whoever drops it, its consumer being told as long as it can be told.
+
+use std::sync::Arc;
+
+use messages::stream::{StreamBatch, StreamEndReason, StreamError, StreamEvent, StreamId};
+use storage::VbucketId;
+
+use super::admit::Admitted;
+use super::sink::{Offer, StreamSink};
+use super::state::{StreamState, Want};
+use super::window::Window;
+use crate::backfill::{BackfillHandle, BackfillRequest, Backfills, Pipe, Piped};
+use crate::vbucket::checkpoint::{CursorName, TakeLimits};
+use crate::vbucket::{DirtyVbuckets, Past, StreamBreak, StreamCursor, StreamWatch, VbucketCore};
+
+/// Pieces a stream sends before others have their turn.
+const PIECES_MAX: usize = 4;
+/// Items of a piece.
+const PIECE_ITEMS_MAX: usize = 1024;
+/// A stream that is held up and so many items behind gives its place in memory back and reads from disk later: as much
+/// as two full checkpoints.
+const BEHIND_ITEMS_MAX: u64 = 20_000;
+
+/// What a stream works with.
+#[derive(Debug)]
+pub(super) struct Links {
+    pub(super) core: Arc<VbucketCore>,
+    pub(super) edge: Arc<DirtyVbuckets>,
+    pub(super) backfills: Backfills,
+    pub(super) past: Past,
+}
+
+/// What a look at a stream came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// There is nothing to do until something changes.
+    Waits,
+    /// There is more to do at once.
+    More,
+    /// The consumer has no room, and nobody says when it has.
+    SinkIsFull,
+    /// It is over.
+    Over,
+}
+
+/// What moving on came to.
+enum Moved {
+    On,
+    Nowhere,
+}
+
+/// One stream.
+pub(super) struct Live {
+    id: StreamId,
+    vbucket: VbucketId,
+    name: CursorName,
+    state: StreamState,
+    window: Window,
+    links: Links,
+    sink: Box<dyn StreamSink>,
+    /// What the consumer had no room for.
+    unsent: Option<StreamBatch>,
+    cursor: Option<StreamCursor>,
+    backfill: Option<BackfillHandle>,
+    is_over: bool,
+    _watch: StreamWatch,
+}
+
+impl Live {
+    pub(super) fn new(
+        id: StreamId,
+        admitted: Admitted,
+        links: Links,
+        window: Window,
+        sink: Box<dyn StreamSink>,
+    ) -> Live {
+        Live {
+            id,
+            vbucket: admitted.vbucket,
+            name: CursorName::new(&format!("{}/{}", admitted.consumer, admitted.stream_number)),
+            state: StreamState::new(admitted),
+            window,
+            sink,
+            unsent: None,
+            cursor: None,
+            backfill: None,
+            is_over: false,
+            _watch: links.core.watch(),
+            links,
+        }
+    }
+
+    pub(super) fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// Whether it is the stream of that consumer and number, and not dead.
+    pub(super) fn is_open_as(&self, consumer: &str, number: u16) -> bool {
+        let admitted = self.state.admitted();
+        !self.state.is_dead() && &*admitted.consumer == consumer && admitted.stream_number == number
+    }
+
+    pub(super) fn acknowledge(&self, bytes: u64) -> Result<(), StreamError> {
+        self.window.acknowledge(bytes)
+    }
+
+    pub(super) fn end(&mut self, reason: StreamEndReason) {
+        self.state.end(reason);
+    }
+
+    /// Does a bounded piece of what there is to do.
+    pub(super) fn look(&mut self) -> Looked {
+        if self.sink.is_gone() {
+            self.is_over = true;
+            return Looked::Over;
+        }
+        self.notice();
+        for _ in 0..PIECES_MAX {
+            match self.send() {
+                Some(looked) => return looked,
+                None if self.window.room() == 0 => {
+                    self.lag();
+                    return Looked::Waits;
+                }
+                None => {}
+            }
+            if let Moved::Nowhere = self.move_on() {
+                self.let_go();
+                if !self.state.has_output() {
+                    return Looked::Waits;
+                }
+            }
+        }
+        Looked::More
+    }
+
+    /// What ends a stream whether or not it can send anything.
+    fn notice(&mut self) {
+        if let Err(broken) = self.links.core.check_stream(self.links.past) {
+            self.broken(broken);
+        }
+        if let Some(backfill) = &self.backfill {
+            if let Some(end) = backfill.broken() {
+                self.state.backfill_ended(end);
+            }
+            backfill.note_persisted(self.links.core.persisted_seqno());
+        }
+        self.let_go();
+    }
+
+    fn broken(&mut self, broken: StreamBreak) {
+        match broken {
+            StreamBreak::StateChanged => self.state.end(StreamEndReason::StateChanged),
+            StreamBreak::RolledBack => self.state.end(StreamEndReason::Rollback),
+            StreamBreak::Down => self.state.end(StreamEndReason::VbucketDown),
+            StreamBreak::CursorGone => {
+                self.cursor = None;
+                self.state.cursor_dropped();
+            }
+        }
+    }
+
+    /// A dead stream keeps nothing of vbucket and store; one that does not backfill keeps no backfill.
+    fn let_go(&mut self) {
+        if self.state.is_dead() {
+            self.cursor = None;
+        }
+        if !self.state.is_backfilling() {
+            self.backfill = None;
+        }
+    }
+
+    /// Sends what there is, as far as it may; what the look comes to, if that is decided.
+    fn send(&mut self) -> Option<Looked> {
+        if self.unsent.is_none() && self.state.has_output() {
+            let (events, bytes) = self.state.take_output(self.window.room());
+            if !events.is_empty() {
+                self.window.note_sent(bytes);
+                self.unsent = Some(StreamBatch {
+                    vbucket: self.vbucket,
+                    stream: self.id,
+                    events,
+                    bytes,
+                });
+            }
+        }
+        if let Some(batch) = self.unsent.take() {
+            let is_last = matches!(batch.events.last(), Some(StreamEvent::StreamEnd(_)));
+            match self.sink.offer(batch) {
+                Offer::Taken => self.is_over = is_last,
+                Offer::Full(batch) => {
+                    self.unsent = Some(batch);
+                    return Some(Looked::SinkIsFull);
+                }
+                Offer::Gone => self.is_over = true,
+            }
+        }
+        self.is_over.then_some(Looked::Over)
+    }
+
+    /// Gets more to send.
+    fn move_on(&mut self) -> Moved {
+        if self.state.has_output() {
+            return Moved::On;
+        }
+        match self.state.want() {
+            Want::Register { held } => {
+                let core = Arc::clone(&self.links.core);
+                match core.register_stream(&self.name, held, self.links.past) {
+                    Ok((cursor, registered)) => {
+                        self.cursor = Some(cursor);
+                        self.state.registered(registered);
+                    }
+                    Err(broken) => self.broken(broken),
+                }
+            }
+            Want::Backfill(range) => {
+                let request = self.request(range);
+                self.backfill = Some(self.links.backfills.schedule(request));
+                self.state.scheduled();
+            }
+            Want::Backfilled => return self.take_backfilled(),
+            Want::Log => return self.take_logged(PIECE_ITEMS_MAX),
+            Want::Nothing => return Moved::Nowhere,
+        }
+        self.let_go();
+        Moved::On
+    }
+
+    fn request(&self, range: super::state::BackfillRange) -> BackfillRequest {
+        let admitted = self.state.admitted();
+        let (edge, vbucket) = (Arc::clone(&self.links.edge), self.vbucket);
+        BackfillRequest {
+            core: Arc::clone(&self.links.core),
+            consumer: Arc::clone(&admitted.consumer),
+            range,
+            start: admitted.start,
+            nothing_below: admitted.nothing_below,
+            purged: admitted.purged,
+            filter: self.state.filter().clone(),
+            pipe: Arc::new(Pipe::new(move || edge.mark(vbucket))),
+        }
+    }
+
+    fn take_backfilled(&mut self) -> Moved {
+        let Some(backfill) = &self.backfill else {
+            self.state.end(StreamEndReason::Disconnected);
+            return Moved::On;
+        };
+        match backfill.take() {
+            Piped::Nothing => return Moved::Nowhere,
+            Piped::Ended(end) => self.state.backfill_ended(end),
+            Piped::Chunk(chunk) => self
+                .state
+                .backfilled(chunk.items, chunk.up_to, chunk.skipped),
+            Piped::Opened(watermarks) => {
+                let is_disk_only = self.state.admitted().is_disk_only;
+                let (core, held) = (Arc::clone(&self.links.core), watermarks.high_seqno);
+                let mut registered = None;
+                if !is_disk_only {
+                    match core.register_stream(&self.name, held, self.links.past) {
+                        Ok((cursor, made)) => {
+                            self.cursor = Some(cursor);
+                            registered = Some(made);
+                        }
+                        Err(broken) => self.broken(broken),
+                    }
+                }
+                self.state.opened(&watermarks, registered);
+            }
+        }
+        self.let_go();
+        Moved::On
+    }
+
+    fn take_logged(&mut self, items_max: usize) -> Moved {
+        let Some(cursor) = &self.cursor else {
+            self.state.cursor_dropped();
+            return Moved::On;
+        };
+        let bytes_max = usize::try_from(self.window.room()).unwrap_or(usize::MAX);
+        let limits = TakeLimits {
+            items_max,
+            bytes_max,
+        };
+        let taken = self
+            .links
+            .core
+            .take_for_stream(cursor, self.links.past, limits);
+        match taken {
+            Ok(taken) if taken.items.is_empty() => return Moved::Nowhere,
+            Ok(taken) => self.state.taken(&taken),
+            Err(broken) => self.broken(broken),
+        }
+        self.let_go();
+        Moved::On
+    }
+
+    /// Nothing can be sent: if much waits behind the cursor, the cursor goes, and with it what it keeps in memory.
+    fn lag(&mut self) {
+        let is_behind =
+            |cursor: &StreamCursor| self.links.core.behind_stream(cursor) > BEHIND_ITEMS_MAX;
+        if !self.cursor.as_ref().is_some_and(is_behind) || self.state.want() != Want::Log {
+            return;
+        }
+        // The end that was told must be delivered: at most the rest of one checkpoint is kept for that.
+        while !self.state.may_drop_cursor() && self.state.want() == Want::Log {
+            if let Moved::Nowhere = self.take_logged(1) {
+                return;
+            }
+        }
+        if self.state.may_drop_cursor() {
+            self.cursor = None;
+            self.state.cursor_dropped();
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.state.disconnect();
+            let (events, bytes) = self.state.take_output(0);
+            // What it was not told, it asks for when it comes back.
+            drop(self.sink.offer(StreamBatch {
+                vbucket: self.vbucket,
+                stream: self.id,
+                events,
+                bytes,
+            }));
+        }
+    }
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live")
+            .field("id", &self.id)
+            .field("vbucket", &self.vbucket)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}

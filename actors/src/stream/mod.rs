@@ -1,0 +1,31 @@
+//! Change streams, the producer's side: what happened in a vbucket, told in order to whoever asks, from disk first and
+//! then from memory, with no gap and no duplicate (see `docs/streams.md`).
+//!
+//! [`admit`](admit()) checks a request, [`StreamState`] is the machine of one stream, [`Producer`] has the streams of one
+//! thread, [`ProducerCore`] is the actor around it. Invariant: everything a stream says is a prefix of its vbucket's
+//! history as filtered, and it ends once, with a reason.
+
+mod rollback;
+mod filter;
+mod size;
+mod admit;
+mod snapshot;
+mod state;
+mod window;
+mod sink;
+mod live;
+mod producer;
+mod actor;
+
+pub use actor::{OpenStreamInto, ProducerCore};
+pub use admit::{Admitted, VbucketView, admit};
+pub use filter::{Filter, OpenCollection, Sight};
+pub use producer::{Producer, ProducerConfig, StreamNumbers};
+pub use rollback::{Purged, RollbackQuestion, rollback_to};
+pub use sink::{Offer, StreamSink};
+pub use size::flow_bytes;
+pub use state::{BackfillEnd, BackfillRange, Skipped, StreamState, Want};
+pub use window::Acknowledged;
+
+#[cfg(test)]
+mod tests;

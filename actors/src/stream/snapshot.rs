@@ -1,0 +1,75 @@
+//! The snapshot a stream is in: its marker, kept back until there is something to say, and its end, told exactly once.
+//!
+//! Pure. Invariant: every marker that was sent is followed by an event at its end, and no other lies between; markers
+//! start above the end of the one before.
+
+use messages::stream::{SnapshotFlags, SnapshotMarker};
+use storage::{Seqno, Watermarks};
+
+use crate::vbucket::checkpoint::SnapshotPiece;
+
+/// A snapshot as its source tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) marker: SnapshotMarker,
+    /// Whether the marker went out.
+    pub(super) is_sent: bool,
+    /// The last event sent lies here.
+    pub(super) sent_up_to: Seqno,
+    /// There was something of the stream's collections that is not to be seen.
+    pub(super) has_invisible: bool,
+    /// Passed over since the last event.
+    pub(super) skipped: u64,
+}
+
+impl Told {
+    pub(super) fn new(marker: SnapshotMarker) -> Told {
+        Told {
+            marker,
+            is_sent: false,
+            sent_up_to: Seqno::ZERO,
+            has_invisible: false,
+            skipped: 0,
+        }
+    }
+}
+
+/// The marker of a backfill that reads `first` and everything above, of a store that stands at these watermarks.
+pub(super) fn of_disk(first: Seqno, watermarks: &Watermarks) -> SnapshotMarker {
+    SnapshotMarker {
+        start: first,
+        end: watermarks.high_seqno,
+        flags: SnapshotFlags::DISK.with(SnapshotFlags::CHECKPOINT),
+        max_visible_seqno: Some(watermarks.max_visible_seqno),
+        high_completed_seqno: Some(watermarks.completed_seqno),
+        // What a disk snapshot holds of it was acknowledged, or will be once all of it is there.
+        high_prepared_seqno: Some(
+            watermarks
+                .high_prepared_seqno
+                .max(watermarks.prepared_seqno),
+        ),
+        purge_seqno: Some(watermarks.purge_seqno),
+    }
+}
+
+/// The marker of a piece of the checkpoint log.
+pub(super) fn of_piece(piece: &SnapshotPiece) -> SnapshotMarker {
+    let source = if piece.kind.is_disk() {
+        SnapshotFlags::DISK
+    } else {
+        SnapshotFlags::MEMORY
+    };
+    let mut flags = source;
+    if piece.history {
+        flags = flags.with(SnapshotFlags::MAY_CONTAIN_DUPLICATES);
+    }
+    SnapshotMarker {
+        start: piece.start,
+        end: piece.end,
+        flags,
+        max_visible_seqno: piece.visible_end,
+        high_completed_seqno: piece.high_completed,
+        high_prepared_seqno: Some(piece.high_prepared),
+        purge_seqno: piece.purge_seqno,
+    }
+}

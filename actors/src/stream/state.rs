@@ -1,0 +1,494 @@
+//! The state machine of one stream: what it waits for, what it says, when it ends.
+//!
+//! ```text
+//! Registering --backfill needed--> Scheduling -> Backfilling --complete--> InMemory --end reached--> Dead(Ok)
+//!      |  ^                                          |  |                    |
+//!      |  +------------ cursor dropped --------------+--|--------------------+
+//!      +--no backfill needed--> InMemory                +--failed, aborted, rolled back, slow--> Dead(why)
+//! ```
+//!
+//! Pure: it says what it [`Want`]s and is told what came of it. Invariant: nothing is sent twice and nothing is left
+//! out; a backfill counts as complete only with the proof that it was read to the end its marker told (MB-47790).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use messages::stream::{SnapshotFlags, SnapshotMarker, StreamEndReason, StreamEvent};
+use storage::{Item, Seqno, Watermarks};
+
+use super::admit::Admitted;
+use super::filter::{Filter, Sight};
+use super::size::flow_bytes;
+use super::snapshot::{self, Told};
+use crate::vbucket::checkpoint::{Opening, Registered, Taken};
+
+/// So many items in a row may be passed over in a backfill before the consumer is told how far the stream is.
+const ANTILAG_ITEMS: u64 = 10_000;
+
+/// What a stream needs next.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A cursor for a reader that holds everything up to here; then [`StreamState::registered`].
+    Register {
+        /// Up to here.
+        held: Seqno,
+    },
+    /// A backfill; then [`StreamState::scheduled`].
+    Backfill(BackfillRange),
+    /// What the backfill has read, or how it ended.
+    Backfilled,
+    /// What lies behind the cursor.
+    Log,
+    /// Nothing: it is over.
+    Nothing,
+}
+
+/// What a backfill must read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackfillRange {
+    /// From here on.
+    pub first: Seqno,
+    /// At least up to here.
+    pub last: Seqno,
+}
+
+/// How a backfill ended.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackfillEnd {
+    /// It was read up to here, the end of its snapshot, and everything that was found was handed over.
+    Complete(Seqno),
+    /// It was broken off: cancelled, or its snapshot was taken back.
+    Aborted,
+    /// A tombstone it would have needed may have been purged.
+    Purged,
+    /// Reading failed.
+    Failed,
+    /// Nobody took what it read for too long.
+    Slow,
+    /// It panicked.
+    Panicked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Registering,
+    Scheduling(BackfillRange),
+    Backfilling {
+        first: Seqno,
+        is_open: bool,
+        /// The cursor was dropped meanwhile: another backfill follows.
+        is_followed: bool,
+    },
+    InMemory,
+    Dead,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct StreamState {
+    admitted: Admitted,
+    filter: Filter,
+    phase: Phase,
+    /// Everything up to here was sent, or is not for this stream.
+    last_read: Seqno,
+    told: Option<Told>,
+    /// End of the last snapshot whose marker was sent.
+    last_end: Option<Seqno>,
+    /// The next marker that is sent carries the checkpoint flag.
+    begins_checkpoint: bool,
+    out: VecDeque<StreamEvent>,
+}
+
+impl StreamState {
+    /// A stream that was admitted.
+    #[must_use]
+    pub fn new(admitted: Admitted) -> StreamState {
+        let mut state = StreamState {
+            filter: admitted.filter.clone(),
+            phase: Phase::Registering,
+            last_read: admitted.nothing_below,
+            told: None,
+            last_end: None,
+            begins_checkpoint: true,
+            out: VecDeque::new(),
+            admitted,
+        };
+        state.begin();
+        state
+    }
+
+    fn begin(&mut self) {
+        if self.last_read >= self.admitted.end {
+            self.end(StreamEndReason::Ok);
+        } else if self.admitted.is_disk_only {
+            self.phase = Phase::Scheduling(BackfillRange {
+                first: self.last_read.next(),
+                last: self.admitted.end,
+            });
+        } else {
+            self.phase = Phase::Registering;
+        }
+    }
+
+    /// What was admitted.
+    #[must_use]
+    pub fn admitted(&self) -> &Admitted {
+        &self.admitted
+    }
+
+    /// What passes now.
+    #[must_use]
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Everything up to here was sent, or is not for this stream.
+    #[must_use]
+    pub fn last_read(&self) -> Seqno {
+        self.last_read
+    }
+
+    /// Whether nothing more will be added to what is to be sent. Cursor and backfill can go.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.phase == Phase::Dead
+    }
+
+    /// Whether a backfill is wanted or under way.
+    #[must_use]
+    pub fn is_backfilling(&self) -> bool {
+        matches!(self.phase, Phase::Scheduling(_) | Phase::Backfilling { .. })
+    }
+
+    /// Whether there is something to send.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// What it needs to go on.
+    pub fn want(&self) -> Want {
+        match self.phase {
+            Phase::Registering => Want::Register {
+                held: self.last_read,
+            },
+            Phase::Scheduling(range) => Want::Backfill(range),
+            Phase::Backfilling { .. } => Want::Backfilled,
+            Phase::InMemory => Want::Log,
+            Phase::Dead => Want::Nothing,
+        }
+    }
+
+    /// The cursor stands.
+    pub fn registered(&mut self, registered: Registered) {
+        if self.phase != Phase::Registering {
+            return;
+        }
+        if !registered.backfill_needed {
+            return self.enter_memory();
+        }
+        let below = Seqno(registered.next.0.saturating_sub(1));
+        let (first, last) = (self.last_read.next(), below.min(self.admitted.end));
+        if first > last {
+            tracing::error!(vbucket = %self.admitted.vbucket, %first, %last, "a backfill of nothing was asked for");
+            return self.end(StreamEndReason::StateChanged);
+        }
+        self.phase = Phase::Scheduling(BackfillRange { first, last });
+    }
+
+    /// The backfill that was wanted is under way.
+    pub fn scheduled(&mut self) {
+        if let Phase::Scheduling(range) = self.phase {
+            self.phase = Phase::Backfilling {
+                first: range.first,
+                is_open: false,
+                is_followed: false,
+            };
+        }
+    }
+
+    /// The backfill reads a snapshot with these watermarks. `registered`: the cursor anew, behind the snapshot's end;
+    /// none is needed for a stream of the disk alone.
+    pub fn opened(&mut self, watermarks: &Watermarks, registered: Option<Registered>) {
+        let Phase::Backfilling {
+            first, is_followed, ..
+        } = self.phase
+        else {
+            return;
+        };
+        let is_behind = registered.is_some_and(|one| one.backfill_needed);
+        self.phase = Phase::Backfilling {
+            first,
+            is_open: true,
+            is_followed: is_followed || is_behind,
+        };
+        self.tell(snapshot::of_disk(first, watermarks));
+    }
+
+    /// The backfill read these, and passed over others, up to `up_to`.
+    pub fn backfilled(&mut self, items: Vec<Arc<Item>>, up_to: Seqno, skipped: Skipped) {
+        let Phase::Backfilling { is_open: true, .. } = self.phase else {
+            return;
+        };
+        for item in &items {
+            self.see(item);
+            if self.is_dead() {
+                return;
+            }
+        }
+        self.note_skipped(skipped);
+        self.last_read = self.last_read.max(up_to);
+        let lags = self
+            .told
+            .is_some_and(|told| told.skipped >= ANTILAG_ITEMS && up_to < told.marker.end);
+        if lags {
+            self.advance(up_to);
+        }
+    }
+
+    /// The backfill is over.
+    pub fn backfill_ended(&mut self, end: BackfillEnd) {
+        let Phase::Backfilling { is_followed, .. } = self.phase else {
+            return;
+        };
+        let read = match end {
+            BackfillEnd::Complete(read) => read,
+            BackfillEnd::Aborted => return self.end(StreamEndReason::StateChanged),
+            BackfillEnd::Purged => return self.end(StreamEndReason::Rollback),
+            BackfillEnd::Failed => return self.end(StreamEndReason::BackfillFail),
+            BackfillEnd::Slow => return self.end(StreamEndReason::Slow),
+            BackfillEnd::Panicked => return self.end(StreamEndReason::Disconnected),
+        };
+        if self.told.is_none_or(|told| told.marker.end != read) {
+            tracing::error!(vbucket = %self.admitted.vbucket, %read, "a backfill ended where it was not to end");
+            return self.end(StreamEndReason::BackfillFail);
+        }
+        self.last_read = self.last_read.max(read);
+        self.close_snapshot();
+        if self.last_read >= self.admitted.end || self.admitted.is_disk_only {
+            self.end(StreamEndReason::Ok);
+        } else if is_followed {
+            self.phase = Phase::Registering;
+        } else {
+            self.enter_memory();
+        }
+    }
+
+    /// The cursor was dropped to free memory: what is queued goes out, then the disk is read.
+    pub fn cursor_dropped(&mut self) {
+        match &mut self.phase {
+            Phase::Backfilling { is_followed, .. } => *is_followed = true,
+            // In the middle of a snapshot its end could no longer be delivered as it was told.
+            Phase::InMemory if self.told.is_some_and(|told| told.is_sent) => {
+                self.end(StreamEndReason::StateChanged);
+            }
+            Phase::InMemory => {
+                self.told = None;
+                self.phase = Phase::Registering;
+            }
+            Phase::Registering | Phase::Scheduling(_) | Phase::Dead => {}
+        }
+    }
+
+    /// Whether the cursor may be dropped without ending the stream.
+    #[must_use]
+    pub fn may_drop_cursor(&self) -> bool {
+        self.phase == Phase::InMemory && self.told.is_none_or(|told| !told.is_sent)
+    }
+
+    /// What lay behind the cursor.
+    pub fn taken(&mut self, taken: &Taken) {
+        if self.phase != Phase::InMemory {
+            return;
+        }
+        for piece in &taken.pieces {
+            match piece.opening {
+                Opening::Continues if self.told.is_some() => {}
+                Opening::AfterCut if self.told.is_some_and(|told| told.is_sent) => {
+                    return self.end(StreamEndReason::StateChanged);
+                }
+                Opening::Checkpoint
+                | Opening::Snapshot
+                | Opening::Continues
+                | Opening::AfterCut => {
+                    self.begins_checkpoint |= piece.opening == Opening::Checkpoint;
+                    self.tell(snapshot::of_piece(piece));
+                }
+            }
+            for item in taken.items.get(piece.items.clone()).unwrap_or_default() {
+                self.see(item);
+                if self.is_dead() {
+                    return;
+                }
+                self.last_read = self.last_read.max(item.seqno);
+            }
+            if piece.completes {
+                self.close_snapshot();
+                if self.last_read >= self.admitted.end {
+                    return self.end(StreamEndReason::Ok);
+                }
+            }
+        }
+    }
+
+    /// Ends the stream, if it did not end already. What waits to be sent goes out before an `Ok` only.
+    pub fn end(&mut self, reason: StreamEndReason) {
+        if self.is_dead() {
+            return;
+        }
+        self.phase = Phase::Dead;
+        match reason {
+            StreamEndReason::Ok | StreamEndReason::FilterEmpty => {}
+            StreamEndReason::Closed
+            | StreamEndReason::StateChanged
+            | StreamEndReason::Disconnected
+            | StreamEndReason::Slow
+            | StreamEndReason::BackfillFail
+            | StreamEndReason::Rollback
+            | StreamEndReason::LostPrivileges
+            | StreamEndReason::VbucketDown => self.out.clear(),
+        }
+        self.out.push_back(StreamEvent::StreamEnd(reason));
+    }
+
+    /// The producer goes: whatever there was, this is the last thing that is said.
+    pub fn disconnect(&mut self) {
+        self.phase = Phase::Dead;
+        self.out.clear();
+        let end = StreamEvent::StreamEnd(StreamEndReason::Disconnected);
+        self.out.push_back(end);
+    }
+
+    /// What may be sent now: events of about `bytes_max`, one at least; the end of a stream always.
+    #[must_use]
+    pub fn take_output(&mut self, bytes_max: u64) -> (Vec<StreamEvent>, u64) {
+        let (mut events, mut bytes) = (Vec::with_capacity(self.out.len()), 0u64);
+        while let Some(event) = self.out.pop_front() {
+            let is_end = matches!(event, StreamEvent::StreamEnd(_));
+            if bytes >= bytes_max && !is_end {
+                self.out.push_front(event);
+                break;
+            }
+            bytes = bytes.saturating_add(flow_bytes(&event));
+            events.push(event);
+        }
+        (events, bytes)
+    }
+
+    fn enter_memory(&mut self) {
+        if self.last_read >= self.admitted.end {
+            return self.end(StreamEndReason::Ok);
+        }
+        self.begins_checkpoint = true;
+        self.phase = Phase::InMemory;
+    }
+
+    /// A snapshot begins; nothing is said before there is something in it.
+    fn tell(&mut self, marker: SnapshotMarker) {
+        self.told = Some(Told::new(marker));
+    }
+
+    fn see(&mut self, item: &Arc<Item>) {
+        match self.filter.sees(item) {
+            Sight::Event(event) => {
+                if !self.send_marker() {
+                    return;
+                }
+                if let Some(told) = &mut self.told {
+                    told.sent_up_to = item.seqno;
+                    told.skipped = 0;
+                }
+                if let StreamEvent::SystemEvent(system) = &event {
+                    self.filter.follow(&system.event);
+                }
+                self.out.push_back(event);
+                if self.filter.is_empty() {
+                    self.last_read = self.last_read.max(item.seqno);
+                    self.end(StreamEndReason::FilterEmpty);
+                }
+            }
+            Sight::Invisible => self.note_skipped(Skipped {
+                items: 1,
+                has_invisible: true,
+            }),
+            Sight::Other => self.note_skipped(Skipped {
+                items: 1,
+                has_invisible: false,
+            }),
+        }
+    }
+
+    fn note_skipped(&mut self, skipped: Skipped) {
+        if let Some(told) = &mut self.told {
+            told.skipped = told.skipped.saturating_add(skipped.items);
+            told.has_invisible |= skipped.has_invisible;
+        }
+    }
+
+    /// Sends the marker of the snapshot, if it was not sent; whether the stream goes on.
+    fn send_marker(&mut self) -> bool {
+        let Some(told) = &mut self.told else {
+            tracing::error!(vbucket = %self.admitted.vbucket, "an item came outside of any snapshot");
+            self.end(StreamEndReason::Disconnected);
+            return false;
+        };
+        if told.is_sent {
+            return true;
+        }
+        told.is_sent = true;
+        if std::mem::take(&mut self.begins_checkpoint) {
+            told.marker.flags = told.marker.flags.with(SnapshotFlags::CHECKPOINT);
+        }
+        let is_first = self.last_end.is_none();
+        if is_first {
+            told.marker.start = told.marker.start.min(self.admitted.snapshot.start);
+        }
+        let marker = told.marker;
+        let goes_back = self.last_end.is_some_and(|end| marker.start <= end);
+        if goes_back || marker.end < marker.start {
+            tracing::error!(vbucket = %self.admitted.vbucket, ?marker, last = ?self.last_end, "a snapshot marker goes back");
+            self.end(StreamEndReason::Disconnected);
+            return false;
+        }
+        self.last_end = Some(marker.end);
+        self.out
+            .push_back(StreamEvent::SnapshotMarker(Box::new(marker)));
+        true
+    }
+
+    /// The snapshot is whole: its end is told, if anybody may wait for it.
+    fn close_snapshot(&mut self) {
+        let Some(told) = self.told else { return };
+        // A consumer in the middle of a snapshot of before waits for its end.
+        let resumes = self.last_end.is_none() && self.admitted.start < self.admitted.snapshot.end;
+        let is_awaited =
+            told.is_sent || resumes || told.has_invisible || told.skipped >= ANTILAG_ITEMS;
+        if is_awaited && told.sent_up_to < told.marker.end {
+            self.advance(told.marker.end);
+        }
+        self.told = None;
+    }
+
+    fn advance(&mut self, seqno: Seqno) {
+        if !self.send_marker() {
+            return;
+        }
+        if let Some(told) = &mut self.told {
+            told.sent_up_to = seqno;
+            told.skipped = 0;
+        }
+        self.last_read = self.last_read.max(seqno);
+        self.out.push_back(StreamEvent::SeqnoAdvanced(seqno));
+    }
+}
+
+/// What a backfill passed over by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many.
+    pub items: u64,
+    /// Whether one was of the stream's collections, and not to be seen.
+    pub has_invisible: bool,
+}

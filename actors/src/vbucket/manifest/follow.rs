@@ -1,0 +1,199 @@
+//! How a vbucket comes from one manifest to the next: an active one follows the bucket's, a replica its source's events.
+//!
+//! Invariant: the events of a change lie behind each other in the checkpoint log, the identity with the new uid right
+//! behind the last; they are taken for the disk as one, so that a vbucket is found with the old manifest or with the new
+//! one. A panic in between leaves the vbucket suspect, and reconciling goes on to the newest manifest.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::open::{Applied, OpenCollections, Opened};
+use super::shared::BucketManifest;
+use crate::vbucket::core::{Inner, VbucketCore};
+use crate::vbucket::lock::Locked;
+use crate::vbucket::memory;
+use crate::vbucket::status::Status;
+use messages::{Busy, CollectionsManifest, OperationError};
+use storage::{
+    Cas, CollectionId, Datatype, Document, DocumentKey, Expiry, Item, ManifestUid, Predecessor,
+    RevSeqno, Seqno, SystemEvent, VbucketState,
+};
+
+impl VbucketCore {
+    /// This core as one of the bucket whose manifest it is. Without it, it is of a bucket of its own.
+    #[must_use]
+    pub fn of_bucket(mut self, manifest: Arc<BucketManifest>) -> VbucketCore {
+        self.manifest = manifest;
+        self
+    }
+
+    /// The manifest this vbucket has.
+    #[must_use]
+    pub fn collections_manifest(&self) -> Arc<CollectionsManifest> {
+        Arc::clone(self.collections.read().manifest())
+    }
+
+    /// How far an open collection has come in memory.
+    #[must_use]
+    pub fn collection_high_seqno(&self, collection: CollectionId) -> Option<Seqno> {
+        if collection == CollectionId::DEFAULT {
+            return Some(Seqno(self.default_high.load(Ordering::Relaxed)));
+        }
+        self.collections.read().high_seqno(collection)
+    }
+
+    /// A document came to this seqno.
+    #[inline]
+    pub(in crate::vbucket) fn note_high(&self, key: &DocumentKey, seqno: Seqno) {
+        if is_default(key) {
+            self.default_high.fetch_max(seqno.0, Ordering::Relaxed);
+        } else {
+            self.collections.read().note_high(key.collection(), seqno);
+        }
+    }
+
+    /// The system events the store holds, the newest of each slot; before anything else is loaded.
+    pub fn warm_collections(&self, events: Vec<(Seqno, SystemEvent)>) {
+        let locked = self.lock();
+        let uid = ManifestUid(locked.identity.manifest_uid);
+        *self.collections.write() = OpenCollections::of_events(uid, events);
+    }
+
+    /// Whether a change of the manifest could be done now; asked of every vbucket before it is done in the first.
+    pub fn admit_manifest(&self) -> Result<(), OperationError> {
+        let status = self.status();
+        if status.has(Status::CLOSED) {
+            return Err(OperationError::Closed);
+        }
+        if status.has(Status::DISK_FULL) {
+            return Err(OperationError::TemporaryFailure(Busy::DiskFull));
+        }
+        Ok(())
+    }
+
+    /// Brings an active vbucket, also one that is out of service, to the bucket's manifest: the seqno that is on disk when
+    /// the manifest is. `None` for one that is not active.
+    pub fn follow_manifest(&self) -> Result<Option<Seqno>, OperationError> {
+        let mut locked = self.lock();
+        let status = self.status();
+        if status.has(Status::SUSPECT) {
+            return Err(OperationError::Crashed { vbucket: self.id });
+        }
+        if status.has(Status::CLOSED) {
+            return Err(OperationError::Closed);
+        }
+        self.follow(&mut locked)?;
+        let is_active = locked.identity.state == VbucketState::Active;
+        Ok(is_active.then(|| locked.log.last_seqno()))
+    }
+
+    /// The same with the lock held, whatever else is in the way.
+    pub(in crate::vbucket) fn follow(&self, locked: &mut Locked<'_>) -> Result<(), OperationError> {
+        if locked.identity.state != VbucketState::Active {
+            return Ok(());
+        }
+        let target = self.manifest.current();
+        let events = {
+            let collections = self.collections.read();
+            let own = collections.manifest();
+            // One that was a replica may have been told of more.
+            if Arc::ptr_eq(own, &target) || target.uid < own.uid {
+                return Ok(());
+            }
+            collections.events_to(&target)
+        };
+        for event in &events {
+            self.append_event(locked, event)?;
+        }
+        self.collections.write().arrive(&target);
+        self.name_manifest(locked);
+        Ok(())
+    }
+
+    fn append_event(
+        &self,
+        locked: &mut Locked<'_>,
+        event: &SystemEvent,
+    ) -> Result<(), OperationError> {
+        let item = Arc::new(self.item_of(event, locked.log.last_seqno().next())?);
+        let place = self.map.place(item.document.key.as_encoded());
+        let older = self.collections.read().replaced_by(event);
+        self.commit_active(locked, place, item, older).map(drop)
+    }
+
+    fn item_of(&self, event: &SystemEvent, seqno: Seqno) -> Result<Item, OperationError> {
+        let (key, value) = (event.key()?, event.value());
+        let token = self.memory.charge(memory::cost_bytes(&key, value.len()));
+        let now = self.environment.clock.since_epoch().as_nanos();
+        let cas: Cas = self.cas.next(u64::try_from(now).unwrap_or(u64::MAX));
+        Ok(Item {
+            seqno,
+            operation: event.operation(),
+            predecessor: Predecessor::Unknown,
+            document: Document {
+                key,
+                value,
+                datatype: Datatype::RAW,
+                flags: 0,
+                expiry: Expiry(0),
+                cas,
+                rev_seqno: RevSeqno(1),
+            },
+            token,
+        })
+    }
+
+    /// An event is in the log: what it says is so from now on.
+    pub(in crate::vbucket) fn enter_event(&self, inner: &Inner, item: &Item) {
+        let event = match SystemEvent::of(item) {
+            Ok(event) => event,
+            // Looked at before it was queued.
+            Err(error) => {
+                return tracing::error!(vbucket = %self.id, seqno = %item.seqno, %error, "bad event");
+            }
+        };
+        let applied = {
+            let mut collections = self.collections.write();
+            if inner.identity.state != VbucketState::Active {
+                collections.apply_to_manifest(&event);
+            }
+            collections.apply(&event, item.seqno)
+        };
+        match applied {
+            Applied::Noted => {}
+            Applied::BegunAgain => self.map.set_incomplete(),
+            Applied::Ended => self.ask_for_erasing(),
+        }
+    }
+
+    /// The identity names the manifest the vbucket has; queued behind what was queued before.
+    pub(in crate::vbucket) fn name_manifest(&self, locked: &mut Locked<'_>) {
+        let uid = self.collections.read().manifest().uid.0;
+        if locked.identity.manifest_uid != uid {
+            let mut identity = locked.identity.as_ref().clone();
+            identity.manifest_uid = uid;
+            self.adopt(locked, identity);
+        }
+    }
+
+    /// The collection of a client's key, if it is open. Costs a key of the default collection next to nothing.
+    #[inline]
+    pub(in crate::vbucket) fn admit_key(
+        &self,
+        key: &DocumentKey,
+    ) -> Result<Opened, OperationError> {
+        if is_default(key) {
+            return Ok(Opened::DEFAULT);
+        }
+        let collections = self.collections.read();
+        let unknown = || OperationError::UnknownCollection {
+            manifest_uid: collections.manifest().uid,
+        };
+        collections.opened(key.collection()).ok_or_else(unknown)
+    }
+}
+
+/// Whether a key is of the default collection, whose prefix is one byte.
+fn is_default(key: &DocumentKey) -> bool {
+    key.as_encoded().first() == Some(&0)
+}

@@ -1,0 +1,279 @@
+//! Which collections are open in one vbucket, since when, and how far each has come. Pure.
+//!
+//! Invariant: every system event that is in the checkpoint log is in here; so after a panic in the middle of a change this
+//! says how far the change came, and what is left of it. The default collection is always open and in no map.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use messages::CollectionsManifest;
+use messages::collections::CollectionEntry;
+use storage::{CollectionId, DocumentKey, Item, ManifestUid, ScopeId, Seqno, SystemEvent};
+
+/// One life of a collection.
+#[derive(Debug)]
+struct Life {
+    /// The event that began it.
+    start: Seqno,
+    max_ttl_s: u32,
+    high: AtomicU64,
+}
+
+/// What an operation must know of an open collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::vbucket) struct Opened {
+    /// Documents below belong to an earlier life.
+    pub(in crate::vbucket) start: Seqno,
+    /// Longest life of a document; zero for no limit.
+    pub(in crate::vbucket) max_ttl_s: u32,
+}
+
+impl Opened {
+    /// The default collection.
+    pub(in crate::vbucket) const DEFAULT: Opened = Opened {
+        start: Seqno::ZERO,
+        max_ttl_s: 0,
+    };
+
+    /// What of this key is part of the collection, if the newest version in memory is.
+    pub(in crate::vbucket) fn shown(self, newest: Option<&Arc<Item>>) -> Option<&Arc<Item>> {
+        newest.filter(|item| item.seqno >= self.start)
+    }
+}
+
+/// The collections of a vbucket.
+#[derive(Debug, Default)]
+pub(in crate::vbucket) struct OpenCollections {
+    /// The manifest that was followed to its end last.
+    applied: Arc<CollectionsManifest>,
+    lives: BTreeMap<CollectionId, Life>,
+    /// With the event that began each.
+    scopes: BTreeMap<ScopeId, Seqno>,
+    /// Highest number a collection ever had here.
+    highest: CollectionId,
+}
+
+/// What an event did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::vbucket) enum Applied {
+    /// Nothing more is to be done.
+    Noted,
+    /// A collection began under a number that was used before: the store may hold keys of its earlier life.
+    BegunAgain,
+    /// A collection ended: its documents are to go.
+    Ended,
+}
+
+impl OpenCollections {
+    /// What a vbucket of that manifest holds whose events these are, the newest of each slot.
+    pub(in crate::vbucket) fn of_events(
+        uid: ManifestUid,
+        events: impl IntoIterator<Item = (Seqno, SystemEvent)>,
+    ) -> OpenCollections {
+        let mut open = OpenCollections::default();
+        for (seqno, event) in events {
+            open.apply(&event, seqno);
+            open.apply_to_manifest(&event);
+        }
+        Arc::make_mut(&mut open.applied).uid = uid;
+        open
+    }
+
+    /// The manifest that was followed last.
+    pub(in crate::vbucket) fn manifest(&self) -> &Arc<CollectionsManifest> {
+        &self.applied
+    }
+
+    /// The collection, if it is open.
+    pub(in crate::vbucket) fn opened(&self, id: CollectionId) -> Option<Opened> {
+        if id == CollectionId::DEFAULT {
+            return Some(Opened::DEFAULT);
+        }
+        self.lives.get(&id).map(|life| Opened {
+            start: life.start,
+            max_ttl_s: life.max_ttl_s,
+        })
+    }
+
+    /// Whether a version of that key and seqno is part of an open collection.
+    pub(in crate::vbucket) fn has(&self, key: &DocumentKey, seqno: Seqno) -> bool {
+        let opened = self.opened(key.collection());
+        opened.is_some_and(|opened| seqno >= opened.start)
+    }
+
+    /// Something of a collection came to this seqno.
+    pub(in crate::vbucket) fn note_high(&self, id: CollectionId, seqno: Seqno) {
+        if let Some(life) = self.lives.get(&id) {
+            life.high.fetch_max(seqno.0, Ordering::Relaxed);
+        }
+    }
+
+    /// How far an open collection, not the default one, has come.
+    pub(in crate::vbucket) fn high_seqno(&self, id: CollectionId) -> Option<Seqno> {
+        let life = self.lives.get(&id)?;
+        Some(Seqno(life.high.load(Ordering::Relaxed)))
+    }
+
+    /// The event whose slot this one takes, if there is one here that is not an end.
+    pub(in crate::vbucket) fn replaced_by(&self, event: &SystemEvent) -> Option<Seqno> {
+        match event {
+            SystemEvent::CollectionBegin { collection, .. }
+            | SystemEvent::CollectionEnd { collection, .. } => {
+                self.lives.get(collection).map(|life| life.start)
+            }
+            SystemEvent::ScopeBegin { scope, .. } | SystemEvent::ScopeEnd { scope, .. } => {
+                self.scopes.get(scope).copied()
+            }
+        }
+    }
+
+    /// Takes in an event that is in the log at `seqno`. The same again changes nothing.
+    pub(in crate::vbucket) fn apply(&mut self, event: &SystemEvent, seqno: Seqno) -> Applied {
+        match event {
+            SystemEvent::CollectionBegin {
+                collection,
+                max_ttl_s,
+                ..
+            } => self.begin(*collection, seqno, *max_ttl_s),
+            SystemEvent::CollectionEnd { collection, .. } => {
+                self.highest = self.highest.max(*collection);
+                match self.lives.remove(collection) {
+                    Some(_) => Applied::Ended,
+                    None => Applied::Noted,
+                }
+            }
+            SystemEvent::ScopeBegin { scope, .. } => {
+                self.scopes.insert(*scope, seqno);
+                Applied::Noted
+            }
+            SystemEvent::ScopeEnd { scope, .. } => {
+                self.scopes.remove(scope);
+                Applied::Noted
+            }
+        }
+    }
+
+    fn begin(&mut self, id: CollectionId, start: Seqno, max_ttl_s: u32) -> Applied {
+        if self.lives.get(&id).is_some_and(|life| life.start == start) {
+            return Applied::Noted;
+        }
+        let high = AtomicU64::new(start.0);
+        let life = Life {
+            start,
+            max_ttl_s,
+            high,
+        };
+        self.lives.insert(id, life);
+        if id <= self.highest {
+            return Applied::BegunAgain;
+        }
+        self.highest = id;
+        Applied::Noted
+    }
+
+    /// The same for the manifest, where nobody hands in the whole of it: on a replica.
+    pub(in crate::vbucket) fn apply_to_manifest(&mut self, event: &SystemEvent) {
+        let manifest = Arc::make_mut(&mut self.applied);
+        let uid = match event {
+            SystemEvent::CollectionBegin {
+                uid,
+                scope,
+                collection,
+                name,
+                max_ttl_s,
+            } => {
+                let entry = CollectionEntry {
+                    scope: *scope,
+                    name: name.clone(),
+                    max_ttl_s: *max_ttl_s,
+                };
+                manifest.collections.insert(*collection, entry);
+                uid
+            }
+            SystemEvent::CollectionEnd {
+                uid, collection, ..
+            } => {
+                manifest.collections.remove(collection);
+                uid
+            }
+            SystemEvent::ScopeBegin { uid, scope, name } => {
+                manifest.scopes.insert(*scope, name.clone());
+                uid
+            }
+            SystemEvent::ScopeEnd { uid, scope } => {
+                manifest.scopes.remove(scope);
+                uid
+            }
+        };
+        manifest.uid = manifest.uid.max(*uid);
+    }
+
+    /// The events that lead from here to `to`, in such an order that no collection is ever in a scope that is not there.
+    /// What has another content under the same number ends and begins again.
+    pub(in crate::vbucket) fn events_to(&self, to: &CollectionsManifest) -> Vec<SystemEvent> {
+        let uid = to.uid;
+        let collection_end = |(id, life): (&CollectionId, &Life)| SystemEvent::CollectionEnd {
+            uid,
+            scope: self.scope_of(*id, to),
+            collection: *id,
+            start: life.start,
+        };
+        let scope_end = |scope: &ScopeId| SystemEvent::ScopeEnd { uid, scope: *scope };
+        let scope_begin = |(scope, name): (&ScopeId, &String)| SystemEvent::ScopeBegin {
+            uid,
+            scope: *scope,
+            name: name.clone(),
+        };
+        let collection_begin =
+            |(id, entry): (&CollectionId, &CollectionEntry)| SystemEvent::CollectionBegin {
+                uid,
+                scope: entry.scope,
+                collection: *id,
+                name: entry.name.clone(),
+                max_ttl_s: entry.max_ttl_s,
+            };
+        let lives = self.lives.iter();
+        let ended = lives.filter(|(id, _)| !self.keeps_collection(**id, to));
+        let scopes_ended = self.scopes.keys().filter(|id| !self.keeps_scope(**id, to));
+        let scopes = to.scopes.iter();
+        let scopes_begun = scopes.filter(|(id, _)| !self.keeps_scope(**id, to));
+        let collections = to.collections.iter();
+        let begun = collections.filter(|(id, _)| !self.keeps_collection(**id, to));
+        ended
+            .map(collection_end)
+            .chain(scopes_ended.map(scope_end))
+            .chain(scopes_begun.map(scope_begin))
+            .chain(begun.map(collection_begin))
+            .collect()
+    }
+
+    /// Everything that leads to this manifest is in the log.
+    pub(in crate::vbucket) fn arrive(&mut self, at: &Arc<CollectionsManifest>) {
+        self.applied = Arc::clone(at);
+    }
+
+    /// What began since the last manifest, in a change that was interrupted, is as the newest manifest says.
+    fn keeps_scope(&self, id: ScopeId, to: &CollectionsManifest) -> bool {
+        let is_here = id == ScopeId::DEFAULT || self.scopes.contains_key(&id);
+        let before = self.applied.scopes.get(&id);
+        let after = to.scopes.get(&id);
+        is_here && after.is_some_and(|after| before.is_none_or(|before| before == after))
+    }
+
+    fn keeps_collection(&self, id: CollectionId, to: &CollectionsManifest) -> bool {
+        let is_here = id == CollectionId::DEFAULT || self.lives.contains_key(&id);
+        let before = self.applied.collections.get(&id);
+        let after = to.collections.get(&id);
+        is_here
+            && after.is_some_and(|after| {
+                before.is_none_or(|before| before == after) && self.keeps_scope(after.scope, to)
+            })
+    }
+
+    fn scope_of(&self, id: CollectionId, to: &CollectionsManifest) -> ScopeId {
+        let entry = self.applied.collections.get(&id);
+        let entry = entry.or_else(|| to.collections.get(&id));
+        entry.map_or(ScopeId::DEFAULT, |entry| entry.scope)
+    }
+}

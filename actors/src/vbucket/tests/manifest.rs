@@ -1,0 +1,513 @@
+//! A vbucket has the old manifest or the new one, whatever happens on the way: a panic at any step, a batch of one item,
+//! a promotion; and what it stores says which.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::checkpoint::{CheckpointLimits, ReplicaSnapshot};
+use super::super::{ChangeStep, VbucketCore, changed};
+use super::support::{
+    Bench, Setup, active, batch, become_state, flush_all, id, in_state, position, set,
+};
+use messages::vbucket::{Set, WriteOptions};
+use messages::{CollectionsManifest, ManifestChange, OperationError};
+use storage::{
+    Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, KeyRange, KvStore,
+    ManifestUid, MemoryStore, Namespace, Operation, Outcome, Predecessor, ScopeId, Seqno,
+    SystemEvent, VbucketPosition, VbucketState,
+};
+
+fn create_scope(scope: &str) -> ManifestChange {
+    let scope = scope.to_owned();
+    ManifestChange::CreateScope { scope }
+}
+
+fn create(scope: &str, collection: &str) -> ManifestChange {
+    ManifestChange::CreateCollection {
+        scope: scope.to_owned(),
+        collection: collection.to_owned(),
+        max_ttl_s: 0,
+    }
+}
+
+fn drop_scope(scope: &str) -> ManifestChange {
+    let scope = scope.to_owned();
+    ManifestChange::DropScope { scope }
+}
+
+/// The bucket's next manifest, which nobody follows yet.
+fn announce(bench: &Bench, change: ManifestChange) -> Arc<CollectionsManifest> {
+    let next = changed(&bench.manifest.current(), &change.into()).unwrap();
+    let next = Arc::new(next);
+    bench.manifest.set(Arc::clone(&next));
+    next
+}
+
+fn follow(bench: &Bench, change: ManifestChange) -> Arc<CollectionsManifest> {
+    let next = announce(bench, change);
+    bench.core.follow_manifest().unwrap();
+    next
+}
+
+/// A scope with three collections.
+fn with_a_scope() -> Bench {
+    let bench = active();
+    follow(&bench, create_scope("s"));
+    for name in ["a", "b", "c"] {
+        follow(&bench, create("s", name));
+    }
+    bench
+}
+
+fn new_store() -> MemoryStore {
+    let store = MemoryStore::new(8);
+    store
+        .create_vbucket(id(), &Setup::default().record)
+        .unwrap();
+    store
+}
+
+fn events(store: &MemoryStore) -> Vec<(Seqno, SystemEvent)> {
+    let snapshot = store.snapshot(id()).unwrap();
+    let mut scan = snapshot.scan_by_key(KeyRange::all(Namespace::SystemEvent));
+    let mut events = Vec::new();
+    let outcome = scan.step(usize::MAX, &mut |view| {
+        let event = SystemEvent::read(view.operation, view.key, view.value).unwrap();
+        events.push((view.seqno, event));
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(outcome, Outcome::Complete(_)), "{outcome:?}");
+    events
+}
+
+/// The vbucket as it is found when the store is opened.
+fn reopened(store: &MemoryStore) -> Bench {
+    let setup = Setup {
+        record: store.state(id()).unwrap(),
+        position: position(store),
+        ..Setup::default()
+    };
+    let bench = setup.warming();
+    bench.core.warm_collections(events(store));
+    bench
+}
+
+#[test]
+fn a_panic_at_any_step_is_repaired_to_the_new_manifest() {
+    let steps = [
+        ChangeStep::Noted,
+        ChangeStep::Appended,
+        ChangeStep::Mapped,
+        ChangeStep::Cleared,
+        ChangeStep::Identified,
+    ];
+    for step in steps {
+        let bench = with_a_scope();
+        let store = new_store();
+        flush_all(&bench.core, &store, 100);
+        let target = announce(&bench, drop_scope("s"));
+        bench.core.panic_at(step);
+        let panicked = catch_unwind(AssertUnwindSafe(|| bench.core.follow_manifest()));
+        assert!(panicked.is_err(), "{step:?}");
+        assert!(bench.core.is_suspect());
+        let vbucket = id();
+        assert_eq!(
+            bench.core.follow_manifest(),
+            Err(OperationError::Crashed { vbucket })
+        );
+        // What is suspect is not flushed, so nothing of it is on disk.
+        assert!(bench.core.take_for_flush(100, usize::MAX).is_none());
+        bench.core.reconcile();
+        assert_eq!(bench.core.collections_manifest(), target, "{step:?}");
+        assert_eq!(
+            bench.core.high_seqno(),
+            Seqno(8),
+            "{step:?}: each event once"
+        );
+        flush_all(&bench.core, &store, 100);
+        let found = reopened(&store);
+        assert_eq!(found.core.collections_manifest(), target, "{step:?}");
+    }
+}
+
+#[test]
+fn a_panic_of_a_write_lets_no_manifest_be_missed() {
+    let bench = active();
+    bench.core.panic_at(ChangeStep::Appended);
+    let panicked = catch_unwind(AssertUnwindSafe(|| bench.core.set(set("k", "v"))));
+    assert!(panicked.is_err());
+    let target = announce(&bench, create("_default", "c"));
+    bench.core.reconcile();
+    assert_eq!(bench.core.collections_manifest(), target);
+}
+
+#[test]
+fn events_and_uid_go_to_disk_as_one_whatever_the_limits() {
+    for items_max in 1..=7 {
+        let bench = with_a_scope();
+        let store = new_store();
+        let mut seen = Vec::new();
+        bench.core.set(set("before", "v")).unwrap();
+        follow(&bench, drop_scope("s"));
+        bench.core.set(set("behind", "v")).unwrap();
+        while let Some(take) = bench.core.take_for_flush(items_max, 1) {
+            let high = take.watermarks.high_seqno;
+            let group = [batch(take, &position(&store))];
+            for committed in store.commit(&group, CommitDurability::Synced) {
+                committed.unwrap();
+            }
+            bench.core.note_persisted(high);
+            // The power may go now.
+            let found = reopened(&store).core.collections_manifest();
+            assert_eq!(
+                found.uid.0,
+                store.state(id()).unwrap().identity.manifest_uid
+            );
+            seen.push((found.uid.0, found.collections.len()));
+        }
+        assert!(seen.contains(&(4, 4)), "{seen:?}");
+        assert_eq!(seen.last(), Some(&(5, 1)), "{seen:?}");
+        for (uid, collections) in seen {
+            assert_eq!(collections, if uid == 5 { 1 } else { 4 }, "uid {uid}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_collection_reaches_the_store_though_it_began_a_moment_ago() {
+    let bench = active();
+    let manifest = follow(&bench, create("_default", "c"));
+    let collection = manifest.collection("_default", "c").unwrap();
+    let change = ManifestChange::DropCollection {
+        scope: "_default".to_owned(),
+        collection: "c".to_owned(),
+    };
+    follow(&bench, change);
+    let mut operations = Vec::new();
+    while let Some(take) = bench.core.take_for_flush(1, usize::MAX) {
+        for item in &take.items {
+            let event = SystemEvent::of(item).unwrap();
+            operations.push((item.seqno.0, item.operation, item.predecessor, event));
+        }
+        bench.core.note_persisted(take.watermarks.high_seqno);
+    }
+    let begin = SystemEvent::CollectionBegin {
+        uid: ManifestUid(1),
+        scope: ScopeId::DEFAULT,
+        collection,
+        name: "c".to_owned(),
+        max_ttl_s: 0,
+    };
+    let end = SystemEvent::CollectionEnd {
+        uid: ManifestUid(2),
+        scope: ScopeId::DEFAULT,
+        collection,
+        start: Seqno(1),
+    };
+    let expected = [
+        (1, Operation::SystemEventBegin, Predecessor::Unknown, begin),
+        (2, Operation::SystemEventEnd, Predecessor::At(Seqno(1)), end),
+    ];
+    assert_eq!(operations, expected);
+}
+
+#[test]
+fn a_vbucket_that_is_closed_or_out_of_room_takes_no_change() {
+    let bench = active();
+    announce(&bench, create("_default", "c"));
+    bench.core.set_disk_full(true);
+    assert!(matches!(
+        bench.core.admit_manifest(),
+        Err(OperationError::TemporaryFailure(_))
+    ));
+    bench.core.set_disk_full(false);
+    bench.core.admit_manifest().unwrap();
+    bench.core.close_gate();
+    assert_eq!(bench.core.admit_manifest(), Err(OperationError::Closed));
+    assert_eq!(bench.core.follow_manifest(), Err(OperationError::Closed));
+    assert_eq!(bench.core.collections_manifest().uid, ManifestUid(0));
+    assert_eq!(bench.core.high_seqno(), Seqno(0));
+}
+
+#[test]
+fn a_vbucket_that_becomes_active_follows_the_bucket() {
+    for state in [
+        VbucketState::Replica,
+        VbucketState::Pending,
+        VbucketState::Dead,
+    ] {
+        let bench = in_state(state);
+        let target = announce(&bench, create("_default", "c"));
+        assert_eq!(bench.core.follow_manifest(), Ok(None));
+        assert_eq!(bench.core.collections_manifest().uid, ManifestUid(0));
+        become_state(&bench.core, VbucketState::Active);
+        assert_eq!(bench.core.collections_manifest(), target, "{state:?}");
+        assert_eq!(bench.core.high_seqno(), Seqno(1));
+    }
+}
+
+fn event_item(seqno: u64, event: &SystemEvent) -> Arc<Item> {
+    let document = Document::new(event.key().unwrap(), event.value(), Cas(seqno << 20));
+    let mut item = Item::mutation(Seqno(seqno), document);
+    item.operation = event.operation();
+    Arc::new(item)
+}
+
+fn begin_of(uid: u64, collection: u32, name: &str) -> SystemEvent {
+    SystemEvent::CollectionBegin {
+        uid: ManifestUid(uid),
+        scope: ScopeId::DEFAULT,
+        collection: CollectionId(collection),
+        name: name.to_owned(),
+        max_ttl_s: 9,
+    }
+}
+
+fn end_of(uid: u64, collection: u32, start: u64) -> SystemEvent {
+    SystemEvent::CollectionEnd {
+        uid: ManifestUid(uid),
+        scope: ScopeId::DEFAULT,
+        collection: CollectionId(collection),
+        start: Seqno(start),
+    }
+}
+
+fn document_item(seqno: u64, collection: u32, name: &str) -> Arc<Item> {
+    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
+    let document = Document::new(key, "replicated", Cas(seqno << 20));
+    Arc::new(Item::mutation(Seqno(seqno), document))
+}
+
+fn write(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {
+    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
+    core.set(Set {
+        key,
+        value: Bytes::from_static(b"v"),
+        options: WriteOptions::default(),
+    })
+    .map(drop)
+}
+
+fn get(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {
+    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
+    core.get(&key).map(drop)
+}
+
+#[test]
+fn a_replica_takes_its_source_s_events() {
+    let bench = in_state(VbucketState::Replica);
+    let core = &bench.core;
+    let epoch = core.begin_stream().unwrap();
+    let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(4));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    let event = event_item(1, &begin_of(1, 8, "a"));
+    core.apply_item(epoch, Arc::clone(&event)).unwrap();
+    assert_eq!(event.token.bytes(), 0, "the source's item is its own");
+    core.apply_item(epoch, document_item(2, 8, "k")).unwrap();
+    core.apply_item(epoch, event_item(4, &begin_of(2, 9, "b")))
+        .unwrap();
+    let manifest = core.collections_manifest();
+    assert_eq!(manifest.uid, ManifestUid(2));
+    assert_eq!(manifest.collection("_default", "b"), Some(CollectionId(9)));
+    let snapshot = ReplicaSnapshot::memory(Seqno(5), Seqno(5));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    core.apply_item(epoch, event_item(5, &end_of(3, 8, 1)))
+        .unwrap();
+    let store = new_store();
+    flush_all(core, &store, 1);
+    let found = reopened(&store).core.collections_manifest();
+    assert_eq!(found, core.collections_manifest());
+    assert_eq!(found.uid, ManifestUid(3));
+    bench.manifest.set(found);
+    become_state(core, VbucketState::Active);
+    assert_eq!(core.high_seqno(), Seqno(5), "nothing was left to follow");
+    let manifest_uid = ManifestUid(3);
+    let unknown = Err(OperationError::UnknownCollection { manifest_uid });
+    assert_eq!(get(core, 8, "k"), unknown);
+    assert_eq!(get(core, 9, "k"), Err(OperationError::KeyNotFound));
+    while core.erase_ended() == Outcome::Yielded {}
+    assert_eq!(core.figures().documents, 0);
+}
+
+#[test]
+fn a_panic_while_a_replica_takes_an_event_is_repaired() {
+    for step in [
+        ChangeStep::Noted,
+        ChangeStep::Appended,
+        ChangeStep::Mapped,
+        ChangeStep::Cleared,
+        ChangeStep::Identified,
+    ] {
+        let bench = in_state(VbucketState::Replica);
+        let core = &bench.core;
+        let epoch = core.begin_stream().unwrap();
+        let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(4));
+        core.apply_marker(epoch, &snapshot, true).unwrap();
+        core.panic_at(step);
+        let event = event_item(1, &begin_of(1, 8, "a"));
+        let panicked = catch_unwind(AssertUnwindSafe(|| core.apply_item(epoch, event)));
+        assert!(panicked.is_err());
+        core.reconcile();
+        let happened = core.high_seqno() == Seqno(1);
+        assert_eq!(happened, step != ChangeStep::Noted, "{step:?}");
+        let manifest = core.collections_manifest();
+        assert_eq!(manifest.uid.0, u64::from(happened), "{step:?}");
+        let record = core.state_record();
+        assert_eq!(record.identity.manifest_uid, manifest.uid.0, "{step:?}");
+        let store = new_store();
+        flush_all(core, &store, 10);
+        assert_eq!(reopened(&store).core.collections_manifest(), manifest);
+    }
+}
+
+#[test]
+fn a_replica_refuses_events_that_say_nothing() {
+    let bench = in_state(VbucketState::Replica);
+    let core = &bench.core;
+    let epoch = core.begin_stream().unwrap();
+    let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(9));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    let mut unreadable = Item::clone(&event_item(1, &begin_of(1, 8, "a")));
+    unreadable.document.value = Bytes::new();
+    let scope_end = SystemEvent::ScopeEnd {
+        uid: ManifestUid(1),
+        scope: ScopeId::DEFAULT,
+    };
+    let bad = [
+        Arc::new(unreadable),
+        event_item(1, &end_of(1, 0, 0)),
+        event_item(1, &begin_of(1, 0, "_default")),
+        event_item(1, &scope_end),
+    ];
+    for item in bad {
+        let refused = core.apply_item(epoch, item);
+        assert!(matches!(refused, Err(OperationError::BadReplication(_))));
+    }
+    assert_eq!(core.high_seqno(), Seqno(0));
+}
+
+/// The same number twice: what is written in the first life is not there in the second.
+#[test]
+fn a_life_has_nothing_of_the_one_before() {
+    let bench = in_state(VbucketState::Replica);
+    let core = &bench.core;
+    let epoch = core.begin_stream().unwrap();
+    let feed = |seqno: u64, item: Arc<Item>| {
+        let snapshot = ReplicaSnapshot::memory(Seqno(seqno), Seqno(seqno));
+        core.apply_marker(epoch, &snapshot, true).unwrap();
+        core.apply_item(epoch, item).unwrap();
+    };
+    feed(1, event_item(1, &begin_of(1, 8, "a")));
+    feed(2, document_item(2, 8, "k"));
+    feed(3, event_item(3, &end_of(2, 8, 1)));
+    feed(4, event_item(4, &begin_of(3, 8, "a")));
+    bench.manifest.set(core.collections_manifest());
+    let store = new_store();
+    flush_all(core, &store, 10);
+    become_state(core, VbucketState::Active);
+    let check = |core: &VbucketCore| {
+        assert_eq!(get(core, 8, "k"), Err(OperationError::KeyNotFound));
+        let key = DocumentKey::new(CollectionId(8), b"k").unwrap();
+        let replace = messages::vbucket::Replace {
+            key: key.clone(),
+            value: Bytes::from_static(b"v"),
+            options: WriteOptions::default(),
+        };
+        assert_eq!(core.replace(replace), Err(OperationError::KeyNotFound));
+        write(core, 8, "k").unwrap();
+        assert_eq!(get(core, 8, "k"), Ok(()));
+        while core.erase_ended() == Outcome::Yielded {}
+        assert_eq!(get(core, 8, "k"), Ok(()), "of this life");
+        assert_eq!(core.figures().documents, 1);
+    };
+    check(core);
+    // The same when it is loaded: the store still has the document of the first life.
+    let found = reopened(&store);
+    let snapshot = store.snapshot(id()).unwrap();
+    let mut scan = snapshot.scan_by_seqno(storage::SeqnoRange::ALL);
+    let outcome = scan.step(usize::MAX, &mut |view| {
+        if view.namespace() == Namespace::Committed {
+            let item = view.to_item(Bytes::copy_from_slice(view.value)).unwrap();
+            assert!(!found.core.warm_insert(Arc::new(item)));
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(outcome, Outcome::Complete(_)));
+    found.core.warm_done();
+    found.manifest.set(found.core.collections_manifest());
+    become_state(&found.core, VbucketState::Active);
+    check(&found.core);
+    // The store is told that it has to look for what the new version takes the place of.
+    let take = found.core.take_for_flush(100, usize::MAX).unwrap();
+    let written = take
+        .items
+        .iter()
+        .find(|item| item.operation == Operation::Mutation);
+    assert_eq!(written.unwrap().predecessor, Predecessor::Unknown);
+}
+
+#[test]
+fn what_is_loaded_while_its_collection_ends_is_erased_when_all_is_loaded() {
+    let bench = active();
+    let store = new_store();
+    follow(&bench, create("_default", "c"));
+    for number in 0..10 {
+        write(&bench.core, 8, &format!("k{number}")).unwrap();
+    }
+    flush_all(&bench.core, &store, 100);
+    let found = reopened(&store);
+    found.manifest.set(found.core.collections_manifest());
+    let warm = |number: u64| {
+        found
+            .core
+            .warm_insert(document_item(number + 2, 8, &format!("k{number}")))
+    };
+    assert!((0..5).all(warm));
+    let change = ManifestChange::DropCollection {
+        scope: "_default".to_owned(),
+        collection: "c".to_owned(),
+    };
+    follow(&found, change);
+    while found.core.erase_ended() == Outcome::Yielded {}
+    assert!(!(5..10).any(warm));
+    found.core.warm_done();
+    assert!(found.core.has_ended(), "somebody may have been loading one");
+    while found.core.erase_ended() == Outcome::Yielded {}
+    assert_eq!(found.core.figures().documents, 0);
+}
+
+#[test]
+fn small_checkpoints_change_nothing() {
+    let setup = Setup {
+        checkpoints: CheckpointLimits {
+            bytes_max: 1,
+            items_max: 1,
+        },
+        position: VbucketPosition {
+            high_seqno: Seqno::ZERO,
+            ..Setup::default().position
+        },
+        ..Setup::default()
+    };
+    let bench = setup.warm();
+    follow(&bench, create_scope("s"));
+    follow(&bench, create("s", "a"));
+    follow(&bench, create("s", "b"));
+    let target = follow(&bench, drop_scope("s"));
+    let store = new_store();
+    while let Some(take) = bench.core.take_for_flush(1, 1) {
+        let high = take.watermarks.high_seqno;
+        let group = [batch(take, &position(&store))];
+        for committed in store.commit(&group, CommitDurability::Synced) {
+            committed.unwrap();
+        }
+        bench.core.note_persisted(high);
+        let found = reopened(&store).core.collections_manifest();
+        let expected = [1, 1, 2, 3, 1][usize::try_from(found.uid.0).unwrap()];
+        assert_eq!(found.collections.len(), expected);
+    }
+    assert_eq!(reopened(&store).core.collections_manifest(), target);
+}

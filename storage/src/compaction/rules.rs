@@ -1,0 +1,166 @@
+//! Which items a compaction lets go: one judgement for every store (`purge rules` of the architecture page).
+//!
+//! Invariant: pure functions of the request and of what the vbucket was when the run began. Rules are asked in this
+//! order: dropped collection, tombstone, prepare; each only of a key's newest version, but the first, which takes every
+//! version. What goes says up to where the past is no longer known exactly; that is never above the history floor.
+
+use std::collections::BTreeMap;
+
+use crate::collections::DroppedCollection;
+use crate::compaction::CompactionRequest;
+use crate::counts::VbucketCounts;
+use crate::document::{CollectionId, Namespace, Operation};
+use crate::seqno::Seqno;
+use crate::vbucket::Watermarks;
+
+/// The rules of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    request: CompactionRequest,
+    /// High seqno of what is compacted.
+    high_seqno: Seqno,
+    /// Prepares up to here are completed.
+    completed_seqno: Seqno,
+    /// High seqno of each collection.
+    collections: BTreeMap<CollectionId, Seqno>,
+    completions: Completions,
+}
+
+/// Since when which prepares are known to be completed, by rising seqnos.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Completions(Vec<Completion>);
+
+#[derive(Clone, Copy, Debug)]
+struct Completion {
+    /// Prepares up to here were completed ...
+    completed_seqno: Seqno,
+    /// ... when the vbucket had come to here.
+    high_seqno: Seqno,
+}
+
+impl Completions {
+    /// Takes note of the end of a batch; to be called in their order.
+    pub(crate) fn note(&mut self, mark: &Watermarks) {
+        let last = self.0.last().map_or(Seqno::ZERO, |one| one.completed_seqno);
+        if mark.completed_seqno > last {
+            self.0.push(Completion {
+                completed_seqno: mark.completed_seqno,
+                high_seqno: mark.high_seqno,
+            });
+        }
+    }
+
+    /// Forgets what was noted above `to`.
+    pub(crate) fn roll_back(&mut self, to: Seqno) {
+        self.0.retain(|one| one.high_seqno <= to);
+    }
+
+    /// Forgets what is known of prepares below `seqno` only: there are none any more.
+    pub(crate) fn forget_below(&mut self, seqno: Seqno) {
+        let first = self.0.partition_point(|one| one.completed_seqno < seqno);
+        self.0.drain(..first);
+    }
+
+    /// High seqno at the end of the first batch after which the prepare at `seqno` was known to be completed.
+    fn since(&self, seqno: Seqno) -> Option<Seqno> {
+        let first = self.0.partition_point(|one| one.completed_seqno < seqno);
+        self.0.get(first).map(|one| one.high_seqno)
+    }
+}
+
+impl Rules {
+    /// `watermarks` and `counts` are those of what is compacted.
+    pub(crate) fn new(
+        request: CompactionRequest,
+        watermarks: &Watermarks,
+        counts: &VbucketCounts,
+        completions: Completions,
+    ) -> Rules {
+        let highs = counts.collections.iter();
+        Rules {
+            request,
+            high_seqno: watermarks.high_seqno,
+            completed_seqno: watermarks.completed_seqno,
+            collections: highs.map(|(id, counts)| (*id, counts.high_seqno)).collect(),
+            completions,
+        }
+    }
+
+    pub(crate) fn history_floor(&self) -> Seqno {
+        self.request.history_floor
+    }
+
+    /// Whether a life of a dropped collection may be erased; then the past is exact from its end on.
+    pub(crate) fn erases(&self, dropped: &DroppedCollection) -> bool {
+        dropped.end <= self.request.history_floor && dropped.end <= self.high_seqno
+    }
+
+    /// Whether a tombstone that is its key's newest version goes; then the past is exact from its seqno on.
+    pub(crate) fn purges_tombstone(
+        &self,
+        operation: Operation,
+        collection: CollectionId,
+        seqno: Seqno,
+    ) -> bool {
+        let Some(deleted_at) = deleted_at(operation) else {
+            return false;
+        };
+        let is_system_event = operation.namespace() == Namespace::SystemEvent;
+        (self.request.drop_deletes || self.is_old(deleted_at, seqno))
+            && seqno != self.high_seqno
+            && (is_system_event || !self.is_highest(collection, seqno))
+            && seqno <= self.request.history_floor
+    }
+
+    /// What a collection's high seqno is told by stays (MB-71917), so that it can be counted anew after a rollback.
+    fn is_highest(&self, collection: CollectionId, seqno: Seqno) -> bool {
+        let high = self.collections.get(&collection).copied();
+        seqno >= high.unwrap_or_default()
+    }
+
+    /// Deletion times of zero are those nobody set, and say nothing of an age (MB-30015).
+    fn is_old(&self, deleted_at: u32, seqno: Seqno) -> bool {
+        deleted_at != 0
+            && deleted_at < self.request.purge_before_s
+            && self.request.purge_up_to.is_none_or(|up_to| seqno <= up_to)
+    }
+
+    /// Whether the end of a collection or scope that is its key's newest version goes.
+    pub(crate) fn purges_event_end(&self, collection: CollectionId, seqno: Seqno) -> bool {
+        self.purges_tombstone(Operation::SystemEventEnd, collection, seqno)
+    }
+
+    /// Whether the prepare at `seqno` still waits for its end.
+    pub(crate) fn is_outstanding(&self, seqno: Seqno) -> bool {
+        seqno > self.completed_seqno
+    }
+
+    /// For a prepare that is its key's newest version and goes because it is completed: from where on the past is
+    /// exact then.
+    pub(crate) fn purges_prepare(&self, collection: CollectionId, seqno: Seqno) -> Option<Seqno> {
+        if self.is_outstanding(seqno) || self.is_highest(collection, seqno) {
+            return None;
+        }
+        let since = self.completions.since(seqno)?;
+        (since <= self.request.history_floor).then_some(since)
+    }
+
+    /// Whether a live document with this expiry is to be told.
+    pub(crate) fn is_expired(&self, expiry: u32) -> bool {
+        expiry != 0 && expiry < self.request.expired_at_s
+    }
+}
+
+/// When the item was deleted, if it is a tombstone; zero where it does not say.
+fn deleted_at(operation: Operation) -> Option<u32> {
+    match operation {
+        Operation::Deletion { deleted_at, .. }
+        | Operation::CommitDeletion { deleted_at, .. }
+        | Operation::Abort { deleted_at, .. } => Some(deleted_at),
+        Operation::SystemEventEnd => Some(0),
+        Operation::Mutation
+        | Operation::CommitMutation { .. }
+        | Operation::Prepare { .. }
+        | Operation::SystemEventBegin => None,
+    }
+}

@@ -1,0 +1,174 @@
+//! A bucket whose documents are on disk and not in its checkpoint log, and what a consumer makes of its changes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use piggin::messages::stream::{StreamEndReason, StreamEvent};
+use piggin::storage::{Item, OpenOptions, Seqno, VbucketId};
+use piggin::{Bucket, BucketConfig, Change, ChangesOptions, ChangesToken, Until};
+use supervisor::testing::World;
+
+/// Longer than anything takes that comes to an end: virtual time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn run<T: Send>(seed: u64, scenario: impl AsyncFnOnce(World) -> T + Send) -> T {
+    World::run(seed, |world| scenario(world)).expect("a run that ends")
+}
+
+/// So small that a few hundred documents are sealed, and read back from disk.
+pub(crate) fn config(world: &World) -> BucketConfig {
+    BucketConfig {
+        vbuckets: Some(4),
+        actor_threads: Some(2),
+        store: OpenOptions {
+            log_file_bytes_min: 64 << 10,
+            log_file_bytes_max: 128 << 10,
+            unsealed_bytes: 16 << 10,
+            segments_max: 2,
+            container_bytes_min: 0,
+            block_bytes: 4 << 10,
+            index_cache_bytes: 0,
+            is_stepped: true,
+            ..OpenOptions::new(1)
+        },
+        ..world.config()
+    }
+}
+
+/// A bucket with documents that a stream must read from disk.
+pub(crate) async fn filled(world: &World, documents: usize) -> Bucket {
+    let bucket = world.create(config(world)).await.expect("a bucket");
+    for number in 0..documents {
+        let value = vec![b'v'; 500];
+        bucket.set(key(number), value).await.expect("a write");
+        if number % 5 == 0 {
+            bucket.flush().await.expect("a flush");
+        }
+    }
+    bucket.flush().await.expect("a flush");
+    // Time for the background work to seal it.
+    world.sleep(Duration::from_secs(10)).await;
+    bucket.shutdown().await.expect("an end");
+    world.open(config(world)).await.expect("the bucket")
+}
+
+pub(crate) fn key(number: usize) -> String {
+    format!("key {number}")
+}
+
+/// Everything up to now, from nothing.
+pub(crate) fn all() -> ChangesOptions {
+    ChangesOptions {
+        until: Until::Now,
+        ..ChangesOptions::default()
+    }
+}
+
+/// What a consumer makes of changes, and what it checks of them on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Mirror {
+    pub(crate) documents: BTreeMap<VbucketId, BTreeMap<Vec<u8>, Vec<u8>>>,
+    pub(crate) ends: BTreeMap<VbucketId, StreamEndReason>,
+    last: BTreeMap<VbucketId, Seqno>,
+    /// End of the snapshot that is under way.
+    awaited: BTreeMap<VbucketId, Seqno>,
+}
+
+impl Mirror {
+    /// Another stream of changes begins: streams end anew.
+    pub(crate) fn begin(&mut self) {
+        self.ends.clear();
+        self.awaited.clear();
+    }
+
+    pub(crate) fn take(&mut self, change: Change) {
+        let Change { vbucket, event } = change;
+        assert!(
+            !self.ends.contains_key(&vbucket),
+            "{vbucket}: after its end"
+        );
+        if let Some(seqno) = event.seqno() {
+            let last = self.last.insert(vbucket, seqno);
+            assert!(
+                last.is_none_or(|last| last < seqno),
+                "{vbucket}: {last:?}, {seqno}"
+            );
+            let end = self.awaited.get(&vbucket).copied();
+            assert!(
+                end.is_some_and(|end| seqno <= end),
+                "{vbucket}: {seqno} outside {end:?}"
+            );
+            if end == Some(seqno) {
+                self.awaited.remove(&vbucket);
+            }
+        }
+        let documents = self.documents.entry(vbucket).or_default();
+        let key = |item: &Item| item.document.key.key().to_vec();
+        match event {
+            StreamEvent::SnapshotMarker(marker) => {
+                assert!(marker.start <= marker.end);
+                self.awaited.insert(vbucket, marker.end);
+            }
+            StreamEvent::Mutation(item) => {
+                documents.insert(key(&item), item.document.value.to_vec());
+            }
+            StreamEvent::Deletion(item) | StreamEvent::Expiration(item) => {
+                documents.remove(&key(&item));
+            }
+            StreamEvent::SystemEvent(_) | StreamEvent::SeqnoAdvanced(_) => {}
+            StreamEvent::StreamEnd(reason) => {
+                if reason == StreamEndReason::Ok {
+                    assert_eq!(self.awaited.get(&vbucket), None, "{vbucket}");
+                }
+                self.ends.insert(vbucket, reason);
+            }
+        }
+    }
+
+    /// Forgets what is known of a vbucket that was rolled back.
+    pub(crate) fn forget(&mut self, vbucket: VbucketId) {
+        self.documents.remove(&vbucket);
+        self.last.remove(&vbucket);
+        self.awaited.remove(&vbucket);
+    }
+
+    /// Takes changes to their end; the token behind them.
+    pub(crate) async fn take_all(
+        &mut self,
+        bucket: &Bucket,
+        options: ChangesOptions,
+    ) -> ChangesToken {
+        self.begin();
+        let mut changes = bucket.changes(options).await.expect("changes");
+        let next = async |changes: &mut piggin::Changes| {
+            timeout(PATIENCE, changes.next()).await.expect("progress")
+        };
+        while let Some(change) = next(&mut changes).await {
+            self.take(change);
+        }
+        changes.token()
+    }
+
+    pub(crate) fn all_documents(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let all = self.documents.values().flatten();
+        all.map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+}
+
+/// Nothing of any stream is left.
+pub(crate) async fn assert_at_base(world: &World, bucket: &Bucket) {
+    world.sleep(Duration::from_secs(5)).await;
+    let statistics = bucket.statistics();
+    assert_eq!(
+        (statistics.backfills, statistics.backfill_buffer_bytes),
+        (0, 0)
+    );
+    for number in 0..bucket.vbucket_count() {
+        let id = VbucketId::new(number).expect("a vbucket");
+        let core = bucket.vbucket_core(id).expect("it");
+        assert_eq!(core.cursors(), 1, "vbucket {id}: beside the flusher's");
+    }
+}

@@ -1,0 +1,12 @@
+//! What is promised of change streams, by public means only.
+#![cfg(test)]
+
+mod base;
+mod bad_input;
+mod common;
+mod disk_reads;
+mod equals;
+mod follows;
+mod mb_47790;
+#[cfg(feature = "planted")]
+mod planted;
