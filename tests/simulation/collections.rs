@@ -187,7 +187,7 @@ impl Run {
                 return Ok(vec!["the bucket does not open".to_owned()]);
             };
             let bucket = opened?;
-            findings.extend(self.check(&bucket, true).await);
+            findings.extend(self.check(&bucket, true));
             children::plan(&self.world);
             let tenants = self.start(&bucket);
             power_cut::moment(&self.world).await;
@@ -198,7 +198,7 @@ impl Run {
             self.world.clear_faults();
         }
         let bucket = self.open().await?;
-        findings.extend(self.check(&bucket, true).await);
+        findings.extend(self.check(&bucket, true));
         for tenant in self.start(&bucket) {
             if timeout(PATIENCE, tenant).await.is_err() {
                 findings.push("a tenant is not answered".to_owned());
@@ -206,11 +206,11 @@ impl Run {
         }
         // Memory is rid of what was dropped.
         self.world.sleep(Duration::from_secs(5)).await;
-        findings.extend(self.check(&bucket, false).await);
+        findings.extend(self.check(&bucket, false));
         bucket.shutdown().await?;
         findings.extend(soundness::check(&self.world, &options())?);
         let bucket = self.open().await?;
-        findings.extend(self.check(&bucket, false).await);
+        findings.extend(self.check(&bucket, false));
         bucket.shutdown().await?;
         Ok(findings)
     }
@@ -244,14 +244,14 @@ impl Run {
     }
 
     /// Compares the bucket with the model. After a crash what is found is the truth from then on.
-    async fn check(&self, bucket: &Bucket, is_after_crash: bool) -> Vec<String> {
+    fn check(&self, bucket: &Bucket, is_after_crash: bool) -> Vec<String> {
         let mut findings = self.check_manifest(bucket);
         let manifest = bucket.manifest();
         let mut documents = 0;
         let written = self.model.lock().documents.clone();
         for ((id, key), written) in written {
             let is_open = manifest.collections.contains_key(&id);
-            let found = self.read(bucket, id, &key).await;
+            let found = Run::read(bucket, id, &key);
             let expected = match (&found, is_open) {
                 (Err(OperationError::UnknownCollection { .. }), false) => true,
                 (Err(OperationError::KeyNotFound), true) => is_after_crash && !written.is_persisted,
@@ -302,12 +302,7 @@ impl Run {
         findings
     }
 
-    async fn read(
-        &self,
-        bucket: &Bucket,
-        id: CollectionId,
-        key: &str,
-    ) -> Result<Bytes, OperationError> {
+    fn read(bucket: &Bucket, id: CollectionId, key: &str) -> Result<Bytes, OperationError> {
         let key = DocumentKey::new(id, key.as_bytes())?;
         let core = bucket.vbucket_core(bucket.vbucket_of(key.key()));
         core.ok_or(OperationError::Closed)?
