@@ -35,8 +35,9 @@
 pub use supervisor::testing;
 pub use supervisor::{
     Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Change, Changes,
-    ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, Location,
-    ProducerAddr, Shutdown, ShutdownReport, Since, TokenError, Until, VbucketAddr, WriteFuture,
+    ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
+    CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, Location, ProducerAddr,
+    Shutdown, ShutdownReport, Since, SizeTier, TokenError, Until, VbucketAddr, WriteFuture,
     WriteRequest, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};

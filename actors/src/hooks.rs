@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use messages::failure::{CompactionStage, ScanPurpose};
 use messages::{ChildName, FailureCause, Generation};
+use storage::VbucketId;
+
+use crate::executor::WakeWorker;
 
 /// A harness, as the engine sees it. Called on any thread, under no lock of the engine; must not block.
 pub trait Hook: Debug + Send + Sync + 'static {
@@ -25,6 +28,13 @@ pub trait Hook: Debug + Send + Sync + 'static {
     fn step(&self, worker: &ChildName, generation: Generation) -> Delivery {
         let _ = (worker, generation);
         Delivery::Handle
+    }
+
+    /// Work is about to begin what it does at this place: whether it shall stand still before it. If so it is asked
+    /// again whenever it is woken; the second argument makes what wakes it.
+    fn hold(&self, place: HoldPoint, _wake: &dyn Fn() -> WakeWorker) -> bool {
+        let _ = place;
+        false
     }
 
     /// A named place was reached: why it shall fail, if it shall.
@@ -76,6 +86,16 @@ pub enum FaultPoint {
     FlushCommit,
 }
 
+/// A place in the engine where work can be made to stand still, for as long as a test likes: it is no stall, for whoever
+/// is held does nothing meanwhile and owes no sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HoldPoint {
+    /// Whose compaction.
+    pub vbucket: VbucketId,
+    /// Before its next step, which works on this.
+    pub stage: CompactionStage,
+}
+
 /// The harness of a bucket, or none.
 #[derive(Clone, Debug, Default)]
 pub struct Hooks(Option<Arc<dyn Hook>>);
@@ -114,6 +134,13 @@ impl Hooks {
     pub fn step(&self, worker: &ChildName, generation: Generation) -> Delivery {
         let hook = self.0.as_ref();
         hook.map_or(Delivery::Handle, |hook| hook.step(worker, generation))
+    }
+
+    /// Work that can be held asks this before it begins what it does at that place, and comes back when it is woken.
+    #[must_use]
+    pub fn hold(&self, place: HoldPoint, wake: impl Fn() -> WakeWorker) -> bool {
+        let hook = self.0.as_ref();
+        hook.is_some_and(|hook| hook.hold(place, &wake))
     }
 
     /// Work that reaches a named place asks this, and fails with the cause it gets.

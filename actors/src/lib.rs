@@ -21,6 +21,7 @@ pub mod store_handle;
 pub mod flusher;
 pub mod writer;
 pub mod maintenance;
+pub mod compactor;
 pub mod backfill;
 pub mod stream;
 pub mod warmup;

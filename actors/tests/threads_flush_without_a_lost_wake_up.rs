@@ -210,6 +210,7 @@ fn open(disk: &SimulatedDisk) -> Bucket {
         store: store.clone(),
         environment: environment.clone(),
         backoff,
+        after_seal: None,
         memory: AmpleMemory::shared(),
     };
     let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::BenchArguments;
 use crate::changes::ChangesArguments;
 use crate::collections::CollectionsArguments;
+use crate::compact::CompactArguments;
 use crate::create::CreateArguments;
 use crate::get::GetArguments;
 use crate::load::LoadArguments;
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Collections(CollectionsArguments),
     /// Say how the bucket stands.
     Stat,
+    /// Rewrite the bucket without what nobody needs any more.
+    Compact(CompactArguments),
     /// Read every byte that counts, and name each fault.
     Verify,
     /// Time a bucket of its own under the YCSB workloads.

@@ -131,11 +131,13 @@ pub(crate) async fn open(
     options: ChangesOptions,
 ) -> Result<Changes, CliError> {
     let opened = bucket.changes(options).await;
-    opened.map_err(|error| match error {
-        ChangesError::Bucket(error) | ChangesError::Request(StreamRequestError::Vbucket(error)) => {
-            CliError::operation(directory, &error)
+    opened.map_err(|error| {
+        if let ChangesError::Bucket(error)
+        | ChangesError::Request(StreamRequestError::Vbucket(error)) = &error
+        {
+            return CliError::operation(directory, error);
         }
-        refused => CliError::mistake(refused.to_string(), "ask for something else"),
+        CliError::mistake(error.to_string(), "ask for something else")
     })
 }
 

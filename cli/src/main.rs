@@ -22,6 +22,7 @@ mod put;
 mod remove;
 mod changes;
 mod stat;
+mod compact;
 mod verify;
 mod bench;
 
@@ -60,6 +61,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Changes(changes) => changes::run(&session, changes),
         Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),
+        Command::Compact(compact) => compact::run(&session, compact, output),
         Command::Verify => verify::run(&session, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
     }

@@ -381,3 +381,49 @@ fn a_signal_stops_a_load_in_order() {
     let mut verify = place.command(&["verify"]);
     end(&mut verify).expect(0);
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "damage is done past the store")]
+fn a_compaction_that_fails_names_its_stage_and_its_cause() {
+    let place = Place::new();
+    place.run(&["create", "--vbuckets", "2"]).expect(0);
+    place.feed(&LOAD, numbered_lines(2000).as_bytes()).expect(0);
+    let missing = place.run(&["compact", "--vbucket", "2"]);
+    missing
+        .expect(1)
+        .says(&["vbucket 2 does not exist", "below 2"]);
+    place.run(&["compact", "--vbucket", "9999"]).expect(1);
+    let files = std::fs::read_dir(place.data()).unwrap().flatten();
+    let container = files.into_iter().find(|file| {
+        let name = file.file_name();
+        name.to_string_lossy().starts_with("container")
+    });
+    let path = container.unwrap().path();
+    let whole = std::fs::read(&path).unwrap();
+    // Somewhere behind the documents lie the keys, which an opening does not read and a compaction does.
+    let failed = (1..64).find_map(|part| {
+        let at = whole.len() - whole.len() * part / 64;
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let ended = place.run(&["compact", "--json"]);
+        let is_it = ended.stderr.contains("failed at its stage");
+        is_it.then_some(ended)
+    });
+    let failed = failed.expect("a place that only a compaction reads");
+    let corruption = [
+        "vbucket ",
+        "failed at its stage ",
+        "corruption in container",
+    ];
+    failed
+        .expect(2)
+        .says(&corruption)
+        .says(&["not compacted", "as it was"]);
+    let answer = failed.json();
+    assert!(answer["failed"].as_u64() > Some(0), "{answer}");
+    assert_eq!(answer["vbuckets"], 2);
+    for key in [0, 1999] {
+        place.run(&["get", &key.to_string()]).expect(0);
+    }
+}

@@ -100,6 +100,44 @@ fn a_load_keeps_the_lines_as_they_are() {
 }
 
 #[test]
+fn a_compaction_lets_go_what_was_deleted_when_told_to() {
+    let place = Place::new();
+    place.run(&["create", "--vbuckets", "1"]).expect(0);
+    let lines = |from: usize, to: usize| -> String {
+        (from..to)
+            .map(|n| format!("{{\"id\":{n},\"filler\":\"{}\"}}\n", "x".repeat(100)))
+            .collect()
+    };
+    let load = ["load", "-", "--key", "id"];
+    place.feed(&load, lines(0, 300).as_bytes()).expect(0);
+    for key in 0..5 {
+        place.run(&["remove", &key.to_string()]).expect(0);
+    }
+    place.feed(&load, lines(5, 300).as_bytes()).expect(0);
+    // They are of today.
+    let young = place.json(&["compact"]);
+    assert_eq!(young["tombstones_purged"], 0, "{young}");
+    let compacted = place.json(&["compact", "--drop-deletes"]);
+    assert_eq!(compacted["tombstones_purged"], 5, "{compacted}");
+    assert_eq!(compacted["failed"], 0);
+    let text = place.run(&["compact", "--vbucket", "0"]);
+    assert!(
+        text.expect(0).text().starts_with("1 vbucket in "),
+        "{}",
+        text.text()
+    );
+    assert!(
+        text.stderr.is_empty(),
+        "no progress in a pipe: {}",
+        text.stderr
+    );
+    assert_eq!(place.json(&["stat"])["documents"], 295);
+    place.run(&["get", "0"]).expect(1).says(&["does not exist"]);
+    place.run(&["get", "299"]).expect(0);
+    place.run(&["verify"]).expect(0);
+}
+
+#[test]
 fn a_csv_becomes_objects_of_strings() {
     let place = Place::new();
     let text = b"id,name\n1,\"a, b\"\n2,c\n";
@@ -192,7 +230,7 @@ fn help_and_version_are_answers() {
             .starts_with("piggin ")
     );
     for command in [
-        "create", "load", "get", "put", "remove", "stat", "verify", "bench",
+        "create", "load", "get", "put", "remove", "stat", "compact", "verify", "bench",
     ] {
         assert!(place.run(&["--help"]).expect(0).text().contains(command));
         place.run(&[command, "--help"]).expect(0);

@@ -137,6 +137,34 @@ fn stat() {
 }
 
 #[test]
+fn compact() {
+    let place = Place::new();
+    place.run(&["create", "--vbuckets", "4"]).expect(0);
+    for key in ["a", "b", "c"] {
+        place.run(&["put", key, "v"]).expect(0);
+    }
+    let compacted = place.json(&["compact"]);
+    let expected = [
+        "bytes_after",
+        "bytes_before",
+        "failed",
+        "seconds",
+        "tombstones_purged",
+        "vbuckets",
+    ];
+    assert_eq!(names(&compacted), expected);
+    assert_eq!(
+        (&compacted["vbuckets"], &compacted["failed"]),
+        (&4.into(), &0.into())
+    );
+    assert!(compacted["bytes_before"].as_u64() > Some(0));
+    assert!(compacted["bytes_after"].is_u64() && compacted["tombstones_purged"].is_u64());
+    assert!(compacted["seconds"].is_f64());
+    let one = place.json(&["compact", "--vbucket", "3"]);
+    assert_eq!(one["vbuckets"], 1);
+}
+
+#[test]
 fn verify() {
     let place = Place::new();
     place.run(&["put", "k", "v"]).expect(0);

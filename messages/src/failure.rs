@@ -84,6 +84,19 @@ pub enum CompactionStage {
     Publish,
 }
 
+impl From<storage::CompactionStage> for CompactionStage {
+    fn from(stage: storage::CompactionStage) -> CompactionStage {
+        match stage {
+            storage::CompactionStage::Start => CompactionStage::Start,
+            storage::CompactionStage::Merge => CompactionStage::Merge,
+            storage::CompactionStage::Collection(_) => CompactionStage::Collection,
+            storage::CompactionStage::Prepare => CompactionStage::Prepare,
+            storage::CompactionStage::SystemEvent => CompactionStage::SystemEvent,
+            storage::CompactionStage::Publish => CompactionStage::Publish,
+        }
+    }
+}
+
 /// For whom a snapshot is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ScanPurpose {

@@ -10,6 +10,9 @@
 //! | vbucket, writer | [`flusher::Wake`] | flusher | none: what changed is in shared state |
 //! | operator | [`flusher::PauseFlushing`], [`flusher::ResumeFlushing`], [`flusher::FlushNow`] | flusher | when it is so |
 //! | supervisor | [`flusher::StopFlushing`] | flusher | what could not be written in time |
+//! | operator | [`compactor::Compact`] | compactor | [`storage::Compacted`], or [`compactor::CompactError`] |
+//! | operator | [`compactor::CompactionStatuses`], `SetCompactionLimit`, `CancelCompaction` | compactor | what there is; the limit; how many |
+//! | compactor | [`compactor::PreparesErased`] | durability monitor | none: may come twice |
 //! | consumer | [`stream::OpenStream`], `CloseStream`, `BufferAcknowledge`, `GetFailoverLog` | producer | the stream, or why not |
 //! | producer | [`stream::StreamBatch`] | consumer | none: it acknowledges bytes |
 //! | vbucket, backfill | [`stream::LookAtStreams`] | producer | none: what changed is in shared state |
@@ -21,9 +24,11 @@ pub mod lifecycle;
 pub mod vbucket;
 pub mod collections;
 pub mod flusher;
+pub mod compactor;
 pub mod stream;
 
 pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
+pub use compactor::{CompactError, CompactOptions};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
 pub use lifecycle::{ChildName, Generation};
 pub use status::{Busy, DownCause, OperationError};

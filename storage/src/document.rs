@@ -1,17 +1,20 @@
 //! Documents and items: what is stored. A document is a client's key, value and metadata; an item is a document
 //! at one seqno, with the operation that put it there.
 //!
-//! Invariant: a [`DocumentKey`] always holds a whole collection prefix and 1 to 250 bytes in all; limits are
-//! checked where keys are made, never again on the paths that carry them.
+//! Invariant: limits are checked where keys and values are made, never again on the paths that carry them.
+
+mod key;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::cas::Cas;
 use crate::durability::DurabilityLevel;
-use crate::leb128;
 use crate::memory::MemoryToken;
 use crate::seqno::Seqno;
+
+pub(crate) use key::split;
+pub use key::{DocumentKey, KeyError};
 
 /// Number of a collection.
 #[derive(
@@ -22,106 +25,6 @@ pub struct CollectionId(pub u32);
 impl CollectionId {
     /// The collection every bucket begins with.
     pub const DEFAULT: CollectionId = CollectionId(0);
-}
-
-/// A document's key: the collection's id as unsigned LEB128, then the client's key.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DocumentKey(Box<[u8]>);
-
-impl DocumentKey {
-    /// Longest key in bytes, prefix included.
-    pub const LENGTH_MAX: usize = 250;
-
-    /// The key `key` of collection `collection`.
-    pub fn new(collection: CollectionId, key: &[u8]) -> Result<DocumentKey, KeyError> {
-        if key.is_empty() {
-            return Err(KeyError::Empty);
-        }
-        // Exactly as long as it will be: a key is made for every request.
-        let length = leb128::length_u32(collection.0).saturating_add(key.len());
-        let mut encoded = Vec::with_capacity(length);
-        leb128::put_u32(&mut encoded, collection.0);
-        encoded.extend_from_slice(key);
-        if encoded.len() > Self::LENGTH_MAX {
-            return Err(KeyError::TooLong {
-                length: encoded.len(),
-            });
-        }
-        Ok(DocumentKey(encoded.into_boxed_slice()))
-    }
-
-    /// A key from its stored form.
-    pub fn from_encoded(encoded: &[u8]) -> Result<DocumentKey, KeyError> {
-        split(encoded)?;
-        Ok(DocumentKey(encoded.into()))
-    }
-
-    /// The stored form: prefix and key.
-    #[must_use]
-    pub fn as_encoded(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The collection this key belongs to.
-    #[must_use]
-    pub fn collection(&self) -> CollectionId {
-        split(&self.0).map_or(CollectionId::DEFAULT, |(collection, _)| collection)
-    }
-
-    /// The client's key.
-    #[must_use]
-    pub fn key(&self) -> &[u8] {
-        split(&self.0).map_or(&[], |(_, key)| key)
-    }
-}
-
-/// Takes an encoded key apart, checking every limit.
-pub(crate) fn split(encoded: &[u8]) -> Result<(CollectionId, &[u8]), KeyError> {
-    if encoded.len() > DocumentKey::LENGTH_MAX {
-        return Err(KeyError::TooLong {
-            length: encoded.len(),
-        });
-    }
-    let (collection, key) = leb128::take_u32(encoded).ok_or(KeyError::BadPrefix)?;
-    if key.is_empty() {
-        return Err(KeyError::Empty);
-    }
-    // One collection, one prefix: its keys lie side by side in every order.
-    if leb128::length_u32(collection).saturating_add(key.len()) != encoded.len() {
-        return Err(KeyError::BadPrefix);
-    }
-    Ok((CollectionId(collection), key))
-}
-
-impl std::fmt::Debug for DocumentKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}:\"{}\"",
-            self.collection().0,
-            self.key().escape_ascii()
-        )
-    }
-}
-
-/// Why bytes cannot be a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// No key at all.
-    #[error("the key is empty; give at least one byte")]
-    Empty,
-    /// Over the limit.
-    #[error(
-        "the key is {length} bytes with its collection prefix; the most is {max}",
-        max = DocumentKey::LENGTH_MAX
-    )]
-    TooLong {
-        /// Length with the prefix.
-        length: usize,
-    },
-    /// Stored bytes that do not begin with a collection id.
-    #[error("the key does not begin with a collection id")]
-    BadPrefix,
 }
 
 /// What kind of bytes a value holds, as the field's bit set.

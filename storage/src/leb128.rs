@@ -7,11 +7,22 @@ pub(crate) fn put_u32(out: &mut Vec<u8>, value: u32) {
     put_u64(out, u64::from(value));
 }
 
-/// How many bytes `value` takes.
-pub(crate) fn length_u32(value: u32) -> usize {
-    // Seven bits a byte, one byte at least.
-    let bits = u32::BITS.saturating_sub(value.leading_zeros()).max(1);
-    bits.div_ceil(7) as usize
+/// `value` in the first so many bytes.
+pub(crate) fn encode_u32(mut value: u32) -> ([u8; 5], usize) {
+    let mut bytes = [0; 5];
+    let mut length = 0;
+    // Seven bits a byte: five hold all of it.
+    for place in &mut bytes {
+        let [low, ..] = value.to_le_bytes();
+        value >>= 7;
+        length += 1;
+        if value == 0 {
+            *place = low & 0x7f;
+            break;
+        }
+        *place = low | 0x80;
+    }
+    (bytes, length)
 }
 
 /// Appends `value`.

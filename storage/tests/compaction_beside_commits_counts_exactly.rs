@@ -137,7 +137,7 @@ fn mb_43403_every_change_between_nothing_prepare_and_abort() {
 /// MB-45636, MB-45686: a flush of nothing but a state, made while a compaction ran, was not in its output.
 #[test]
 fn mb_45636_a_state_flushed_at_every_step() {
-    let mut beside = Beside::filled();
+    let beside = Beside::filled();
     let mut uuid = 1;
     let mut purged = false;
     let vbucket = beside.writer.vbucket;
@@ -285,5 +285,59 @@ fn snapshots_of_every_step_read_what_they_read() {
     for (dropped, image, snapshot) in held {
         assert_eq!(snapshot.dropped_collections(), dropped);
         assert_eq!(Image::of(snapshot.as_ref()), image);
+    }
+}
+
+/// A seal whose kills were worked out before a compaction purged their victims begins again: whatever the step at which
+/// the publish comes, nothing is taken off the counts twice, and nothing is killed that is no longer there.
+#[test]
+fn seals_that_meet_the_publish_at_any_of_their_steps() {
+    for steps in 0.. {
+        let mut beside = Beside::filled();
+        let request = all();
+        let vbucket = beside.writer.vbucket;
+        let mut job = beside
+            .store
+            .compaction_job(vbucket, request.clone())
+            .unwrap();
+        while job.progress().stage != CompactionStage::Publish {
+            assert_eq!(beside.step(&mut job, &request), Outcome::Yielded);
+        }
+        let seqno = beside.next();
+        beside.write(vec![
+            of(LIVES, mutation(seqno, "deleted", "on a tombstone")),
+            of(LIVES, prepare(seqno + 1, "committed", "on a prepare")),
+            of(LIVES, prepare(seqno + 2, "aborted", "on an abort")),
+            of(DROPPED[0], mutation(seqno + 3, "a", "on a document")),
+            of(LIVES, mutation(seqno + 4, "b", "on what stays")),
+        ]);
+        beside.check();
+        let mut seal = beside.store.seal_job(vbucket, Seqno::ZERO).unwrap();
+        let has_steps = (0..steps).all(|_| seal.step() == Outcome::Yielded);
+        beside.check();
+        let told = loop {
+            match beside.step(&mut job, &request) {
+                Outcome::Yielded => beside.check(),
+                Outcome::Complete(told) => break told,
+                ended @ (Outcome::Aborted(_) | Outcome::Failed(_)) => panic!("{ended:?}"),
+            }
+        };
+        beside.published(told);
+        beside.check();
+        if has_steps {
+            assert_eq!(seal.run(), Outcome::Complete(()));
+        }
+        beside.check();
+        beside.check_disk();
+        let statistics = beside.store.file_statistics(vbucket).unwrap();
+        assert_eq!(statistics.segments, 2);
+        beside.compact_with(&request, |_, _| {});
+        beside.check_disk();
+        let left = beside.store.file_statistics(vbucket).unwrap();
+        assert_eq!(left.live_bytes, left.total_bytes, "nothing dead is left");
+        if !has_steps {
+            assert!(steps > 4, "the seal has steps");
+            return;
+        }
     }
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use beside::{begin_of, end_of, of};
 use piggin_storage::{
-    Compacted, CompactionRequest, DeleteSource, DurabilityLevel, Expiry, Item, Namespace,
-    Operation, Outcome, RolledBack, Seqno,
+    Advice, Compacted, CompactionRequest, DeleteSource, DurabilityLevel, Expiry, Item, Namespace,
+    Operation, Outcome, Refusal, RolledBack, Seqno, StorageError,
 };
 use support::{Writer, abort_of, commit_of, item, key, mutation, on_every_store, prepare};
 
@@ -302,5 +302,30 @@ fn a_purged_key_is_empty_and_may_be_written_again() {
         let counts = support::counts_of(writer.snapshot().as_ref()).total();
         assert_eq!((counts.documents, counts.tombstones), (3, 0));
         assert_eq!(snapshot.get(Namespace::Committed, &key("a")), Ok(None));
+    });
+}
+
+/// What the drop list could not be made from is refused, and nothing of its batch is there.
+#[test]
+fn items_that_are_no_system_events_are_refused() {
+    on_every_store(|mut writer| {
+        writer.write(vec![begin_of(1, 8)]);
+        let unreadable = item(2, Operation::SystemEventEnd, "no event", "");
+        let begun_later = end_of(2, 8, 2);
+        let without_value = {
+            let mut item = Item::clone(&end_of(2, 8, 1));
+            item.document.value = bytes::Bytes::new();
+            Arc::new(item)
+        };
+        for bad in [unreadable, begun_later, without_value] {
+            let batch = writer.batch(vec![bad, mutation(3, "a", "value")]);
+            let error = writer.try_commit(&batch).unwrap_err();
+            let refusal = Refusal::SystemEvent { at: Seqno(2) };
+            let vbucket = writer.vbucket;
+            assert_eq!(error, StorageError::Refused { vbucket, refusal });
+            assert_eq!(error.advice(), Advice::FixRequest);
+            assert_eq!(writer.image().seqnos(), [1]);
+        }
+        assert_eq!(writer.snapshot().dropped_collections(), []);
     });
 }

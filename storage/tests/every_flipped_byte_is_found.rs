@@ -20,7 +20,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use piggin_storage::disk::SimulatedDisk;
-use piggin_storage::{CommitDurability, KvStore, LogStore, StorageError, VbucketId};
+use piggin_storage::{
+    CommitDurability, CompactionRequest, KvStore, LogStore, StorageError, VbucketId,
+};
 
 use model::generate;
 use model::random::Random;
@@ -96,6 +98,12 @@ fn build(seed: u64) -> World {
             Operation::Merge(vbucket, piggin_storage::Seqno(3)),
         );
     }
+    let compacted = world.past.present().into_iter().last().unwrap();
+    let request = CompactionRequest {
+        drop_deletes: true,
+        ..CompactionRequest::default()
+    };
+    apply(&mut world, Operation::Compact(compacted, request));
     apply(&mut world, Operation::Checkpoint);
     for _ in 0..20 {
         apply(&mut world, Operation::Maintain);

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use piggin_storage::disk::{Disk, DiskError, DiskFile, DiskLock, OpenMode, SimulatedDisk};
 use piggin_storage::log_store::Maintained;
-use piggin_storage::{CreateOptions, Job, KvStore, LogStore, OpenOptions, Outcome, Seqno};
+use piggin_storage::{
+    CompactionRequest, CreateOptions, Job, KvStore, LogStore, OpenOptions, Outcome, Seqno,
+};
 use support::log_store::{image, open_on, small_options};
 use support::{Image, Writer, mutation, vbucket};
 
@@ -201,4 +203,16 @@ fn of_a_seal() {
 #[test]
 fn of_a_merge() {
     interrupted_at_every_call(|store| store.merge_job(vbucket(1), Seqno::MAX).unwrap().run());
+}
+
+#[test]
+fn of_a_compaction() {
+    interrupted_at_every_call(|store| {
+        let request = CompactionRequest {
+            history_floor: Seqno::ZERO,
+            ..CompactionRequest::default()
+        };
+        let ended = store.compact(vbucket(1), &request).map(|_| ());
+        ended.map_failure(|failure| failure.cause)
+    });
 }

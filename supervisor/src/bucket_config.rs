@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors::compactor::CompactionPolicy;
 use actors::hooks::Hooks;
 use storage::OpenOptions;
 use storage::disk::Disk;
@@ -54,15 +55,49 @@ pub struct BucketConfig {
     pub failure_history_max: usize,
     /// A child that gives no sign of life for so long is treated as failed.
     pub stall_limit: Duration,
+    /// How segments are rewritten in the background.
+    pub compaction: CompactionConfig,
     /// How often the figures are handed to the recorder of the `metrics` crate, for whoever installed one. With `None`
     /// only by [`Bucket::publish_metrics`](crate::Bucket::publish_metrics).
     pub metrics_every: Option<Duration>,
-    /// Sizes and thresholds of the store's files. Two fields are the bucket's own, whatever they say here: each opening
-    /// draws another `entropy`, and `is_stepped` is true in a simulated world and nowhere else.
+    /// Sizes and thresholds of the store's files. Three fields are the bucket's own, whatever they say here: each opening
+    /// draws another `entropy`, `is_stepped` is true in a simulated world and nowhere else, and instead of `segments_max`
+    /// the policy of `compaction` says what is merged when.
     pub store: OpenOptions,
     /// A test harness that the bucket, on its own threads and in real time, asks for faults and shows what passes.
     #[cfg(any(test, feature = "testing"))]
     pub hooks: Hooks,
+}
+
+/// How a bucket rewrites segments in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// Threads that compact, and so the most compactions that run at once; [`Bucket::set_compaction_limit`] makes it
+    /// fewer. Two, so that a big vbucket does not keep the small ones waiting.
+    ///
+    /// [`Bucket::set_compaction_limit`]: crate::Bucket::set_compaction_limit
+    pub threads: u16,
+    /// Bytes that all of them together read and write in a second, so that the flushers have the disk when they need
+    /// it; zero is no limit.
+    pub bytes_per_second: u64,
+    /// So long a tombstone is kept, for whoever follows the bucket and was away.
+    pub purge_age: Duration,
+    /// What is compacted without being asked for.
+    pub policy: CompactionPolicy,
+    /// Requests that may wait for an answer, above which one more is answered with a temporary failure.
+    pub waiters_max: usize,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> CompactionConfig {
+        CompactionConfig {
+            threads: 2,
+            bytes_per_second: 300_000_000,
+            purge_age: Duration::from_secs(3 * 24 * 3600),
+            policy: CompactionPolicy::default(),
+            waiters_max: 4096,
+        }
+    }
 }
 
 impl BucketConfig {
@@ -114,6 +149,7 @@ impl BucketConfig {
             stop_deadline: Duration::from_secs(30),
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
+            compaction: CompactionConfig::default(),
             metrics_every: Some(Duration::from_secs(10)),
             store: OpenOptions::new(0),
             #[cfg(any(test, feature = "testing"))]

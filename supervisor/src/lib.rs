@@ -97,19 +97,22 @@ mod stop;
 mod shutdown;
 mod engine;
 mod bucket;
+mod compaction;
 mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use actors::compactor::{CompactionFigures, CompactionPolicy, SizeTier};
 pub use actors::warmup::{WarmupEnd, WarmupProgress};
-pub use bucket::{Bucket, Collection, VbucketAddr, WriteFuture, WriteRequest};
+pub use bucket::{Bucket, Collection, CompactorAddr, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
-pub use bucket_config::{BucketConfig, Location};
+pub use bucket_config::{BucketConfig, CompactionConfig, Location};
 pub use bucket_error::BucketError;
 pub use changes::{
     Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, TokenError, Until,
 };
+pub use compaction::CompactionReport;
 pub use shutdown::ShutdownReport;
 pub use statistics::{BucketStatistics, CollectionStatistics};
 pub use streaming::ProducerAddr;

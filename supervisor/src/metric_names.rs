@@ -16,6 +16,8 @@ pub const DB_FILE_SIZE_BYTES: &str = "kv_ep_db_file_size_bytes";
 pub const DB_DATA_SIZE_BYTES: &str = "kv_ep_db_data_size_bytes";
 /// Changes that are not on disk yet.
 pub const DISKQUEUE_ITEMS: &str = "kv_ep_diskqueue_items";
+/// Compactions that wait or run.
+pub const PENDING_COMPACTIONS: &str = "kv_ep_pending_compactions";
 /// Vbuckets that are out of service.
 pub const VBUCKETS_DOWN: &str = "piggin_vbuckets_down";
 /// Backfills of streams, those that wait their turn included.
@@ -24,6 +26,17 @@ pub const BACKFILLS: &str = "piggin_backfills";
 pub const BACKFILL_BUFFER_BYTES: &str = "piggin_backfill_buffer_bytes";
 /// Restarts of all children.
 pub const CHILD_RESTARTS: &str = "piggin_child_restarts";
+
+/// Compactions that were aborted: rolled back, deleted, cancelled, shut down. Never part of a failure figure.
+pub const COMPACTION_ABORTED: &str = "kv_ep_compaction_aborted";
+/// Tombstones that compactions let go.
+pub const COMPACTION_TOMBSTONES_PURGED: &str = "kv_ep_compaction_tombstones_purged";
+/// Prepares that compactions let go.
+pub const COMPACTION_PREPARES_PURGED: &str = "kv_ep_compaction_prepares_purged";
+/// Items of dropped collections that compactions erased.
+pub const COMPACTION_COLLECTION_ITEMS_PURGED: &str = "kv_ep_compaction_collection_items_purged";
+/// Documents that compactions found to be expired, and that were deleted for it.
+pub const EXPIRED_COMPACTOR: &str = "kv_ep_expired_compactor";
 
 /// Every failure, by the label `counter` (see [`FailureKind::counter`]).
 pub const FAILURES: &str = "piggin_failures";

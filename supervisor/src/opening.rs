@@ -61,6 +61,8 @@ pub(crate) fn reopen(
 fn drawn(options: &OpenOptions, random: &dyn Random) -> OpenOptions {
     OpenOptions {
         entropy: random.next_u64(),
+        // The compactor merges, never the maintenance.
+        segments_max: usize::MAX,
         ..*options
     }
 }

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
+use actors::compactor::Compactor;
 use actors::store_handle::StoreHandle;
 use actors::vbucket::VbucketSlot;
 use actors::warmup::Warmup;
 use messages::vbucket::VbucketDescription;
 use storage::MemoryPool;
 
-use crate::bucket::VbucketAddr;
+use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::Supervisor;
@@ -26,6 +27,8 @@ pub(crate) struct Running {
     pub(crate) collections: Collections,
     /// By vbucket number.
     pub(crate) addresses: Vec<VbucketAddr>,
+    pub(crate) compactor: Compactor,
+    pub(crate) compactor_address: CompactorAddr,
     pub(crate) memory: Arc<MemoryPool>,
     pub(crate) store: StoreHandle,
     pub(crate) warmup: Warmup,
@@ -52,6 +55,7 @@ impl Running {
         self.tree.forsake(why);
         self.streaming.stop();
         self.table.close();
+        self.compactor.close();
         self.stop.over(&crate::ShutdownReport {
             failed: Some(why.to_owned()),
             ..crate::ShutdownReport::default()
@@ -74,6 +78,7 @@ impl Running {
             memory_quota_bytes: self.memory.quota_bytes(),
             disk_bytes: 0,
             live_bytes: 0,
+            compaction: self.compactor.figures(),
             unpersisted_items: vbuckets.iter().map(unpersisted).sum(),
             backfills: streaming.backfills as u64,
             backfill_buffer_bytes: streaming.buffered_bytes,

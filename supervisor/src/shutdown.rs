@@ -1,7 +1,7 @@
 //! The end of a bucket, in order or not, and what it came to (rule R22).
 //!
-//! Order: close every vbucket's gate; write what is in memory; end the workers; close the store; the mark of a clean
-//! shutdown last. Invariant: the mark is written only when all of that was done; whoever waits for a vbucket or for the
+//! Order: close every vbucket's gate; end compactions at their next step; write what is in memory; end the workers; close
+//! the store; the mark of a clean shutdown last. Invariant: the mark is written only when all of that was done; whoever waits for a vbucket or for the
 //! shutdown is answered whatever happens.
 
 use std::fmt;
@@ -125,6 +125,7 @@ impl Engine {
         };
         drop(watch);
         self.running.table.close();
+        self.running.compactor.close();
         // Whoever waits for the end may open the directory anew.
         self.running.store.abandon();
         report.took = self.since(began);
@@ -141,6 +142,7 @@ impl Engine {
             }
         }
         self.running.warmup.stop();
+        self.running.compactor.stop();
         for flusher in &self.flushers {
             let within = self.left(began);
             let answer = flusher.send(StopFlushing { within });
@@ -174,6 +176,7 @@ impl Engine {
             core.close_gate();
         }
         self.running.warmup.stop();
+        self.running.compactor.stop();
         let mut report = ShutdownReport::default();
         self.stop_workers(self.deadline, &mut report).await;
         report

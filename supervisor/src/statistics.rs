@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use actors::compactor::CompactionFigures;
 use messages::vbucket::VbucketDescription;
 use storage::{CollectionId, Seqno, VbucketId};
 
@@ -22,6 +23,8 @@ pub struct BucketStatistics {
     pub live_bytes: u64,
     /// Changes that are not on disk yet, those of which a newer one took the place included.
     pub unpersisted_items: u64,
+    /// What compactions did since the bucket was opened, and how many there are now.
+    pub compaction: CompactionFigures,
     /// Streams' backfills, those that wait their turn included.
     pub backfills: u64,
     /// Bytes read for streams and not sent yet.
@@ -68,6 +71,7 @@ impl BucketStatistics {
             (names::DB_FILE_SIZE_BYTES, self.disk_bytes),
             (names::DB_DATA_SIZE_BYTES, self.live_bytes),
             (names::DISKQUEUE_ITEMS, self.unpersisted_items),
+            (names::PENDING_COMPACTIONS, self.compaction.pending),
             (names::BACKFILLS, self.backfills),
             (names::BACKFILL_BUFFER_BYTES, self.backfill_buffer_bytes),
             (names::VBUCKETS_DOWN, down.count() as u64),
@@ -79,6 +83,25 @@ impl BucketStatistics {
                 reason = "a gauge is a float; figures above 2^53 are not"
             )]
             metrics::gauge!(name).set(value as f64);
+        }
+        let counters = [
+            (names::COMPACTION_ABORTED, self.compaction.aborted),
+            (
+                names::COMPACTION_TOMBSTONES_PURGED,
+                self.compaction.tombstones_purged,
+            ),
+            (
+                names::COMPACTION_PREPARES_PURGED,
+                self.compaction.prepares_purged,
+            ),
+            (
+                names::COMPACTION_COLLECTION_ITEMS_PURGED,
+                self.compaction.collection_items_purged,
+            ),
+            (names::EXPIRED_COMPACTOR, self.compaction.expired),
+        ];
+        for (name, value) in counters {
+            metrics::counter!(name).absolute(value);
         }
     }
 }

@@ -7,6 +7,7 @@ mod disk;
 pub mod fault;
 mod guardian;
 mod harness;
+mod hold;
 mod failures;
 pub mod probe;
 mod process;
@@ -20,7 +21,7 @@ pub use actors::environment::{Clock, Environment, Random};
 pub use actors::executor::{
     Executor, StartError, Step, StopWorkers, WakeWorker, Worker, WorkerSpec,
 };
-pub use actors::hooks::{Delivery, FaultPoint, Hook, Hooks, Passing};
+pub use actors::hooks::{Delivery, FaultPoint, HoldPoint, Hook, Hooks, Passing};
 pub use actors::simulation::trace::{Event, digest};
 pub use actors::simulation::{
     Latencies, SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace,
@@ -30,6 +31,7 @@ pub use failures::FailureLog;
 pub use fault::{DiskEffect, DiskFault, Fault, FaultPlan};
 pub use guardian::AlwaysRestart;
 pub use harness::Harness;
+pub use hold::Hold;
 pub use probe::Probe;
 pub use settings::{LastEvents, Layer, RunError, WorldSettings};
 pub use tap::{MessageLog, MessagesOf, Tap, Tapped};

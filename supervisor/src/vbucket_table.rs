@@ -9,13 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use actors::compactor::{Compactable, CompactionTable};
 use actors::environment::Environment;
 use actors::maintenance::MemoryUse;
 use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{BucketManifest, DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
 use actors::warmup::{VbucketTable, Warmable};
-use messages::{ChildName, DownCause, OperationError};
-use storage::{MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketStateRecord};
+use messages::{Busy, ChildName, CompactError, DownCause, OperationError};
+use storage::{
+    MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketState, VbucketStateRecord,
+};
 
 use crate::restart::OutOfService;
 use crate::wiring;
@@ -199,6 +202,37 @@ impl VbucketTable for Table {
     fn note_down(&self, vbucket: VbucketId, cause: DownCause) {
         if let Some(slot) = self.slots.get(vbucket.index()) {
             slot.note_down(cause);
+        }
+    }
+}
+
+impl CompactionTable for Table {
+    fn vbuckets(&self) -> u16 {
+        // A bucket has at most 1,024.
+        u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
+    }
+
+    fn vbucket(&self, vbucket: VbucketId) -> Result<Arc<dyn Compactable>, CompactError> {
+        if self.is_over.load(Ordering::Acquire) {
+            return Err(CompactError::Closed);
+        }
+        let slot = self.slots.get(vbucket.index());
+        let slot = slot.ok_or(CompactError::UnknownVbucket(vbucket))?;
+        let Ok(core) = slot.core() else {
+            let down = slot.down().cloned();
+            return Err(match down {
+                Some(cause) => CompactError::VbucketDown { vbucket, cause },
+                None => CompactError::TemporaryFailure(Busy::WarmingUp),
+            });
+        };
+        if let Some(cause) = core.down() {
+            return Err(CompactError::VbucketDown { vbucket, cause });
+        }
+        match core.state() {
+            VbucketState::Dead => Err(CompactError::VbucketDead(vbucket)),
+            VbucketState::Active | VbucketState::Replica | VbucketState::Pending => {
+                Ok(Arc::clone(core) as _)
+            }
         }
     }
 }

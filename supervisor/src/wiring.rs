@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use actors::backfill::Backfills;
 use actors::backoff::Backoff;
+use actors::compactor::{Compactor, CompactorConfig, CompactorCore, CompactorLimits};
 use actors::environment::{Clock, Environment, Random};
 use actors::executor::{Executor, StopWorkers, WakeWorker};
 use actors::flusher::actor::wake_with;
@@ -28,7 +29,7 @@ use messages::{ChildName, OperationError};
 use storage::disk::Disk;
 use storage::{CreateOptions, LogStore, MemoryPool, VbucketId};
 
-use crate::bucket::VbucketAddr;
+use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
 use crate::collections::Collections;
@@ -105,7 +106,9 @@ pub(crate) async fn start(
         store,
         table,
     };
-    let writers = parts.start_writers()?;
+    let compactor = parts.compactor();
+    let writers = parts.start_writers(&compactor)?;
+    let compactor_address = parts.start_compactor(&compactor, &arbiters)?;
     let warmup = parts.start_warmup(&opened.disk)?;
     let warm = warmup.wait();
     let closed = |_| OperationError::Closed;
@@ -123,6 +126,8 @@ pub(crate) async fn start(
     drop(timeout(config.stall_limit, supervisor.all_begun()).await);
     let running = Running {
         addresses,
+        compactor,
+        compactor_address,
         table: parts.table,
         collections,
         memory,
@@ -159,13 +164,56 @@ impl Parts<'_> {
         ShellConfig::new(name.clone(), Arc::clone(&self.guardian)).hooks(&self.environment.hooks)
     }
 
+    /// The compactor, without workers yet.
+    fn compactor(&self) -> Compactor {
+        let config = &self.config.compaction;
+        Compactor::new(CompactorConfig {
+            workers: ChildName::new("compaction"),
+            store: self.store.clone(),
+            environment: self.environment.clone(),
+            table: Arc::clone(&self.table) as _,
+            limits: CompactorLimits {
+                running_max: usize::from(config.threads.max(1)),
+                waiters_max: config.waiters_max,
+                backoff: Backoff::DISK,
+            },
+            policy: config.policy,
+            purge_age: config.purge_age,
+            bytes_per_second: config.bytes_per_second,
+            history_floor: self.config.store.history_floor,
+        })
+    }
+
+    /// Who is asked for compactions, and who does them.
+    fn start_compactor(
+        &self,
+        compactor: &Compactor,
+        arbiters: &[ArbiterHandle],
+    ) -> Result<CompactorAddr, BucketError> {
+        let arbiter = arbiters.first().ok_or_else(|| BucketError::Engine {
+            what: "the compactor".to_owned(),
+            cause: "there is no thread for actors".to_owned(),
+        })?;
+        let shell = self.shell(&ChildName::new("compactor"));
+        let shell = shell.mailbox(self.config.mailbox_messages_max);
+        let asked = compactor.clone();
+        let make = move |_| CompactorCore::new(asked.clone());
+        let address = shell::start(arbiter, shell, make);
+        compactor
+            .start(self.config.compaction.threads, &self.guardian)
+            .map_err(not_started)?;
+        Ok(address)
+    }
+
     /// The store's background work, and a writer for each log.
-    fn start_writers(&self) -> Result<Vec<WriterLink>, BucketError> {
+    fn start_writers(&self, compactor: &Compactor) -> Result<Vec<WriterLink>, BucketError> {
+        let look = compactor.clone();
         let config = MaintenanceConfig {
             name: ChildName::new("maintenance"),
             store: self.store.clone(),
             environment: self.environment.clone(),
             backoff: Backoff::DISK,
+            after_seal: Some(WakeWorker::new(move || look.look_soon())),
             memory: Arc::clone(&self.table) as _,
         };
         let maintenance =
@@ -305,7 +353,12 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
     // Workers and flushers only touch the disk and hold nothing of each other.
     let mut tree = Tree::new(Group::new("bucket"))
         .group(Group::new("disk"))
-        .child(child("maintenance", "disk"));
+        .child(child("maintenance", "disk"))
+        // Before its workers, so that it ends after them and can still say what became of what they had in hand.
+        .child(child("compactor", "disk"));
+    for number in 0..config.compaction.threads.max(1) {
+        tree = tree.child(child(&format!("compaction-{number}"), "disk"));
+    }
     for log_shard in 0..shape.log_shards {
         tree = tree.child(child(&format!("writer-{log_shard}"), "disk"));
     }

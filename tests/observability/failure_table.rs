@@ -2,8 +2,7 @@
 //! answered, the failure is told on the bus once, exactly one counter moves by one, and it is logged once with its
 //! fields.
 //!
-//! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: the compaction
-//! stages but the merge (a merge of this size needs megabytes of segments), `Scan` but a backfill's (a
+//! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: `Scan` but a backfill's (a
 //! warmup's scan fails as the phase of the warmup; range reads and repairs are to come), `Fetch`,
 //! `Warmup` in its phase of prepares, `Rollback`.
 
@@ -12,16 +11,20 @@ use std::sync::Arc;
 use ::actors::hooks::{FaultPoint, Hook, Hooks};
 use ::actors::vbucket::ChangeStep;
 use parking_lot::Mutex;
-use piggin::messages::failure::{ScanPurpose, WarmupPhase};
+use piggin::messages::failure::{CompactionStage, ScanPurpose, WarmupPhase};
 use piggin::messages::stream::{StreamEndReason, StreamEvent};
 use piggin::messages::vbucket::{Set, WriteOptions};
 use piggin::messages::{
-    Busy, Failure, FailureCause, FailureId, FailureKind, NextStep, OperationError,
+    Busy, CompactError, CompactOptions, Failure, FailureCause, FailureId, FailureKind, NextStep,
+    OperationError,
 };
 use piggin::storage::disk::{DiskErrorKind, SimulatedDisk};
-use piggin::storage::{CollectionId, DocumentKey, VbucketUuid};
+use piggin::storage::{
+    Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, KvStore, LogStore,
+    ManifestUid, OpenOptions, ScopeId, SystemEvent, VbucketUuid,
+};
 use piggin::supervisor::metric_names as names;
-use piggin::{Bucket, BucketConfig, ChangesOptions, Until};
+use piggin::{Bucket, BucketConfig, ChangesOptions, CompactionPolicy, Until};
 
 use crate::capture::{Fields, Turn};
 use crate::support::{
@@ -55,6 +58,9 @@ impl Scene {
     fn config(disk: &TestDisk, plan: &Arc<Plan>) -> BucketConfig {
         let mut config = small(BucketConfig::on(Arc::new(disk.clone())));
         config.hooks = Hooks::new(Arc::clone(plan) as _);
+        // What is broken is what somebody asked for.
+        config.compaction.policy = CompactionPolicy::NEVER;
+        config.compaction.threads = 1;
         config
     }
 
@@ -99,6 +105,79 @@ struct Row {
     force: fn() -> Result<Scene>,
 }
 
+/// Somebody asks for a compaction that fails at this stage, and is told so; asked again it is done.
+fn compaction_fails_at(stage: CompactionStage) -> Result<Scene> {
+    let scene = Scene::set(None)?.opened_again(|disk, _| drops_a_collection(disk))?;
+    scene.arm(FaultPoint::Compaction { stage });
+    let compact = || block_on(scene.bucket.compact(vbucket(1), CompactOptions::default()));
+    match compact() {
+        Err(CompactError::Failed {
+            stage: failed,
+            cause: FailureCause::Injected(_),
+            published,
+        }) => {
+            assert_eq!(CompactionStage::from(failed), stage);
+            assert_eq!(published.is_some(), stage == CompactionStage::Collection);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(scene.bucket.statistics().compaction.failed, 1);
+    compact()?;
+    Ok(scene)
+}
+
+/// In the closed bucket on that disk, a collection began and ended.
+fn drops_a_collection(disk: &SimulatedDisk) {
+    let disk = Arc::new(disk.clone());
+    let store = LogStore::open(disk, OpenOptions::new(77)).unwrap();
+    let statuses = store.vbuckets();
+    let status = statuses.iter().find(|one| one.vbucket == vbucket(1));
+    let position = status.unwrap().position.clone().unwrap();
+    let (uid, scope, collection) = (ManifestUid(1), ScopeId::DEFAULT, CollectionId(8));
+    let begin = SystemEvent::CollectionBegin {
+        uid,
+        scope,
+        collection,
+        name: "dropped".to_owned(),
+        max_ttl_s: 0,
+    };
+    let start = position.high_seqno.next();
+    let end = SystemEvent::CollectionEnd {
+        uid: ManifestUid(2),
+        scope,
+        collection,
+        start,
+    };
+    let key = DocumentKey::new(collection, b"erased").unwrap();
+    let document = Document::new(key, "erased", Cas(1));
+    let item = |event: &SystemEvent, seqno| {
+        let document = Document::new(event.key().unwrap(), event.value(), Cas(1));
+        let operation = event.operation();
+        Item {
+            operation,
+            ..Item::mutation(seqno, document)
+        }
+    };
+    let middle = start.next();
+    let items = [
+        item(&begin, start),
+        Item::mutation(middle, document),
+        item(&end, middle.next()),
+    ];
+    let items = items.map(Arc::new).to_vec();
+    let mut batch = Batch::of_documents(vbucket(1), &position, items, u64::from(u32::MAX));
+    let mut identity = store.state(vbucket(1)).unwrap().identity.as_ref().clone();
+    identity.manifest_uid = 2;
+    batch.identity = Some(Arc::new(identity));
+    let answers = store.commit(&[batch], CommitDurability::Synced);
+    assert_eq!(answers, [Ok(())]);
+    store.close().unwrap();
+}
+
+fn is_nothing(next: NextStep) -> bool {
+    next == NextStep::Nothing
+}
+
 fn is_retried(next: NextStep) -> bool {
     matches!(next, NextStep::RetryAt { .. })
 }
@@ -109,6 +188,16 @@ fn is_out(next: NextStep) -> bool {
 
 fn is_restarted(next: NextStep) -> bool {
     next == NextStep::Restarted
+}
+
+/// With one worker it is known who fails.
+const fn compaction_row(stage: CompactionStage, force: fn() -> Result<Scene>) -> Row {
+    Row {
+        kind: FailureKind::Compaction { stage },
+        child: "compaction-0",
+        next: is_nothing,
+        force,
+    }
 }
 
 /// Flips a bit of what the newest manifests hold of the vbucket with this branch.
@@ -125,7 +214,7 @@ fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
     }
 }
 
-const TABLE: [Row; 9] = [
+const TABLE: [Row; 15] = [
     Row {
         kind: FailureKind::Flush,
         child: "writer-0",
@@ -156,6 +245,24 @@ const TABLE: [Row; 9] = [
             Ok(scene)
         },
     },
+    compaction_row(CompactionStage::Start, || {
+        compaction_fails_at(CompactionStage::Start)
+    }),
+    compaction_row(CompactionStage::Collection, || {
+        compaction_fails_at(CompactionStage::Collection)
+    }),
+    compaction_row(CompactionStage::Prepare, || {
+        compaction_fails_at(CompactionStage::Prepare)
+    }),
+    compaction_row(CompactionStage::SystemEvent, || {
+        compaction_fails_at(CompactionStage::SystemEvent)
+    }),
+    compaction_row(CompactionStage::Merge, || {
+        compaction_fails_at(CompactionStage::Merge)
+    }),
+    compaction_row(CompactionStage::Publish, || {
+        compaction_fails_at(CompactionStage::Publish)
+    }),
     Row {
         kind: FailureKind::Warmup {
             phase: WarmupPhase::State,
@@ -351,6 +458,9 @@ fn every_kind_does_its_four_things() -> Result {
         assert_eq!(turn.figure(&figure), Some(1.0), "{counter}");
         let derived = turn.figure(names::ITEM_COMMIT_FAILED).unwrap_or(0.0);
         assert_eq!(derived > 0.0, row.kind == FailureKind::Flush);
+        let derived = turn.figure(names::COMPACTION_FAILED).unwrap_or(0.0);
+        let is_compaction = matches!(row.kind, FailureKind::Compaction { .. });
+        assert_eq!(derived > 0.0, is_compaction);
         // Four: logged once, with its fields.
         let logged = turn.logged_failures();
         let of_it = |one: &&Fields| one["failure"] == failure.id.0.to_string();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use piggin::messages::CompactOptions;
 use piggin::storage::disk::SimulatedDisk;
 use piggin::supervisor::metric_names as names;
 use piggin::{Bucket, BucketConfig};
@@ -35,6 +36,7 @@ fn gauges_are_the_figures() -> Result {
         (names::MAX_SIZE, figures.memory_quota_bytes),
         (names::DB_FILE_SIZE_BYTES, figures.disk_bytes),
         (names::DISKQUEUE_ITEMS, 3),
+        (names::PENDING_COMPACTIONS, 0),
         (names::VBUCKETS_DOWN, 0),
         (names::CHILD_RESTARTS, 0),
         (names::BACKFILLS, 0),
@@ -53,6 +55,19 @@ fn gauges_are_the_figures() -> Result {
     );
     disk.let_go();
     block_on(bucket.flush())?;
+    block_on(bucket.delete(&keys[0]).persisted())?;
+    let options = CompactOptions {
+        drop_deletes: true,
+        purge_before_s: None,
+    };
+    // So that the tombstone is not the newest of its collection.
+    let id = bucket.vbucket_of(keys[0].as_bytes());
+    block_on(bucket.set(key_in(&bucket, id, 60), "newer").persisted())?;
+    assert_eq!(block_on(bucket.compact_all(options)).failed().count(), 0);
+    bucket.publish_metrics();
+    let purged = turn.figure(names::COMPACTION_TOMBSTONES_PURGED);
+    assert_eq!(purged, Some(1.0));
+    assert_eq!(turn.figure(names::COMPACTION_ABORTED), Some(0.0));
     assert_eq!(bucket.statistics().unpersisted_items, 0);
     block_on(bucket.shutdown())?;
     Ok(())
@@ -83,6 +98,7 @@ fn every_name_is_in_the_manual() {
         names::DB_FILE_SIZE_BYTES,
         names::DB_DATA_SIZE_BYTES,
         names::DISKQUEUE_ITEMS,
+        names::PENDING_COMPACTIONS,
         names::VBUCKETS_DOWN,
         names::CHILD_RESTARTS,
         names::BACKFILLS,
@@ -90,6 +106,11 @@ fn every_name_is_in_the_manual() {
         names::FAILURES,
         names::ITEM_COMMIT_FAILED,
         names::COMPACTION_FAILED,
+        names::COMPACTION_ABORTED,
+        names::COMPACTION_TOMBSTONES_PURGED,
+        names::COMPACTION_PREPARES_PURGED,
+        names::COMPACTION_COLLECTION_ITEMS_PURGED,
+        names::EXPIRED_COMPACTOR,
         names::DATA_WRITE_FAILED,
         names::DATA_READ_FAILED,
     ] {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use piggin::messages::CompactOptions;
 use piggin::storage::disk::SimulatedDisk;
 use piggin::{Bucket, BucketConfig};
 
@@ -21,6 +22,8 @@ fn every_background_job_is_a_span() -> Result {
     while turn.spans("maintenance").is_empty() {
         block_on(bucket.set(&key, vec![b'v'; 200_000]).persisted())?;
     }
+    let compacted = block_on(bucket.compact_all(CompactOptions::default()));
+    assert_eq!(compacted.failed().count(), 0);
     block_on(bucket.shutdown())?;
 
     let commits = turn.spans("flush_commit");
@@ -41,6 +44,16 @@ fn every_background_job_is_a_span() -> Result {
         assert_eq!(job["generation"], "1");
         assert!(!job["job"].is_empty());
     }
+
+    let compactions = turn.spans("compaction");
+    let mut of: Vec<&str> = compactions
+        .iter()
+        .map(|job| job["vbucket"].as_str())
+        .collect();
+    of.sort_unstable();
+    of.dedup();
+    assert_eq!(of, ["0", "1", "2", "3"]);
+    assert!(compactions.iter().all(|job| job["generation"] == "1"));
 
     let before = turn.spans("warmup_load").len();
     let bucket = block_on(Bucket::open(small(BucketConfig::on(Arc::new(disk)))))?;

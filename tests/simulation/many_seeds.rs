@@ -22,9 +22,16 @@ fn no_promise_is_broken() {
         struck.extend(report.struck);
     }
     // A fault that never strikes proves nothing.
-    let children = ["vbucket", "flusher", "writer", "maintenance", "warmup"];
+    let children = [
+        "vbucket",
+        "flusher",
+        "writer",
+        "maintenance",
+        "compaction",
+        "warmup",
+    ];
     let panics = children.map(|child| format!("PanicIn {{ child: ChildName(\"{child}"));
-    let others = ["Stall", "FlushCommit"].map(str::to_owned);
+    let others = ["Stall", "FlushCommit", "CompactionPass"].map(str::to_owned);
     for kind in panics.into_iter().chain(others) {
         let times = struck
             .iter()

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use piggin::messages::FailureId;
 use piggin::storage::OpenOptions;
-use piggin::{Bucket, BucketConfig, BucketError};
+use piggin::{Bucket, BucketConfig, BucketError, CompactionConfig, CompactionPolicy, SizeTier};
 use supervisor::testing::{Event, Latencies, RunError, World, WorldSettings};
 
 use crate::checkers::{acknowledged, failures, soundness};
@@ -19,11 +19,16 @@ use crate::faults::{bad_disk, children, power_cut};
 use crate::history::History;
 use crate::plants::Plant;
 use crate::workloads::clients::{self, Ended};
+use crate::workloads::compactions;
 
 const CLIENTS: u64 = 6;
 const WRITES: u64 = 20;
+/// Compactions somebody asks for in each life.
+const COMPACTIONS: u64 = 6;
 /// Lives that end by a power cut or a kill.
 const CRASHES: u64 = 2;
+/// What is said of an operator who came to no end.
+const OPERATOR: &str = "the operator panicked";
 /// Longer than any opening takes on a disk that works: virtual time.
 const OPENING: Duration = Duration::from_secs(300);
 
@@ -108,11 +113,14 @@ impl Run {
         bad_disk::plan(&self.world);
         children::plan(&self.world);
         let clients = self.start_clients(&bucket);
+        // What he was answered when the end comes is told to nobody.
+        let operator = compactions::start(&self.world, &bucket, COMPACTIONS);
         power_cut::moment(&self.world).await;
         // Before the end: what is told because of it is nobody's fault.
         findings.extend(failures::check(&self.world, &bucket));
         self.note_failures(&bucket);
         self.end(clients, power_cut::strike);
+        operator.abort();
         Ok(findings)
     }
 
@@ -122,12 +130,14 @@ impl Run {
         let bucket = self.open().await?;
         let mut findings = acknowledged::after_a_crash(&bucket, &self.history).await;
         children::plan(&self.world);
+        let operator = compactions::start(&self.world, &bucket, COMPACTIONS);
         for (number, client) in self.start_clients(&bucket).into_iter().enumerate() {
             match client.await {
                 Ok(Ended::Done | Ended::Failed) => {}
                 other => findings.push(format!("client {number} ended as {other:?}")),
             }
         }
+        findings.extend(operator.await.unwrap_or_else(|_| vec![OPERATOR.to_owned()]));
         if self.plant == Plant::LosesADocument {
             self.lose_a_document(&bucket).await;
         }
@@ -146,11 +156,17 @@ impl Run {
     async fn life_in_order(&self) -> Result<Vec<String>, BucketError> {
         let bucket = self.open().await?;
         let mut findings = acknowledged::after_a_crash(&bucket, &self.history).await;
+        let operator = compactions::start(&self.world, &bucket, COMPACTIONS);
         for (number, client) in self.start_clients(&bucket).into_iter().enumerate() {
             match client.await {
                 Ok(Ended::Done) => {}
                 other => findings.push(format!("client {number} ended as {other:?}")),
             }
+        }
+        findings.extend(operator.await.unwrap_or_else(|_| vec![OPERATOR.to_owned()]));
+        let compaction = bucket.statistics().compaction;
+        if compaction.failed > 0 || compaction.completed < COMPACTIONS / 2 {
+            findings.push(format!("compactions on a sound disk: {compaction:?}"));
         }
         findings.extend(acknowledged::while_it_lives(&bucket, &self.history).await);
         findings.extend(failures::check(&self.world, &bucket));
@@ -171,6 +187,7 @@ impl Run {
             vbuckets: Some(4),
             log_shards: Some(2),
             actor_threads: Some(2),
+            compaction: compaction(),
             store: options(),
             ..self.world.config()
         }
@@ -218,13 +235,29 @@ impl Run {
     }
 }
 
+/// So eager that a few hundred documents are compacted again and again.
+fn compaction() -> CompactionConfig {
+    let tier = SizeTier {
+        bytes_max: u64::MAX,
+        segments_max: 2,
+    };
+    CompactionConfig {
+        policy: CompactionPolicy {
+            tiers: [tier; 2],
+            fragmented_bytes_min: 4 << 10,
+            ..CompactionPolicy::default()
+        },
+        purge_age: Duration::from_secs(1),
+        ..CompactionConfig::default()
+    }
+}
+
 /// So small that a few hundred documents are sealed, merged, checkpointed and copied out.
 fn options() -> OpenOptions {
     OpenOptions {
         log_file_bytes_min: 64 << 10,
         log_file_bytes_max: 128 << 10,
         unsealed_bytes: 16 << 10,
-        segments_max: 2,
         container_bytes_min: 0,
         block_bytes: 4 << 10,
         is_stepped: true,

@@ -2,7 +2,11 @@
 //! a listener for failures.
 //!
 //! Invariant: nothing here waits for time; every wait is for an event that a test causes.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses a part of it"
+)]
 
 mod disk;
 mod listener;

@@ -1,4 +1,5 @@
-//! The store's background work: sealing, checkpoints, merging, giving space back, one piece at a time, in steps.
+//! The store's background work: log files, sealing, checkpoints, giving space back, one piece at a time, in steps.
+//! Merging is the compactor's, unless the store is set to merge by itself.
 //!
 //! Never in the way of a commit for longer than a publish, whatever the size of a merge (MB-38428). Woken by the
 //! writers; level-triggered, because what is to be done is a function of the store's own figures. Invariant: what
@@ -34,6 +35,8 @@ pub struct MaintenanceConfig {
     pub environment: Environment,
     /// How long to leave a kind of work alone that failed.
     pub backoff: Backoff,
+    /// Woken after each seal: there may be something to compact.
+    pub after_seal: Option<WakeWorker>,
     /// What sealing gives back to.
     pub memory: Arc<dyn MemoryUse>,
 }
@@ -213,6 +216,10 @@ impl Worker for MaintenanceWorker {
                 Outcome::Complete(()) => {
                     let (kind, _) = failure_of(working.kind);
                     self.failures.remove(&(working.log_shard, kind));
+                    let is_seal = working.kind == MaintenanceKind::Seal;
+                    if let Some(after_seal) = self.config.after_seal.as_ref().filter(|_| is_seal) {
+                        after_seal.wake();
+                    }
                 }
                 Outcome::Failed(cause) => {
                     let span = working.span.clone();

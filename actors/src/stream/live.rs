@@ -255,7 +255,7 @@ impl Live {
             Piped::Ended(end) => self.state.backfill_ended(end),
             Piped::Chunk(chunk) => self
                 .state
-                .backfilled(chunk.items, chunk.up_to, chunk.skipped),
+                .backfilled(&chunk.items, chunk.up_to, chunk.skipped),
             Piped::Opened(watermarks) => {
                 let is_disk_only = self.state.admitted().is_disk_only;
                 let (core, held) = (Arc::clone(&self.links.core), watermarks.high_seqno);

@@ -228,11 +228,11 @@ impl StreamState {
     }
 
     /// The backfill read these, and passed over others, up to `up_to`.
-    pub fn backfilled(&mut self, items: Vec<Arc<Item>>, up_to: Seqno, skipped: Skipped) {
+    pub fn backfilled(&mut self, items: &[Arc<Item>], up_to: Seqno, skipped: Skipped) {
         let Phase::Backfilling { is_open: true, .. } = self.phase else {
             return;
         };
-        for item in &items {
+        for item in items {
             self.see(item);
             if self.is_dead() {
                 return;

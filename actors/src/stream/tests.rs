@@ -165,8 +165,8 @@ fn a_backfill_goes_over_into_memory_without_gap_or_duplicate() {
     queue(&mut log, item(4));
     let registered = register(&mut log, Seqno(4));
     state.opened(&at(4), Some(registered));
-    state.backfilled(vec![item(1), item(3)], Seqno(3), Skipped::default());
-    state.backfilled(vec![item(4)], Seqno(4), Skipped::default());
+    state.backfilled(&[item(1), item(3)], Seqno(3), Skipped::default());
+    state.backfilled(&[item(4)], Seqno(4), Skipped::default());
     queue(&mut log, item(5));
     state.backfill_ended(BackfillEnd::Complete(Seqno(4)));
     assert_eq!(said(&mut state), ["disk+ 0-4", "set 1", "set 3", "set 4"]);
@@ -195,7 +195,7 @@ fn a_backfill_that_is_not_complete_never_looks_so() {
     ];
     for (end, reason) in ends {
         let mut state = opened(admitted(0, u64::MAX), 9);
-        state.backfilled(vec![item(1)], Seqno(1), Skipped::default());
+        state.backfilled(&[item(1)], Seqno(1), Skipped::default());
         state.backfill_ended(end);
         assert!(state.is_dead());
         assert_eq!(said(&mut state), [reason.name()], "{end:?}");
@@ -210,11 +210,7 @@ fn a_backfill_that_is_not_complete_never_looks_so() {
 #[test]
 fn an_end_is_reached_with_the_snapshot_that_holds_it() {
     let mut state = opened(admitted(0, 5), 9);
-    state.backfilled(
-        vec![item(1), item(7), item(9)],
-        Seqno(9),
-        Skipped::default(),
-    );
+    state.backfilled(&[item(1), item(7), item(9)], Seqno(9), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(9)));
     assert_eq!(
         said(&mut state),
@@ -246,7 +242,7 @@ fn the_disk_alone_needs_no_cursor_and_ends() {
     assert!(matches!(state.want(), Want::Backfill(range) if range.last == Seqno(5)));
     state.scheduled();
     state.opened(&at(6), None);
-    state.backfilled(vec![item(6)], Seqno(6), Skipped::default());
+    state.backfilled(&[item(6)], Seqno(6), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(6)));
     assert_eq!(said(&mut state), ["disk+ 0-6", "set 6", "ok"]);
 }
@@ -259,7 +255,7 @@ fn every_end_that_was_told_is_delivered_once() {
         items: 1,
         has_invisible: true,
     };
-    state.backfilled(vec![item(2)], Seqno(3), invisible);
+    state.backfilled(&[item(2)], Seqno(3), invisible);
     state.backfill_ended(BackfillEnd::Complete(Seqno(3)));
     assert_eq!(said(&mut state), ["disk+ 0-3", "set 2", "advanced 3"]);
     // Of all that is passed over nothing is said.
@@ -268,7 +264,7 @@ fn every_end_that_was_told_is_delivered_once() {
         items: 3,
         has_invisible: false,
     };
-    state.backfilled(Vec::new(), Seqno(3), others);
+    state.backfilled(&[], Seqno(3), others);
     state.backfill_ended(BackfillEnd::Complete(Seqno(3)));
     assert!(said(&mut state).is_empty());
     assert_eq!(state.last_read(), Seqno(3));
@@ -281,7 +277,7 @@ fn every_end_that_was_told_is_delivered_once() {
         ..of_fruit(2, u64::MAX)
     };
     let mut state = opened(wanted, 4);
-    state.backfilled(Vec::new(), Seqno(4), others);
+    state.backfilled(&[], Seqno(4), others);
     state.backfill_ended(BackfillEnd::Complete(Seqno(4)));
     assert_eq!(said(&mut state), ["disk+ 1-4", "advanced 4"]);
 }
@@ -317,13 +313,13 @@ fn a_long_run_of_others_items_is_told_now_and_then() {
         has_invisible: false,
     };
     for up_to in [6_000, 12_000, 18_000, 24_000] {
-        state.backfilled(Vec::new(), Seqno(up_to), others);
+        state.backfilled(&[], Seqno(up_to), others);
     }
     assert_eq!(
         said(&mut state),
         ["disk+ 0-30000", "advanced 12000", "advanced 24000"]
     );
-    state.backfilled(Vec::new(), Seqno(30_000), others);
+    state.backfilled(&[], Seqno(30_000), others);
     state.backfill_ended(BackfillEnd::Complete(Seqno(30_000)));
     assert_eq!(said(&mut state), ["advanced 30000"]);
 }
@@ -360,7 +356,7 @@ fn a_cursor_that_is_dropped_leads_back_to_the_disk() {
 fn one_that_is_dropped_during_a_backfill_is_made_up_for() {
     let mut state = opened(admitted(0, u64::MAX), 4);
     state.cursor_dropped();
-    state.backfilled(vec![item(4)], Seqno(4), Skipped::default());
+    state.backfilled(&[item(4)], Seqno(4), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(4)));
     assert_eq!(said(&mut state), ["disk+ 0-4", "set 4"]);
     assert_eq!(state.want(), Want::Register { held: Seqno(4) });
@@ -369,13 +365,13 @@ fn one_that_is_dropped_during_a_backfill_is_made_up_for() {
     state.registered(registered(true, 5));
     state.scheduled();
     state.opened(&at(4), Some(registered(true, 8)));
-    state.backfilled(vec![item(4)], Seqno(4), Skipped::default());
+    state.backfilled(&[item(4)], Seqno(4), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(4)));
     assert_eq!(state.want(), Want::Register { held: Seqno(4) });
     state.registered(registered(true, 8));
     state.scheduled();
     state.opened(&at(7), Some(registered(false, 8)));
-    state.backfilled(vec![item(7)], Seqno(7), Skipped::default());
+    state.backfilled(&[item(7)], Seqno(7), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(7)));
     assert_eq!(
         said(&mut state),
@@ -396,12 +392,12 @@ fn the_last_collection_ends_it() {
     let mut dropped = Item::mutation(Seqno(3), document);
     dropped.operation = event.operation();
     let mut state = opened(of_fruit(0, u64::MAX), 9);
-    let items = vec![
+    let items = [
         item_of(FRUIT, 2, "a"),
         Arc::new(dropped),
         item_of(FRUIT, 4, "b"),
     ];
-    state.backfilled(items, Seqno(4), Skipped::default());
+    state.backfilled(&items, Seqno(4), Skipped::default());
     assert_eq!(
         said(&mut state),
         ["disk+ 0-9", "set 2", "event 3", "filter_empty"]
@@ -411,7 +407,7 @@ fn the_last_collection_ends_it() {
 #[test]
 fn output_is_cut_to_what_may_be_sent() {
     let mut state = opened(admitted(0, 2), 2);
-    state.backfilled(vec![item(1), item(2)], Seqno(2), Skipped::default());
+    state.backfilled(&[item(1), item(2)], Seqno(2), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(2)));
     assert!(state.take_output(0).0.is_empty());
     assert_eq!(state.take_output(1).0.len(), 1);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use messages::{Busy, OperationError};
 use storage::{DocumentKey, Item, MemoryAccount, MemoryToken};
 
-/// An item in memory beside key and value: itself, the counts of its references, and its slot in the map at the map's
-/// usual load.
+/// An item in memory beside its value and a long key: itself with a short key, the counts of its references, and its slot
+/// in the map at the map's usual load.
 pub(super) const ITEM_OVERHEAD_BYTES: u64 = size_of::<Item>() as u64 + 16 + 12;
 
 /// A deletion may go this far above the quota, as its part of it: it is how a client makes room.
@@ -17,7 +17,7 @@ const DELETION_ALLOWANCE_DIVISOR: u64 = 16;
 
 /// Bytes an item of this key and value is charged with.
 pub(super) fn cost_bytes(key: &DocumentKey, value_length: usize) -> u64 {
-    let user = (key.as_encoded().len() as u64).saturating_add(value_length as u64);
+    let user = (key.allocated_bytes() as u64).saturating_add(value_length as u64);
     user.saturating_add(ITEM_OVERHEAD_BYTES)
 }
 

@@ -18,6 +18,7 @@ mod core;
 mod change;
 mod operations;
 mod acknowledge;
+mod expiry;
 mod manifest;
 mod state;
 mod replica;

@@ -28,9 +28,9 @@ use storage::{
 
 /// One moment by the wall clock, read once for a request.
 #[derive(Clone, Copy, Debug)]
-struct Now {
+pub(super) struct Now {
     nanoseconds: u64,
-    seconds: u32,
+    pub(super) seconds: u32,
 }
 
 /// A write made ready before the lock is taken: all of its memory is allocated and paid for.
@@ -180,7 +180,7 @@ impl VbucketCore {
         drafts.into_iter().map(&mut apply).collect()
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let since_epoch = self.environment.clock.since_epoch();
         Now {
             nanoseconds: nanoseconds(since_epoch),
@@ -313,21 +313,22 @@ impl VbucketCore {
         let current = live.map(|live| live.document.cas);
         let verdict = rule.judge(current);
         if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
-            self.expire(locked, place, expired, now)?;
+            let bytes = memory::cost_bytes(&expired.document.key, 0);
+            self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
         }
         verdict
     }
 
     /// Deletes a document whose time is up.
-    fn expire(
+    pub(super) fn expire(
         &self,
         locked: &mut Locked<'_>,
         place: Place,
         expired: &Arc<Item>,
+        token: MemoryToken,
         now: Now,
     ) -> Result<(), OperationError> {
         let key = expired.document.key.clone();
-        let token = self.memory.charge(memory::cost_bytes(&key, 0));
         let item = tombstone(key, now.seconds, DeleteSource::Expiration, token);
         self.append(locked, place, Arc::new(item), Some(expired), now)
             .map(drop)
@@ -458,7 +459,7 @@ fn meta(item: &Item) -> Meta {
     }
 }
 
-const fn is_expired(expiry: Expiry, now: u32) -> bool {
+pub(super) const fn is_expired(expiry: Expiry, now: u32) -> bool {
     expiry.0 != 0 && expiry.0 <= now
 }
 

@@ -130,6 +130,7 @@ impl Plant {
             store: store.clone(),
             environment: ground.environment(),
             backoff: Backoff::DISK,
+            after_seal: None,
             memory: AmpleMemory::shared(),
         };
         let generation = Generation(1);

@@ -1,5 +1,7 @@
 //! Keys keep their limits wherever they come from, and carry their collection.
 
+use std::hash::{Hash, Hasher};
+
 use super::{CollectionId, DocumentKey, KeyError, Namespace};
 
 const COLLECTIONS: [(u32, &[u8]); 7] = [
@@ -51,12 +53,14 @@ fn the_shortest_key_is_one_byte() {
 
 #[test]
 fn bytes_without_a_whole_prefix_are_no_key() {
-    let cut_off: [&[u8]; 4] = [
+    let cut_off: [&[u8]; 5] = [
         &[],
         &[0x80],
         &[0xff, 0xff],
         // One more than the highest collection.
         &[0x80, 0x80, 0x80, 0x80, 0x10, b'k'],
+        // Not as short as can be: its keys would lie apart from the others of collection 8.
+        &[0x88, 0, b'k'],
     ];
     for bytes in cut_off {
         let refused = DocumentKey::from_encoded(bytes);
@@ -85,6 +89,34 @@ fn keys_of_a_collection_lie_together_and_in_their_order() {
             key(1, b"b")
         ]
     );
+}
+
+/// Where the bytes of a key lie shows nowhere but in its cost.
+#[test]
+fn short_and_long_keys_are_keys_alike() {
+    assert_eq!(size_of::<DocumentKey>(), 24);
+    let keys: Vec<DocumentKey> = (1..60)
+        .map(|length| DocumentKey::new(CollectionId(8), &vec![b'k'; length]).unwrap())
+        .collect();
+    for (length, key) in (1..60).zip(&keys) {
+        assert_eq!(key.key(), vec![b'k'; length]);
+        let copy = key.clone();
+        let back = DocumentKey::from_encoded(key.as_encoded()).unwrap();
+        for same in [&copy, &back] {
+            assert_eq!(same, key);
+            assert_eq!(hash_of(same), hash_of(key));
+        }
+        let encoded = length + 1;
+        let allocated = if encoded > 22 { encoded } else { 0 };
+        assert_eq!(key.allocated_bytes(), allocated);
+    }
+    assert!(keys.is_sorted(), "each is the beginning of the next");
+}
+
+fn hash_of(key: &DocumentKey) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[test]

@@ -61,13 +61,13 @@ const PINNED: &[(&str, usize, u64)] = &[
     ("edit: delete", 9, 0xa7f2_19ae_c4db_4bd8),
     ("edit: rollback", 121, 0xca4b_04c9_7605_507d),
     ("edit: seal", 51, 0xc90e_28d6_302c_0516),
-    ("edit: merge", 39, 0x7df2_b1da_4665_e1e8),
+    ("edit: merge", 58, 0x9ea7_ce26_1c68_b9cb),
     ("edit: relocate", 14, 0xc2dc_5643_a438_0dd4),
     ("failover table", 10, 0x9788_5491_c3d9_7760),
     ("vbucket identity", 24, 0xf746_ad4f_be4f_3ffd),
-    ("manifest entry", 195, 0x7b50_c4d8_1e44_5142),
+    ("manifest entry", 199, 0x7c01_67c7_1f27_93eb),
     ("manifest without entries", 55, 0x1f63_ac55_3fe6_36c9),
-    ("manifest", 259, 0x2eab_6d43_8693_3bef),
+    ("manifest", 263, 0xed22_f3be_92b2_e863),
 ];
 
 fn computed() -> Vec<Pin> {

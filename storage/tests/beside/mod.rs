@@ -29,7 +29,7 @@ pub(crate) const LIVES: u32 = 10;
 
 /// The same item in another collection.
 pub(crate) fn of(collection: u32, item: Arc<Item>) -> Arc<Item> {
-    let mut item = Item::clone(&item);
+    let mut item = Arc::unwrap_or_clone(item);
     let name = item.document.key.key().to_vec();
     item.document.key = DocumentKey::new(CollectionId(collection), &name).unwrap();
     Arc::new(item)

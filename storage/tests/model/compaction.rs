@@ -109,7 +109,10 @@ impl ModelVbucket {
             | Operation::CommitDeletion { deleted_at, .. }
             | Operation::Abort { deleted_at, .. } => deleted_at,
             Operation::SystemEventEnd => 0,
-            _ => return false,
+            Operation::Mutation
+            | Operation::CommitMutation { .. }
+            | Operation::Prepare { .. }
+            | Operation::SystemEventBegin => return false,
         };
         let is_low_enough = request.purge_up_to.is_none_or(|up_to| item.seqno <= up_to);
         let is_old = deleted_at != 0 && deleted_at < request.purge_before_s && is_low_enough;

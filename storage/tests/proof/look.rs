@@ -4,8 +4,8 @@
 //! way of reading must tell the same.
 
 use piggin_storage::{
-    CollectionId, DocumentKey, Incarnation, Item, KeyRange, KvStore, LogStore, Namespace, Outcome,
-    RollbackEpoch, SeqnoRange, Snapshot, StorageError, VbucketStateRecord,
+    CollectionId, DocumentKey, DroppedCollection, Incarnation, Item, KeyRange, KvStore, LogStore,
+    Namespace, Outcome, RollbackEpoch, SeqnoRange, Snapshot, StorageError, VbucketStateRecord,
 };
 
 use crate::model::check;
@@ -21,6 +21,7 @@ pub(crate) struct Observed {
     pub(crate) epoch: RollbackEpoch,
     pub(crate) state: VbucketStateRecord,
     pub(crate) items: Vec<Item>,
+    pub(crate) dropped: Vec<DroppedCollection>,
 }
 
 impl Observed {
@@ -37,6 +38,7 @@ impl Observed {
             epoch: snapshot.epoch(),
             state: snapshot.state(),
             items,
+            dropped: snapshot.dropped_collections(),
         })
     }
 
@@ -45,6 +47,7 @@ impl Observed {
             && self.epoch == expected.epoch
             && self.state == expected.state
             && self.items == expected.items
+            && self.dropped == expected.dropped
     }
 
     /// A few words, to compare by eye.

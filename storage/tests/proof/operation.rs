@@ -1,8 +1,11 @@
 //! One operation of a run, as data: it can be tried again after a failure.
 
-use piggin_storage::{Batch, CommitDurability, Seqno, VbucketId, VbucketStateRecord};
+use piggin_storage::{
+    Batch, CommitDurability, CompactionRequest, Seqno, VbucketId, VbucketStateRecord,
+};
 
 use super::past::Past;
+use crate::model::compaction;
 use crate::model::generate;
 use crate::model::random::Random;
 
@@ -14,6 +17,7 @@ pub(crate) enum Operation {
     Sync,
     Seal(VbucketId, Seqno),
     Merge(VbucketId, Seqno),
+    Compact(VbucketId, CompactionRequest),
     Rollback(VbucketId, Seqno),
     Checkpoint,
     Maintain,
@@ -45,7 +49,8 @@ pub(crate) fn next(random: &mut Random, past: &Past) -> Operation {
         48..50 => Operation::Delete(vbucket),
         50..54 => Operation::Sync,
         54..63 => Operation::Seal(vbucket, floor),
-        63..69 => Operation::Merge(vbucket, floor),
+        63..66 => Operation::Merge(vbucket, floor),
+        66..69 => Operation::Compact(vbucket, compaction::request(random, high)),
         69..75 => {
             let lowest = if random.percent(75) {
                 high.0.saturating_sub(10)
@@ -97,6 +102,7 @@ impl Operation {
             | Operation::Sync
             | Operation::Seal(..)
             | Operation::Merge(..)
+            | Operation::Compact(..)
             | Operation::Rollback(..)
             | Operation::Checkpoint
             | Operation::Maintain

@@ -136,6 +136,12 @@ impl Past {
         });
     }
 
+    /// What was attempted at that point did nothing.
+    pub(crate) fn never_was(&mut self, vbucket: VbucketId, at: Point) {
+        let moments = self.moments.get_mut(&vbucket).unwrap();
+        moments.retain(|moment| moment.at != at);
+    }
+
     /// What it might have become at that point, it became.
     pub(crate) fn became(&mut self, vbucket: VbucketId, at: Point, state: State) {
         if let State::Is(model) = &state {

@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use piggin_storage::{
-    AbortReason, Batch, CommitDurability, Item, ItemView, Job, KvStore, Outcome, RolledBack, Scan,
-    Seqno, SeqnoRange, StorageError, VbucketId,
+    AbortReason, Batch, CommitDurability, CompactionRequest, Item, ItemView, Job, KvStore, Outcome,
+    RolledBack, Scan, Seqno, SeqnoRange, StorageError, VbucketId,
 };
 
 use super::operation::{self, Operation};
@@ -82,6 +82,9 @@ impl World {
                     under_way,
                 );
                 Ok(())
+            }
+            Operation::Compact(vbucket, request) => {
+                self.compact_stepped(vbucket, &request, under_way)
             }
             Operation::Checkpoint => {
                 let shard = self.any_shard();
@@ -236,6 +239,45 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Beside other jobs and scans; commits at every step have a proof of their own.
+    fn compact_stepped(
+        &mut self,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+        under_way: &mut UnderWay,
+    ) -> Result<(), Failed> {
+        self.past.tell(&format!("compact {vbucket} {request:?}"));
+        let at = self.may_compact(vbucket, request);
+        let mut job = self
+            .store()
+            .compaction_job(vbucket, request.clone())
+            .unwrap();
+        let mut idle = 0;
+        loop {
+            if idle > 200 {
+                // It waits for one of those under way, which the past's order keeps from being dropped by chance.
+                under_way.jobs.clear();
+            }
+            idle += 1;
+            under_way.steps += 1;
+            match job.step() {
+                Outcome::Yielded => self.step_something(under_way)?,
+                Outcome::Complete(told) => {
+                    under_way.completed += 1;
+                    self.compacted(at, vbucket, request, told);
+                    return Ok(());
+                }
+                Outcome::Aborted(AbortReason::Superseded) => {
+                    under_way.aborted += 1;
+                    self.past.never_was(vbucket, at);
+                    return Ok(());
+                }
+                Outcome::Failed(failure) => return Err(failed(failure.cause)),
+                ended @ Outcome::Aborted(_) => panic!("a compaction ended as {ended:?}"),
+            }
+        }
     }
 
     fn rollback_stepped(

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use piggin_storage::disk::SimulatedDisk;
 use piggin_storage::{
-    Advice, Batch, CommitDurability, CreateOptions, KvStore, LogStore, OpenOptions, Outcome,
-    RollbackEpoch, RolledBack, Seqno, StorageError, VbucketId,
+    Advice, Batch, CommitDurability, Compacted, CompactionRequest, CompactionStage, CreateOptions,
+    KvStore, LogStore, OpenOptions, Outcome, RollbackEpoch, RolledBack, Seqno, StorageError,
+    VbucketId,
 };
 
 use super::operation::{self, Operation};
-use super::past::{Past, State};
+use super::past::{Past, Point, State};
+use crate::model::compaction::comparable;
 use crate::model::random::Random;
 use crate::model::vbucket::ModelVbucket;
 use crate::support::log_store::small_options;
@@ -184,6 +186,7 @@ impl World {
                 | Operation::Sync
                 | Operation::Seal(..)
                 | Operation::Merge(..)
+                | Operation::Compact(..)
                 | Operation::Rollback(..)
                 | Operation::Checkpoint
                 | Operation::Maintain
@@ -225,6 +228,7 @@ impl World {
                 self.past.may_forget(*vbucket, *floor);
                 finished(self.store().merge(*vbucket, *floor))?;
             }
+            Operation::Compact(vbucket, request) => self.compact(*vbucket, request)?,
             Operation::Rollback(vbucket, to) => self.rollback(*vbucket, *to)?,
             Operation::Checkpoint => {
                 self.store().checkpoint()?;
@@ -308,6 +312,66 @@ impl World {
         }
     }
 
+    /// Notes what a compaction may do, from now on.
+    pub(crate) fn may_compact(&mut self, vbucket: VbucketId, request: &CompactionRequest) -> Point {
+        let at = (self.past.attempt(), 0);
+        self.past.may_forget(vbucket, request.history_floor);
+        let mut after = ModelVbucket::clone(self.past.current(vbucket).unwrap());
+        let erased = after.erasable(request);
+        after.compact(request, &erased);
+        let state = State::Is(Arc::new(after));
+        self.past.may_become(vbucket, at, state);
+        at
+    }
+
+    /// Notes a compaction that was published, and checks what it told.
+    pub(crate) fn compacted(
+        &mut self,
+        at: Point,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+        told: Compacted,
+    ) {
+        let mut after = ModelVbucket::clone(self.past.current(vbucket).unwrap());
+        let expected = after.compact(request, &told.erased);
+        assert_eq!(comparable(told), comparable(expected.clone()));
+        let is_nothing = expected
+            == Compacted {
+                purge_seqno: expected.purge_seqno,
+                ..Compacted::default()
+            };
+        self.past.became(vbucket, at, State::Is(Arc::new(after)));
+        if !is_nothing {
+            self.shard_is_durable(vbucket);
+        }
+    }
+
+    fn compact(
+        &mut self,
+        vbucket: VbucketId,
+        request: &CompactionRequest,
+    ) -> Result<(), StorageError> {
+        let at = self.may_compact(vbucket, request);
+        match self.store().compact(vbucket, request) {
+            Outcome::Complete(told) => {
+                let mut model = ModelVbucket::clone(self.past.current(vbucket).unwrap());
+                let erased = model.erasable(request);
+                let expected = model.compact(request, &erased);
+                assert_eq!(told.erased, expected.erased);
+                self.compacted(at, vbucket, request, told);
+                Ok(())
+            }
+            Outcome::Failed(failure) => {
+                if let Some(told) = failure.published {
+                    assert!(matches!(failure.stage, CompactionStage::Collection(_)));
+                    self.compacted(at, vbucket, request, *told);
+                }
+                Err(failure.cause)
+            }
+            ended @ (Outcome::Yielded | Outcome::Aborted(_)) => panic!("a compaction: {ended:?}"),
+        }
+    }
+
     fn rollback(&mut self, vbucket: VbucketId, to: Seqno) -> Result<(), StorageError> {
         let at = (self.past.attempt(), 0);
         let before = Arc::clone(self.past.current(vbucket).unwrap());
@@ -324,7 +388,7 @@ impl World {
     /// Notes a rollback that is complete.
     pub(crate) fn rolled_back(
         &mut self,
-        at: super::past::Point,
+        at: Point,
         before: &ModelVbucket,
         to: Seqno,
         rolled_back: RolledBack,

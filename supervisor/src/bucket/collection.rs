@@ -47,7 +47,10 @@ impl Bucket {
         &self,
         change: impl Into<ChangeManifest>,
     ) -> Result<ManifestUid, ManifestError> {
-        self.running().collections.change(&change.into()).await
+        let uid = self.running().collections.change(&change.into()).await?;
+        // What was dropped is erased from the disk soon.
+        self.running().compactor.look_soon();
+        Ok(uid)
     }
 
     /// Creates a scope; see [`Bucket::change_manifest`].

@@ -17,6 +17,7 @@ use actix::{Addr, Handler, Message, Recipient};
 use bytes::Bytes;
 use requests::Verb;
 
+use actors::compactor::CompactorCore;
 use actors::shell::Shell;
 use actors::vbucket::{VbucketActor, VbucketCore};
 use actors::warmup::{WarmupEnd, WarmupProgress};
@@ -39,6 +40,9 @@ pub use requests::{WriteFuture, WriteRequest};
 
 /// The address of a vbucket's actor; stays valid when the actor is restarted.
 pub type VbucketAddr = Addr<Shell<VbucketActor>>;
+
+/// The address of the bucket's compactor; stays valid when the actor is restarted.
+pub type CompactorAddr = Addr<Shell<CompactorCore>>;
 
 /// A durable document store, partitioned into vbuckets. Clones are handles to the same bucket.
 ///
@@ -345,7 +349,7 @@ impl Bucket {
         self.running().table.core(vbucket)
     }
 
-    fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &Running {
         &self.held.0
     }
 }

@@ -29,11 +29,11 @@ struct Content {
 
 impl Inbox {
     /// The next batch; if there is none, the task is woken when there is.
-    pub(super) fn take(&self, context: &Context<'_>) -> Option<(Attempt, StreamBatch)> {
+    pub(super) fn take(&self, task: &Context<'_>) -> Option<(Attempt, StreamBatch)> {
         let mut content = self.0.lock();
         let next = content.batches.pop_front();
         if next.is_none() {
-            content.waker = Some(context.waker().clone());
+            content.waker = Some(task.waker().clone());
         }
         next
     }

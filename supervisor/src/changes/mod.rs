@@ -270,13 +270,13 @@ impl Changes {
                 self.acknowledge(vbucket, bytes);
                 return None;
             };
-            let event = match event {
-                StreamEvent::StreamEnd(reason) => match self.after_end(vbucket, reason) {
-                    Some(reason) => StreamEvent::StreamEnd(reason),
+            let mut event = event;
+            if let StreamEvent::StreamEnd(reason) = &mut event {
+                match self.after_end(vbucket, *reason) {
+                    Some(told) => *reason = told,
                     None => continue,
-                },
-                event => event,
-            };
+                }
+            }
             self.note(vbucket, &event);
             return Some(Change { vbucket, event });
         }

@@ -174,9 +174,9 @@ fn selection(filter: &StreamFilter) -> u32 {
             numbers.sort_unstable();
             numbers.dedup();
             bytes.push(b'c');
-            numbers
-                .iter()
-                .for_each(|number| put(&mut bytes, u64::from(*number)));
+            for number in numbers {
+                put(&mut bytes, u64::from(number));
+            }
         }
         StreamFilter::Scope(scope) => {
             bytes.push(b's');

@@ -23,7 +23,8 @@ pub enum Fault {
     ScanAt(u64),
     /// As [`Fault::ScanAt`], counting only scans of this purpose.
     ScanFor(ScanPurpose, u64),
-    /// The next pass of a compaction at this stage fails; nothing of the compaction may be published (MB-50060).
+    /// The next pass of a compaction at this stage fails. Of a failed pass over a collection only that stays as it was;
+    /// after any other nothing of the compaction may be published (MB-50060).
     CompactionPass(CompactionStage),
     /// The n-th group a writer hands to the store fails before the store sees it; it must be tried again.
     FlushCommit(u64),

@@ -9,12 +9,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use actors::environment::Clock;
-use actors::hooks::{Delivery, FaultPoint, Hook, Hooks, Passing};
+use actors::executor::WakeWorker;
+use actors::hooks::{Delivery, FaultPoint, HoldPoint, Hook, Hooks, Passing};
 use actors::simulation::{SimulatedRandom, Trace};
 use actors::system::SystemClock;
 use messages::{ChildName, FailureCause, Generation};
 
 use crate::testing::fault::{DiskFault, Fault, FaultPlan};
+use crate::testing::hold::{Hold, Holds};
 use crate::testing::tap::Tap;
 
 /// Taps and faults of a bucket. A world has one for all that runs in it; a bucket on threads takes the
@@ -27,6 +29,7 @@ pub struct Harness {
 struct Shared {
     clock: Arc<dyn Clock>,
     plan: FaultPlan,
+    holds: Holds,
     taps: Mutex<Vec<Arc<dyn Tap>>>,
     world: Option<InWorld>,
 }
@@ -57,6 +60,7 @@ impl Harness {
         let shared = Arc::new(Shared {
             clock,
             plan: FaultPlan::new(),
+            holds: Holds::default(),
             taps: Mutex::default(),
             world,
         });
@@ -89,6 +93,13 @@ impl Harness {
     /// Takes all faults away, those that have not struck and the memory of those that have.
     pub fn clear_faults(&self) {
         self.shared.plan.clear();
+    }
+
+    /// Has the next compaction that comes to that place stand still there, until what is returned is released or
+    /// dropped.
+    #[must_use = "dropped, it holds nobody"]
+    pub fn hold(&self, place: HoldPoint) -> Hold {
+        self.shared.holds.add(place)
     }
 
     /// Has all messages seen by `tap`.
@@ -160,6 +171,15 @@ impl Hook for Harness {
 
     fn step(&self, worker: &ChildName, _: Generation) -> Delivery {
         self.told(worker.as_str(), self.shared.plan.on_step(worker))
+    }
+
+    fn hold(&self, place: HoldPoint, wake: &dyn Fn() -> WakeWorker) -> bool {
+        let (is_held, is_new) = self.shared.holds.reached(place, wake);
+        if is_new {
+            let who = format!("{:?}", place.stage);
+            self.trace("held", &who, &[u64::from(place.vbucket.get())]);
+        }
+        is_held
     }
 
     fn fault(&self, point: FaultPoint) -> Option<FailureCause> {

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use actors::environment::{Clock, Environment, Random};
 use actors::executor::StopWorkers;
 use actors::executor::blocking::Forbid;
-use actors::hooks::Hooks;
+use actors::hooks::{HoldPoint, Hooks};
 use actors::simulation::{SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace};
 use storage::disk::{Disk, SimulatedDisk};
 
@@ -27,6 +27,7 @@ use crate::testing::disk::TracedDisk;
 use crate::testing::failures::FailureLog;
 use crate::testing::fault::Fault;
 use crate::testing::harness::{Harness, InWorld};
+use crate::testing::hold::Hold;
 use crate::testing::process::Process;
 use crate::testing::settings::{LastEvents, RunError, WorldSettings};
 use crate::testing::tap::Tap;
@@ -216,6 +217,13 @@ impl World {
     pub fn clear_faults(&self) {
         self.inner.disk.lock().clear_faults();
         self.inner.harness.clear_faults();
+    }
+
+    /// Has the next compaction that comes to that place stand still there, until what is returned is released or
+    /// dropped.
+    #[must_use = "dropped, it holds nobody"]
+    pub fn hold(&self, place: HoldPoint) -> Hold {
+        self.inner.harness.hold(place)
     }
 
     /// Has all messages of what runs in this world seen by `tap`.

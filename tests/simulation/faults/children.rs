@@ -1,4 +1,5 @@
-//! Children panic in the middle of their work, or stall for a while, and a commit fails before the store sees it.
+//! Children panic in the middle of their work, or stall for a while, and a commit, or a stage of a compaction,
+//! fails before the store sees it.
 //!
 //! Invariant: never so much of it that somebody goes out of service; no two of a life are the same, so that each can
 //! be told by its text.
@@ -6,10 +7,11 @@
 use std::time::Duration;
 
 use piggin::messages::ChildName;
+use piggin::messages::failure::CompactionStage;
 use supervisor::testing::{Fault, SimulatedRandom, World};
 
 /// One of each kind; what a name belongs to decides whether messages or steps are counted.
-const CHILDREN: [&str; 8] = [
+const CHILDREN: [&str; 10] = [
     "vbucket-0",
     "vbucket-1",
     "vbucket-2",
@@ -18,6 +20,8 @@ const CHILDREN: [&str; 8] = [
     "writer-0",
     "writer-1",
     "maintenance",
+    "compaction-0",
+    "compaction-1",
 ];
 
 /// Of those that load the bucket; before it is opened.
@@ -47,11 +51,22 @@ pub(crate) fn plan(world: &World) {
         }
     }
     if random.chance(300) {
+        const STAGES: [CompactionStage; 5] = [
+            CompactionStage::Start,
+            CompactionStage::Prepare,
+            CompactionStage::SystemEvent,
+            CompactionStage::Merge,
+            CompactionStage::Publish,
+        ];
+        let which = usize::try_from(random.below(5)).unwrap_or(0);
+        world.inject(Fault::CompactionPass(STAGES[which]));
+    }
+    if random.chance(300) {
         world.inject(Fault::FlushCommit(random.between(1..=30)));
     }
 }
 
 fn child(random: &SimulatedRandom) -> ChildName {
-    let which = usize::try_from(random.below(8)).unwrap_or(0);
+    let which = usize::try_from(random.below(10)).unwrap_or(0);
     ChildName::new(CHILDREN[which])
 }

@@ -25,10 +25,11 @@ pub struct CheckpointLimits {
 }
 
 impl Default for CheckpointLimits {
-    /// Some frames of the store's log, and few enough entries that a walk over one checkpoint goes unnoticed.
+    /// About a frame of the store's log, and few enough entries that a walk over one checkpoint goes unnoticed. An entry
+    /// stays until its checkpoint is closed, so more would cost memory for every document and save little.
     fn default() -> CheckpointLimits {
         CheckpointLimits {
-            bytes_max: 4 << 20,
+            bytes_max: 1 << 20,
             items_max: 10_000,
         }
     }

@@ -51,9 +51,12 @@ fn one(bench: &mut BucketBench, contender: Contender) -> Sample {
             peer.close();
             (pass, Some(bytes))
         }
-        Contender::DashMap | Contender::EmptyMessage | Contender::Storage => {
-            (inserts(&Map::default(), documents, &pool), None)
-        }
+        Contender::DashMap
+        | Contender::EmptyMessage
+        | Contender::Storage
+        | Contender::Channel
+        | Contender::OneStream
+        | Contender::NoStreams => (inserts(&Map::default(), documents, &pool), None),
     };
     remove(&place);
     pass.sample(bytes, None)

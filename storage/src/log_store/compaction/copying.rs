@@ -15,6 +15,7 @@ use crate::kv_store::ItemView;
 use crate::log_store::segment::{
     IndexEntry, KeyCursor, RecordLocation, SegmentTail, SegmentWriter, SeqnoCursor,
 };
+use crate::log_store::version::SegmentView;
 use crate::seqno::Seqno;
 
 use super::Run;
@@ -179,7 +180,7 @@ impl Copying {
             kills: &run.kills,
             boundaries: &run.boundaries,
             first_seqno_ceiling: first.map_or(Seqno::ZERO, |v| v.segment.meta().first_seqno),
-            last_seqno_floor: last.map_or(Seqno::ZERO, |view| view.high()),
+            last_seqno_floor: last.map_or(Seqno::ZERO, SegmentView::high),
         })?;
         extent.flush()?;
         let lengths = locations.into_iter().map(|(seqno, at)| (seqno, at.length));

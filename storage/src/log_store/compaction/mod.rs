@@ -30,9 +30,9 @@ use crate::log_store::log::payload::Place;
 use crate::log_store::output::Output;
 use crate::log_store::seal::SealJob;
 use crate::log_store::segment::{KeyCursor, Kill, Segment, SegmentIdent, SegmentWriter};
-use crate::log_store::shard::Shard;
 #[cfg(feature = "planted")]
 use crate::log_store::shard::WriterGuard;
+use crate::log_store::shard::{Busy, Shard};
 use crate::log_store::version::{SegmentView, Version, last_at_each_seqno};
 use crate::outcome::{AbortReason, Job, Outcome};
 #[cfg(feature = "planted")]
@@ -182,7 +182,7 @@ impl CompactionJob {
             Compacting::Begin => {
                 let version = self.shard.version(self.vbucket)?;
                 let busy = self.shard.merging(self.vbucket);
-                let Some(busy) = busy.and_then(|busy| busy.try_begin()) else {
+                let Some(busy) = busy.and_then(Busy::try_begin) else {
                     return Ok(Outcome::Aborted(AbortReason::Superseded));
                 };
                 self.output.begin(busy);

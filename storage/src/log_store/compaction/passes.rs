@@ -140,12 +140,11 @@ impl Pass {
             let Some(view) = views.get(self.view) else {
                 return Ok(false);
             };
-            let cursor = match &mut self.cursor {
-                Some(cursor) => cursor,
-                None => {
-                    let segment = Arc::clone(&view.segment);
-                    self.cursor.insert(KeyCursor::new(segment, &self.first)?)
-                }
+            let cursor = if let Some(cursor) = &mut self.cursor {
+                cursor
+            } else {
+                let segment = Arc::clone(&view.segment);
+                self.cursor.insert(KeyCursor::new(segment, &self.first)?)
             };
             let entry = cursor
                 .peek()

@@ -1,0 +1,352 @@
+//! The compactor's desk: the machine and all that is known of compactions, shared by the actor, the workers and the
+//! bucket.
+//!
+//! Invariant: nothing is known only to an actor or a worker, so that either may be made anew at any moment. No lock is
+//! held while somebody is answered, and none while the store works.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::Recipient;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::budget::IoBudget;
+use super::look::Look;
+use super::policy::CompactionPolicy;
+use super::prepares::ErasedPrepares;
+use super::state::{
+    Assignment, CompactionFigures, CompactorLimits, CompactorState, Effect, Purge, RunEnd, Taken,
+    WaiterId,
+};
+use super::vbucket::CompactionTable;
+use super::worker::CompactionWorker;
+use crate::environment::Environment;
+use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
+use crate::guardian::Guardian;
+use crate::store_handle::StoreHandle;
+use messages::compactor::{
+    Compact, CompactError, CompactOptions, CompactionStatus, PreparesErased,
+};
+use messages::{ChildName, Generation};
+use storage::{AbortReason, Compacted, CompactionProgress, LogStore, Seqno, VbucketId};
+
+/// What a compactor works with.
+#[derive(Clone, Debug)]
+pub struct CompactorConfig {
+    /// What its workers are called in the tree; each appends its number.
+    pub workers: ChildName,
+    /// The store.
+    pub store: StoreHandle,
+    /// Time, randomness, failures.
+    pub environment: Environment,
+    /// Where the vbuckets are.
+    pub table: Arc<dyn CompactionTable>,
+    /// How much at once, and how patient.
+    pub limits: CompactorLimits,
+    /// What it compacts unasked.
+    pub policy: CompactionPolicy,
+    /// So long tombstones are kept, unless said otherwise.
+    pub purge_age: Duration,
+    /// Bytes that all its workers may read and write in a second; zero is no limit.
+    pub bytes_per_second: u64,
+    /// Versions superseded at or below may go (rule R11).
+    pub history_floor: Seqno,
+}
+
+/// Answered once, when the compaction ended.
+pub type WhenCompacted = oneshot::Receiver<Result<Compacted, CompactError>>;
+
+/// The compactor of a bucket. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Compactor {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: CompactorConfig,
+    state: Mutex<CompactorState>,
+    replies: Mutex<BTreeMap<WaiterId, oneshot::Sender<Result<Compacted, CompactError>>>>,
+    next_waiter: AtomicU64,
+    workers: Mutex<Vec<WakeWorker>>,
+    budget: Mutex<IoBudget>,
+    look: Mutex<Look>,
+    prepares: Mutex<ErasedPrepares>,
+}
+
+/// So long a receiver whose mailbox is full is left alone.
+const TELL_AGAIN: Duration = Duration::from_millis(100);
+
+impl Compactor {
+    /// A compactor without workers.
+    #[must_use]
+    pub fn new(config: CompactorConfig) -> Compactor {
+        let now = config.environment.clock.monotonic();
+        Compactor {
+            shared: Arc::new(Shared {
+                state: Mutex::new(CompactorState::new(config.limits)),
+                replies: Mutex::default(),
+                next_waiter: AtomicU64::new(0),
+                workers: Mutex::default(),
+                budget: Mutex::new(IoBudget::new(config.bytes_per_second)),
+                look: Mutex::new(Look::new(now)),
+                prepares: Mutex::default(),
+                config,
+            }),
+        }
+    }
+
+    /// Starts `count` workers (at least one).
+    pub fn start(&self, count: u16, guardian: &Arc<dyn Guardian>) -> Result<(), StartError> {
+        for number in 0..count.max(1) {
+            let config = &self.shared.config;
+            let name = ChildName::new(format!("{}-{number}", config.workers));
+            let (compactor, called) = (self.clone(), name.clone());
+            let make = move |generation: Generation| -> Box<dyn Worker> {
+                let worker = CompactionWorker::new(compactor.clone(), called.clone(), generation);
+                Box::new(worker)
+            };
+            let wake = config.environment.executor.start(WorkerSpec {
+                name,
+                make: Box::new(make),
+                guardian: Arc::clone(guardian),
+            })?;
+            config.store.watch(wake.clone());
+            self.shared.workers.lock().push(wake);
+        }
+        Ok(())
+    }
+
+    /// Compacts a vbucket, whether or not the answer is waited for.
+    #[must_use]
+    pub fn compact(&self, Compact { vbucket, options }: Compact) -> WhenCompacted {
+        let (sender, answer) = oneshot::channel();
+        if let Err(error) = self.shared.config.table.vbucket(vbucket) {
+            // Whoever went away needs no answer.
+            drop(sender.send(Err(error)));
+            return answer;
+        }
+        let number = self.shared.next_waiter.fetch_add(1, Ordering::Relaxed);
+        let waiter = WaiterId(number);
+        self.shared.replies.lock().insert(waiter, sender);
+        let purge = self.purge(options);
+        self.change(|state| state.request(waiter, vbucket, purge));
+        answer
+    }
+
+    /// Every compaction that waits or runs.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<CompactionStatus> {
+        self.shared.state.lock().statuses()
+    }
+
+    /// Figures since the bucket was opened.
+    #[must_use]
+    pub fn figures(&self) -> CompactionFigures {
+        self.shared.state.lock().figures()
+    }
+
+    /// Lets at most so many run at once; the limit in force.
+    #[must_use]
+    pub fn set_limit(&self, running_max: usize) -> usize {
+        let workers = self.shared.workers.lock().len().max(1);
+        self.change(|state| state.set_limit(running_max.min(workers)))
+    }
+
+    /// Gives up compactions of a vbucket, or all; how many those were.
+    #[must_use]
+    pub fn cancel(&self, only: Option<VbucketId>) -> usize {
+        let now = self.now();
+        self.change(|state| state.cancel(only, now))
+    }
+
+    /// From now on this one is told which prepares were erased.
+    pub fn tell_erased_prepares(&self, receiver: Recipient<PreparesErased>) {
+        self.shared.prepares.lock().tell_to(receiver);
+    }
+
+    /// Something was sealed or dropped: the policy looks at every vbucket again.
+    pub fn look_soon(&self) {
+        self.shared.look.lock().soon(self.now());
+        self.wake();
+    }
+
+    /// Takes no more requests; what waits is answered, what runs ends at its next step.
+    pub fn stop(&self) {
+        self.change(CompactorState::stop);
+    }
+
+    /// No worker lives any more: whoever still waits is answered.
+    pub fn close(&self) {
+        self.change(CompactorState::close);
+    }
+
+    /// Wakes every worker.
+    pub(super) fn wake(&self) {
+        let workers = self.shared.workers.lock().clone();
+        for worker in workers {
+            worker.wake();
+        }
+    }
+
+    /// What a hold of a harness calls when it is over.
+    pub(super) fn waker(&self) -> WakeWorker {
+        let weak = Arc::downgrade(&self.shared);
+        WakeWorker::new(move || {
+            if let Some(shared) = weak.upgrade() {
+                Compactor { shared }.wake();
+            }
+        })
+    }
+
+    pub(super) fn config(&self) -> &CompactorConfig {
+        &self.shared.config
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.shared.config.environment.clock.monotonic()
+    }
+
+    /// Seconds since the Unix epoch.
+    pub(super) fn now_s(&self) -> u32 {
+        let now = self.shared.config.environment.clock.since_epoch();
+        u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// What a request asks for, by the purge age of the bucket where it says nothing.
+    pub(super) fn purge(&self, options: CompactOptions) -> Purge {
+        let age = self.shared.config.purge_age.as_secs();
+        let age = u32::try_from(age).unwrap_or(u32::MAX);
+        let usual = self.now_s().saturating_sub(age);
+        Purge {
+            drop_deletes: options.drop_deletes,
+            purge_before_s: options.purge_before_s.unwrap_or(usual),
+        }
+    }
+
+    pub(super) fn take(&self) -> Taken {
+        let now = self.now();
+        self.shared.state.lock().take(now)
+    }
+
+    pub(super) fn begun(&self, of: Assignment) -> Option<Purge> {
+        self.shared.state.lock().begun(of)
+    }
+
+    pub(super) fn must_abort(&self, of: Assignment) -> Option<AbortReason> {
+        self.shared.state.lock().must_abort(of)
+    }
+
+    /// Notes how far a run is, and spends what it read and wrote since; from when on it may go on.
+    pub(super) fn note_step(
+        &self,
+        of: Assignment,
+        progress: CompactionProgress,
+        bytes: u64,
+        expired: u64,
+    ) -> Duration {
+        let now = self.now();
+        let mut state = self.shared.state.lock();
+        state.note_progress(of, progress);
+        state.note_expired(expired);
+        drop(state);
+        self.shared.budget.lock().spend(bytes, now)
+    }
+
+    /// A run failed; when it is tried again without being asked for, if it is.
+    pub(super) fn note_failure(&self, of: Assignment) -> Option<Duration> {
+        let (now, random) = (self.now(), self.shared.config.environment.random.next_u64());
+        let mut state = self.shared.state.lock();
+        state.note_failure(of, now, random)
+    }
+
+    /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
+    pub(super) fn settle(&self, of: Assignment, end: RunEnd) {
+        match &end {
+            RunEnd::Complete(published) => self.published(of.vbucket, published),
+            RunEnd::Failed {
+                published: Some(published),
+                ..
+            } => self.published(of.vbucket, published),
+            RunEnd::Failed {
+                published: None, ..
+            }
+            | RunEnd::Aborted(_)
+            | RunEnd::Refused(_)
+            | RunEnd::Interrupted
+            | RunEnd::Crashed(_) => {}
+        }
+        let now = self.now();
+        self.change(|state| state.settle(of, end, now));
+    }
+
+    fn published(&self, vbucket: VbucketId, published: &Compacted) {
+        let mut prepares = self.shared.prepares.lock();
+        prepares.erased(vbucket, &published.prepares_erased);
+        prepares.tell();
+    }
+
+    /// Tells what is to be told; when (monotonic) to try again, if there was no room for all of it.
+    pub(super) fn tell_prepares(&self) -> Option<Duration> {
+        let is_done = self.shared.prepares.lock().tell();
+        (!is_done).then(|| self.now().saturating_add(TELL_AGAIN))
+    }
+
+    /// Has the policy look at the next few vbuckets, if it is time. Whether there is more to look at.
+    pub(super) fn look(&self, store: &LogStore) -> bool {
+        // One worker looks at a time; the others find nothing to do.
+        let Some(mut look) = self.shared.look.try_lock() else {
+            return false;
+        };
+        let wanted = look.slice(self, store);
+        let is_more = look.is_under_way();
+        drop(look);
+        let purge = self.purge(CompactOptions::default());
+        for vbucket in wanted {
+            self.change(|state| state.want(vbucket, purge));
+        }
+        is_more
+    }
+
+    /// When (monotonic) the policy looks next.
+    pub(super) fn next_look(&self) -> Duration {
+        self.shared.look.lock().next_at()
+    }
+
+    /// How a vbucket stands after a compaction, so that the policy knows what another one could not change.
+    pub(super) fn note_compacted(&self, vbucket: VbucketId, store: &LogStore) {
+        self.shared.look.lock().note_compacted(self, vbucket, store);
+    }
+
+    /// Whether a compaction of it waits or runs.
+    pub(super) fn has(&self, vbucket: VbucketId) -> bool {
+        self.shared.state.lock().has(vbucket)
+    }
+
+    /// Changes the state, then does outside what comes of it.
+    fn change<T>(&self, change: impl FnOnce(&mut CompactorState) -> T) -> T {
+        let (result, effects) = {
+            let mut state = self.shared.state.lock();
+            let result = change(&mut state);
+            (result, state.take_effects())
+        };
+        let mut wakes = false;
+        for effect in effects {
+            match effect {
+                Effect::WakeWorkers => wakes = true,
+                Effect::Answer(waiter, answer) => {
+                    let reply = self.shared.replies.lock().remove(&waiter);
+                    // Whoever went away needs no answer.
+                    drop(reply.map(|reply| reply.send(answer)));
+                }
+            }
+        }
+        if wakes {
+            self.wake();
+        }
+        result
+    }
+}

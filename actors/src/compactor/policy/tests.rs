@@ -1,0 +1,154 @@
+use super::*;
+use proptest::prelude::*;
+use storage::{CollectionId, Seqno};
+
+const AGE: Duration = Duration::from_secs(1000);
+
+fn space(segments: usize, total_bytes: u64, live_bytes: u64) -> FileStatistics {
+    FileStatistics {
+        live_bytes,
+        total_bytes,
+        unsealed_bytes: 0,
+        segments,
+    }
+}
+
+fn figures(space: FileStatistics) -> VbucketFigures {
+    VbucketFigures {
+        space,
+        ..VbucketFigures::default()
+    }
+}
+
+fn past(left: &VbucketFigures) -> Past {
+    Past {
+        at_s: 5000,
+        left: left.clone(),
+    }
+}
+
+fn dropped(id: u32) -> DroppedCollection {
+    DroppedCollection {
+        collection: CollectionId(id),
+        start: Seqno(1),
+        end: Seqno(9),
+    }
+}
+
+fn judged(figures: &VbucketFigures) -> Option<Reason> {
+    reason(&CompactionPolicy::default(), figures, None)
+}
+
+#[test]
+fn small_vbuckets_are_allowed_fewer_segments() {
+    let small = 100 << 10;
+    assert_eq!(judged(&figures(space(4, small, small))), None);
+    let five = judged(&figures(space(5, small, small)));
+    assert_eq!(five, Some(Reason::Segments));
+    let big = 100 << 20;
+    assert_eq!(judged(&figures(space(8, big, big))), None);
+    let nine = judged(&figures(space(9, big, big)));
+    assert_eq!(nine, Some(Reason::Segments));
+}
+
+#[test]
+fn half_dead_is_rewritten_unless_it_is_little() {
+    let half = figures(space(1, 4 << 20, 2 << 20));
+    assert_eq!(judged(&half), Some(Reason::Fragmentation));
+    let less = figures(space(1, 4 << 20, (2 << 20) + 4200));
+    assert_eq!(judged(&less), None);
+    let little = figures(space(1, 100 << 10, 0));
+    assert_eq!(judged(&little), None);
+}
+
+#[test]
+fn what_a_compaction_could_not_change_is_no_reason_for_another() {
+    let policy = CompactionPolicy::default();
+    let mut kept = figures(space(20, 4 << 20, 1 << 20));
+    kept.dropped = vec![dropped(8)];
+    assert_eq!(
+        reason(&policy, &kept, None),
+        Some(Reason::DroppedCollection)
+    );
+    assert_eq!(reason(&policy, &kept, Some(&past(&kept))), None);
+    let mut more = kept.clone();
+    more.dropped.push(dropped(9));
+    let again = reason(&policy, &more, Some(&past(&kept)));
+    assert_eq!(again, Some(Reason::DroppedCollection));
+    let mut deader = kept.clone();
+    deader.space.total_bytes = 12 << 20;
+    let again = reason(&policy, &deader, Some(&past(&kept)));
+    assert_eq!(again, Some(Reason::Fragmentation));
+}
+
+#[test]
+fn tombstones_count_once_they_are_old() {
+    // Written at 3000, all old at 4000.
+    assert!(!tombstones_count(3000, None, 3999, AGE));
+    assert!(tombstones_count(3000, None, 4000, AGE));
+    let compacted_at = |at_s| Past {
+        at_s,
+        left: VbucketFigures::default(),
+    };
+    // A compaction before all were old left some; one after that left none that may go.
+    assert!(tombstones_count(3000, Some(&compacted_at(3500)), 4000, AGE));
+    assert!(!tombstones_count(
+        3000,
+        Some(&compacted_at(4100)),
+        99_000,
+        AGE
+    ));
+    // One that is written all the time is looked at whenever it was not compacted for so long.
+    assert!(!tombstones_count(
+        5900,
+        Some(&compacted_at(5000)),
+        5999,
+        AGE
+    ));
+    assert!(tombstones_count(5900, Some(&compacted_at(5000)), 6000, AGE));
+    let mut many = figures(space(1, 1000, 1000));
+    (many.documents, many.tombstones) = (89, 10);
+    assert_eq!(judged(&many), Some(Reason::Tombstones));
+    (many.documents, many.tombstones) = (91, 10);
+    assert_eq!(judged(&many), None);
+}
+
+#[test]
+fn the_most_urgent_comes_first() {
+    let id = |number| VbucketId::new(number).unwrap();
+    let mut erasing = figures(space(1, 1000, 1000));
+    erasing.dropped = vec![dropped(8)];
+    let (dead, deader) = (space(1, 4 << 20, 1 << 20), space(1, 9 << 20, 1 << 20));
+    let all = [
+        (id(0), figures(dead)),
+        (id(1), figures(space(1, 10, 10))),
+        (id(2), figures(deader)),
+        (id(3), figures(space(30, 10, 10))),
+        (id(4), erasing),
+    ];
+    let all = all.iter().map(|(id, figures)| (*id, figures, None));
+    let chosen = choose(&CompactionPolicy::default(), all.clone());
+    let expected = [
+        (id(4), Reason::DroppedCollection),
+        (id(3), Reason::Segments),
+        (id(2), Reason::Fragmentation),
+        (id(0), Reason::Fragmentation),
+    ];
+    assert_eq!(chosen, expected);
+    assert_eq!(choose(&CompactionPolicy::NEVER, all), []);
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_compacted_again_unless_something_changed(
+        segments in 0usize..40,
+        total in 0u64..(1 << 30),
+        live in 0u64..(1 << 30),
+        drops in 0u32..3,
+    ) {
+        let mut left = figures(space(segments, total, live.min(total)));
+        left.dropped = (0..drops).map(dropped).collect();
+        let policy = CompactionPolicy::default();
+        prop_assert_eq!(reason(&policy, &left, Some(&past(&left))), None);
+    }
+}

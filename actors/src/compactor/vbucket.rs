@@ -1,0 +1,42 @@
+//! What compaction needs of a vbucket and of the bucket's table of them.
+//!
+//! Invariant: compaction changes no document itself. What it finds to be expired goes through the vbucket, which has the
+//! last word. What it erases of a dropped collection left memory when that was dropped.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::vbucket::VbucketCore;
+use messages::compactor::CompactError;
+use storage::{ExpiredDocument, VbucketId};
+
+/// What became of a document that a compaction found to be expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiring {
+    /// It was deleted, as one whose time is up.
+    Deleted,
+    /// It is not what it was when the compaction read it, or not this vbucket's to delete; nothing was done.
+    Left,
+    /// There is no memory for its tombstone, or the vbucket takes no writes now. The next compaction finds it again.
+    PutOff,
+}
+
+/// A vbucket, seen from compaction.
+pub trait Compactable: Debug + Send + Sync + 'static {
+    /// The store holds this document, and its time is up.
+    fn expire(&self, document: &ExpiredDocument) -> Expiring;
+}
+
+impl Compactable for VbucketCore {
+    fn expire(&self, document: &ExpiredDocument) -> Expiring {
+        self.expire_found(&document.key, document.cas)
+    }
+}
+
+/// The bucket's table of vbuckets, seen from compaction.
+pub trait CompactionTable: Debug + Send + Sync + 'static {
+    /// How many vbuckets the bucket has.
+    fn vbuckets(&self) -> u16;
+    /// The vbucket, or why it is not compacted.
+    fn vbucket(&self, vbucket: VbucketId) -> Result<Arc<dyn Compactable>, CompactError>;
+}

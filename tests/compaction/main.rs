@@ -1,0 +1,14 @@
+//! Compaction of a bucket, by public means: the seed tests, and what whoever asks for one is told.
+#![cfg(test)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod seeds;
+mod answers;
+mod expiry;
+mod policy;
+mod prepares;
+
+/// No bug; `tests/planted` has others.
+fn plant() {}
