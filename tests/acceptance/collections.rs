@@ -6,22 +6,18 @@ use std::sync::Arc;
 use ::actors::vbucket::ChangeStep;
 use actix::prelude::*;
 use piggin::messages::collections::{GetManifest, NameError};
-use piggin::messages::failure::WarmupPhase;
 use piggin::messages::vbucket::{Get, Set, SetVbucketState, Write, WriteOptions};
-use piggin::messages::{
-    ChangeManifest, ChildName, FailureKind, ManifestChange, ManifestError, OperationError,
-};
-use piggin::storage::disk::SimulatedDisk;
+use piggin::messages::{ChangeManifest, ChildName, ManifestChange, ManifestError, OperationError};
+use piggin::storage::disk::{DiskErrorKind, Fault, SimulatedDisk, Verb};
 use piggin::storage::{
-    Advice, Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, KvStore,
-    LogStore, ManifestUid, OpenOptions, Operation, ScopeId, SystemEvent, VbucketId,
-    VbucketIdentity, VbucketState,
+    Advice, CollectionId, DocumentKey, KvStore, LogStore, ManifestUid, OpenOptions, Outcome, Seqno,
+    VbucketState,
 };
 use piggin::{Bucket, BucketActor, BucketConfig, CollectionStatistics};
 
 use crate::support::{
-    Result, TempDirectory, assert_filled, block_on, fill, key_in, kinds, made_small, small, until,
-    vbucket,
+    Result, TempDirectory, assert_filled, block_on, fill, key_in, made_small, small, until,
+    value_of, vbucket,
 };
 
 fn unknown(uid: u64) -> OperationError {
@@ -390,69 +386,58 @@ fn without_an_active_vbucket_nothing_is_changed() -> Result {
     Ok(())
 }
 
-/// Writes what no vbucket writes: an event that says nothing.
-fn write_unreadable_event(disk: &SimulatedDisk, id: VbucketId) -> Result {
-    let store = LogStore::open(Arc::new(disk.clone()), OpenOptions::new(1))?;
-    let mut vbuckets = store.vbuckets().into_iter();
-    let status = vbuckets.find(|status| status.vbucket == id).unwrap();
-    let position = status.position?;
-    let event = SystemEvent::ScopeEnd {
-        uid: ManifestUid(9),
-        scope: ScopeId(9),
-    };
-    let seqno = position.high_seqno.next();
-    let mut item = Item::mutation(seqno, Document::new(event.key()?, "", Cas(1)));
-    item.operation = Operation::SystemEventBegin;
-    let items = vec![Arc::new(item)];
-    let mut batch = Batch::of_documents(id, &position, items, 1);
-    let mut identity = VbucketIdentity::clone(&store.state(id)?.identity);
-    identity.manifest_uid = 9;
-    batch.identity = Some(Arc::new(identity));
-    for committed in store.commit(&[batch], CommitDurability::Synced) {
-        committed?;
-    }
-    Ok(())
-}
-
+/// Whatever read of the disk fails while the bucket is opened: a vbucket whose collections could not be read says so, and
+/// never looks as if it had none.
 #[test]
 fn a_vbucket_whose_collections_cannot_be_read_is_out_of_service() -> Result {
     let disk = SimulatedDisk::new();
-    let config = || small(BucketConfig::on(Arc::new(disk.clone())));
-    let bucket = block_on(Bucket::create(made_small(config())))?;
-    let keys = fill(&bucket, 2);
+    let config = |disk: &SimulatedDisk| small(BucketConfig::on(Arc::new(disk.clone())));
+    let bucket = block_on(Bucket::create(made_small(config(&disk))))?;
     block_on(bucket.create_collection("_default", "c"))?;
-    block_on(bucket.shutdown())?;
-    let id = vbucket(1);
-    write_unreadable_event(&disk, id)?;
-
-    let bucket = block_on(Bucket::open(config()))?;
-    assert_eq!(
-        kinds(&bucket),
-        [FailureKind::Warmup {
-            phase: WarmupPhase::State
-        }]
-    );
-    let manifest = bucket.manifest();
-    assert_eq!(
-        manifest.uid,
-        ManifestUid(1),
-        "that of those that can be read"
-    );
-    let (of_it, others): (Vec<String>, Vec<String>) = keys
-        .into_iter()
-        .partition(|key| bucket.vbucket_of(key.as_bytes()) == id);
     let collection = bucket.collection("_default", "c")?;
-    for key in &of_it {
-        for error in [
-            block_on(bucket.get(key)).unwrap_err(),
-            block_on(collection.get(key)).unwrap_err(),
-        ] {
-            assert!(matches!(error, OperationError::VbucketDown { .. }));
-            assert_eq!(error.advice(), Advice::Repair);
+    let keys: Vec<String> = (0..4).map(|id| key_in(&bucket, vbucket(id), 1)).collect();
+    for key in &keys {
+        block_on(collection.set(key, value_of(key)).persisted())?;
+    }
+    block_on(bucket.shutdown())?;
+    seal_all(&disk)?;
+    let mut down = 0;
+    for nth in 1.. {
+        let disk = disk.crash_keeping_everything();
+        let broken = DiskErrorKind::Other("broken".into());
+        disk.inject(Fault::failed_call(broken).on(Verb::Read).nth(nth));
+        // What cannot be opened says so.
+        let Ok(bucket) = block_on(Bucket::open(config(&disk))) else {
+            continue;
+        };
+        let has_struck = disk.faults_waiting() == 0;
+        if let Ok(collection) = bucket.collection("_default", "c") {
+            for key in &keys {
+                match block_on(collection.get(key)) {
+                    Ok(found) => assert_eq!(found.value, value_of(key)),
+                    Err(OperationError::VbucketDown { .. }) => down += 1,
+                    Err(other) => panic!("{nth}: {other}"),
+                }
+            }
+        } else {
+            let vbuckets = bucket.statistics().vbuckets;
+            assert!(vbuckets.iter().all(|one| one.down.is_some()), "{nth}");
+        }
+        drop(bucket);
+        if !has_struck {
+            break;
         }
     }
-    assert_filled(&bucket, &others);
-    block_on(bucket.drop_collection("_default", "c"))?;
-    block_on(bucket.shutdown())?;
+    assert!(down > 0);
+    Ok(())
+}
+
+/// Has everything in segments, so that it is read from there.
+fn seal_all(disk: &SimulatedDisk) -> Result {
+    let store = LogStore::open(Arc::new(disk.clone()), OpenOptions::new(1))?;
+    for id in (0..4).map(vbucket) {
+        let sealed = store.seal(id, Seqno::ZERO);
+        assert_eq!(sealed, Outcome::Complete(()));
+    }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod closed_bucket;
 mod collections;
+mod dropped_collections;
 mod dropped_futures;
 mod last_handle;
 mod own_system;
