@@ -127,7 +127,7 @@ fn compaction_fails_at(stage: CompactionStage) -> Result<Scene> {
 }
 
 /// In the closed bucket on that disk, a collection began and ended.
-fn drops_a_collection(disk: &TestDisk) {
+fn drops_a_collection(disk: &SimulatedDisk) {
     let disk = Arc::new(disk.clone());
     let store = LogStore::open(disk, OpenOptions::new(77)).unwrap();
     let statuses = store.vbuckets();
