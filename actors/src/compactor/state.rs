@@ -5,13 +5,15 @@
 //! one ends (MB-50941). A request joins a run only as long as that has read nothing; later it gets the next one, so that
 //! whoever is answered knows that everything on disk before the request was looked at.
 
+mod entry;
 mod settle;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::entry::{Entry, Queued, Running};
 use crate::backoff::Backoff;
-use messages::compactor::{CompactError, CompactionRun, CompactionStatus};
+use messages::compactor::{CompactError, CompactionStatus};
 use messages::{Busy, ChildName, FailureCause};
 use storage::{AbortReason, Compacted, CompactionProgress, CompactionStage, VbucketId};
 
@@ -151,38 +153,6 @@ pub struct CompactorState {
 enum Life {
     Open,
     Stopping,
-}
-
-#[derive(Debug, Default)]
-struct Entry {
-    queued: Option<Queued>,
-    running: Option<Running>,
-    /// In a row.
-    failures: u32,
-    /// The engine's own wishes wait until then (monotonic).
-    put_off: Duration,
-}
-
-/// What the next run of a vbucket is for.
-#[derive(Debug)]
-struct Queued {
-    place: u64,
-    purge: Purge,
-    waiters: Vec<WaiterId>,
-    /// The engine wants it, too.
-    is_internal: bool,
-    /// Nobody's wish is served before (monotonic).
-    not_before: Duration,
-}
-
-#[derive(Debug)]
-struct Running {
-    id: RunId,
-    of: Queued,
-    /// It has read something: nobody joins any more.
-    has_begun: bool,
-    abort: Option<AbortReason>,
-    progress: Option<CompactionProgress>,
 }
 
 impl CompactorState {
@@ -417,75 +387,6 @@ impl CompactorState {
     fn number(&mut self) -> u64 {
         self.next_number = self.next_number.saturating_add(1);
         self.next_number
-    }
-}
-
-impl Entry {
-    /// When what waits may begin; `None` when nothing waits, or a run is under way.
-    fn ready_at(&self) -> Option<Duration> {
-        let queued = self.queued.as_ref()?;
-        if self.running.is_some() {
-            return None;
-        }
-        Some(if queued.waiters.is_empty() {
-            queued.not_before.max(self.put_off)
-        } else {
-            queued.not_before
-        })
-    }
-
-    /// Gives up what waits, and has what runs end; how many compactions that were.
-    fn abort(&mut self, reason: AbortReason, effects: &mut Vec<Effect>) -> usize {
-        let mut count = 0usize;
-        if let Some(queued) = self.queued.take() {
-            count = 1;
-            let answer = |waiter| Effect::Answer(waiter, Err(CompactError::Aborted(reason)));
-            effects.extend(queued.waiters.into_iter().map(answer));
-        }
-        if let Some(run) = &mut self.running {
-            count = count.saturating_add(usize::from(run.abort.is_none()));
-            run.abort = Some(run.abort.unwrap_or(reason));
-        }
-        count
-    }
-
-    /// Whether nothing is to be remembered of it.
-    fn is_blank(&self, now: Duration) -> bool {
-        let is_idle = self.queued.is_none() && self.running.is_none();
-        is_idle && self.failures == 0 && self.put_off <= now
-    }
-}
-
-impl Queued {
-    fn new(place: u64) -> Queued {
-        Queued {
-            place,
-            purge: Purge::default(),
-            waiters: Vec::new(),
-            is_internal: false,
-            not_before: Duration::ZERO,
-        }
-    }
-
-    /// One run for both.
-    fn merge(&mut self, other: Queued) {
-        self.place = self.place.min(other.place);
-        self.purge = self.purge.and(other.purge);
-        self.waiters.extend(other.waiters);
-        self.is_internal |= other.is_internal;
-        self.not_before = self.not_before.max(other.not_before);
-    }
-}
-
-impl Running {
-    fn described(&self) -> CompactionRun {
-        let progress = self.progress.as_ref();
-        CompactionRun {
-            stage: progress.map_or(CompactionStage::Start, |progress| progress.stage),
-            bytes_read: progress.map_or(0, |progress| progress.bytes_read),
-            bytes_total: progress.map_or(0, |progress| progress.bytes_total),
-            bytes_written: progress.map_or(0, |progress| progress.bytes_written),
-        }
     }
 }
 

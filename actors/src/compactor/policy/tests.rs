@@ -1,5 +1,8 @@
-use super::*;
+//! The policy on figures made up for it: what is chosen, in which order, and that nothing is chosen for ever.
+
 use proptest::prelude::*;
+
+use super::*;
 use storage::{CollectionId, Seqno};
 
 const AGE: Duration = Duration::from_secs(1000);

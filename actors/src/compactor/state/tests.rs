@@ -1,3 +1,5 @@
+//! The machine by itself: merging, limits, retries, cancels, the end, and in any order that no waiter is forgotten.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
