@@ -3,6 +3,7 @@
 //!
 //! `cargo run --example follow_changes`. The token is kept with the index; were it in a file, it would be written with it in
 //! one go. What a crash of the bucket takes back is told as a rollback of its vbucket.
+#![expect(clippy::print_stdout, reason = "an example tells what it sees")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -53,11 +54,11 @@ impl Index {
                 StreamEvent::StreamEnd(reason) => return Err(reason.name().into()),
             }
         }
-        let mut token = changes.token();
+        let mut covered = changes.token();
         for vbucket in &rolled_back {
-            token.forget(*vbucket);
+            covered.forget(*vbucket);
         }
-        self.token = Some(token);
+        self.token = Some(covered);
         if !rolled_back.is_empty() {
             taken += Box::pin(self.catch_up(bucket)).await?;
         }

@@ -104,9 +104,8 @@ fn a_compaction_lets_go_what_was_deleted_when_told_to() {
     let place = Place::new();
     place.run(&["create", "--vbuckets", "1"]).expect(0);
     let lines = |from: usize, to: usize| -> String {
-        (from..to)
-            .map(|n| format!("{{\"id\":{n},\"filler\":\"{}\"}}\n", "x".repeat(100)))
-            .collect()
+        let line = |n| format!("{{\"id\":{n},\"filler\":\"{}\"}}\n", "x".repeat(100));
+        (from..to).map(line).collect::<Vec<_>>().concat()
     };
     let load = ["load", "-", "--key", "id"];
     place.feed(&load, lines(0, 300).as_bytes()).expect(0);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use piggin::messages::stream::{StreamEndReason, StreamEvent};
 use piggin::messages::vbucket::SetVbucketState;
 use piggin::messages::{ChildName, DownCause, FailureId, FailureKind};
@@ -9,7 +11,7 @@ use piggin::storage::{VbucketId, VbucketState};
 use piggin::{Bucket, Changes, ChangesOptions};
 use supervisor::testing::{Fault, World};
 
-use crate::common::{Mirror, all, assert_at_base, filled, key, run};
+use crate::common::{Mirror, PATIENCE, all, assert_at_base, filled, key, run};
 
 const DOCUMENTS: usize = 60;
 
@@ -131,6 +133,29 @@ fn a_change_of_state_and_a_vbucket_that_goes_down_are_told() {
         assert_eq!(end, (down, StreamEndReason::VbucketDown));
         // The others go on.
         bucket.set(key(0), "new").await.ok();
+        drop(changes);
+        assert_at_base(&world, &bucket).await;
+    });
+}
+
+#[test]
+fn a_rollback_is_told() {
+    run(6, async |world| {
+        let bucket = filled(&world, DOCUMENTS).await;
+        let options = ChangesOptions::default();
+        let mut changes = bucket.changes(options).await.expect("changes");
+        world.sleep(Duration::from_secs(5)).await;
+        let id = VbucketId::new(2).expect("it");
+        let core = bucket.vbucket_core(id).expect("it");
+        core.reset(&core.state_record());
+        let end = loop {
+            let change = timeout(PATIENCE, changes.next()).await.expect("progress");
+            let change = change.expect("a change");
+            if let StreamEvent::StreamEnd(reason) = change.event {
+                break (change.vbucket, reason);
+            }
+        };
+        assert_eq!(end, (id, StreamEndReason::Rollback));
         drop(changes);
         assert_at_base(&world, &bucket).await;
     });
