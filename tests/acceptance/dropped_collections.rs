@@ -7,7 +7,7 @@ use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{
     CollectionId, CompactionRequest, DroppedCollection, KvStore, LogStore, OpenOptions, Outcome,
 };
-use piggin::{Bucket, BucketConfig};
+use piggin::{Bucket, BucketConfig, CompactionPolicy};
 
 use crate::support::{
     Result, assert_filled, block_on, fill, key_in, made_small, small, value_of, vbucket,
@@ -32,7 +32,10 @@ fn fill_collection(bucket: &Bucket, name: &str) -> Result<CollectionId> {
 fn every_life_of_a_dropped_collection_is_erased_and_no_other() -> Result {
     let disk = SimulatedDisk::new();
     let config = || small(BucketConfig::on(Arc::new(disk.clone())));
-    let bucket = block_on(Bucket::create(made_small(config())))?;
+    let mut made = made_small(config());
+    // So that there is something left to be looked at.
+    made.compaction.policy = CompactionPolicy::NEVER;
+    let bucket = block_on(Bucket::create(made))?;
     let keys = fill(&bucket, EACH);
     let mut dropped = Vec::new();
     for name in ["a", "b"] {

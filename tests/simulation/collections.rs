@@ -1,4 +1,5 @@
-//! Tenants that create, fill, drop and create anew collections of the same names while children panic and the power goes.
+//! Tenants that create, fill, drop and create anew collections of the same names while vbuckets are compacted, children panic
+//! and the power goes.
 //!
 //! Invariant (id `collections-are-whole`): what was acknowledged of a manifest is there after every opening, what was not
 //! acknowledged is there whole or not at all, and all vbuckets agree. A document is only ever found in the life of the
@@ -21,12 +22,14 @@ use supervisor::testing::{Latencies, Random, SimulatedRandom, World, WorldSettin
 
 use crate::checkers::soundness;
 use crate::faults::{children, power_cut};
+use crate::workloads::compactions;
 
 const TENANTS: u64 = 4;
 const COLLECTIONS: u64 = 2;
 const KEYS: u64 = 6;
 const ACTIONS: u64 = 25;
 const CRASHES: u64 = 3;
+const COMPACTIONS: u64 = 10;
 const SEEDS: u64 = 60;
 const SEEDS_VARIABLE: &str = "PIGGIN_SEEDS";
 /// Longer than anything takes: virtual time.
@@ -190,19 +193,26 @@ impl Run {
             findings.extend(self.check(&bucket, true));
             children::plan(&self.world);
             let tenants = self.start(&bucket);
+            let operator = compactions::start(&self.world, &bucket, COMPACTIONS);
             power_cut::moment(&self.world).await;
             power_cut::strike(&self.world);
             for tenant in tenants {
                 tenant.abort();
             }
+            operator.abort();
             self.world.clear_faults();
         }
         let bucket = self.open().await?;
         findings.extend(self.check(&bucket, true));
+        let operator = compactions::start(&self.world, &bucket, COMPACTIONS);
         for tenant in self.start(&bucket) {
             if timeout(PATIENCE, tenant).await.is_err() {
                 findings.push("a tenant is not answered".to_owned());
             }
+        }
+        match operator.await {
+            Ok(told) => findings.extend(told),
+            Err(error) => findings.push(format!("the operator: {error}")),
         }
         // Memory is rid of what was dropped.
         self.world.sleep(Duration::from_secs(5)).await;
@@ -251,7 +261,7 @@ impl Run {
         let written = self.model.lock().documents.clone();
         for ((id, key), written) in written {
             let is_open = manifest.collections.contains_key(&id);
-            let found = Run::read(bucket, id, &key);
+            let found = read(bucket, id, &key);
             let expected = match (&found, is_open) {
                 (Err(OperationError::UnknownCollection { .. }), false) => true,
                 (Err(OperationError::KeyNotFound), true) => is_after_crash && !written.is_persisted,
@@ -301,14 +311,14 @@ impl Run {
         }
         findings
     }
+}
 
-    fn read(bucket: &Bucket, id: CollectionId, key: &str) -> Result<Bytes, OperationError> {
-        let key = DocumentKey::new(id, key.as_bytes())?;
-        let core = bucket.vbucket_core(bucket.vbucket_of(key.key()));
-        core.ok_or(OperationError::Closed)?
-            .get(&key)
-            .map(|found| found.value)
-    }
+fn read(bucket: &Bucket, id: CollectionId, key: &str) -> Result<Bytes, OperationError> {
+    let key = DocumentKey::new(id, key.as_bytes())?;
+    let core = bucket.vbucket_core(bucket.vbucket_of(key.key()));
+    core.ok_or(OperationError::Closed)?
+        .get(&key)
+        .map(|found| found.value)
 }
 
 /// So small that a few hundred documents are sealed, merged, checkpointed and copied out.

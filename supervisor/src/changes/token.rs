@@ -269,7 +269,10 @@ mod tests {
             bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
             let damaged = String::from_utf8(bytes).expect("text");
             assert!(damaged.parse::<ChangesToken>().is_err(), "{at}");
-            assert!(text.get(..at).unwrap().parse::<ChangesToken>().is_err(), "{at}");
+            assert!(
+                text.get(..at).unwrap().parse::<ChangesToken>().is_err(),
+                "{at}"
+            );
         }
         for wrong in ["", "no", "zz", "00", "0102030405"] {
             assert!(wrong.parse::<ChangesToken>().is_err(), "{wrong}");
