@@ -1,11 +1,12 @@
-//! After any schedule of writes, deletes, cursor drops, flush failures, panics, power cuts and reconnects a consumer's
-//! documents are those of the bucket.
+//! After any schedule of writes, deletes, cursor drops, compactions, flush failures, panics, power cuts and reconnects a
+//! consumer's documents are those of the bucket.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use piggin::messages::compactor::{Compact, CompactOptions};
 use piggin::messages::stream::StreamEndReason;
 use piggin::messages::{ChildName, OperationError};
 use piggin::storage::VbucketId;
@@ -93,6 +94,18 @@ impl Run {
                 let child = ChildName::new(children[self.pick(children.len())]);
                 self.world.inject(Fault::PanicIn { child, nth: 2 });
                 self.world.sleep(Duration::from_millis(300)).await;
+            }
+            17 => {
+                let vbucket = VbucketId::new(u16::try_from(self.pick(4)).expect("small"));
+                let compact = Compact {
+                    vbucket: vbucket.expect("an id"),
+                    options: CompactOptions {
+                        // Whoever was away for too long misses deletions, and must begin anew.
+                        drop_deletes: self.pick(2) == 0,
+                        ..CompactOptions::default()
+                    },
+                };
+                drop(timeout(PATIENCE, bucket.compactor().send(compact)).await);
             }
             _ => {
                 let time = u64::try_from(self.pick(30)).expect("small");
