@@ -123,7 +123,8 @@ fn mb_49742_mb_49626_mb_50747_a_failed_pass_keeps_its_collection_whole() {
         assert_eq!(beside.dropped(), stays);
         let still = beside.store.counts(beside.writer.vbucket).unwrap();
         let still = still.collections[&CollectionId(failing)];
-        assert_eq!((still.documents, still.prepares), (3, 1));
+        assert_eq!((still.documents, still.tombstones), (3, 1));
+        assert_eq!((still.prepares, still.aborts), (2, 1));
         beside.check();
         beside.check_disk();
         heals(&mut beside);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use piggin::messages::compactor::{
     CancelCompaction, Compact, CompactionStatuses, SetCompactionLimit,
 };
@@ -15,7 +17,6 @@ use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{AbortReason, Compacted, CompactionStage, VbucketId, VbucketState};
 use piggin::{Bucket, BucketConfig, CompactionConfig, CompactionPolicy};
 use supervisor::testing::{Fault, Hold, HoldPoint, World};
-use tokio::task::JoinHandle;
 
 use crate::support::{TestDisk, assert_filled, block_on, fill, made_small};
 

@@ -24,6 +24,8 @@ pub(crate) struct Rules {
     /// High seqno of each collection.
     collections: BTreeMap<CollectionId, Seqno>,
     completions: Completions,
+    /// Dropped collections of which everything stays, because not all of it was found.
+    kept: Vec<DroppedCollection>,
 }
 
 /// Since when which prepares are known to be completed, by rising seqnos.
@@ -83,6 +85,7 @@ impl Rules {
             completed_seqno: watermarks.completed_seqno,
             collections: highs.map(|(id, counts)| (*id, counts.high_seqno)).collect(),
             completions,
+            kept: Vec::new(),
         }
     }
 
@@ -93,6 +96,15 @@ impl Rules {
     /// Whether a life of a dropped collection may be erased; then the past is exact from its end on.
     pub(crate) fn erases(&self, dropped: &DroppedCollection) -> bool {
         dropped.end <= self.request.history_floor && dropped.end <= self.high_seqno
+    }
+
+    /// Everything of this life of a dropped collection stays for the next run (MB-49742).
+    pub(crate) fn keep(&mut self, dropped: DroppedCollection) {
+        self.kept.push(dropped);
+    }
+
+    fn is_kept(&self, collection: CollectionId, seqno: Seqno) -> bool {
+        self.kept.iter().any(|one| one.holds(collection, seqno))
     }
 
     /// Whether a tombstone that is its key's newest version goes; then the past is exact from its seqno on.
@@ -109,6 +121,7 @@ impl Rules {
         (self.request.drop_deletes || self.is_old(deleted_at, seqno))
             && seqno != self.high_seqno
             && (is_system_event || !self.is_highest(collection, seqno))
+            && !self.is_kept(collection, seqno)
             && seqno <= self.request.history_floor
     }
 
@@ -138,7 +151,8 @@ impl Rules {
     /// For a prepare that is its key's newest version and goes because it is completed: from where on the past is
     /// exact then.
     pub(crate) fn purges_prepare(&self, collection: CollectionId, seqno: Seqno) -> Option<Seqno> {
-        if self.is_outstanding(seqno) || self.is_highest(collection, seqno) {
+        let stays = self.is_outstanding(seqno) || self.is_highest(collection, seqno);
+        if stays || self.is_kept(collection, seqno) {
             return None;
         }
         let since = self.completions.since(seqno)?;

@@ -48,6 +48,9 @@ impl ModelVbucket {
             erased: erased.to_vec(),
             ..Compacted::default()
         };
+        // Of what may go and was not found, everything stays.
+        let mut kept = self.erasable(request);
+        kept.retain(|one| !erased.contains(one));
         let newest: Vec<Item> = self.expected().items;
         let newest: BTreeSet<Seqno> = newest.iter().map(|item| item.seqno).collect();
         let mut gone: Vec<Item> = Vec::new();
@@ -60,7 +63,7 @@ impl ModelVbucket {
                     told.collection_items_purged += 1;
                     told.prepares_erased.extend(self.waiting(item));
                 }
-            } else if !is_newest {
+            } else if !is_newest || is_of(&kept, item) {
                 continue;
             } else if self.is_purged_tombstone(request, item) {
                 told.tombstones_purged += 1;

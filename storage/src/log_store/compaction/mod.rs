@@ -279,6 +279,9 @@ impl CompactionJob {
                 let stage = CompactionStage::Collection(dropped.collection);
                 tracing::warn!(vbucket = %self.vbucket, %stage, %cause, "a pass failed");
                 self.failed.get_or_insert((stage, cause));
+                if let Some(rules) = &mut run.rules {
+                    rules.keep(dropped);
+                }
             }
         }
         self.next_pass(run)
