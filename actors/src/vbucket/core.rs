@@ -291,11 +291,12 @@ impl VbucketCore {
 
     /// While set, clients' writes are answered as those of a vbucket that is warming; reads go on. For the warmup alone.
     pub fn hold_writes(&self, is_held: bool) {
-        let _locked = self.lock();
+        let mut locked = self.lock();
         if is_held {
             self.raise(Status::HELD);
         } else {
             self.lower(Status::HELD);
+            self.follow_when_writable(&mut locked);
         }
     }
 

@@ -13,7 +13,7 @@ use super::support::{
     Bench, Setup, active, batch, become_state, flush_all, id, in_state, position, set,
 };
 use messages::vbucket::{Set, WriteOptions};
-use messages::{CollectionsManifest, ManifestChange, OperationError};
+use messages::{Busy, CollectionsManifest, ManifestChange, OperationError};
 use storage::{
     Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, KeyRange, KvStore,
     ManifestUid, MemoryStore, Namespace, Operation, Outcome, Predecessor, ScopeId, Seqno,
@@ -230,6 +230,35 @@ fn a_vbucket_that_is_closed_or_out_of_room_takes_no_change() {
     assert_eq!(bench.core.follow_manifest(), Err(OperationError::Closed));
     assert_eq!(bench.core.collections_manifest().uid, ManifestUid(0));
     assert_eq!(bench.core.high_seqno(), Seqno(0));
+}
+
+#[test]
+fn a_vbucket_follows_when_its_warmup_has_opened_it_for_writes() {
+    for is_held in [false, true] {
+        let bench = Setup::default().warming();
+        let core = &bench.core;
+        let target = announce(&bench, create("_default", "c"));
+        let busy = || OperationError::TemporaryFailure(Busy::WarmingUp);
+        let is_refused = || {
+            assert_eq!(core.admit_manifest(), Err(busy()));
+            assert_eq!(core.follow_manifest(), Ok(None));
+            assert_eq!(core.high_seqno(), Seqno(0), "nothing on the old branch");
+            assert_eq!(get(core, 8, "k"), Err(busy()), "it may be there");
+        };
+        is_refused();
+        if is_held {
+            core.hold_writes(true);
+            core.warm_done();
+            is_refused();
+            core.hold_writes(false);
+        } else {
+            core.warm_done();
+        }
+        core.admit_manifest().unwrap();
+        assert_eq!(core.collections_manifest(), target);
+        assert_eq!(core.high_seqno(), Seqno(1));
+        assert_eq!(core.follow_manifest(), Ok(Some(Seqno(1))));
+    }
 }
 
 #[test]
@@ -457,20 +486,21 @@ fn what_is_loaded_while_its_collection_ends_is_erased_when_all_is_loaded() {
     for number in 0..10 {
         write(&bench.core, 8, &format!("k{number}")).unwrap();
     }
+    become_state(&bench.core, VbucketState::Replica);
     flush_all(&bench.core, &store, 100);
     let found = reopened(&store);
-    found.manifest.set(found.core.collections_manifest());
     let warm = |number: u64| {
         found
             .core
             .warm_insert(document_item(number + 2, 8, &format!("k{number}")))
     };
     assert!((0..5).all(warm));
-    let change = ManifestChange::DropCollection {
-        scope: "_default".to_owned(),
-        collection: "c".to_owned(),
-    };
-    follow(&found, change);
+    // An active one follows its bucket when all is loaded; the stream of a replica goes on meanwhile.
+    let epoch = found.core.begin_stream().unwrap();
+    let snapshot = ReplicaSnapshot::memory(Seqno(12), Seqno(12));
+    found.core.apply_marker(epoch, &snapshot, true).unwrap();
+    let end = event_item(12, &end_of(2, 8, 1));
+    found.core.apply_item(epoch, end).unwrap();
     while found.core.erase_ended() == Outcome::Yielded {}
     assert!(!(5..10).any(warm));
     found.core.warm_done();
