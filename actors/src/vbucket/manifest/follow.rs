@@ -92,11 +92,17 @@ impl VbucketCore {
         Ok(self.may_follow(&locked).then(|| locked.log.last_seqno()))
     }
 
-    /// Its warmup opened it for writes: it follows what the bucket came to meanwhile.
+    /// Follows what the bucket came to meanwhile, where nobody waits for an answer.
     pub(in crate::vbucket) fn follow_when_writable(&self, locked: &mut Locked<'_>) {
         if let Err(error) = self.follow(locked) {
             tracing::error!(vbucket = %self.id, %error, "the manifest cannot be followed");
         }
+    }
+
+    /// It was made active: the bucket's manifest gets a higher uid than any it was told of as a replica.
+    pub(in crate::vbucket) fn raise_manifest(&self) {
+        let own = self.collections.read().manifest().uid;
+        self.manifest.raise_above(own);
     }
 
     /// What takes a seqno before the records of the opening are on disk takes it on the branch before.
@@ -113,7 +119,7 @@ impl VbucketCore {
         let events = {
             let collections = self.collections.read();
             let own = collections.manifest();
-            // One that was a replica may have been told of more.
+            // What is loaded before the bucket's manifest was found knows more than the bucket.
             if Arc::ptr_eq(own, &target) || target.uid < own.uid {
                 return Ok(());
             }

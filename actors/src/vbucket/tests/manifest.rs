@@ -278,6 +278,66 @@ fn a_vbucket_that_becomes_active_follows_the_bucket() {
     }
 }
 
+/// A replica with manifest 2, told by its source: two collections.
+fn told_replica() -> Bench {
+    let bench = in_state(VbucketState::Replica);
+    let core = &bench.core;
+    let epoch = core.begin_stream().unwrap();
+    let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(2));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    for (uid, name) in [(1, "a"), (2, "b")] {
+        let number = u32::try_from(uid + 7).unwrap();
+        let event = event_item(uid, &begin_of(uid, number, name));
+        core.apply_item(epoch, event).unwrap();
+    }
+    bench
+}
+
+#[test]
+fn a_replica_that_knows_more_raises_the_uid_when_it_becomes_active() {
+    let bench = told_replica();
+    assert_eq!(bench.core.collections_manifest().uid, ManifestUid(2));
+    announce(&bench, create("_default", "c"));
+    become_state(&bench.core, VbucketState::Active);
+    let manifest = bench.manifest.current();
+    assert_eq!(manifest.uid, ManifestUid(3), "neither 2 nor less again");
+    assert_eq!(bench.core.collections_manifest(), manifest);
+    assert!(manifest.collection("_default", "c").is_some());
+    let next = announce(&bench, create("_default", "d"));
+    assert_eq!(next.collection("_default", "d"), Some(CollectionId(11)));
+}
+
+#[test]
+fn events_come_behind_the_promotion_they_belong_to() {
+    let bench = told_replica();
+    announce(&bench, create("_default", "c"));
+    bench.core.panic_at(ChangeStep::Identified);
+    let promote = || become_state(&bench.core, VbucketState::Active);
+    assert!(catch_unwind(AssertUnwindSafe(promote)).is_err());
+    bench.core.reconcile();
+    assert_eq!(
+        bench.core.collections_manifest(),
+        bench.manifest.current(),
+        "followed as the active one it was made"
+    );
+    let events = bench.core.high_seqno();
+    assert!(events > Seqno(2));
+    // Its own changes are whole up to the newest one.
+    let snapshot = bench.core.state_record().watermarks.snapshot;
+    assert_eq!(snapshot.end, events);
+}
+
+#[test]
+fn a_rollback_takes_the_default_collection_back() {
+    let bench = active();
+    let record = bench.core.state_record();
+    bench.core.set(set("k", "v")).unwrap();
+    let high = || bench.core.collection_high_seqno(CollectionId::DEFAULT);
+    assert_eq!(high(), Some(Seqno(1)));
+    bench.core.reset(&record);
+    assert_eq!(high(), Some(Seqno(0)));
+}
+
 fn event_item(seqno: u64, event: &SystemEvent) -> Arc<Item> {
     let document = Document::new(event.key().unwrap(), event.value(), Cas(seqno << 20));
     let mut item = Item::mutation(Seqno(seqno), document);
