@@ -242,11 +242,10 @@ async fn make(
 
 /// The texts of refusals say what to do.
 fn refusal(error: &ManifestError) -> CliError {
-    let remedy = match error {
-        ManifestError::InForce { .. } => {
-            "do not repeat it; see whether it lasted: piggin collections list"
-        }
-        _ => "see which there are: piggin collections list",
+    let remedy = if matches!(error, ManifestError::InForce { .. }) {
+        "do not repeat it; see whether it lasted: piggin collections list"
+    } else {
+        "see which there are: piggin collections list"
     };
     match error.advice() {
         Advice::FixRequest => CliError::mistake(error.to_string(), remedy),
