@@ -308,7 +308,7 @@ fn a_replica_that_knows_more_raises_the_uid_when_it_becomes_active() {
 }
 
 #[test]
-fn events_come_behind_the_promotion_they_belong_to() {
+fn an_interrupted_promotion_that_is_reconciled_follows_the_raised_manifest() {
     let bench = told_replica();
     announce(&bench, create("_default", "c"));
     bench.core.panic_at(ChangeStep::Identified);
