@@ -232,7 +232,7 @@ async fn make(
     let request = ChangeManifest::from(change);
     let change = async || match bucket.change_manifest(request.clone()).await {
         Ok(uid) => Ok(Ok(uid)),
-        // Nothing was changed where it may be tried again.
+        // Nothing was changed where it may be tried again; what is in force is another error.
         Err(ManifestError::Operation(error)) => Err::<_, OperationError>(error),
         Err(refused) => Ok(Err(refused)),
     };
@@ -242,7 +242,11 @@ async fn make(
 
 /// The texts of refusals say what to do.
 fn refusal(error: &ManifestError) -> CliError {
-    let remedy = "see which there are: piggin collections list";
+    let remedy = if matches!(error, ManifestError::InForce { .. }) {
+        "do not repeat it; see whether it lasted: piggin collections list"
+    } else {
+        "see which there are: piggin collections list"
+    };
     match error.advice() {
         Advice::FixRequest => CliError::mistake(error.to_string(), remedy),
         Advice::RetryLater | Advice::Resynchronize | Advice::Reopen | Advice::Repair => {

@@ -142,7 +142,7 @@ impl From<ManifestChange> for ChangeManifest {
 #[rtype(result = "Arc<CollectionsManifest>")]
 pub struct GetManifest;
 
-/// Why a manifest was not changed. Nothing was.
+/// Why a manifest was not changed. Nothing was, but for [`ManifestError::InForce`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
@@ -203,7 +203,19 @@ pub enum ManifestError {
         /// How many.
         max: usize,
     },
-    /// The bucket takes no change now, or the change is in force but cannot get to disk.
+    /// The change was made and stays, but it is not known to be on disk everywhere: made again, it is refused or made twice.
+    #[error(
+        "the change is in force with manifest {}, but perhaps not on disk ({cause}); \
+         do not make it again: flush, or open the bucket anew and ask for the manifest",
+        uid.0
+    )]
+    InForce {
+        /// The manifest with the change.
+        uid: ManifestUid,
+        /// What came in between.
+        cause: OperationError,
+    },
+    /// The bucket takes no change now.
     #[error(transparent)]
     Operation(#[from] OperationError),
 }
@@ -221,6 +233,12 @@ impl ManifestError {
             | ManifestError::Default
             | ManifestError::TooMany { .. } => Advice::FixRequest,
             ManifestError::Stale { .. } => Advice::Resynchronize,
+            ManifestError::InForce { cause, .. } => match cause.advice() {
+                advice @ (Advice::Reopen | Advice::Repair) => advice,
+                Advice::RetryLater | Advice::FixRequest | Advice::Resynchronize => {
+                    Advice::Resynchronize
+                }
+            },
             ManifestError::Operation(error) => error.advice(),
         }
     }

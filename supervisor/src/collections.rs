@@ -1,6 +1,6 @@
 //! The bucket's collections: one manifest, and every active vbucket follows it.
 //!
-//! Invariant: changes come one after the other; a change that is refused changed nothing, and one that began is in force
+//! Invariant: changes come one after the other; a change that is refused changed nothing, and one that began (`InForce`) is in force
 //! in every vbucket, or will be when the one that crashed on the way was repaired. What is acknowledged is on disk in
 //! every vbucket that is in service, so that a bucket is opened with it, whichever of them can be read.
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use actors::vbucket::{BucketManifest, PersistPlace, VbucketCore, changed};
+use actors::vbucket::{BucketManifest, PersistPlace, VbucketCore, changed_above, newest};
 use messages::vbucket::EraseEnded;
 use messages::{ChangeManifest, CollectionsManifest, ManifestError, OperationError};
 use storage::{ManifestUid, Outcome, Seqno, VbucketId, VbucketState};
@@ -20,26 +20,39 @@ use crate::vbucket_table::Table;
 #[derive(Debug)]
 pub(crate) struct Collections {
     table: Arc<Table>,
-    changing: Mutex<()>,
+    changing: Mutex<Changing>,
 }
 
+/// What one change leaves to the next.
+#[derive(Debug)]
+struct Changing {
+    /// Uids to leave out: a vbucket that could not be read may have them.
+    leap: u64,
+}
+
+/// By how much the next uid is higher where the highest may lie in a vbucket that could not be read: more changes than
+/// only such a vbucket may have seen.
+const UNREAD_LEAP: u64 = 1024 - 1;
+
 impl Collections {
-    /// Finds the newest manifest any vbucket has, and has all active ones follow it. Called when the states of all were
+    /// Finds the newest manifest any active vbucket has, and has all active ones follow it, those at once that are open
+    /// for writes. Called when the states of all were
     /// read and nobody is served yet.
     pub(crate) fn open(table: &Arc<Table>) -> Result<Collections, OperationError> {
-        let age = |(_, core): &(_, &Arc<VbucketCore>)| {
+        let manifest_of = |(_, core): (_, &Arc<VbucketCore>)| {
             let is_active = core.state() == VbucketState::Active;
-            (core.collections_manifest().uid, is_active)
+            (is_active, core.collections_manifest())
         };
-        // Of equals the first: what two have under one uid differs only if a change was never acknowledged.
-        let cores: Vec<_> = table.cores().collect();
-        let newest = cores.into_iter().rev().max_by_key(age);
-        if let Some((_, newest)) = newest {
-            table.manifest.set(newest.collections_manifest());
+        let manifests: Vec<_> = table.cores().map(manifest_of).collect();
+        if let Some(newest) = newest(&manifests) {
+            table.manifest.set(Arc::clone(newest));
         }
+        let unread = table.slots.iter().any(|slot| slot.down().is_some());
         let collections = Collections {
             table: Arc::clone(table),
-            changing: Mutex::new(()),
+            changing: Mutex::new(Changing {
+                leap: if unread { UNREAD_LEAP } else { 0 },
+            }),
         };
         for (_, core) in table.cores() {
             core.follow_manifest()?;
@@ -59,19 +72,19 @@ impl Collections {
     ) -> Result<ManifestUid, ManifestError> {
         let (uid, waits) = self.begin(request)?;
         let mut is_on_disk = false;
-        let mut down = Ok(());
+        let mut down: Result<(), OperationError> = Ok(());
         for (place, seqno) in waits {
             match place.wait_for(seqno).await {
                 Ok(()) => is_on_disk = true,
                 // It is not in service any more, and follows at the next opening.
                 Err(error @ OperationError::VbucketDown { .. }) => down = Err(error),
-                Err(error) => return Err(error.into()),
+                Err(cause) => return Err(ManifestError::InForce { uid, cause }),
             }
         }
-        if !is_on_disk {
-            down?;
+        match down {
+            Err(cause) if !is_on_disk => Err(ManifestError::InForce { uid, cause }),
+            _ => Ok(uid),
         }
-        Ok(uid)
     }
 
     /// Has vbuckets that missed a change follow it.
@@ -93,13 +106,20 @@ impl Collections {
         &self,
         request: &ChangeManifest,
     ) -> Result<(ManifestUid, Vec<(PersistPlace, Seqno)>), ManifestError> {
-        let _changing = self.changing.lock();
-        let next = changed(&self.manifest(), request)?;
-        let uid = next.uid;
-        let places = self.reserve()?;
-        self.shared().set(Arc::new(next));
+        let mut changing = self.changing.lock();
+        let (uid, places) = loop {
+            let before = self.manifest();
+            let given = ManifestUid(self.highest_uid().0.saturating_add(changing.leap));
+            let next = changed_above(&before, request, given)?;
+            let (uid, places) = (next.uid, self.reserve()?);
+            // A vbucket that becomes active may raise the uid meanwhile.
+            if self.shared().replace(&before, Arc::new(next)) {
+                break (uid, places);
+            }
+        };
+        changing.leap = 0;
         let mut waits = Vec::new();
-        let mut first = Ok(());
+        let mut first: Result<(), OperationError> = Ok(());
         for ((_, core), place) in self.table.cores().zip(places) {
             if core.is_suspect() {
                 core.reconcile();
@@ -110,8 +130,17 @@ impl Collections {
                 (Err(error), _) => first = first.and(Err(error)),
             }
         }
-        first?;
-        Ok((uid, waits))
+        match first {
+            Ok(()) => Ok((uid, waits)),
+            Err(cause) => Err(ManifestError::InForce { uid, cause }),
+        }
+    }
+
+    /// The highest uid a vbucket has, replicas too, whose source gives uids of its own.
+    fn highest_uid(&self) -> ManifestUid {
+        let cores = self.table.cores();
+        let uids = cores.map(|(_, core)| core.collections_manifest().uid);
+        uids.max().unwrap_or_default().max(self.manifest().uid)
     }
 
     /// Places among those who wait for the disk, one for each active vbucket in service. Whatever could be refused is

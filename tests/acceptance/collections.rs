@@ -1,13 +1,18 @@
 //! Scopes and collections: what a change of the manifest promises, on disk and in memory, through every door.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use ::actors::vbucket::ChangeStep;
 use actix::prelude::*;
 use piggin::messages::collections::{GetManifest, NameError};
 use piggin::messages::vbucket::{Get, Set, SetVbucketState, Write, WriteOptions};
-use piggin::messages::{ChangeManifest, ChildName, ManifestChange, ManifestError, OperationError};
+use piggin::messages::{
+    ChangeManifest, ChildName, DownCause, ManifestChange, ManifestError, OperationError,
+};
 use piggin::storage::disk::{DiskErrorKind, Fault, SimulatedDisk, Verb};
 use piggin::storage::{
     Advice, CollectionId, DocumentKey, KvStore, LogStore, ManifestUid, OpenOptions, Outcome, Seqno,
@@ -16,8 +21,8 @@ use piggin::storage::{
 use piggin::{Bucket, BucketActor, BucketConfig, CollectionStatistics};
 
 use crate::support::{
-    Result, TempDirectory, assert_filled, block_on, fill, key_in, made_small, small, until,
-    value_of, vbucket,
+    Result, TempDirectory, TestDisk, assert_filled, block_on, fill, key_in, made_small, small,
+    until, value_of, vbucket,
 };
 
 fn unknown(uid: u64) -> OperationError {
@@ -429,6 +434,71 @@ fn a_vbucket_whose_collections_cannot_be_read_is_out_of_service() -> Result {
         }
     }
     assert!(down > 0);
+    Ok(())
+}
+
+/// The highest uid may be known to the vbucket alone that cannot be read: no uid it may have is given again.
+#[test]
+fn a_change_beside_an_unreadable_vbucket_leaves_uids_out() -> Result {
+    let disk = SimulatedDisk::new();
+    let config = |disk: &SimulatedDisk| small(BucketConfig::on(Arc::new(disk.clone())));
+    let bucket = block_on(Bucket::create(made_small(config(&disk))))?;
+    block_on(bucket.create_collection("_default", "c"))?;
+    block_on(bucket.shutdown())?;
+    seal_all(&disk)?;
+    let mut leaps = 0;
+    for nth in 1.. {
+        let disk = disk.crash_keeping_everything();
+        let broken = DiskErrorKind::Other("broken".into());
+        disk.inject(Fault::failed_call(broken).on(Verb::Read).nth(nth));
+        let Ok(bucket) = block_on(Bucket::open(config(&disk))) else {
+            continue;
+        };
+        let has_struck = disk.faults_waiting() == 0;
+        let is_unread = (0..4).any(|id| bucket.vbucket_core(vbucket(id)).is_none());
+        let before = bucket.manifest().uid;
+        if let Ok(uid) = block_on(bucket.create_scope("s")) {
+            let leap = if is_unread { 1024 } else { 1 };
+            assert_eq!(uid.0, before.0 + leap, "{nth}");
+            leaps += u32::from(is_unread);
+            let next = block_on(bucket.create_scope("t"))?;
+            assert_eq!(next.0, uid.0 + 1, "once in an opening");
+        }
+        drop(bucket);
+        if !has_struck {
+            break;
+        }
+    }
+    assert!(leaps > 0);
+    Ok(())
+}
+
+/// What is in force is never called unchanged, nor worth another try.
+#[test]
+fn a_change_that_cannot_get_to_disk_says_that_it_is_in_force() -> Result {
+    let disk = TestDisk::new(SimulatedDisk::new());
+    let mut config = made_small(BucketConfig::on(Arc::new(disk.clone())));
+    config.log_shards = Some(1);
+    let bucket = block_on(Bucket::create(config))?;
+    disk.hold_syncs_of("writer-0");
+    let mut change = pin!(bucket.create_scope("s"));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(change.as_mut().poll(&mut context).is_pending());
+    disk.wait_for_held_sync();
+    for id in 0..4 {
+        let core = bucket.vbucket_core(vbucket(id)).unwrap();
+        core.take_down(DownCause::Escalated("for a test".to_owned()));
+    }
+    let refused = block_on(change).unwrap_err();
+    disk.let_go();
+    let uid = ManifestUid(1);
+    assert!(
+        matches!(&refused, ManifestError::InForce { uid: made, .. } if *made == uid),
+        "{refused:?}"
+    );
+    assert_ne!(refused.advice(), Advice::RetryLater);
+    assert_ne!(refused.advice(), Advice::FixRequest);
+    assert_eq!(bucket.manifest().uid, uid);
     Ok(())
 }
 

@@ -291,11 +291,12 @@ impl VbucketCore {
 
     /// While set, clients' writes are answered as those of a vbucket that is warming; reads go on. For the warmup alone.
     pub fn hold_writes(&self, is_held: bool) {
-        let _locked = self.lock();
+        let mut locked = self.lock();
         if is_held {
             self.raise(Status::HELD);
         } else {
             self.lower(Status::HELD);
+            self.follow_when_writable(&mut locked);
         }
     }
 
@@ -318,11 +319,13 @@ impl VbucketCore {
                 locked.in_flight = None;
             }
             self.publish_high(&locked);
-            if let Err(error) = self.follow(&mut locked) {
-                tracing::error!(vbucket = %self.id, %error, "the manifest cannot be followed");
-            }
-            self.name_manifest(&mut locked);
+            // A promotion is done before what comes behind it: events belong to the branch it began.
             self.follow_identity(&mut locked);
+            if locked.identity.state == VbucketState::Active {
+                self.raise_manifest();
+            }
+            self.follow_when_writable(&mut locked);
+            self.name_manifest(&mut locked);
             self.lower(Status::SUSPECT);
         }
         self.mark_dirty();

@@ -50,6 +50,7 @@ impl VbucketCore {
     pub fn warm_done(&self) {
         let mut locked = self.lock();
         self.lower(super::status::Status::WARMING);
+        self.follow_when_writable(&mut locked);
         self.drop_tombstones(&mut locked);
         drop(locked);
         // What was being loaded when its collection ended.

@@ -32,7 +32,7 @@ pub use self::acknowledge::Acknowledged;
 pub use self::actor::VbucketActor;
 pub use self::core::{OnSuspect, VbucketConfig, VbucketCore};
 pub use self::dirty::{DirtyVbuckets, WakeFlusher, WakeSent};
-pub use self::manifest::{BucketManifest, changed};
+pub use self::manifest::{BucketManifest, changed, changed_above, newest};
 pub use document_map::MapFigures;
 pub use fault::ChangeStep;
 pub use flush::FlushTake;

@@ -10,6 +10,7 @@
 //! [`VbucketCore::reconcile`] after a panic. Every change is queued for the disk behind what was written before it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::core::{Inner, VbucketCore, newest_branch};
 use super::fault::ChangeStep;
@@ -58,6 +59,7 @@ impl VbucketCore {
             locked.stream.bump();
         }
         if is_promotion {
+            self.raise_manifest();
             self.follow(&mut locked)?;
         }
         self.drop_tombstones(&mut locked);
@@ -120,6 +122,7 @@ impl VbucketCore {
             self.map.clear();
             let uid = ManifestUid(identity.manifest_uid);
             *self.collections.write() = OpenCollections::of_events(uid, []);
+            self.default_high.store(0, Ordering::Relaxed);
             self.become_this(&mut locked, identity);
             self.publish_high(&locked);
             locked.identity.state

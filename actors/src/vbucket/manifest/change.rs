@@ -3,6 +3,8 @@
 //! Invariant: a number given to a collection or a scope is higher than any given before, because it follows from the uid;
 //! what is refused changes nothing.
 
+use std::sync::Arc;
+
 use messages::collections::{CollectionEntry, DEFAULT_NAME, NameError};
 use messages::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
 use storage::{CollectionId, ManifestUid, ScopeId};
@@ -10,17 +12,47 @@ use storage::{CollectionId, ManifestUid, ScopeId};
 /// The numbers below are kept: 0 is the default's, 1 the prefix of system events, the rest the field keeps as well.
 const FIRST_NUMBER: u64 = 8;
 
+/// The manifest a bucket is opened with, of those its vbuckets have; each with whether the vbucket is active. Content is
+/// that of the active ones, as long as there is one. Where two have another content under the newest uid, most decide.
+#[must_use]
+pub fn newest(manifests: &[(bool, Arc<CollectionsManifest>)]) -> Option<&Arc<CollectionsManifest>> {
+    let age =
+        |(is_active, manifest): &&(bool, Arc<CollectionsManifest>)| (*is_active, manifest.uid);
+    let best = manifests.iter().max_by_key(age)?;
+    let candidates = manifests.iter().filter(|one| age(one) == age(&best));
+    let mut counted: Vec<(&Arc<CollectionsManifest>, usize)> = Vec::new();
+    for (_, manifest) in candidates {
+        match counted.iter_mut().find(|(one, _)| *one == manifest) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => counted.push((manifest, 1)),
+        }
+    }
+    // Of equals the first.
+    let most = counted.into_iter().rev().max_by_key(|(_, count)| *count);
+    most.map(|(manifest, _)| manifest)
+}
+
 /// The manifest that comes of a change.
 pub fn changed(
     manifest: &CollectionsManifest,
     request: &ChangeManifest,
 ) -> Result<CollectionsManifest, ManifestError> {
+    changed_above(manifest, request, manifest.uid)
+}
+
+/// The same where uids up to `given` may be in use somewhere.
+pub fn changed_above(
+    manifest: &CollectionsManifest,
+    request: &ChangeManifest,
+    given: ManifestUid,
+) -> Result<CollectionsManifest, ManifestError> {
     let current = manifest.uid;
-    if let Some(given) = request.expected.filter(|given| *given != current) {
+    if let Some(expected) = request.expected.filter(|one| *one != current) {
+        let given = expected;
         return Err(ManifestError::Stale { given, current });
     }
     let mut next = manifest.clone();
-    next.uid = ManifestUid(current.0.saturating_add(1));
+    next.uid = ManifestUid(current.max(given).0.saturating_add(1));
     match &request.change {
         ManifestChange::CreateScope { scope } => create_scope(&mut next, scope)?,
         ManifestChange::CreateCollection {

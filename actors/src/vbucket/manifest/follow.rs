@@ -19,6 +19,9 @@ use storage::{
     RevSeqno, Seqno, SystemEvent, VbucketState,
 };
 
+/// What its warmup has not opened for writes.
+const NOT_WRITABLE: u8 = Status::WARMING | Status::HELD;
+
 impl VbucketCore {
     /// This core as one of the bucket whose manifest it is. Without it, it is of a bucket of its own.
     #[must_use]
@@ -65,6 +68,9 @@ impl VbucketCore {
         if status.has(Status::CLOSED) {
             return Err(OperationError::Closed);
         }
+        if status.has(NOT_WRITABLE) {
+            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
+        }
         if status.has(Status::DISK_FULL) {
             return Err(OperationError::TemporaryFailure(Busy::DiskFull));
         }
@@ -72,7 +78,7 @@ impl VbucketCore {
     }
 
     /// Brings an active vbucket, also one that is out of service, to the bucket's manifest: the seqno that is on disk when
-    /// the manifest is. `None` for one that is not active.
+    /// the manifest is. `None` for one that is not active, and for one that follows when its warmup opens it for writes.
     pub fn follow_manifest(&self) -> Result<Option<Seqno>, OperationError> {
         let mut locked = self.lock();
         let status = self.status();
@@ -83,20 +89,37 @@ impl VbucketCore {
             return Err(OperationError::Closed);
         }
         self.follow(&mut locked)?;
-        let is_active = locked.identity.state == VbucketState::Active;
-        Ok(is_active.then(|| locked.log.last_seqno()))
+        Ok(self.may_follow(&locked).then(|| locked.log.last_seqno()))
+    }
+
+    /// Follows what the bucket came to meanwhile, where nobody waits for an answer.
+    pub(in crate::vbucket) fn follow_when_writable(&self, locked: &mut Locked<'_>) {
+        if let Err(error) = self.follow(locked) {
+            tracing::error!(vbucket = %self.id, %error, "the manifest cannot be followed");
+        }
+    }
+
+    /// It was made active: the bucket's manifest gets a higher uid than any it was told of as a replica.
+    pub(in crate::vbucket) fn raise_manifest(&self) {
+        let own = self.collections.read().manifest().uid;
+        self.manifest.raise_above(own);
+    }
+
+    /// What takes a seqno before the records of the opening are on disk takes it on the branch before.
+    fn may_follow(&self, inner: &Inner) -> bool {
+        inner.identity.state == VbucketState::Active && !self.status().has(NOT_WRITABLE)
     }
 
     /// The same with the lock held, whatever else is in the way.
     pub(in crate::vbucket) fn follow(&self, locked: &mut Locked<'_>) -> Result<(), OperationError> {
-        if locked.identity.state != VbucketState::Active {
+        if !self.may_follow(locked) {
             return Ok(());
         }
         let target = self.manifest.current();
         let events = {
             let collections = self.collections.read();
             let own = collections.manifest();
-            // One that was a replica may have been told of more.
+            // What is loaded before the bucket's manifest was found knows more than the bucket.
             if Arc::ptr_eq(own, &target) || target.uid < own.uid {
                 return Ok(());
             }
@@ -186,8 +209,13 @@ impl VbucketCore {
             return Ok(Opened::DEFAULT);
         }
         let collections = self.collections.read();
-        let unknown = || OperationError::UnknownCollection {
-            manifest_uid: collections.manifest().uid,
+        let unknown = || {
+            let manifest_uid = collections.manifest().uid;
+            // What the bucket has may be what this vbucket follows only when it is writable.
+            if self.status().has(NOT_WRITABLE) && manifest_uid < self.manifest.current().uid {
+                return OperationError::TemporaryFailure(Busy::WarmingUp);
+            }
+            OperationError::UnknownCollection { manifest_uid }
         };
         collections.opened(key.collection()).ok_or_else(unknown)
     }

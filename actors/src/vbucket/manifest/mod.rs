@@ -15,7 +15,7 @@ mod shared;
 mod follow;
 mod erase;
 
-pub use change::changed;
+pub use change::{changed, changed_above, newest};
 pub use shared::BucketManifest;
 
 pub(super) use erase::Erasing;

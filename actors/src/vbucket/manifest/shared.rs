@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use messages::CollectionsManifest;
+use storage::ManifestUid;
 
 /// The manifest every active vbucket of a bucket follows.
 #[derive(Debug, Default)]
@@ -22,6 +23,30 @@ impl BucketManifest {
     #[must_use]
     pub fn current(&self) -> Arc<CollectionsManifest> {
         Arc::clone(&self.current.read())
+    }
+
+    /// A vbucket that becomes active was told of this uid: where the bucket's is lower, what it has gets a higher one, so that
+    /// none is used for both. Other vbuckets follow with the next change. Never before the bucket's manifest was found.
+    pub(super) fn raise_above(&self, uid: ManifestUid) {
+        let mut current = self.current.write();
+        if current.uid < uid {
+            Arc::make_mut(&mut current).uid = ManifestUid(uid.0.saturating_add(1));
+        }
+    }
+
+    /// From now on `next`, if it is still `before`: whether it was. Whoever calls has the vbuckets follow it.
+    #[must_use]
+    pub fn replace(
+        &self,
+        before: &Arc<CollectionsManifest>,
+        next: Arc<CollectionsManifest>,
+    ) -> bool {
+        let mut current = self.current.write();
+        let is_same = Arc::ptr_eq(&current, before);
+        if is_same {
+            *current = next;
+        }
+        is_same
     }
 
     /// From now on this. Whoever calls has the vbuckets follow it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::change::changed;
+use super::change::{changed, changed_above, newest};
 use super::open::{Applied, OpenCollections};
 use messages::collections::{CollectionEntry, NameError};
 use messages::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
@@ -71,6 +71,41 @@ fn numbers_follow_the_uid_and_are_never_used_again() {
     ]);
     assert_eq!(manifest.uid, ManifestUid(4));
     assert_eq!(manifest.collection("s", "c"), Some(CollectionId(11)));
+}
+
+#[test]
+fn a_uid_that_may_be_in_use_is_not_given() {
+    let manifest = after(&[create_scope("s")]);
+    let next = |given| {
+        let request = create("s", "c").into();
+        changed_above(&manifest, &request, ManifestUid(given)).unwrap()
+    };
+    assert_eq!(next(0).uid, ManifestUid(2));
+    assert_eq!(next(40).uid, ManifestUid(41));
+    assert_eq!(next(40).collection("s", "c"), Some(CollectionId(48)));
+}
+
+#[test]
+fn a_bucket_is_opened_with_what_most_active_vbuckets_have_of_the_newest() {
+    let (old, a, b) = (
+        Arc::new(after(&[create_scope("s")])),
+        Arc::new(after(&[create_scope("s"), create("s", "a")])),
+        Arc::new(after(&[create_scope("s"), create("s", "b")])),
+    );
+    let newest_of = |all: &[(bool, &Arc<CollectionsManifest>)]| {
+        let all: Vec<_> = all.iter().map(|(is, one)| (*is, Arc::clone(one))).collect();
+        newest(&all).cloned()
+    };
+    assert_eq!(newest_of(&[]), None);
+    assert_eq!(newest_of(&[(true, &old), (true, &a)]).as_ref(), Some(&a));
+    let most = newest_of(&[(true, &a), (true, &b), (true, &b), (true, &old)]);
+    assert_eq!(most.as_ref(), Some(&b));
+    // Those who are told by a source have no say.
+    let of_actives = newest_of(&[(false, &b), (true, &a), (false, &b)]);
+    assert_eq!(of_actives.as_ref(), Some(&a));
+    let of_actives = newest_of(&[(false, &b), (true, &old)]);
+    assert_eq!(of_actives.as_ref(), Some(&old));
+    assert_eq!(newest_of(&[(false, &old), (false, &b)]).as_ref(), Some(&b));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::support::{
     Bench, Setup, active, batch, become_state, flush_all, id, in_state, position, set,
 };
 use messages::vbucket::{Set, WriteOptions};
-use messages::{CollectionsManifest, ManifestChange, OperationError};
+use messages::{Busy, CollectionsManifest, ManifestChange, OperationError};
 use storage::{
     Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, KeyRange, KvStore,
     ManifestUid, MemoryStore, Namespace, Operation, Outcome, Predecessor, ScopeId, Seqno,
@@ -233,6 +233,35 @@ fn a_vbucket_that_is_closed_or_out_of_room_takes_no_change() {
 }
 
 #[test]
+fn a_vbucket_follows_when_its_warmup_has_opened_it_for_writes() {
+    for is_held in [false, true] {
+        let bench = Setup::default().warming();
+        let core = &bench.core;
+        let target = announce(&bench, create("_default", "c"));
+        let busy = || OperationError::TemporaryFailure(Busy::WarmingUp);
+        let is_refused = || {
+            assert_eq!(core.admit_manifest(), Err(busy()));
+            assert_eq!(core.follow_manifest(), Ok(None));
+            assert_eq!(core.high_seqno(), Seqno(0), "nothing on the old branch");
+            assert_eq!(get(core, 8, "k"), Err(busy()), "it may be there");
+        };
+        is_refused();
+        if is_held {
+            core.hold_writes(true);
+            core.warm_done();
+            is_refused();
+            core.hold_writes(false);
+        } else {
+            core.warm_done();
+        }
+        core.admit_manifest().unwrap();
+        assert_eq!(core.collections_manifest(), target);
+        assert_eq!(core.high_seqno(), Seqno(1));
+        assert_eq!(core.follow_manifest(), Ok(Some(Seqno(1))));
+    }
+}
+
+#[test]
 fn a_vbucket_that_becomes_active_follows_the_bucket() {
     for state in [
         VbucketState::Replica,
@@ -247,6 +276,66 @@ fn a_vbucket_that_becomes_active_follows_the_bucket() {
         assert_eq!(bench.core.collections_manifest(), target, "{state:?}");
         assert_eq!(bench.core.high_seqno(), Seqno(1));
     }
+}
+
+/// A replica with manifest 2, told by its source: two collections.
+fn told_replica() -> Bench {
+    let bench = in_state(VbucketState::Replica);
+    let core = &bench.core;
+    let epoch = core.begin_stream().unwrap();
+    let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(2));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    for (uid, name) in [(1, "a"), (2, "b")] {
+        let number = u32::try_from(uid + 7).unwrap();
+        let event = event_item(uid, &begin_of(uid, number, name));
+        core.apply_item(epoch, event).unwrap();
+    }
+    bench
+}
+
+#[test]
+fn a_replica_that_knows_more_raises_the_uid_when_it_becomes_active() {
+    let bench = told_replica();
+    assert_eq!(bench.core.collections_manifest().uid, ManifestUid(2));
+    announce(&bench, create("_default", "c"));
+    become_state(&bench.core, VbucketState::Active);
+    let manifest = bench.manifest.current();
+    assert_eq!(manifest.uid, ManifestUid(3), "neither 2 nor less again");
+    assert_eq!(bench.core.collections_manifest(), manifest);
+    assert!(manifest.collection("_default", "c").is_some());
+    let next = announce(&bench, create("_default", "d"));
+    assert_eq!(next.collection("_default", "d"), Some(CollectionId(11)));
+}
+
+#[test]
+fn an_interrupted_promotion_that_is_reconciled_follows_the_raised_manifest() {
+    let bench = told_replica();
+    announce(&bench, create("_default", "c"));
+    bench.core.panic_at(ChangeStep::Identified);
+    let promote = || become_state(&bench.core, VbucketState::Active);
+    assert!(catch_unwind(AssertUnwindSafe(promote)).is_err());
+    bench.core.reconcile();
+    assert_eq!(
+        bench.core.collections_manifest(),
+        bench.manifest.current(),
+        "followed as the active one it was made"
+    );
+    let events = bench.core.high_seqno();
+    assert!(events > Seqno(2));
+    // Its own changes are whole up to the newest one.
+    let snapshot = bench.core.state_record().watermarks.snapshot;
+    assert_eq!(snapshot.end, events);
+}
+
+#[test]
+fn a_rollback_takes_the_default_collection_back() {
+    let bench = active();
+    let record = bench.core.state_record();
+    bench.core.set(set("k", "v")).unwrap();
+    let high = || bench.core.collection_high_seqno(CollectionId::DEFAULT);
+    assert_eq!(high(), Some(Seqno(1)));
+    bench.core.reset(&record);
+    assert_eq!(high(), Some(Seqno(0)));
 }
 
 fn event_item(seqno: u64, event: &SystemEvent) -> Arc<Item> {
@@ -457,20 +546,21 @@ fn what_is_loaded_while_its_collection_ends_is_erased_when_all_is_loaded() {
     for number in 0..10 {
         write(&bench.core, 8, &format!("k{number}")).unwrap();
     }
+    become_state(&bench.core, VbucketState::Replica);
     flush_all(&bench.core, &store, 100);
     let found = reopened(&store);
-    found.manifest.set(found.core.collections_manifest());
     let warm = |number: u64| {
         found
             .core
             .warm_insert(document_item(number + 2, 8, &format!("k{number}")))
     };
     assert!((0..5).all(warm));
-    let change = ManifestChange::DropCollection {
-        scope: "_default".to_owned(),
-        collection: "c".to_owned(),
-    };
-    follow(&found, change);
+    // An active one follows its bucket when all is loaded; the stream of a replica goes on meanwhile.
+    let epoch = found.core.begin_stream().unwrap();
+    let snapshot = ReplicaSnapshot::memory(Seqno(12), Seqno(12));
+    found.core.apply_marker(epoch, &snapshot, true).unwrap();
+    let end = event_item(12, &end_of(2, 8, 1));
+    found.core.apply_item(epoch, end).unwrap();
     while found.core.erase_ended() == Outcome::Yielded {}
     assert!(!(5..10).any(warm));
     found.core.warm_done();
