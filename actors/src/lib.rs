@@ -10,7 +10,7 @@ pub mod environment;
 pub mod system;
 pub mod hooks;
 pub mod guardian;
-mod panics;
+pub mod panics;
 pub mod planted;
 pub mod tether;
 pub mod shell;

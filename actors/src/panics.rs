@@ -15,6 +15,11 @@ pub(crate) fn quietly(run: impl FnOnce()) {
     }
 }
 
+/// Runs it; a panic comes back as its text.
+pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(panic_text)
+}
+
 /// Drops what a panic brought along, which may panic itself; the payload of that second panic is given up on.
 pub(crate) fn discard(payload: Payload) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {

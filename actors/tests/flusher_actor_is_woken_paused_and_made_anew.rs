@@ -39,7 +39,10 @@ use piggin_actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore};
 use piggin_actors::warmup::{Absent, VbucketTable, Warmable, Warmup, WarmupConfig};
 use piggin_actors::writer::{self, GroupLimits, WriterConfig, WriterQueue};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
-use storage::{MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketPosition, VbucketStateRecord};
+use storage::{
+    MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
+    VbucketStateRecord,
+};
 
 #[derive(Debug)]
 struct Restart;
@@ -137,6 +140,11 @@ impl VbucketTable for Table {
         }));
         self.cores.lock().insert(vbucket, Arc::clone(&core));
         core
+    }
+
+    fn identity(&self, _: VbucketId) -> Option<Arc<VbucketIdentity>> {
+        // Its states are read once.
+        None
     }
 
     fn note_down(&self, vbucket: VbucketId, cause: DownCause) {

@@ -36,7 +36,7 @@ use piggin_actors::writer::{self, GroupLimits, WriterConfig, WriterQueue};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
 use storage::{
     CreateOptions, KvStore, LogStore, MemoryAccount, MemoryPool, OpenOptions, StorageError,
-    VbucketId, VbucketPosition, VbucketStateRecord,
+    VbucketId, VbucketIdentity, VbucketPosition, VbucketStateRecord,
 };
 
 const SHAPE: CreateOptions = CreateOptions {
@@ -84,6 +84,11 @@ impl VbucketTable for Table {
         }));
         self.cores.lock().insert(vbucket, Arc::clone(&core));
         core
+    }
+
+    fn identity(&self, _: VbucketId) -> Option<Arc<VbucketIdentity>> {
+        // Its states are read once.
+        None
     }
 
     fn note_down(&self, vbucket: VbucketId, cause: DownCause) {

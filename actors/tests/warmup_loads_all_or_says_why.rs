@@ -16,7 +16,7 @@ use messages::{FailureKind, NextStep, OperationError};
 use piggin_actors::flusher::Flushable;
 use piggin_actors::warmup::{CleanMark, WarmupEnd};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
-use storage::{KvStore, VbucketId};
+use storage::{KvStore, StorageError, VbucketId};
 
 /// Keys and seqnos by vbucket.
 type Expected = BTreeMap<u16, Vec<(Vec<u8>, u64)>>;
@@ -166,6 +166,30 @@ fn no_write_is_served_before_its_branch_is_on_disk() {
     }
 }
 
+/// What the vbuckets say they are, the store says, too, however often their states had to be read.
+#[test]
+fn states_that_are_read_twice_begin_one_branch() {
+    let (disk, _) = written(2, false);
+    for seed in 0..10 {
+        let disk = disk.crash_losing_everything_unsynced();
+        let mut warming = Warming::open(seed, &disk).unwrap();
+        while warming.table.made.lock().len() < 3 {
+            warming.step();
+        }
+        let generation = warming.store.generation();
+        warming.store.recall(generation, StorageError::Closed);
+        warming.run();
+        let lease = warming.store.lease().unwrap();
+        assert_ne!(lease.generation(), generation);
+        for id in 0..SHAPE.vbuckets {
+            let stored = lease.store().state(VbucketId::new(id).unwrap()).unwrap();
+            let served = warming.table.state(id);
+            assert_eq!(stored.identity, served.identity, "seed {seed}, {id}");
+            assert_eq!(stored.identity.failover_table.entries().len(), 2);
+        }
+    }
+}
+
 #[test]
 fn a_call_that_fails_takes_vbuckets_down_or_is_made_good() {
     let (mut down, mut runs) = (0, 0);
@@ -283,9 +307,7 @@ fn a_store_that_is_opened_anew_meanwhile_is_read_all_the_same() {
         let mut warming = Warming::open(u64::from(steps), &disk).unwrap();
         warming.steps(steps);
         let generation = warming.store.generation();
-        warming
-            .store
-            .recall(generation, storage::StorageError::Closed);
+        warming.store.recall(generation, StorageError::Closed);
         warming.run();
         assert_eq!(check(&warming, &expected, "reopened"), 0);
     }

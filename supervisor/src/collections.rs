@@ -120,10 +120,8 @@ impl Collections {
         changing.leap = 0;
         let mut waits = Vec::new();
         let mut first: Result<(), OperationError> = Ok(());
+        self.table.repair();
         for ((_, core), place) in self.table.cores().zip(places) {
-            if core.is_suspect() {
-                core.reconcile();
-            }
             match (core.follow_manifest(), place) {
                 (Ok(Some(seqno)), Some(place)) => waits.push((place, seqno)),
                 (Ok(_), _) => {}
@@ -188,9 +186,9 @@ fn serves(core: &VbucketCore) -> Result<(), OperationError> {
 }
 
 /// Rids memory of documents whose collections ended, one slice of one vbucket after the other, by the vbucket's own actor.
+/// Begins with a look: the one before may have been told, and have panicked then.
 pub(crate) async fn erase_ended(running: Arc<Running>) {
     loop {
-        running.table.manifest.ended().await;
         for (id, core) in running.table.cores() {
             let Some(actor) = running.addresses.get(id.index()) else {
                 continue;
@@ -207,5 +205,6 @@ pub(crate) async fn erase_ended(running: Arc<Running>) {
                 }
             }
         }
+        running.table.manifest.ended().await;
     }
 }

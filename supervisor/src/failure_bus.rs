@@ -12,6 +12,7 @@ use actix::dev::SendError;
 use parking_lot::Mutex;
 
 use actors::environment::{Clock, FailureReport, ReportFailure};
+use actors::panics::caught;
 use messages::{Failure, FailureId, FailureKind, FailureNotice};
 
 use crate::metric_names;
@@ -130,8 +131,11 @@ impl ReportFailure for FailureBus {
             inner.publish(&failure);
             failure
         };
-        metric_names::count(failure.kind);
         log(&failure);
+        // Whoever failed must not fail again for the embedder's recorder.
+        if let Err(text) = caught(|| metric_names::count(failure.kind)) {
+            tracing::error!(panic = %text, "the recorder of metrics panicked");
+        }
         failure.id
     }
 

@@ -94,6 +94,7 @@ mod statistics;
 mod streaming;
 pub mod changes;
 mod stop;
+mod background;
 mod shutdown;
 mod engine;
 mod bucket;

@@ -11,16 +11,18 @@ use std::time::Duration;
 use actix::Addr;
 use tokio::time::{sleep, timeout};
 
-use actors::environment::Environment;
+use actors::environment::{Environment, FailureReport};
 use actors::executor::StopWorkers;
 use actors::flusher::FlusherCore;
+use actors::panics::caught;
 use actors::shell::Shell;
 use actors::warmup::CleanMark;
-use messages::ChildName;
 use messages::flusher::{StopFlushing, Unpersisted};
+use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
 use storage::VbucketStatus;
 use storage::disk::Disk;
 
+use crate::background::{self, Beside, guarded};
 use crate::collections;
 use crate::guardian::StopOutcome;
 use crate::running::Running;
@@ -104,43 +106,71 @@ impl Engine {
 
     /// Runs until somebody wants it to stop, then stops.
     pub(crate) async fn run(self) {
-        let repair = Beside(actix::spawn(repair_suspects(Arc::clone(&self.running))));
-        let erase = Beside(actix::spawn(collections::erase_ended(Arc::clone(
-            &self.running,
-        ))));
-        let watch = Beside(actix::spawn(Arc::clone(&self.running.tree).watch()));
-        let publish = |every| {
-            Beside(actix::spawn(publish_every(
-                every,
-                Arc::clone(&self.running),
-            )))
-        };
-        let publisher = self.metrics_every.map(publish);
+        let work = self.begin_work();
+        let tree = Arc::clone(&self.running.tree);
+        let watch = Beside::start("watch", &self.environment, move || {
+            Arc::clone(&tree).watch()
+        });
+        let mut ending = Ending::of(Arc::clone(&self.running));
         let wanted = self.running.stop.wanted().await;
-        drop((repair, erase, publisher));
+        drop(work);
         let began = self.environment.clock.monotonic();
-        let mut report = match wanted {
-            Wanted::Shutdown => self.shut_down(began).await,
-            Wanted::Abandon => self.abandon().await,
+        let ended = match wanted {
+            Wanted::Shutdown => guarded(self.shut_down(began)).await,
+            Wanted::Abandon => guarded(self.abandon()).await,
+        };
+        let mut report = match ended {
+            Ok(report) => report,
+            Err(text) => self.break_off(text).await,
         };
         drop(watch);
-        self.running.table.close();
-        self.running.compactor.close();
-        // Whoever waits for the end may open the directory anew.
-        self.running.store.abandon();
         report.took = self.since(began);
-        self.running.stop.over(&report);
+        ending.report = report;
+    }
+
+    /// The end itself panicked: what can still be ended is.
+    async fn break_off(&self, text: String) -> ShutdownReport {
+        let cause = FailureCause::Panic(text);
+        let failed = format!("the engine {cause}");
+        self.environment.failures.report(FailureReport {
+            child: ChildName::new("engine"),
+            generation: Generation::default(),
+            vbucket: None,
+            kind: FailureKind::ChildPanicked,
+            cause,
+            next: NextStep::OutOfService,
+        });
+        let abandoned = guarded(self.abandon()).await;
+        let mut report = abandoned.unwrap_or_else(|_| ShutdownReport::default());
+        report.failed = Some(failed);
+        report
+    }
+
+    /// What goes on beside the children until the end begins.
+    fn begin_work(&self) -> Vec<Beside> {
+        let running = Arc::clone(&self.running);
+        let repair = move || repair_suspects(Arc::clone(&running));
+        let running = Arc::clone(&self.running);
+        let erase = move || collections::erase_ended(Arc::clone(&running));
+        let mut work = vec![
+            Beside::start(background::REPAIR, &self.environment, repair),
+            Beside::start("erasing", &self.environment, erase),
+        ];
+        if let Some(every) = self.metrics_every {
+            let running = Arc::clone(&self.running);
+            let publish = move || publish_every(every, Arc::clone(&running));
+            work.push(Beside::start("figures", &self.environment, publish));
+        }
+        work
     }
 
     async fn shut_down(&self, began: Duration) -> ShutdownReport {
         let mut report = ShutdownReport::default();
         for (_, core) in self.running.table.cores() {
             core.close_gate();
-            // A panic of a moment ago that nobody repaired yet: what is suspect is not flushed.
-            if core.is_suspect() {
-                core.reconcile();
-            }
         }
+        // A panic of a moment ago that nobody repaired yet: what is suspect is not flushed.
+        self.running.table.repair();
         self.running.warmup.stop();
         self.running.compactor.stop();
         for flusher in &self.flushers {
@@ -207,12 +237,39 @@ impl Engine {
     }
 }
 
-/// Runs beside the engine, and ends with it wherever that ends.
-struct Beside(tokio::task::JoinHandle<()>);
+/// Tells whoever waits for the end of the engine, wherever and however it ends.
+struct Ending {
+    running: Arc<Running>,
+    report: ShutdownReport,
+}
 
-impl Drop for Beside {
+impl Ending {
+    fn of(running: Arc<Running>) -> Ending {
+        let mut report = ShutdownReport::default();
+        report.fail(&"the engine ended on the way");
+        Ending { running, report }
+    }
+}
+
+impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.abort();
+        let running = &self.running;
+        // The process it stands for was ended in a test.
+        if running.stop.is_over() {
+            return;
+        }
+        let steps: [&dyn Fn(); 4] = [
+            &|| running.table.close(),
+            &|| running.compactor.close(),
+            // Whoever waits for the end may open the directory anew.
+            &|| running.store.abandon(),
+            &|| running.stop.over(&self.report),
+        ];
+        for step in steps {
+            if let Err(panic) = caught(step) {
+                tracing::error!(panic, "the end of the engine panicked");
+            }
+        }
     }
 }
 
@@ -224,18 +281,13 @@ async fn publish_every(every: Duration, running: Arc<Running>) {
     }
 }
 
-/// Repairs vbuckets that a panic left half changed; the caller who panicked is told by its own panic.
+/// Repairs what panics leave behind. Begins with a look: the one before may have been told, and have panicked then.
 async fn repair_suspects(running: Arc<Running>) {
     loop {
-        running.table.suspects.notified().await;
-        for (id, core) in running.table.cores() {
-            if core.is_suspect() {
-                tracing::warn!(vbucket = %id, "repairing what a panic left half done");
-                core.reconcile();
-            }
-        }
+        running.table.repair();
         // Whoever panicked may have been on the way from one vbucket to the next with a new manifest.
         running.collections.catch_up();
+        running.table.suspects.notified().await;
     }
 }
 
@@ -246,3 +298,6 @@ fn stuck((child, how): (ChildName, StopOutcome)) -> Option<String> {
         StopOutcome::DeadlineMissed(_) | StopOutcome::Lost => Some(child.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,22 +5,30 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use actors::compactor::{Compactable, CompactionTable};
-use actors::environment::Environment;
+use actors::environment::{Environment, FailureReport};
 use actors::maintenance::MemoryUse;
+use actors::panics::caught;
 use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{BucketManifest, DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
 use actors::warmup::{VbucketTable, Warmable};
-use messages::{Busy, ChildName, CompactError, DownCause, OperationError};
+use messages::{
+    Busy, ChildName, CompactError, DownCause, FailureCause, FailureKind, Generation, NextStep,
+    OperationError,
+};
 use storage::{
-    MemoryAccount, MemoryPool, VbucketId, VbucketPosition, VbucketState, VbucketStateRecord,
+    MemoryAccount, MemoryPool, VbucketId, VbucketIdentity, VbucketPosition, VbucketState,
+    VbucketStateRecord,
 };
 
+use crate::background;
 use crate::restart::OutOfService;
+use crate::tree::Child;
 use crate::wiring;
 
 /// A slot for each vbucket of a bucket.
@@ -137,16 +145,77 @@ impl Table {
 
     /// Puts the vbucket of that child back into service, if it was the supervisor who took it out.
     pub(crate) fn bring_back(&self, child: &ChildName) {
-        let mut given_up = self.given_up.lock();
         let is_of_child = |id: &&VbucketId| wiring::vbucket_child(**id) == *child;
-        let Some(id) = given_up.iter().find(is_of_child).copied() else {
-            return;
-        };
-        given_up.remove(&id);
-        if let Some(Ok(core)) = self.slots.get(id.index()).map(|slot| slot.core()) {
-            core.reconcile();
+        let id = self.given_up.lock().iter().find(is_of_child).copied();
+        let slot = id.and_then(|id| self.slots.get(id.index()));
+        if let Some(Ok(core)) = slot.map(|slot| slot.core())
+            && self.reconcile(core)
+        {
+            self.given_up.lock().remove(&core.id());
             core.bring_up();
         }
+    }
+
+    /// Repairs vbuckets that a panic left half changed; the caller who panicked is told by its own panic. One that was
+    /// given up waits until it is brought back.
+    pub(crate) fn repair(&self) {
+        for (id, core) in self.cores() {
+            if core.is_suspect() && !self.given_up.lock().contains(&id) {
+                tracing::warn!(vbucket = %id, "repairing what a panic left half done");
+                self.reconcile(core);
+            }
+        }
+    }
+
+    /// Repairs a vbucket, or takes it out of service when that panics again and again; whether it is repaired.
+    fn reconcile(&self, core: &VbucketCore) -> bool {
+        let mut panics = 0u32;
+        while let Err(text) = caught(|| core.reconcile()) {
+            panics = panics.saturating_add(1);
+            let cause = FailureCause::Panic(text.clone());
+            if panics < Child::PANICS_IN_A_ROW_MAX {
+                let at_ms = background::after(&*self.environment.clock, Duration::ZERO);
+                self.tell(
+                    core,
+                    FailureKind::ChildPanicked,
+                    cause,
+                    NextStep::RetryAt { at_ms },
+                );
+                continue;
+            }
+            let too_often = FailureCause::PoisonedRequest {
+                request: "reconcile".to_owned(),
+                times: panics,
+                last: text,
+            };
+            self.given_up.lock().insert(core.id());
+            core.take_down(DownCause::Escalated(too_often.to_string()));
+            self.tell(
+                core,
+                FailureKind::ChildPanicked,
+                cause,
+                NextStep::OutOfService,
+            );
+            self.tell(
+                core,
+                FailureKind::Escalated,
+                too_often,
+                NextStep::OutOfService,
+            );
+            return false;
+        }
+        true
+    }
+
+    fn tell(&self, core: &VbucketCore, kind: FailureKind, cause: FailureCause, next: NextStep) {
+        self.environment.failures.report(FailureReport {
+            child: ChildName::new(background::REPAIR),
+            generation: Generation::default(),
+            vbucket: Some(core.id()),
+            kind,
+            cause,
+            next,
+        });
     }
 
     fn make_core(
@@ -199,9 +268,18 @@ impl VbucketTable for Table {
         core.unwrap_or_else(|| Arc::new(self.make_core(vbucket, state, position)))
     }
 
+    fn identity(&self, vbucket: VbucketId) -> Option<Arc<VbucketIdentity>> {
+        let core = self.slots.get(vbucket.index())?.core().ok()?;
+        Some(core.identity())
+    }
+
     fn note_down(&self, vbucket: VbucketId, cause: DownCause) {
         if let Some(slot) = self.slots.get(vbucket.index()) {
-            slot.note_down(cause);
+            slot.note_down(cause.clone());
+            // It is served from memory already, but its branch cannot be written.
+            if let Ok(core) = slot.core() {
+                core.take_down(cause);
+            }
         }
     }
 }
@@ -234,5 +312,39 @@ impl CompactionTable for Table {
                 Ok(Arc::clone(core) as _)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+    use storage::{Incarnation, RollbackEpoch, Seqno, VbucketUuid};
+
+    #[test]
+    fn a_vbucket_that_is_noted_down_serves_no_more() {
+        World::run(1, |world| async move {
+            let memory = Arc::new(MemoryPool::new(1 << 20));
+            let table = Table::new(2, 1, memory, world.environment());
+            let position = VbucketPosition {
+                incarnation: Incarnation(1),
+                epoch: RollbackEpoch(0),
+                high_seqno: Seqno::ZERO,
+            };
+            let state = VbucketStateRecord::new(VbucketUuid(7));
+            let second = VbucketId::new(1).unwrap();
+            let made = table.make(VbucketId::FIRST, state.clone(), position);
+            drop(made);
+            let identity = table.identity(VbucketId::FIRST);
+            assert_eq!(identity, Some(state.identity));
+            let cause = DownCause::Escalated("planted".to_owned());
+            for id in [VbucketId::FIRST, second] {
+                table.note_down(id, cause.clone());
+            }
+            assert_eq!(table.core(VbucketId::FIRST).unwrap().down(), Some(cause));
+            assert!(table.core(second).is_err());
+            assert_eq!(table.identity(second), None);
+        })
+        .unwrap();
     }
 }

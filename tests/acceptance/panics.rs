@@ -13,7 +13,7 @@ use piggin::messages::{
 use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{Advice, CollectionId, DocumentKey, VbucketId};
 use piggin::supervisor::restart::{ChildState, ChildStatus};
-use piggin::{Bucket, BucketActor, BucketConfig};
+use piggin::{Bucket, BucketActor, BucketConfig, BucketError};
 
 use crate::support::{
     Listener, Result, TestDisk, assert_filled, block_on, fill, key_in, kinds, made_small, small,
@@ -233,6 +233,31 @@ fn a_caller_just_before_the_shutdown() -> Result {
     assert!(report.is_clean(), "{report}");
     let bucket = block_on(Bucket::open(small(BucketConfig::on(Arc::new(disk)))))?;
     assert_eq!(block_on(bucket.get(&key))?.value, "changed");
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+#[test]
+fn the_engine_in_the_middle_of_the_shutdown() -> Result {
+    let scene = Scene::set()?;
+    let Scene {
+        disk, bucket, keys, ..
+    } = scene;
+    let (closed, other) = (bucket.closed(), bucket.clone());
+    disk.panic_on("piggin-control", 1);
+    let Err(BucketError::Shutdown(report)) = block_on(bucket.shutdown()) else {
+        panic!("whoever waits is told");
+    };
+    assert!(disk.has_struck());
+    let failed = report.failed.unwrap();
+    assert!(failed.contains("the engine panicked: "), "{failed}");
+    block_on(closed);
+    assert_eq!(kinds(&other), [FailureKind::ChildPanicked]);
+    let refused = block_on(other.get(&keys[0])).unwrap_err();
+    assert_eq!(refused, OperationError::Closed);
+    disk.wait_until_free();
+    let bucket = block_on(Bucket::open(small(BucketConfig::on(Arc::new(disk)))))?;
+    assert_filled(&bucket, &keys);
     block_on(bucket.shutdown())?;
     Ok(())
 }

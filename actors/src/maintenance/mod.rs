@@ -128,7 +128,8 @@ impl MaintenanceWorker {
         };
         let memory = &*self.config.memory;
         let relief = || {
-            let job = store.seal_shard_job(log_shard, pressure::seals_from(memory)?)?;
+            let from = pressure::seals_from(memory, store.shape().log_shards)?;
+            let job = store.seal_shard_job(log_shard, from)?;
             Some((MaintenanceKind::Seal, Box::new(job) as _))
         };
         if std::mem::take(&mut self.has_relieved)

@@ -1,17 +1,21 @@
 //! When memory is short: what the store still holds of versions that were replaced or deleted is free only once the
 //! store sealed them (rule R14; sealing is the first thing pressure does).
 //!
-//! Invariant: a pure decision. A seal is asked for only while it frees something worth its syncs, so that a bucket full
-//! of documents that are all needed is not sealed over and over.
+//! Invariant: a pure decision. A seal is asked for only while it frees something worth its syncs, and only where what
+//! is unsealed is worth a share of the quota: neither a bucket full of documents that are all needed, nor one whose
+//! memory a slow stream keeps, is sealed over and over into tiny segments.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 /// A seal must free so much of the quota: few seals on the way from the high mark to the quota.
 const FREED_DIVISOR: u64 = 64;
-/// And there must be so much of the quota to seal, in key and value bytes: whatever else keeps memory, a seal that
-/// takes up next to nothing does not free it.
-const UNSEALED_DIVISOR: u64 = 1024;
+/// And there must be so much of the quota to seal, shared by the log shards: whatever else keeps memory, a seal that
+/// takes up next to nothing does not free it. In key and value bytes, of which small documents keep several times as
+/// much in memory.
+const UNSEALED_DIVISOR: u64 = 128;
+/// However many log shards share that, so much for each.
+const UNSEALED_IN_ONE_DIVISOR: u64 = 1024;
 
 /// A bucket's memory, seen from the disk's side.
 pub trait MemoryUse: Debug + Send + Sync + 'static {
@@ -50,10 +54,11 @@ impl MemoryUse for AmpleMemory {
 }
 
 /// Whether log shards are to be sealed for lack of memory: those with at least so many unsealed bytes.
-pub(super) fn seals_from(memory: &dyn MemoryUse) -> Option<u64> {
+pub(super) fn seals_from(memory: &dyn MemoryUse, log_shards: u16) -> Option<u64> {
     let quota = memory.quota_bytes();
     let frees = memory.is_short() && memory.spare_bytes() >= quota / FREED_DIVISOR;
-    frees.then_some(quota / UNSEALED_DIVISOR)
+    let share = (quota / UNSEALED_DIVISOR) / u64::from(log_shards.max(1));
+    frees.then_some(share.max(quota / UNSEALED_IN_ONE_DIVISOR))
 }
 
 #[cfg(test)]
@@ -82,10 +87,22 @@ mod tests {
 
     #[test]
     fn only_what_is_short_and_frees_enough_is_sealed() {
-        let of = |is_short, spare| seals_from(&Use { is_short, spare });
+        let of = |is_short, spare| seals_from(&Use { is_short, spare }, 64);
         assert_eq!(of(true, 1024), Some(64));
         assert_eq!(of(true, 1023), None);
         assert_eq!(of(false, 60_000), None);
-        assert_eq!(seals_from(&AmpleMemory), None);
+        assert_eq!(seals_from(&AmpleMemory, 1), None);
+    }
+
+    #[test]
+    fn what_is_sealed_is_worth_a_share_of_the_quota() {
+        let kept = Use {
+            is_short: true,
+            spare: 60_000,
+        };
+        assert_eq!(seals_from(&kept, 0), Some(512));
+        assert_eq!(seals_from(&kept, 1), Some(512));
+        assert_eq!(seals_from(&kept, 4), Some(128));
+        assert_eq!(seals_from(&kept, 1000), Some(64));
     }
 }

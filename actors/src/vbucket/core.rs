@@ -160,6 +160,12 @@ impl VbucketCore {
         self.id
     }
 
+    /// What it is, and the branches of its history.
+    #[must_use]
+    pub fn identity(&self) -> Arc<VbucketIdentity> {
+        Arc::clone(&self.lock().identity)
+    }
+
     /// Highest seqno in memory.
     #[must_use]
     pub fn high_seqno(&self) -> Seqno {
@@ -311,6 +317,7 @@ impl VbucketCore {
     pub fn reconcile(&self) {
         {
             let mut locked = self.lock();
+            self.reached(ChangeStep::Repairing);
             if let Some(seqno) = locked.in_flight {
                 if let Some(item) = locked.log.newest_item(seqno).map(Arc::clone) {
                     let place = self.map.place(item.document.key.as_encoded());

@@ -20,6 +20,8 @@ pub enum ChangeStep {
     Identified,
     /// The flusher took what is to be written; nobody has it yet.
     Taken,
+    /// The repair of what a panic left holds the lock, and did nothing yet.
+    Repairing,
 }
 
 impl ChangeStep {
@@ -52,23 +54,26 @@ pub(super) use armed::Faults;
 
 #[cfg(any(test, feature = "testing"))]
 mod armed {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::atomic::{AtomicU16, Ordering};
 
     use super::ChangeStep;
     use crate::vbucket::core::VbucketCore;
 
-    /// Which point panics next, once; zero is none.
+    /// Which point panics next, in the low byte (zero is none), and how often, in the high one.
     #[derive(Debug, Default)]
-    pub(in crate::vbucket) struct Faults(AtomicU8);
+    pub(in crate::vbucket) struct Faults(AtomicU16);
 
     impl Faults {
         pub(in crate::vbucket) fn reached(&self, point: ChangeStep) {
-            let wanted = point as u8;
-            let armed = &self.0;
-            let is_mine = armed.load(Ordering::Relaxed) == wanted
-                && armed
-                    .compare_exchange(wanted, 0, Ordering::Relaxed, Ordering::Relaxed)
-                    .is_ok();
+            let once_less = |armed: u16| {
+                let [wanted, times] = armed.to_le_bytes();
+                let left = times.saturating_sub(1);
+                let is_mine = wanted == point as u8;
+                let next = if left == 0 { [0, 0] } else { [wanted, left] };
+                is_mine.then_some(u16::from_le_bytes(next))
+            };
+            let (done, seen) = (Ordering::Relaxed, Ordering::Relaxed);
+            let is_mine = self.0.fetch_update(done, seen, once_less).is_ok();
             assert!(!is_mine, "injected: {point:?}");
         }
     }
@@ -76,18 +81,23 @@ mod armed {
     impl VbucketCore {
         /// The next change that reaches `point` panics there, once.
         pub fn panic_at(&self, point: ChangeStep) {
-            self.faults.arm(point as u8);
+            self.panic_times(point, 1);
         }
 
-        /// Takes back a panic that did not strike; whether there was one.
+        /// The next `times` that `point` is reached panic there.
+        pub fn panic_times(&self, point: ChangeStep, times: u8) {
+            self.faults.arm([point as u8, times]);
+        }
+
+        /// Takes back panics that did not strike; whether there were any.
         pub fn disarm(&self) -> bool {
-            self.faults.arm(0) != 0
+            self.faults.arm([0, 0]) != 0
         }
     }
 
     impl Faults {
-        fn arm(&self, point: u8) -> u8 {
-            self.0.swap(point, Ordering::Relaxed)
+        fn arm(&self, armed: [u8; 2]) -> u16 {
+            self.0.swap(u16::from_le_bytes(armed), Ordering::Relaxed)
         }
     }
 }

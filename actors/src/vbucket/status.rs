@@ -1,6 +1,6 @@
 //! What a vbucket serves at this moment, in one byte that both doors read before anything else.
 //!
-//! Invariant: a request is judged in one order (crashed, down, state, warming, and for writes closed and disk full),
+//! Invariant: a request is judged in one order (down, crashed, state, warming, and for writes closed and disk full),
 //! so that the answer names what must be mended first.
 
 use super::core::VbucketCore;
@@ -149,9 +149,6 @@ impl VbucketCore {
 
     fn admit_anybody(&self, status: Status) -> Result<(), OperationError> {
         let vbucket = self.id;
-        if status.has(Status::SUSPECT) {
-            return Err(OperationError::Crashed { vbucket });
-        }
         if let Some(cause) = self
             .down
             .read()
@@ -159,6 +156,9 @@ impl VbucketCore {
             .filter(|_| status.has(Status::DOWN))
         {
             return Err(OperationError::VbucketDown { vbucket, cause });
+        }
+        if status.has(Status::SUSPECT) {
+            return Err(OperationError::Crashed { vbucket });
         }
         Ok(())
     }

@@ -23,7 +23,9 @@ use tokio::sync::oneshot;
 
 use messages::{ChildName, DownCause, Generation, OperationError};
 use storage::disk::Disk;
-use storage::{Item, Seqno, SystemEvent, VbucketId, VbucketPosition, VbucketStateRecord};
+use storage::{
+    Item, Seqno, SystemEvent, VbucketId, VbucketIdentity, VbucketPosition, VbucketStateRecord,
+};
 
 use crate::backoff::Backoff;
 use crate::environment::Environment;
@@ -85,7 +87,10 @@ pub trait VbucketTable: Debug + Send + Sync + 'static {
         state: VbucketStateRecord,
         position: VbucketPosition,
     ) -> Arc<dyn Warmable>;
-    /// There is such a vbucket, but its state cannot be read.
+    /// What the core that was made for an earlier call is, if there is one.
+    fn identity(&self, vbucket: VbucketId) -> Option<Arc<VbucketIdentity>>;
+    /// There is such a vbucket, but its state cannot be read or written: it is out of service, whether it has a core or
+    /// not.
     fn note_down(&self, vbucket: VbucketId, cause: DownCause);
 }
 

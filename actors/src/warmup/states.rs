@@ -13,8 +13,8 @@ use crate::warmup::plan::Load;
 use crate::warmup::{Absent, WarmupConfig};
 use messages::DownCause;
 use storage::{
-    Batch, KvStore, LogStore, RollbackEpoch, Seqno, StorageError, VbucketId, VbucketPosition,
-    VbucketState, VbucketStateRecord, VbucketUuid,
+    Batch, KvStore, LogStore, RollbackEpoch, Seqno, StorageError, VbucketId, VbucketIdentity,
+    VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid,
 };
 
 /// Reads the states, one vbucket a step.
@@ -76,6 +76,8 @@ impl StatesJob {
     ) -> Result<(), StorageError> {
         let environment = &config.environment;
         let mut events = Vec::new();
+        // There when the states are read a second time: memory and disk must not get a branch each.
+        let known = config.table.identity(id);
         let (state, position) = match self.positions.get(&id).cloned() {
             Some(Ok(position)) => {
                 let stored = store.state(id)?;
@@ -84,7 +86,7 @@ impl StatesJob {
                 let state = if is_clean || stored.identity.state != VbucketState::Active {
                     stored
                 } else {
-                    let branched = branch(&stored, environment);
+                    let branched = branch(&stored, known, environment);
                     self.unwritten.push(state_batch(id, position, &branched));
                     branched
                 };
@@ -93,7 +95,10 @@ impl StatesJob {
             Some(Err(cause)) => return Err(cause),
             None if config.absent == Absent::Skip => return Ok(()),
             None => {
-                let state = VbucketStateRecord::new(new_uuid(&*environment.random));
+                let mut state = VbucketStateRecord::new(new_uuid(&*environment.random));
+                if let Some(known) = known {
+                    state.identity = known;
+                }
                 let incarnation = store.create_vbucket(id, &state)?;
                 let position = VbucketPosition {
                     incarnation,
@@ -115,16 +120,27 @@ impl StatesJob {
     }
 }
 
-/// The state with a new branch of history: what was acknowledged after the store's last word may be lost.
-fn branch(stored: &VbucketStateRecord, environment: &Environment) -> VbucketStateRecord {
+/// The state with a new branch of history: what was acknowledged after the store's last word may be lost. A core that
+/// is `known` has its branch already.
+fn branch(
+    stored: &VbucketStateRecord,
+    known: Option<Arc<VbucketIdentity>>,
+    environment: &Environment,
+) -> VbucketStateRecord {
     let marks = &stored.watermarks;
+    if let Some(identity) = known {
+        return VbucketStateRecord {
+            identity,
+            watermarks: *marks,
+        };
+    }
     let is_complete = marks.high_seqno >= marks.snapshot.end;
     let from = if is_complete {
         marks.high_seqno
     } else {
         marks.snapshot.start
     };
-    let mut identity = storage::VbucketIdentity::clone(&stored.identity);
+    let mut identity = VbucketIdentity::clone(&stored.identity);
     let uuid = new_uuid(&*environment.random);
     identity.failover_table.create_entry(uuid, from);
     VbucketStateRecord {

@@ -21,7 +21,8 @@ use piggin_actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore};
 use piggin_actors::warmup::{Absent, VbucketTable, Warmable, Warmup, WarmupConfig, WarmupWorker};
 use storage::disk::{Disk, SimulatedDisk};
 use storage::{
-    LogStore, MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketPosition, VbucketStateRecord,
+    LogStore, MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
+    VbucketStateRecord,
 };
 
 /// Each change of a vbucket: where, which key, what value (none for a deletion).
@@ -66,6 +67,10 @@ impl VbucketTable for Table {
         };
         let mut cores = self.cores.lock();
         Arc::<VbucketCore>::clone(cores.entry(vbucket).or_insert_with(make))
+    }
+
+    fn identity(&self, vbucket: VbucketId) -> Option<Arc<VbucketIdentity>> {
+        self.cores.lock().get(&vbucket).map(|core| core.identity())
     }
 
     fn note_down(&self, vbucket: VbucketId, cause: DownCause) {

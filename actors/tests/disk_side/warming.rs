@@ -15,7 +15,9 @@ use piggin_actors::executor::{Step, Worker};
 use piggin_actors::store_handle::StoreHandle;
 use piggin_actors::warmup::{Absent, VbucketTable, Warmable, Warmup, WarmupConfig, WarmupWorker};
 use storage::disk::{Disk, SimulatedDisk};
-use storage::{LogStore, StorageError, VbucketId, VbucketPosition, VbucketStateRecord};
+use storage::{
+    LogStore, StorageError, VbucketId, VbucketIdentity, VbucketPosition, VbucketStateRecord,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -43,9 +45,14 @@ impl VbucketTable for Table {
     ) -> Arc<dyn Warmable> {
         let mut made = self.made.lock();
         let core = LogVbucket::new(vbucket.get(), position.high_seqno);
-        let (core, known) = made.entry(vbucket).or_insert((core, state.clone()));
-        *known = state;
+        let (core, _) = made.entry(vbucket).or_insert((core, state));
         Arc::<LogVbucket>::clone(core)
+    }
+
+    fn identity(&self, vbucket: VbucketId) -> Option<Arc<VbucketIdentity>> {
+        let made = self.made.lock();
+        made.get(&vbucket)
+            .map(|(_, state)| Arc::clone(&state.identity))
     }
 
     fn note_down(&self, vbucket: VbucketId, cause: DownCause) {

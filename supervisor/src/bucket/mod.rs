@@ -349,6 +349,11 @@ impl Bucket {
         self.running().table.core(vbucket)
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> Arc<Running> {
+        Arc::clone(&self.held.0)
+    }
+
     pub(crate) fn running(&self) -> &Running {
         &self.held.0
     }
