@@ -12,7 +12,7 @@ use actors::backfill::{BackfillConfig, BackfillFigures, BackfillLimits, Backfill
 use actors::environment::Environment;
 use actors::shell::Shell;
 use actors::store_handle::StoreHandle;
-use actors::stream::{ProducerConfig, ProducerCore, StreamNumbers};
+use actors::stream::{Farewells, ProducerConfig, ProducerCore, StreamNumbers};
 use actors::vbucket::DirtyVbuckets;
 use messages::ChildName;
 use storage::VbucketId;
@@ -101,6 +101,7 @@ pub(crate) fn links(table: &Table, backfills: &Backfills) -> Vec<ProducerConfig>
         edge: Arc::new(DirtyVbuckets::new(vbuckets)),
         backfills: backfills.clone(),
         numbers: numbers.clone(),
+        farewells: Farewells::default(),
     };
     (0..table.threads()).map(link).collect()
 }

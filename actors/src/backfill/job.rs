@@ -48,7 +48,7 @@ pub struct BackfillRequest {
     pub nothing_below: Seqno,
     /// What is known of purged tombstones; `None` if that does not count.
     pub purged: Option<Purged>,
-    /// What is handed over.
+    /// What is handed over; it follows the collections that are read to have begun and ended.
     pub filter: Filter,
     /// Where to.
     pub pipe: Arc<Pipe>,
@@ -153,7 +153,7 @@ impl Backfill {
                 if !is_taken && self.request.core.is_memory_tight() {
                     return Stepped::Later;
                 }
-                scanning.read(&self.request, environment, step_bytes)
+                scanning.read(&mut self.request, environment, step_bytes)
             }
         }
     }
@@ -219,10 +219,19 @@ impl Backfill {
     }
 }
 
+impl Drop for Backfill {
+    /// Whoever lets go of it has said how it ended, but a panic, which says nothing.
+    fn drop(&mut self) {
+        if !self.request.pipe.is_cancelled() {
+            self.request.pipe.end(BackfillEnd::Panicked);
+        }
+    }
+}
+
 impl Scanning {
     fn read(
         &mut self,
-        request: &BackfillRequest,
+        request: &mut BackfillRequest,
         environment: &Environment,
         step_bytes: usize,
     ) -> Stepped {
@@ -306,7 +315,7 @@ fn failed(chunk: Chunk, cause: FailureCause) -> Stepped {
 
 /// What is read in one step.
 struct Reading<'r> {
-    request: &'r BackfillRequest,
+    request: &'r mut BackfillRequest,
     dropped: &'r [DroppedCollection],
     chunk: Chunk,
     items: u64,
@@ -338,6 +347,7 @@ impl Reading<'_> {
             item.document.value = Bytes::copy_from_slice(view.value);
         }
         if self.request.filter.passes(&item) {
+            self.request.filter.follow_item(&item);
             let item = self.request.core.charged_for_stream(item);
             self.chunk.bytes = self.chunk.bytes.saturating_add(item.user_bytes());
             self.chunk.items.push(item);
@@ -357,5 +367,91 @@ impl Reading<'_> {
         let skipped = &mut self.chunk.skipped;
         skipped.items = skipped.items.saturating_add(1);
         skipped.has_invisible |= is_invisible;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use messages::stream::StreamFilter;
+    use storage::{Cas, CollectionId, Document, DocumentKey, ManifestUid, ScopeId, SystemEvent};
+
+    use super::*;
+    use crate::vbucket::tests::support::active;
+
+    const NEW: CollectionId = CollectionId(9);
+
+    fn request() -> BackfillRequest {
+        let scope = StreamFilter::Scope(ScopeId::DEFAULT);
+        BackfillRequest {
+            core: active().core,
+            consumer: "test".into(),
+            range: BackfillRange {
+                first: Seqno(1),
+                last: Seqno(9),
+            },
+            start: Seqno::ZERO,
+            nothing_below: Seqno::ZERO,
+            purged: None,
+            filter: Filter::of(&scope, &[]).expect("a filter"),
+            pipe: Arc::new(Pipe::new(|| {})),
+        }
+    }
+
+    fn begin() -> Item {
+        let event = SystemEvent::CollectionBegin {
+            uid: ManifestUid(3),
+            scope: ScopeId::DEFAULT,
+            collection: NEW,
+            name: "new".to_owned(),
+            max_ttl_s: 0,
+        };
+        let document = Document::new(event.key().expect("a key"), event.value(), Cas(1));
+        let mut item = Item::mutation(Seqno(1), document);
+        item.operation = event.operation();
+        item
+    }
+
+    fn item(seqno: u64, collection: CollectionId) -> Item {
+        let key = DocumentKey::new(collection, b"k").expect("a key");
+        Item::mutation(Seqno(seqno), Document::new(key, "v", Cas(1)))
+    }
+
+    #[test]
+    fn what_begins_in_a_scope_passes_from_then_on() {
+        let mut request = request();
+        // Two steps: what the first one read, the second one knows.
+        for (items, passed) in [
+            (vec![item(1, NEW), begin()], 1),
+            (vec![item(3, NEW), item(4, CollectionId(10))], 1),
+        ] {
+            let mut reading = Reading {
+                request: &mut request,
+                dropped: &[],
+                chunk: Chunk::default(),
+                items: 0,
+                bad: None,
+            };
+            for item in &items {
+                assert!(reading.visit(ItemView::of(item)).is_continue());
+            }
+            assert_eq!(reading.chunk.items.len(), passed);
+            assert_eq!(reading.chunk.skipped.items, 1);
+        }
+    }
+
+    #[test]
+    fn one_that_is_lost_says_so_and_one_that_ended_says_no_more() {
+        let request = request();
+        let lost = Arc::clone(&request.pipe);
+        drop(Backfill::new(request.clone()));
+        assert_eq!(lost.broken(), Some(BackfillEnd::Panicked));
+        let pipe = Arc::new(Pipe::new(|| {}));
+        let request = BackfillRequest {
+            pipe: Arc::clone(&pipe),
+            ..request
+        };
+        pipe.end(BackfillEnd::Aborted);
+        drop(Backfill::new(request));
+        assert_eq!(pipe.broken(), Some(BackfillEnd::Aborted));
     }
 }

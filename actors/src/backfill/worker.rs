@@ -55,7 +55,30 @@ impl Reader {
         Step::Again
     }
 
-    fn go_on(&mut self, entry: Entry<Backfill>, turn: Turn) {
+    /// The one in hand stays there until the queues were told, so that a panic on the way is told as well.
+    fn settle(&mut self, stepped: Stepped) {
+        let Some(entry) = &self.in_hand else { return };
+        match stepped {
+            Stepped::Again(chunk) => {
+                self.hand_over(entry, chunk);
+                self.go_on(Turn::Again);
+            }
+            Stepped::Later => {
+                let until = self.shared.now().saturating_add(self.shared.limits.retry);
+                self.go_on(Turn::Later(until));
+            }
+            Stepped::Ended { chunk, end, cause } => {
+                self.hand_over(entry, chunk);
+                self.end(entry, end, cause);
+                self.in_hand = None;
+            }
+        }
+    }
+
+    fn go_on(&mut self, turn: Turn) {
+        let Some(entry) = self.in_hand.take() else {
+            return;
+        };
         let Err(entry) = self.shared.queues.lock().put_back(entry, turn) else {
             return;
         };
@@ -123,24 +146,8 @@ impl Worker for Reader {
             } = &*self.shared;
             entry.job.step(store, environment, limits.step_bytes)
         });
+        around.in_scope(|| self.settle(stepped));
         self.is_reading = false;
-        let Some(entry) = self.in_hand.take() else {
-            return Step::Again;
-        };
-        around.in_scope(|| match stepped {
-            Stepped::Again(chunk) => {
-                self.hand_over(&entry, chunk);
-                self.go_on(entry, Turn::Again);
-            }
-            Stepped::Later => {
-                let until = self.shared.now().saturating_add(self.shared.limits.retry);
-                self.go_on(entry, Turn::Later(until));
-            }
-            Stepped::Ended { chunk, end, cause } => {
-                self.hand_over(&entry, chunk);
-                self.end(&entry, end, cause);
-            }
-        });
         Step::Again
     }
 }

@@ -145,6 +145,15 @@ impl Filter {
         }
     }
 
+    /// The same of an item that passed, if it is an event.
+    pub fn follow_item(&mut self, item: &Item) {
+        if item.namespace() == Namespace::SystemEvent
+            && let Ok(event) = SystemEvent::of(item)
+        {
+            self.follow(&event);
+        }
+    }
+
     /// Whether nothing will ever pass again.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -9,7 +9,7 @@ use messages::stream::{StreamBatch, StreamEndReason, StreamError, StreamEvent, S
 use storage::VbucketId;
 
 use super::admit::Admitted;
-use super::sink::{Offer, StreamSink};
+use super::sink::{Farewells, Nobody, Offer, StreamSink};
 use super::state::{StreamState, Want};
 use super::window::Window;
 use crate::backfill::{BackfillHandle, BackfillRequest, Backfills, Pipe, Piped};
@@ -20,9 +20,6 @@ use crate::vbucket::{DirtyVbuckets, Past, StreamBreak, StreamCursor, StreamWatch
 const PIECES_MAX: usize = 4;
 /// Items of a piece.
 const PIECE_ITEMS_MAX: usize = 1024;
-/// A stream that is held up and so many items behind gives its place in memory back and reads from disk later: as much
-/// as two full checkpoints.
-const BEHIND_ITEMS_MAX: u64 = 20_000;
 
 /// What a stream works with.
 #[derive(Debug)]
@@ -31,6 +28,7 @@ pub(super) struct Links {
     pub(super) edge: Arc<DirtyVbuckets>,
     pub(super) backfills: Backfills,
     pub(super) past: Past,
+    pub(super) farewells: Farewells,
 }
 
 /// What a look at a stream came to.
@@ -97,10 +95,11 @@ impl Live {
         self.id
     }
 
-    /// Whether it is the stream of that consumer and number, and not dead.
+    /// Whether it is the stream of that consumer and number, and neither is dead.
     pub(super) fn is_open_as(&self, consumer: &str, number: u16) -> bool {
         let admitted = self.state.admitted();
-        !self.state.is_dead() && &*admitted.consumer == consumer && admitted.stream_number == number
+        let is_alive = !self.state.is_dead() && !self.sink.is_gone();
+        is_alive && &*admitted.consumer == consumer && admitted.stream_number == number
     }
 
     pub(super) fn acknowledge(&self, bytes: u64) -> Result<(), StreamError> {
@@ -120,7 +119,12 @@ impl Live {
         self.notice();
         for _ in 0..PIECES_MAX {
             match self.send() {
-                Some(looked) => return looked,
+                Some(looked) => {
+                    if looked == Looked::SinkIsFull {
+                        self.lag();
+                    }
+                    return looked;
+                }
                 None if self.window.room() == 0 => {
                     self.lag();
                     return Looked::Waits;
@@ -301,9 +305,14 @@ impl Live {
 
     /// Nothing can be sent: if much waits behind the cursor, the cursor goes, and with it what it keeps in memory.
     fn lag(&mut self) {
-        let is_behind =
-            |cursor: &StreamCursor| self.links.core.behind_stream(cursor) > BEHIND_ITEMS_MAX;
-        if !self.cursor.as_ref().is_some_and(is_behind) || self.state.want() != Want::Log {
+        let is_behind = |cursor: &StreamCursor| self.links.core.is_far_behind(cursor);
+        if !self.cursor.as_ref().is_some_and(is_behind) {
+            return;
+        }
+        if self.state.is_backfilling() {
+            // Another backfill follows this one.
+            self.cursor = None;
+            self.state.cursor_dropped();
             return;
         }
         // The end that was told must be delivered: at most the rest of one checkpoint is kept for that.
@@ -325,12 +334,14 @@ impl Drop for Live {
             self.state.disconnect();
             let (events, bytes) = self.state.take_output(0);
             // What it was not told, it asks for when it comes back.
-            drop(self.sink.offer(StreamBatch {
+            let batch = StreamBatch {
                 vbucket: self.vbucket,
                 stream: self.id,
                 events,
                 bytes,
-            }));
+            };
+            let sink = std::mem::replace(&mut self.sink, Box::new(Nobody));
+            self.links.farewells.say(sink, batch);
         }
     }
 }

@@ -22,7 +22,7 @@ pub use admit::{Admitted, VbucketView, admit};
 pub use filter::{Filter, OpenCollection, Sight};
 pub use producer::{Producer, ProducerConfig, StreamNumbers};
 pub use rollback::{Purged, RollbackQuestion, rollback_to};
-pub use sink::{Offer, StreamSink};
+pub use sink::{Farewells, Offer, StreamSink};
 pub use size::flow_bytes;
 pub use state::{BackfillEnd, BackfillRange, Skipped, StreamState, Want};
 pub use window::Acknowledged;

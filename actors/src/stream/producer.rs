@@ -16,7 +16,7 @@ use storage::{FailoverEntry, VbucketId};
 
 use super::admit::admit;
 use super::live::{Links, Live, Looked};
-use super::sink::StreamSink;
+use super::sink::{Farewells, StreamSink};
 use super::window::{Acknowledged, Window};
 use crate::backfill::Backfills;
 use crate::vbucket::{DirtyVbuckets, VbucketCore, VbucketSlot};
@@ -35,6 +35,8 @@ pub struct ProducerConfig {
     pub backfills: Backfills,
     /// Numbers for the streams of a bucket.
     pub numbers: StreamNumbers,
+    /// What streams of an earlier life could not say.
+    pub farewells: Farewells,
 }
 
 /// Numbers streams; a clone goes on where the other is.
@@ -96,6 +98,7 @@ impl Producer {
             edge: Arc::clone(&self.config.edge),
             backfills: self.config.backfills.clone(),
             past,
+            farewells: self.config.farewells.clone(),
         };
         let window = Window::new(request.options.buffer_bytes, acknowledged);
         streams.push(Live::new(opened.stream, admitted, links, window, sink));
@@ -148,6 +151,7 @@ impl Producer {
     #[must_use]
     pub fn look(&mut self) -> bool {
         self.config.edge.clear_wake();
+        let is_kept = self.config.farewells.say_again();
         for _ in 0..VBUCKETS_PER_LOOK {
             let Some(vbucket) = self.config.edge.take() else {
                 break;
@@ -155,7 +159,7 @@ impl Producer {
             self.look_at(vbucket);
         }
         self.config.edge.wake_for_rest();
-        !self.full.is_empty()
+        is_kept || !self.full.is_empty()
     }
 
     /// Offers again what consumers had no room for.

@@ -240,9 +240,11 @@ impl StreamState {
         }
         self.note_skipped(skipped);
         self.last_read = self.last_read.max(up_to);
-        let lags = self
-            .told
-            .is_some_and(|told| told.skipped >= ANTILAG_ITEMS && up_to < told.marker.end);
+        let lags = self.told.is_some_and(|told| {
+            // Of the seqno of an item that was sent there is no more to say.
+            let is_news = told.sent_up_to < up_to && up_to < told.marker.end;
+            told.skipped >= ANTILAG_ITEMS && is_news
+        });
         if lags {
             self.advance(up_to);
         }

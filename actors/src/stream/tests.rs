@@ -325,6 +325,18 @@ fn a_long_run_of_others_items_is_told_now_and_then() {
 }
 
 #[test]
+fn of_the_seqno_of_an_item_nothing_more_is_told() {
+    let mut state = opened(of_fruit(0, u64::MAX), 30_000);
+    let others = Skipped {
+        items: 10_999,
+        has_invisible: false,
+    };
+    let item = item_of(FRUIT, 11_000, "a");
+    state.backfilled(&[item], Seqno(11_000), others);
+    assert_eq!(said(&mut state), ["disk+ 0-30000", "set 11000"]);
+}
+
+#[test]
 fn a_cursor_that_is_dropped_leads_back_to_the_disk() {
     let mut log = log(0);
     let mut state = StreamState::new(admitted(0, u64::MAX));

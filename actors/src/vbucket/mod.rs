@@ -42,4 +42,4 @@ pub use slot::VbucketSlot;
 pub use waiters::{PersistPlace, Persisted, WAITERS_MAX};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -162,10 +162,10 @@ impl VbucketCore {
         })
     }
 
-    /// How many items a stream's cursor has yet to read; none if it is gone.
+    /// Whether a stream's cursor keeps more in memory than two full checkpoints.
     #[must_use]
-    pub fn behind_stream(&self, cursor: &StreamCursor) -> u64 {
-        self.lock().log.remaining(cursor.id).unwrap_or(0)
+    pub fn is_far_behind(&self, cursor: &StreamCursor) -> bool {
+        self.lock().log.is_far_behind(cursor.id)
     }
 
     /// Whether a stream that was begun in `past` may go on.

@@ -238,7 +238,7 @@ impl Changes {
         }
     }
 
-    /// Takes the next batch in hand, if one may be looked at.
+    /// Takes the next batch in hand; whether it may be looked at yet.
     fn accept(&mut self, attempt: Attempt, batch: StreamBatch) -> bool {
         let vbucket = batch.vbucket;
         match self.followers.get(&vbucket) {
@@ -370,7 +370,11 @@ impl Stream for Changes {
             }
             match this.inbox.take(context) {
                 Some((attempt, batch)) => {
-                    this.accept(attempt, batch);
+                    if !this.accept(attempt, batch) {
+                        // Whoever sends the answer has his turn first.
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                 }
                 None => return Poll::Pending,
             }

@@ -70,7 +70,8 @@ impl Changes {
         let Some(follower) = self.followers.get_mut(&vbucket) else {
             return Some(reason);
         };
-        if self.token.seqno(vbucket) >= follower.end {
+        let position = self.token.position(vbucket);
+        if position.seqno >= last_wanted(&position, follower.end) {
             // Only the word that it was all is missing.
             return Some(StreamEndReason::Ok);
         }
@@ -89,11 +90,12 @@ impl Changes {
     fn ask(&mut self, vbucket: VbucketId) {
         self.next_attempt = self.next_attempt.saturating_add(1);
         let attempt = Attempt(self.next_attempt);
+        let position = self.token.position(vbucket);
         let Position {
             vbucket_uuid,
             seqno,
             snapshot,
-        } = self.token.position(vbucket);
+        } = position;
         let Some(follower) = self.followers.get_mut(&vbucket) else {
             return;
         };
@@ -106,7 +108,7 @@ impl Changes {
                 stream_number: 0,
                 flags,
                 start: seqno,
-                end: follower.end,
+                end: last_wanted(&position, follower.end),
                 vbucket_uuid: VbucketUuid(vbucket_uuid),
                 snapshot,
                 filter: self.filter.clone(),
@@ -164,6 +166,12 @@ impl Changes {
     }
 }
 
+/// Up to where a consumer at this position needs the changes, which were to end at `end`: a snapshot is consistent only
+/// when it came whole.
+fn last_wanted(position: &Position, end: Seqno) -> Seqno {
+    end.max(position.snapshot.end)
+}
+
 /// Whether nobody said anything of the request itself.
 fn is_crash(refused: &StreamRequestError) -> bool {
     matches!(
@@ -190,5 +198,26 @@ fn as_end(refused: &StreamRequestError) -> StreamEndReason {
         ) => StreamEndReason::VbucketDown,
         StreamRequestError::Vbucket(OperationError::Closed) => StreamEndReason::Disconnected,
         _ => StreamEndReason::StateChanged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_changes_end_with_a_snapshot_and_never_in_it() {
+        let at = |seqno, start, end| Position {
+            vbucket_uuid: 1,
+            seqno: Seqno(seqno),
+            snapshot: SnapshotRange {
+                start: Seqno(start),
+                end: Seqno(end),
+            },
+        };
+        // The end wanted was 5, the snapshot that holds it goes on to 9.
+        assert_eq!(last_wanted(&at(6, 1, 9), Seqno(5)), Seqno(9));
+        assert_eq!(last_wanted(&at(9, 9, 9), Seqno(5)), Seqno(9));
+        assert_eq!(last_wanted(&at(3, 3, 3), Seqno(5)), Seqno(5));
     }
 }

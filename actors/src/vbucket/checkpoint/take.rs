@@ -142,6 +142,22 @@ impl CheckpointLog {
         Ok(self.items_queued.saturating_sub(reader.items_done))
     }
 
+    /// Whether more lies behind a cursor than two full checkpoints hold, in items or in bytes, what is left of the one it
+    /// stands in included.
+    #[must_use]
+    pub fn is_far_behind(&self, cursor: CursorId) -> bool {
+        let Some(reader) = self.cursors.get(cursor) else {
+            return false;
+        };
+        let items = self.items_queued.saturating_sub(reader.items_done);
+        let items_max = self.limits.items_max.saturating_mul(2);
+        let kept = self.chain.iter();
+        let bytes = kept
+            .filter(|one| one.id >= reader.at.checkpoint)
+            .fold(0usize, |sum, one| sum.saturating_add(one.bytes));
+        items > items_max as u64 || bytes > self.limits.bytes_max.saturating_mul(2)
+    }
+
     /// Whether the flusher has anything to take: items, or a change of identity.
     #[must_use]
     pub fn has_unflushed(&self) -> bool {

@@ -4,7 +4,7 @@ mod door;
 mod manifest;
 mod model;
 #[path = "../../../tests/support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

@@ -79,6 +79,27 @@ fn a_change_of_identity_reaches_the_flusher_only_and_moves_nothing() {
 }
 
 #[test]
+fn two_full_checkpoints_are_far_behind_whatever_their_items_weigh() {
+    let by = |bytes_max, items_max| {
+        let limits = CheckpointLimits {
+            bytes_max,
+            items_max,
+        };
+        let mut log = CheckpointLog::new(Seqno::ZERO, limits);
+        let cursor = register(&mut log, "stream", 0).cursor;
+        let mut items = 0;
+        while !log.is_far_behind(cursor) && items < 1_000 {
+            append(&mut log, 1);
+            items += 1;
+        }
+        items
+    };
+    assert_eq!(by(1 << 20, 10), 21);
+    let by_bytes = by(1_000, 10_000);
+    assert!((2..1_000).contains(&by_bytes), "{by_bytes}");
+}
+
+#[test]
 fn a_slice_with_a_replaced_item_behind_it_is_not_settled() {
     let mut log = log_of(4);
     put(&mut log, "key 2", MUTATION, Seqno(2));
