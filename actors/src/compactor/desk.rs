@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::budget::IoBudget;
 use super::look::Look;
-use super::policy::CompactionPolicy;
+use super::policy::{CompactionPolicy, VbucketFigures};
 use super::prepares::ErasedPrepares;
 use super::state::{
     Assignment, CompactionFigures, CompactorLimits, CompactorState, Effect, Purge, RunEnd, Taken,
@@ -316,9 +316,20 @@ impl Compactor {
         self.shared.look.lock().next_at()
     }
 
-    /// How a vbucket stands after a compaction, so that the policy knows what another one could not change.
-    pub(super) fn note_compacted(&self, vbucket: VbucketId, store: &LogStore) {
-        self.shared.look.lock().note_compacted(self, vbucket, store);
+    /// How a vbucket stands before a compaction.
+    pub(super) fn before(&self, vbucket: VbucketId, store: &LogStore) -> Option<VbucketFigures> {
+        self.shared.look.lock().before(self, vbucket, store)
+    }
+
+    /// A compaction that began at those figures is complete: the policy remembers what another one could not change.
+    pub(super) fn note_compacted(
+        &self,
+        vbucket: VbucketId,
+        began: &VbucketFigures,
+        store: &LogStore,
+    ) {
+        let mut look = self.shared.look.lock();
+        look.note_compacted(self, vbucket, began, store);
     }
 
     /// Whether a compaction of it waits or runs.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::desk::Compactor;
+use super::policy::VbucketFigures;
 use super::state::{Assignment, Purge, RunEnd, Taken};
 use super::vbucket::{Compactable, Expiring};
 use crate::environment::FailureReport;
@@ -42,6 +43,8 @@ struct Working {
     // Dropped before the lease: see `StoreLease`.
     job: Option<CompactionJob>,
     lease: StoreLease,
+    /// How the vbucket stood before it read anything.
+    began: Option<VbucketFigures>,
     /// Bytes read and written so far.
     spent: u64,
     /// From then on (monotonic) the budget lets it go on.
@@ -106,6 +109,7 @@ impl CompactionWorker {
                     vbucket,
                     job: None,
                     lease,
+                    began: None,
                     spent: 0,
                     resume_at: Duration::ZERO,
                     is_publishing: false,
@@ -140,7 +144,9 @@ impl CompactionWorker {
         }
         if working.job.is_none() {
             let begun = self.compactor.begun(working.assignment);
+            self.is_in_store = true;
             let begun = begun.map(|purge| working.make_job(&self.compactor, purge));
+            self.is_in_store = false;
             match begun {
                 Some(Ok(())) => {}
                 Some(Err(end)) => {
@@ -175,11 +181,13 @@ impl CompactionWorker {
         match outcome {
             Outcome::Yielded => {}
             Outcome::Complete(compacted) => {
-                if let Some(working) = &self.working {
+                if let Some(working) = &self.working
+                    && let Some(began) = &working.began
+                {
                     let vbucket = working.assignment.vbucket;
                     self.is_in_store = true;
                     let store = working.lease.store();
-                    self.compactor.note_compacted(vbucket, store);
+                    self.compactor.note_compacted(vbucket, began, store);
                     self.is_in_store = false;
                 }
                 self.end(RunEnd::Complete(compacted));
@@ -285,6 +293,8 @@ impl Working {
             ..CompactionRequest::default()
         };
         let vbucket = self.assignment.vbucket;
+        // First: what is dropped or sealed between this and its reading it erases or merges, and looks at once more.
+        self.began = compactor.before(vbucket, self.lease.store());
         match self.lease.store().compaction_job(vbucket, request) {
             Ok(job) => {
                 self.job = Some(job);
