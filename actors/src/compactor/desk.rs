@@ -263,6 +263,12 @@ impl Compactor {
         state.note_failure(of, now, random)
     }
 
+    /// A run panicked; whether the engine leaves its vbucket alone for it from now on.
+    pub(super) fn note_crash(&self, of: Assignment) -> bool {
+        let (now, random) = (self.now(), self.shared.config.environment.random.next_u64());
+        self.shared.state.lock().note_crash(of, now, random)
+    }
+
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
     pub(super) fn settle(&self, of: Assignment, end: RunEnd) {
         match &end {

@@ -249,6 +249,26 @@ impl CompactionWorker {
         });
     }
 
+    /// The run in hand panicked, which its guardian tells; here is told only when there were too many of those.
+    fn crashed(&self) {
+        let Some(assignment) = self.working.as_ref().map(|working| working.assignment) else {
+            return;
+        };
+        if !self.compactor.note_crash(assignment) {
+            return;
+        }
+        let cause = "this vbucket is compacted only when it is asked for, until that is complete";
+        let environment = &self.compactor.config().environment;
+        environment.failures.report(FailureReport {
+            child: self.name.clone(),
+            generation: self.generation,
+            vbucket: Some(assignment.vbucket),
+            kind: FailureKind::Escalated,
+            cause: FailureCause::GaveUp(cause.to_owned()),
+            next: NextStep::Nothing,
+        });
+    }
+
     /// Lets go of the run in hand.
     fn end(&mut self, end: RunEnd) {
         let Some(working) = self.working.take() else {
@@ -383,6 +403,9 @@ impl Drop for CompactionWorker {
             // The panic may have left the store half done: it is never used on as it is.
             let store = &self.compactor.config().store;
             store.recall(store.generation(), StorageError::Closed);
+        }
+        if self.is_stepping {
+            self.crashed();
         }
         let end = if self.is_stepping {
             RunEnd::Crashed(self.name.clone())

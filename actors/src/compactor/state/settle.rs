@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Assignment, BUSY_REST, CompactorState, Effect, Life, Queued, RunEnd, Running};
+use super::{Assignment, BUSY_REST, CompactorState, Effect, Entry, Life, Queued, RunEnd, Running};
 use messages::compactor::CompactError;
 use storage::{AbortReason, Compacted, VbucketId};
 
@@ -30,6 +30,15 @@ impl CompactorState {
         is_retried.then_some(entry.put_off)
     }
 
+    /// A run panicked: a failure like others, that nobody tries again at once. Whether the engine leaves the vbucket
+    /// alone from now on, until one that was asked for is complete. To be called once, before
+    /// [`CompactorState::settle`].
+    pub fn note_crash(&mut self, of: Assignment, now: Duration, random: u64) -> bool {
+        self.note_failure(of, now, random);
+        let entry = self.vbuckets.get_mut(&of.vbucket);
+        entry.is_some_and(Entry::note_crash)
+    }
+
     /// A run ended.
     pub fn settle(&mut self, of: Assignment, end: RunEnd, now: Duration) {
         let Some(run) = self.take_run(of) else {
@@ -46,6 +55,7 @@ impl CompactorState {
             && let Some(entry) = self.vbuckets.get_mut(&of.vbucket)
         {
             entry.failures = 0;
+            entry.crashes = 0;
             entry.put_off = Duration::ZERO;
         }
         match verdict(end, run.abort.is_some(), now) {
@@ -112,7 +122,11 @@ impl CompactorState {
                 bump(&mut figures.aborted, u64::from(is_over));
                 None
             }
-            RunEnd::Refused(_) | RunEnd::Interrupted | RunEnd::Crashed(_) => None,
+            RunEnd::Crashed(_) => {
+                bump(&mut figures.failed, 1);
+                None
+            }
+            RunEnd::Refused(_) | RunEnd::Interrupted => None,
         };
         if let Some(published) = published {
             bump(&mut figures.tombstones_purged, published.tombstones_purged);

@@ -313,6 +313,39 @@ fn a_worker_made_anew_begins_again_and_one_that_crashed_says_so() {
 }
 
 #[test]
+fn a_vbucket_whose_compaction_always_panics_is_left_alone_until_asked_for() {
+    let mut state = machine(1);
+    let crashed = || RunEnd::Crashed(ChildName::new("it"));
+    let mut now = NOW;
+    for crash in 1..=3 {
+        state.want(id(2), Purge::default());
+        let run = taken(&mut state, now);
+        let is_last = state.note_crash(run, now, 0);
+        assert_eq!(is_last, crash == 3, "told once");
+        state.settle(run, crashed(), now);
+        assert_eq!(state.take(now), Taken::Nothing);
+        state.want(id(2), Purge::default());
+        match state.take(now) {
+            Taken::Later(at) if crash < 3 => now = at,
+            Taken::Nothing if crash == 3 => {}
+            other => panic!("{other:?} after {crash}"),
+        }
+    }
+    assert_eq!(state.figures().failed, 3);
+    state.request(WaiterId(1), id(2), Purge::default());
+    let run = taken(&mut state, now);
+    assert!(!state.note_crash(run, now, 0));
+    state.settle(run, crashed(), now);
+    state.want(id(2), Purge::default());
+    assert_eq!(state.take(now), Taken::Nothing);
+    state.request(WaiterId(2), id(2), Purge::default());
+    let run = taken(&mut state, now);
+    state.settle(run, complete(), now);
+    state.want(id(2), Purge::default());
+    taken(&mut state, now);
+}
+
+#[test]
 fn more_waiters_than_allowed_are_refused() {
     let mut state = machine(1);
     for waiter in 0..100 {
