@@ -211,7 +211,7 @@ impl CompactorState {
             None => entry.queued.get_or_insert_with(|| Queued::new(place)),
         };
         wish.purge = wish.purge.and(purge);
-        wish.is_internal |= waiter.is_none();
+        wish.want(waiter.is_none().then_some(purge));
         wish.waiters.extend(waiter);
         self.effects.push(Effect::WakeWorkers);
     }

@@ -26,8 +26,8 @@ pub(super) struct Queued {
     pub(super) place: u64,
     pub(super) purge: Purge,
     pub(super) waiters: Vec<WaiterId>,
-    /// The engine wants it, too.
-    pub(super) is_internal: bool,
+    /// The engine wants it, too: this much of it.
+    pub(super) own: Option<Purge>,
     /// Nobody's wish is served before (monotonic).
     pub(super) not_before: Duration,
 }
@@ -99,9 +99,15 @@ impl Queued {
             place,
             purge: Purge::default(),
             waiters: Vec::new(),
-            is_internal: false,
+            own: None,
             not_before: Duration::ZERO,
         }
+    }
+
+    /// The engine wants it, if it does.
+    pub(super) fn want(&mut self, purge: Option<Purge>) {
+        let own = self.own.unwrap_or_default();
+        self.own = purge.map(|purge| own.and(purge)).or(self.own);
     }
 
     /// One run for both.
@@ -109,7 +115,7 @@ impl Queued {
         self.place = self.place.min(other.place);
         self.purge = self.purge.and(other.purge);
         self.waiters.extend(other.waiters);
-        self.is_internal |= other.is_internal;
+        self.want(other.own);
         self.not_before = self.not_before.max(other.not_before);
     }
 }

@@ -26,7 +26,7 @@ impl CompactorState {
         entry.failures = entry.failures.saturating_add(1);
         entry.put_off = now.saturating_add(backoff.wait(entry.failures, random));
         let run = entry.running.as_ref().filter(|run| run.id == of.run);
-        let is_retried = is_open && run.is_some_and(|run| run.of.is_internal);
+        let is_retried = is_open && run.is_some_and(|run| run.of.own.is_some());
         is_retried.then_some(entry.put_off)
     }
 
@@ -69,18 +69,21 @@ impl CompactorState {
             Verdict::Answer(answer) => {
                 let Queued {
                     waiters,
-                    is_internal,
-                    purge,
+                    own,
                     place,
                     ..
                 } = run.of;
                 let answers = waiters.into_iter();
                 let answers = answers.map(|waiter| Effect::Answer(waiter, answer.clone()));
                 self.effects.extend(answers);
-                if is_failure && is_internal && self.life == Life::Open {
+                if let Some(purge) = own
+                    && is_failure
+                    && self.life == Life::Open
+                {
+                    // Who asked for more was told, and decides.
                     let retry = Queued {
                         purge,
-                        is_internal,
+                        own,
                         ..Queued::new(place)
                     };
                     self.put_back(of.vbucket, retry);

@@ -204,6 +204,19 @@ fn the_engine_tries_again_later_each_time_and_whoever_asked_is_told() {
 }
 
 #[test]
+fn what_a_user_let_go_is_not_let_go_by_the_engine_that_tries_again() {
+    let mut state = machine(1);
+    state.request(WaiterId(1), id(2), purge(true, 90));
+    state.want(id(2), purge(false, 30));
+    let run = taken(&mut state, NOW);
+    assert_eq!(state.begun(run), Some(purge(true, 90)));
+    let at = state.note_failure(run, NOW, 0).expect("a retry");
+    state.settle(run, broken(), NOW);
+    let run = taken(&mut state, at);
+    assert_eq!(state.begun(run), Some(purge(false, 30)));
+}
+
+#[test]
 fn aborted_is_not_failed_and_is_not_repeated() {
     let mut state = machine(1);
     state.want(id(2), Purge::default());
