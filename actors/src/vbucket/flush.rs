@@ -65,6 +65,16 @@ impl Flushed {
         self.under_way.back().unwrap_or(&self.persisted)
     }
 
+    /// The store purged tombstones up to `seqno`, and what is written after that must not say less.
+    fn note_purged(&mut self, seqno: Seqno) {
+        // What the store purged it held: a word that was overtaken by a rollback says no more than that.
+        let seqno = seqno.min(self.taken().watermarks.high_seqno);
+        for stored in std::iter::once(&mut self.persisted).chain(&mut self.under_way) {
+            let purge_seqno = &mut stored.watermarks.purge_seqno;
+            *purge_seqno = seqno.max(*purge_seqno);
+        }
+    }
+
     /// Everything up to `seqno` is there.
     fn note(&mut self, seqno: Seqno) {
         while let Some(first) = self.under_way.front()
@@ -122,6 +132,12 @@ impl VbucketCore {
         self.waiters.answer_up_to(settled);
         // A backfill may wait for it.
         self.mark_streams();
+    }
+
+    /// The store purged tombstones up to `seqno`: who asks for a stream is told at once what it can no longer have.
+    /// Never goes back.
+    pub fn note_purged(&self, seqno: Seqno) {
+        self.lock().flushed.note_purged(seqno);
     }
 
     /// The store holds exactly what is up to `persisted`, and nothing is on its way there: the flush cursor goes back
@@ -220,5 +236,30 @@ fn raise(watermarks: &mut Watermarks, item: &Item) {
         | Operation::Deletion { .. }
         | Operation::SystemEventBegin
         | Operation::SystemEventEnd => raise(&mut watermarks.max_visible_seqno, item.seqno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_purged_is_known_at_once_and_never_less() {
+        let mut flushed = Flushed::stored(Watermarks::at(Seqno(9), 0));
+        let watermarks = Watermarks::at(Seqno(12), 0);
+        let settled = Seqno(12);
+        flushed.under_way.push_back(Stored {
+            watermarks,
+            settled,
+        });
+        flushed.note_purged(Seqno(7));
+        flushed.note_purged(Seqno(5));
+        assert_eq!(flushed.persisted().purge_seqno, Seqno(7));
+        // A batch that was taken before takes nothing back.
+        flushed.note(Seqno(12));
+        assert_eq!(flushed.persisted().purge_seqno, Seqno(7));
+        // What this history does not hold, it did not purge.
+        flushed.note_purged(Seqno(40));
+        assert_eq!(flushed.persisted().purge_seqno, Seqno(12));
     }
 }
