@@ -129,11 +129,10 @@ impl CompactionWorker {
             self.end(end);
             return Step::Again;
         }
-        let now = self.compactor.now();
-        if working.resume_at > now {
-            return Step::IdleFor(working.resume_at.saturating_sub(now));
-        }
         let stage = working.stage();
+        if let Some(rest) = rest(stage, working.resume_at, self.compactor.now()) {
+            return Step::IdleFor(rest);
+        }
         let hooks = &self.compactor.config().environment.hooks;
         let place = HoldPoint {
             vbucket: working.assignment.vbucket,
@@ -359,6 +358,13 @@ impl Working {
     }
 }
 
+/// How long a run waits for the budget before a step of that stage. Not while it begins: it holds what the sealing of its
+/// log shard needs then; what it spends is paid for later.
+fn rest(stage: CompactionStage, resume_at: Duration, now: Duration) -> Option<Duration> {
+    let rest = resume_at.saturating_sub(now);
+    (stage != CompactionStage::Start && !rest.is_zero()).then_some(rest)
+}
+
 fn spent(progress: &CompactionProgress) -> u64 {
     let CompactionProgress {
         bytes_read,
@@ -424,5 +430,20 @@ impl std::fmt::Debug for CompactionWorker {
             .field("generation", &self.generation)
             .field("working", &working.map(|working| working.assignment))
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_run_waits_for_the_budget_while_it_begins() {
+        let (now, later) = (Duration::from_secs(4), Duration::from_secs(9));
+        let wait = later.saturating_sub(now);
+        assert_eq!(rest(CompactionStage::Start, later, now), None);
+        assert_eq!(rest(CompactionStage::Merge, later, now), Some(wait));
+        assert_eq!(rest(CompactionStage::Publish, later, now), Some(wait));
+        assert_eq!(rest(CompactionStage::Merge, now, now), None);
     }
 }
