@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::budget::rest;
 use super::desk::Compactor;
 use super::policy::VbucketFigures;
 use super::state::{Assignment, Purge, RunEnd, Taken};
@@ -20,7 +21,7 @@ use messages::{ChildName, DownCause, FailureCause, FailureKind, Generation, Next
 use storage::disk::{DiskError, DiskErrorKind, Verb};
 use storage::{
     AbortReason, Advice, Compacted, CompactionFailure, CompactionJob, CompactionProgress,
-    CompactionRequest, CompactionStage, Job, Outcome, StorageError,
+    CompactionRequest, CompactionStage, Job, Outcome, StorageError, VbucketId,
 };
 
 /// One life of a compaction worker.
@@ -28,6 +29,8 @@ pub struct CompactionWorker {
     compactor: Compactor,
     name: ChildName,
     generation: Generation,
+    /// Taken and not settled: from before there is anything to work with until after that is let go.
+    in_hand: Option<Assignment>,
     working: Option<Working>,
     /// Set during a step: if it stays set, the step panicked.
     is_stepping: bool,
@@ -63,6 +66,7 @@ impl CompactionWorker {
             compactor,
             name,
             generation,
+            in_hand: None,
             working: None,
             is_stepping: false,
             is_in_store: false,
@@ -77,7 +81,10 @@ impl CompactionWorker {
         };
         let now = self.compactor.now();
         let later = match self.compactor.take() {
-            Taken::Run(assignment) => return self.assign(assignment, lease),
+            Taken::Run(assignment) => {
+                self.in_hand = Some(assignment);
+                return self.assign(assignment, lease);
+            }
             Taken::Later(at) => Some(at),
             Taken::Nothing => None,
         };
@@ -97,7 +104,7 @@ impl CompactionWorker {
 
     fn assign(&mut self, assignment: Assignment, lease: StoreLease) -> Step {
         match self.compactor.config().table.vbucket(assignment.vbucket) {
-            Err(error) => self.compactor.settle(assignment, RunEnd::Refused(error)),
+            Err(error) => self.end(RunEnd::Refused(error)),
             Ok(vbucket) => {
                 self.working = Some(Working {
                     assignment,
@@ -180,16 +187,15 @@ impl CompactionWorker {
         match outcome {
             Outcome::Yielded => {}
             Outcome::Complete(compacted) => {
-                if let Some(working) = &self.working
-                    && let Some(began) = &working.began
-                {
-                    let vbucket = working.assignment.vbucket;
-                    self.is_in_store = true;
-                    let store = working.lease.store();
-                    self.compactor.note_compacted(vbucket, began, store);
-                    self.is_in_store = false;
-                }
+                let began = self.working.as_mut().and_then(|working| {
+                    let began = working.began.take()?;
+                    Some((working.assignment.vbucket, began))
+                });
+                // First: a panic in what follows costs nobody his answer.
                 self.end(RunEnd::Complete(compacted));
+                if let Some((vbucket, began)) = began {
+                    self.note_compacted(vbucket, &began);
+                }
             }
             Outcome::Aborted(reason) => self.end(RunEnd::Aborted(reason)),
             Outcome::Failed(failure) => self.failed(failure),
@@ -250,7 +256,7 @@ impl CompactionWorker {
 
     /// The run in hand panicked, which its guardian tells; here is told only when there were too many of those.
     fn crashed(&self) {
-        let Some(assignment) = self.working.as_ref().map(|working| working.assignment) else {
+        let Some(assignment) = self.in_hand else {
             return;
         };
         if !self.compactor.note_crash(assignment) {
@@ -268,21 +274,29 @@ impl CompactionWorker {
         });
     }
 
-    /// Lets go of the run in hand.
+    /// Lets go of the run in hand, then settles it.
     fn end(&mut self, end: RunEnd) {
-        let Some(working) = self.working.take() else {
+        if let Some(Working { job, lease, .. }) = self.working.take() {
+            // Nobody who is answered finds the store still in use.
+            drop(job);
+            drop(lease);
+        }
+        if let Some(assignment) = self.in_hand {
+            self.compactor.settle(assignment, end);
+            self.in_hand = None;
+        }
+    }
+
+    /// A run is complete and settled: has the policy remember what it could not change.
+    fn note_compacted(&mut self, vbucket: VbucketId, began: &VbucketFigures) {
+        // Without the store the policy knows less, and at worst has it compacted once more.
+        let Ok(lease) = self.compactor.config().store.lease() else {
             return;
         };
-        let Working {
-            assignment,
-            job,
-            lease,
-            ..
-        } = working;
-        // Nobody who is answered finds the store still in use.
-        drop(job);
-        drop(lease);
-        self.compactor.settle(assignment, end);
+        self.is_in_store = true;
+        let store = lease.store();
+        self.compactor.note_compacted(vbucket, began, store);
+        self.is_in_store = false;
     }
 }
 
@@ -358,13 +372,6 @@ impl Working {
     }
 }
 
-/// How long a run waits for the budget before a step of that stage. Not while it begins: it holds what the sealing of its
-/// log shard needs then; what it spends is paid for later.
-fn rest(stage: CompactionStage, resume_at: Duration, now: Duration) -> Option<Duration> {
-    let rest = resume_at.saturating_sub(now);
-    (stage != CompactionStage::Start && !rest.is_zero()).then_some(rest)
-}
-
 fn spent(progress: &CompactionProgress) -> u64 {
     let CompactionProgress {
         bytes_read,
@@ -424,26 +431,10 @@ impl Drop for CompactionWorker {
 
 impl std::fmt::Debug for CompactionWorker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let working = self.working.as_ref();
         f.debug_struct("CompactionWorker")
             .field("name", &self.name)
             .field("generation", &self.generation)
-            .field("working", &working.map(|working| working.assignment))
+            .field("in_hand", &self.in_hand)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_run_waits_for_the_budget_while_it_begins() {
-        let (now, later) = (Duration::from_secs(4), Duration::from_secs(9));
-        let wait = later.saturating_sub(now);
-        assert_eq!(rest(CompactionStage::Start, later, now), None);
-        assert_eq!(rest(CompactionStage::Merge, later, now), Some(wait));
-        assert_eq!(rest(CompactionStage::Publish, later, now), Some(wait));
-        assert_eq!(rest(CompactionStage::Merge, now, now), None);
     }
 }
