@@ -75,11 +75,14 @@ impl CompactionWorker {
 
     /// Takes the next run; without one, has the policy look for some.
     fn begin(&mut self) -> Step {
+        let now = self.compactor.now();
+        // First: neither a store that is away nor a queue that never ends is a reason to keep it.
+        let tell_again = self.compactor.tell_prepares();
         let Ok(lease) = self.compactor.config().store.lease() else {
             // Woken when the store is back.
-            return Step::Idle;
+            let rest = tell_again.map(|at| at.saturating_sub(now));
+            return rest.map_or(Step::Idle, Step::IdleFor);
         };
-        let now = self.compactor.now();
         let later = match self.compactor.take() {
             Taken::Run(assignment) => {
                 self.in_hand = Some(assignment);
@@ -95,7 +98,7 @@ impl CompactionWorker {
             return Step::Again;
         }
         let next_look = Some(self.compactor.next_look());
-        let times = [later, next_look, self.compactor.tell_prepares()];
+        let times = [later, next_look, tell_again];
         match times.into_iter().flatten().min() {
             Some(at) => Step::IdleFor(at.saturating_sub(now)),
             None => Step::Idle,
