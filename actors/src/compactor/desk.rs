@@ -21,7 +21,7 @@ use super::state::{
     Assignment, CompactionFigures, CompactorLimits, CompactorState, Effect, Purge, RunEnd, Taken,
     WaiterId,
 };
-use super::vbucket::CompactionTable;
+use super::vbucket::{Compactable, CompactionTable};
 use super::worker::CompactionWorker;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
@@ -270,13 +270,13 @@ impl Compactor {
     }
 
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
-    pub(super) fn settle(&self, of: Assignment, end: RunEnd) {
+    pub(super) fn settle(&self, of: Assignment, core: Option<&dyn Compactable>, end: RunEnd) {
         match &end {
-            RunEnd::Complete(published) => self.published(of.vbucket, published),
+            RunEnd::Complete(published) => self.published(of.vbucket, core, published),
             RunEnd::Failed {
                 published: Some(published),
                 ..
-            } => self.published(of.vbucket, published),
+            } => self.published(of.vbucket, core, published),
             RunEnd::Failed {
                 published: None, ..
             }
@@ -289,7 +289,10 @@ impl Compactor {
         self.change(|state| state.settle(of, end, now));
     }
 
-    fn published(&self, vbucket: VbucketId, published: &Compacted) {
+    fn published(&self, vbucket: VbucketId, core: Option<&dyn Compactable>, published: &Compacted) {
+        if let Some(core) = core {
+            core.purged(published.purge_seqno);
+        }
         let mut prepares = self.shared.prepares.lock();
         prepares.erased(vbucket, &published.prepares_erased);
         prepares.tell();

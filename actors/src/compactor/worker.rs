@@ -279,13 +279,21 @@ impl CompactionWorker {
 
     /// Lets go of the run in hand, then settles it.
     fn end(&mut self, end: RunEnd) {
-        if let Some(Working { job, lease, .. }) = self.working.take() {
+        let mut core = None;
+        if let Some(working) = self.working.take() {
+            let Working {
+                vbucket,
+                job,
+                lease,
+                ..
+            } = working;
             // Nobody who is answered finds the store still in use.
             drop(job);
             drop(lease);
+            core = Some(vbucket);
         }
         if let Some(assignment) = self.in_hand {
-            self.compactor.settle(assignment, end);
+            self.compactor.settle(assignment, core.as_deref(), end);
             self.in_hand = None;
         }
     }
