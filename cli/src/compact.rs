@@ -115,10 +115,9 @@ async fn compact(
         Some(vbucket) => {
             let compacted = watched(bucket, 1, bucket.compact(vbucket, options)).await;
             let (result, was_interrupted) = compacted;
-            if let Err(error @ (CompactError::UnknownVbucket(_) | CompactError::VbucketDead(_))) =
-                &result
+            if let Err(error) = &result
+                && let Some(remedy) = mistaken(error, bucket.vbucket_count())
             {
-                let remedy = format!("give a number below {}", bucket.vbucket_count());
                 return Err(CliError::mistake(error.to_string(), remedy));
             }
             let vbuckets = vec![(vbucket, result)];
@@ -132,6 +131,17 @@ async fn compact(
         ));
     }
     Ok(report)
+}
+
+/// What to do instead, if that vbucket cannot be compacted at all.
+fn mistaken(error: &CompactError, vbuckets: u16) -> Option<String> {
+    match error {
+        CompactError::UnknownVbucket(_) => Some(format!("give a number below {vbuckets}")),
+        CompactError::VbucketDead(_) => {
+            Some("a dead vbucket is not compacted: delete it, or make it active".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// How often the progress is looked at.
@@ -162,4 +172,19 @@ async fn watched<T>(bucket: &Bucket, count: u16, answer: impl Future<Output = T>
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_vbucket_is_not_answered_with_a_range_of_numbers() {
+        let vbucket = VbucketId::new(3).unwrap();
+        let dead = mistaken(&CompactError::VbucketDead(vbucket), 8).unwrap();
+        assert!(dead.contains("delete it"), "{dead}");
+        let unknown = mistaken(&CompactError::UnknownVbucket(vbucket), 2);
+        assert_eq!(unknown.as_deref(), Some("give a number below 2"));
+        assert_eq!(mistaken(&CompactError::Closed, 8), None);
+    }
 }

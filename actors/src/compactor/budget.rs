@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use storage::CompactionStage;
+
 /// Bytes per second, shared by whoever spends from it.
 #[derive(Clone, Copy, Debug)]
 pub struct IoBudget {
@@ -39,6 +41,13 @@ impl IoBudget {
         self.paid_at = since.saturating_add(cost);
         self.paid_at.max(now)
     }
+}
+
+/// How long a run waits for the budget before a step of that stage. Not while it begins: it holds what the sealing of its
+/// log shard needs then; what it spends is paid for later.
+pub(super) fn rest(stage: CompactionStage, resume_at: Duration, now: Duration) -> Option<Duration> {
+    let rest = resume_at.saturating_sub(now);
+    (stage != CompactionStage::Start && !rest.is_zero()).then_some(rest)
 }
 
 #[cfg(test)]
@@ -84,5 +93,14 @@ mod tests {
     fn without_a_limit_nobody_waits() {
         let mut budget = IoBudget::new(0);
         assert_eq!(budget.spend(u64::MAX, at(5)), at(5));
+    }
+
+    #[test]
+    fn no_run_waits_for_the_budget_while_it_begins() {
+        let (now, later) = (at(4000), at(9000));
+        assert_eq!(rest(CompactionStage::Start, later, now), None);
+        assert_eq!(rest(CompactionStage::Merge, later, now), Some(at(5000)));
+        assert_eq!(rest(CompactionStage::Publish, later, now), Some(at(5000)));
+        assert_eq!(rest(CompactionStage::Merge, now, now), None);
     }
 }

@@ -15,13 +15,13 @@ use tokio::sync::oneshot;
 
 use super::budget::IoBudget;
 use super::look::Look;
-use super::policy::CompactionPolicy;
+use super::policy::{CompactionPolicy, VbucketFigures};
 use super::prepares::ErasedPrepares;
 use super::state::{
     Assignment, CompactionFigures, CompactorLimits, CompactorState, Effect, Purge, RunEnd, Taken,
     WaiterId,
 };
-use super::vbucket::CompactionTable;
+use super::vbucket::{Compactable, CompactionTable};
 use super::worker::CompactionWorker;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
@@ -263,14 +263,20 @@ impl Compactor {
         state.note_failure(of, now, random)
     }
 
+    /// A run panicked; whether the engine leaves its vbucket alone for it from now on.
+    pub(super) fn note_crash(&self, of: Assignment) -> bool {
+        let (now, random) = (self.now(), self.shared.config.environment.random.next_u64());
+        self.shared.state.lock().note_crash(of, now, random)
+    }
+
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
-    pub(super) fn settle(&self, of: Assignment, end: RunEnd) {
+    pub(super) fn settle(&self, of: Assignment, core: Option<&dyn Compactable>, end: RunEnd) {
         match &end {
-            RunEnd::Complete(published) => self.published(of.vbucket, published),
+            RunEnd::Complete(published) => self.published(of.vbucket, core, published),
             RunEnd::Failed {
                 published: Some(published),
                 ..
-            } => self.published(of.vbucket, published),
+            } => self.published(of.vbucket, core, published),
             RunEnd::Failed {
                 published: None, ..
             }
@@ -283,7 +289,10 @@ impl Compactor {
         self.change(|state| state.settle(of, end, now));
     }
 
-    fn published(&self, vbucket: VbucketId, published: &Compacted) {
+    fn published(&self, vbucket: VbucketId, core: Option<&dyn Compactable>, published: &Compacted) {
+        if let Some(core) = core {
+            core.purged(published.purge_seqno);
+        }
         let mut prepares = self.shared.prepares.lock();
         prepares.erased(vbucket, &published.prepares_erased);
         prepares.tell();
@@ -316,9 +325,20 @@ impl Compactor {
         self.shared.look.lock().next_at()
     }
 
-    /// How a vbucket stands after a compaction, so that the policy knows what another one could not change.
-    pub(super) fn note_compacted(&self, vbucket: VbucketId, store: &LogStore) {
-        self.shared.look.lock().note_compacted(self, vbucket, store);
+    /// How a vbucket stands before a compaction.
+    pub(super) fn before(&self, vbucket: VbucketId, store: &LogStore) -> Option<VbucketFigures> {
+        self.shared.look.lock().before(self, vbucket, store)
+    }
+
+    /// A compaction that began at those figures is complete: the policy remembers what another one could not change.
+    pub(super) fn note_compacted(
+        &self,
+        vbucket: VbucketId,
+        began: &VbucketFigures,
+        store: &LogStore,
+    ) {
+        let mut look = self.shared.look.lock();
+        look.note_compacted(self, vbucket, began, store);
     }
 
     /// Whether a compaction of it waits or runs.

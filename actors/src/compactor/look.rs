@@ -83,15 +83,29 @@ impl Look {
         chosen.collect()
     }
 
-    /// A compaction left it so.
+    /// How a vbucket stands before a compaction. `None`: it cannot be said.
+    pub(super) fn before(
+        &self,
+        compactor: &Compactor,
+        vbucket: VbucketId,
+        store: &LogStore,
+    ) -> Option<VbucketFigures> {
+        let now_s = compactor.now_s();
+        let figures = self.figures(compactor.config(), store, vbucket, now_s);
+        figures.ok()
+    }
+
+    /// A compaction that began at those figures is complete.
     pub(super) fn note_compacted(
         &mut self,
         compactor: &Compactor,
         vbucket: VbucketId,
+        began: &VbucketFigures,
         store: &LogStore,
     ) {
         let at_s = compactor.now_s();
-        if let Ok(left) = self.figures(compactor.config(), store, vbucket, at_s) {
+        if let Ok(after) = self.figures(compactor.config(), store, vbucket, at_s) {
+            let left = began.unchanged_in(after);
             self.past.insert(vbucket, Past { at_s, left });
         }
     }

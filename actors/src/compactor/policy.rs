@@ -90,12 +90,27 @@ pub struct VbucketFigures {
     pub written_at_s: u32,
 }
 
+impl VbucketFigures {
+    /// What a compaction that began at these figures, and left those, could not change: what was dropped, died or was
+    /// sealed while it ran was not its to change (MB-42652), and is news to whoever looks next.
+    #[must_use]
+    pub fn unchanged_in(&self, mut after: VbucketFigures) -> VbucketFigures {
+        after
+            .dropped
+            .retain(|dropped| self.dropped.contains(dropped));
+        let dead = dead_bytes(&self.space).min(dead_bytes(&after.space));
+        after.space.live_bytes = after.space.total_bytes.saturating_sub(dead);
+        after.space.segments = after.space.segments.min(self.space.segments);
+        after
+    }
+}
+
 /// How a vbucket was left by its last compaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Past {
     /// When, in seconds since the Unix epoch.
     pub at_s: u32,
-    /// Its figures then.
+    /// What of its figures that could not change: see [`VbucketFigures::unchanged_in`].
     pub left: VbucketFigures,
 }
 

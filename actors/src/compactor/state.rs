@@ -184,11 +184,12 @@ impl CompactorState {
         }
     }
 
-    /// The engine itself wants a compaction. Not while one is under way: it looks again after that.
+    /// The engine itself wants a compaction. Not while one is under way: it looks again after that. Nor of a vbucket
+    /// whose compaction always panics.
     pub fn want(&mut self, vbucket: VbucketId, purge: Purge) {
         let entry = self.vbuckets.get(&vbucket);
-        let is_running = entry.is_some_and(|entry| entry.running.is_some());
-        if self.life == Life::Open && !is_running {
+        let is_not_now = |entry: &Entry| entry.running.is_some() || entry.is_left_alone();
+        if self.life == Life::Open && !entry.is_some_and(is_not_now) {
             self.enqueue(vbucket, purge, None);
         }
     }
@@ -210,7 +211,7 @@ impl CompactorState {
             None => entry.queued.get_or_insert_with(|| Queued::new(place)),
         };
         wish.purge = wish.purge.and(purge);
-        wish.is_internal |= waiter.is_none();
+        wish.want(waiter.is_none().then_some(purge));
         wish.waiters.extend(waiter);
         self.effects.push(Effect::WakeWorkers);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::vbucket::VbucketCore;
 use messages::compactor::CompactError;
-use storage::{ExpiredDocument, VbucketId};
+use storage::{ExpiredDocument, Seqno, VbucketId};
 
 /// What became of a document that a compaction found to be expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +25,17 @@ pub enum Expiring {
 pub trait Compactable: Debug + Send + Sync + 'static {
     /// The store holds this document, and its time is up.
     fn expire(&self, document: &ExpiredDocument) -> Expiring;
+    /// Tombstones up to this seqno were let go, and that is on disk.
+    fn purged(&self, seqno: Seqno);
 }
 
 impl Compactable for VbucketCore {
     fn expire(&self, document: &ExpiredDocument) -> Expiring {
         self.expire_found(&document.key, document.cas)
+    }
+
+    fn purged(&self, seqno: Seqno) {
+        self.note_purged(seqno);
     }
 }
 

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::budget::rest;
 use super::desk::Compactor;
+use super::policy::VbucketFigures;
 use super::state::{Assignment, Purge, RunEnd, Taken};
 use super::vbucket::{Compactable, Expiring};
 use crate::environment::FailureReport;
@@ -19,7 +21,7 @@ use messages::{ChildName, DownCause, FailureCause, FailureKind, Generation, Next
 use storage::disk::{DiskError, DiskErrorKind, Verb};
 use storage::{
     AbortReason, Advice, Compacted, CompactionFailure, CompactionJob, CompactionProgress,
-    CompactionRequest, CompactionStage, Job, Outcome, StorageError,
+    CompactionRequest, CompactionStage, Job, Outcome, StorageError, VbucketId,
 };
 
 /// One life of a compaction worker.
@@ -27,6 +29,8 @@ pub struct CompactionWorker {
     compactor: Compactor,
     name: ChildName,
     generation: Generation,
+    /// Taken and not settled: from before there is anything to work with until after that is let go.
+    in_hand: Option<Assignment>,
     working: Option<Working>,
     /// Set during a step: if it stays set, the step panicked.
     is_stepping: bool,
@@ -42,6 +46,8 @@ struct Working {
     // Dropped before the lease: see `StoreLease`.
     job: Option<CompactionJob>,
     lease: StoreLease,
+    /// How the vbucket stood before it read anything.
+    began: Option<VbucketFigures>,
     /// Bytes read and written so far.
     spent: u64,
     /// From then on (monotonic) the budget lets it go on.
@@ -60,6 +66,7 @@ impl CompactionWorker {
             compactor,
             name,
             generation,
+            in_hand: None,
             working: None,
             is_stepping: false,
             is_in_store: false,
@@ -68,13 +75,19 @@ impl CompactionWorker {
 
     /// Takes the next run; without one, has the policy look for some.
     fn begin(&mut self) -> Step {
+        let now = self.compactor.now();
+        // First: neither a store that is away nor a queue that never ends is a reason to keep it.
+        let tell_again = self.compactor.tell_prepares();
         let Ok(lease) = self.compactor.config().store.lease() else {
             // Woken when the store is back.
-            return Step::Idle;
+            let rest = tell_again.map(|at| at.saturating_sub(now));
+            return rest.map_or(Step::Idle, Step::IdleFor);
         };
-        let now = self.compactor.now();
         let later = match self.compactor.take() {
-            Taken::Run(assignment) => return self.assign(assignment, lease),
+            Taken::Run(assignment) => {
+                self.in_hand = Some(assignment);
+                return self.assign(assignment, lease);
+            }
             Taken::Later(at) => Some(at),
             Taken::Nothing => None,
         };
@@ -85,7 +98,7 @@ impl CompactionWorker {
             return Step::Again;
         }
         let next_look = Some(self.compactor.next_look());
-        let times = [later, next_look, self.compactor.tell_prepares()];
+        let times = [later, next_look, tell_again];
         match times.into_iter().flatten().min() {
             Some(at) => Step::IdleFor(at.saturating_sub(now)),
             None => Step::Idle,
@@ -94,7 +107,7 @@ impl CompactionWorker {
 
     fn assign(&mut self, assignment: Assignment, lease: StoreLease) -> Step {
         match self.compactor.config().table.vbucket(assignment.vbucket) {
-            Err(error) => self.compactor.settle(assignment, RunEnd::Refused(error)),
+            Err(error) => self.end(RunEnd::Refused(error)),
             Ok(vbucket) => {
                 self.working = Some(Working {
                     assignment,
@@ -106,6 +119,7 @@ impl CompactionWorker {
                     vbucket,
                     job: None,
                     lease,
+                    began: None,
                     spent: 0,
                     resume_at: Duration::ZERO,
                     is_publishing: false,
@@ -125,11 +139,10 @@ impl CompactionWorker {
             self.end(end);
             return Step::Again;
         }
-        let now = self.compactor.now();
-        if working.resume_at > now {
-            return Step::IdleFor(working.resume_at.saturating_sub(now));
-        }
         let stage = working.stage();
+        if let Some(rest) = rest(stage, working.resume_at, self.compactor.now()) {
+            return Step::IdleFor(rest);
+        }
         let hooks = &self.compactor.config().environment.hooks;
         let place = HoldPoint {
             vbucket: working.assignment.vbucket,
@@ -140,7 +153,9 @@ impl CompactionWorker {
         }
         if working.job.is_none() {
             let begun = self.compactor.begun(working.assignment);
+            self.is_in_store = true;
             let begun = begun.map(|purge| working.make_job(&self.compactor, purge));
+            self.is_in_store = false;
             match begun {
                 Some(Ok(())) => {}
                 Some(Err(end)) => {
@@ -175,14 +190,15 @@ impl CompactionWorker {
         match outcome {
             Outcome::Yielded => {}
             Outcome::Complete(compacted) => {
-                if let Some(working) = &self.working {
-                    let vbucket = working.assignment.vbucket;
-                    self.is_in_store = true;
-                    let store = working.lease.store();
-                    self.compactor.note_compacted(vbucket, store);
-                    self.is_in_store = false;
-                }
+                let began = self.working.as_mut().and_then(|working| {
+                    let began = working.began.take()?;
+                    Some((working.assignment.vbucket, began))
+                });
+                // First: a panic in what follows costs nobody his answer.
                 self.end(RunEnd::Complete(compacted));
+                if let Some((vbucket, began)) = began {
+                    self.note_compacted(vbucket, &began);
+                }
             }
             Outcome::Aborted(reason) => self.end(RunEnd::Aborted(reason)),
             Outcome::Failed(failure) => self.failed(failure),
@@ -241,21 +257,57 @@ impl CompactionWorker {
         });
     }
 
-    /// Lets go of the run in hand.
-    fn end(&mut self, end: RunEnd) {
-        let Some(working) = self.working.take() else {
+    /// The run in hand panicked, which its guardian tells; here is told only when there were too many of those.
+    fn crashed(&self) {
+        let Some(assignment) = self.in_hand else {
             return;
         };
-        let Working {
-            assignment,
-            job,
-            lease,
-            ..
-        } = working;
-        // Nobody who is answered finds the store still in use.
-        drop(job);
-        drop(lease);
-        self.compactor.settle(assignment, end);
+        if !self.compactor.note_crash(assignment) {
+            return;
+        }
+        let cause = "this vbucket is compacted only when it is asked for, until that is complete";
+        let environment = &self.compactor.config().environment;
+        environment.failures.report(FailureReport {
+            child: self.name.clone(),
+            generation: self.generation,
+            vbucket: Some(assignment.vbucket),
+            kind: FailureKind::Escalated,
+            cause: FailureCause::GaveUp(cause.to_owned()),
+            next: NextStep::Nothing,
+        });
+    }
+
+    /// Lets go of the run in hand, then settles it.
+    fn end(&mut self, end: RunEnd) {
+        let mut core = None;
+        if let Some(working) = self.working.take() {
+            let Working {
+                vbucket,
+                job,
+                lease,
+                ..
+            } = working;
+            // Nobody who is answered finds the store still in use.
+            drop(job);
+            drop(lease);
+            core = Some(vbucket);
+        }
+        if let Some(assignment) = self.in_hand {
+            self.compactor.settle(assignment, core.as_deref(), end);
+            self.in_hand = None;
+        }
+    }
+
+    /// A run is complete and settled: has the policy remember what it could not change.
+    fn note_compacted(&mut self, vbucket: VbucketId, began: &VbucketFigures) {
+        // Without the store the policy knows less, and at worst has it compacted once more.
+        let Ok(lease) = self.compactor.config().store.lease() else {
+            return;
+        };
+        self.is_in_store = true;
+        let store = lease.store();
+        self.compactor.note_compacted(vbucket, began, store);
+        self.is_in_store = false;
     }
 }
 
@@ -285,6 +337,8 @@ impl Working {
             ..CompactionRequest::default()
         };
         let vbucket = self.assignment.vbucket;
+        // First: what is dropped or sealed between this and its reading it erases or merges, and looks at once more.
+        self.began = compactor.before(vbucket, self.lease.store());
         match self.lease.store().compaction_job(vbucket, request) {
             Ok(job) => {
                 self.job = Some(job);
@@ -374,6 +428,9 @@ impl Drop for CompactionWorker {
             let store = &self.compactor.config().store;
             store.recall(store.generation(), StorageError::Closed);
         }
+        if self.is_stepping {
+            self.crashed();
+        }
         let end = if self.is_stepping {
             RunEnd::Crashed(self.name.clone())
         } else {
@@ -385,11 +442,10 @@ impl Drop for CompactionWorker {
 
 impl std::fmt::Debug for CompactionWorker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let working = self.working.as_ref();
         f.debug_struct("CompactionWorker")
             .field("name", &self.name)
             .field("generation", &self.generation)
-            .field("working", &working.map(|working| working.assignment))
+            .field("in_hand", &self.in_hand)
             .finish_non_exhaustive()
     }
 }

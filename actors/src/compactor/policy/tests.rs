@@ -85,6 +85,26 @@ fn what_a_compaction_could_not_change_is_no_reason_for_another() {
 }
 
 #[test]
+fn mb_42652_what_came_while_a_compaction_ran_is_a_reason_for_another() {
+    let policy = CompactionPolicy::default();
+    let mut began = figures(space(20, 4 << 20, 3 << 20));
+    began.dropped = vec![dropped(7), dropped(8)];
+    let judged_after = |after: &VbucketFigures| {
+        let left = began.unchanged_in(after.clone());
+        reason(&policy, after, Some(&past(&left)))
+    };
+    let mut after = figures(space(20, 4 << 20, 3 << 20));
+    after.dropped = vec![dropped(8)];
+    assert_eq!(judged_after(&after), None, "it could not change that");
+    after.dropped.push(dropped(9));
+    assert_eq!(judged_after(&after), Some(Reason::DroppedCollection));
+    let sealed = figures(space(21, 4 << 20, 4 << 20));
+    assert_eq!(judged_after(&sealed), Some(Reason::Segments));
+    let deader = figures(space(8, 4 << 20, 1 << 19));
+    assert_eq!(judged_after(&deader), Some(Reason::Fragmentation));
+}
+
+#[test]
 fn tombstones_count_once_they_are_old() {
     // Written at 3000, all old at 4000.
     assert!(!tombstones_count(3000, None, 3999, AGE));

@@ -14,6 +14,8 @@ pub(super) struct Entry {
     pub(super) running: Option<Running>,
     /// In a row.
     pub(super) failures: u32,
+    /// Those that were panics, since one was completed.
+    pub(super) crashes: u32,
     /// The engine's own wishes wait until then (monotonic).
     pub(super) put_off: Duration,
 }
@@ -24,8 +26,8 @@ pub(super) struct Queued {
     pub(super) place: u64,
     pub(super) purge: Purge,
     pub(super) waiters: Vec<WaiterId>,
-    /// The engine wants it, too.
-    pub(super) is_internal: bool,
+    /// The engine wants it, too: this much of it.
+    pub(super) own: Option<Purge>,
     /// Nobody's wish is served before (monotonic).
     pub(super) not_before: Duration,
 }
@@ -40,7 +42,22 @@ pub(super) struct Running {
     pub(super) progress: Option<CompactionProgress>,
 }
 
+/// After so many panics the engine leaves a vbucket alone: each costs the workers a restart, and enough of those take
+/// their group out of service.
+const CRASHES_MAX: u32 = 3;
+
 impl Entry {
+    /// One more panic; whether that is the one that is one too many.
+    pub(super) fn note_crash(&mut self) -> bool {
+        self.crashes = self.crashes.saturating_add(1);
+        self.crashes == CRASHES_MAX
+    }
+
+    /// Whether it is compacted only when somebody asks for it.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.crashes >= CRASHES_MAX
+    }
+
     /// When what waits may begin; `None` when nothing waits, or a run is under way.
     pub(super) fn ready_at(&self) -> Option<Duration> {
         let queued = self.queued.as_ref()?;
@@ -82,9 +99,15 @@ impl Queued {
             place,
             purge: Purge::default(),
             waiters: Vec::new(),
-            is_internal: false,
+            own: None,
             not_before: Duration::ZERO,
         }
+    }
+
+    /// The engine wants it, if it does.
+    pub(super) fn want(&mut self, purge: Option<Purge>) {
+        let own = self.own.unwrap_or_default();
+        self.own = purge.map(|purge| own.and(purge)).or(self.own);
     }
 
     /// One run for both.
@@ -92,7 +115,7 @@ impl Queued {
         self.place = self.place.min(other.place);
         self.purge = self.purge.and(other.purge);
         self.waiters.extend(other.waiters);
-        self.is_internal |= other.is_internal;
+        self.want(other.own);
         self.not_before = self.not_before.max(other.not_before);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Assignment, BUSY_REST, CompactorState, Effect, Life, Queued, RunEnd, Running};
+use super::{Assignment, BUSY_REST, CompactorState, Effect, Entry, Life, Queued, RunEnd, Running};
 use messages::compactor::CompactError;
 use storage::{AbortReason, Compacted, VbucketId};
 
@@ -26,8 +26,17 @@ impl CompactorState {
         entry.failures = entry.failures.saturating_add(1);
         entry.put_off = now.saturating_add(backoff.wait(entry.failures, random));
         let run = entry.running.as_ref().filter(|run| run.id == of.run);
-        let is_retried = is_open && run.is_some_and(|run| run.of.is_internal);
+        let is_retried = is_open && run.is_some_and(|run| run.of.own.is_some());
         is_retried.then_some(entry.put_off)
+    }
+
+    /// A run panicked: a failure like others, that nobody tries again at once. Whether the engine leaves the vbucket
+    /// alone from now on, until one that was asked for is complete. To be called once, before
+    /// [`CompactorState::settle`].
+    pub fn note_crash(&mut self, of: Assignment, now: Duration, random: u64) -> bool {
+        self.note_failure(of, now, random);
+        let entry = self.vbuckets.get_mut(&of.vbucket);
+        entry.is_some_and(Entry::note_crash)
     }
 
     /// A run ended.
@@ -46,6 +55,7 @@ impl CompactorState {
             && let Some(entry) = self.vbuckets.get_mut(&of.vbucket)
         {
             entry.failures = 0;
+            entry.crashes = 0;
             entry.put_off = Duration::ZERO;
         }
         match verdict(end, run.abort.is_some(), now) {
@@ -59,18 +69,21 @@ impl CompactorState {
             Verdict::Answer(answer) => {
                 let Queued {
                     waiters,
-                    is_internal,
-                    purge,
+                    own,
                     place,
                     ..
                 } = run.of;
                 let answers = waiters.into_iter();
                 let answers = answers.map(|waiter| Effect::Answer(waiter, answer.clone()));
                 self.effects.extend(answers);
-                if is_failure && is_internal && self.life == Life::Open {
+                if let Some(purge) = own
+                    && is_failure
+                    && self.life == Life::Open
+                {
+                    // Who asked for more was told, and decides.
                     let retry = Queued {
                         purge,
-                        is_internal,
+                        own,
                         ..Queued::new(place)
                     };
                     self.put_back(of.vbucket, retry);
@@ -112,7 +125,11 @@ impl CompactorState {
                 bump(&mut figures.aborted, u64::from(is_over));
                 None
             }
-            RunEnd::Refused(_) | RunEnd::Interrupted | RunEnd::Crashed(_) => None,
+            RunEnd::Crashed(_) => {
+                bump(&mut figures.failed, 1);
+                None
+            }
+            RunEnd::Refused(_) | RunEnd::Interrupted => None,
         };
         if let Some(published) = published {
             bump(&mut figures.tombstones_purged, published.tombstones_purged);

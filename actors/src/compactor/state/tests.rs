@@ -204,6 +204,19 @@ fn the_engine_tries_again_later_each_time_and_whoever_asked_is_told() {
 }
 
 #[test]
+fn what_a_user_let_go_is_not_let_go_by_the_engine_that_tries_again() {
+    let mut state = machine(1);
+    state.request(WaiterId(1), id(2), purge(true, 90));
+    state.want(id(2), purge(false, 30));
+    let run = taken(&mut state, NOW);
+    assert_eq!(state.begun(run), Some(purge(true, 90)));
+    let at = state.note_failure(run, NOW, 0).expect("a retry");
+    state.settle(run, broken(), NOW);
+    let run = taken(&mut state, at);
+    assert_eq!(state.begun(run), Some(purge(false, 30)));
+}
+
+#[test]
 fn aborted_is_not_failed_and_is_not_repeated() {
     let mut state = machine(1);
     state.want(id(2), Purge::default());
@@ -310,6 +323,39 @@ fn a_worker_made_anew_begins_again_and_one_that_crashed_says_so() {
         })
     };
     assert_eq!(answers(&mut state), [(1, told()), (2, told())]);
+}
+
+#[test]
+fn a_vbucket_whose_compaction_always_panics_is_left_alone_until_asked_for() {
+    let mut state = machine(1);
+    let crashed = || RunEnd::Crashed(ChildName::new("it"));
+    let mut now = NOW;
+    for crash in 1..=3 {
+        state.want(id(2), Purge::default());
+        let run = taken(&mut state, now);
+        let is_last = state.note_crash(run, now, 0);
+        assert_eq!(is_last, crash == 3, "told once");
+        state.settle(run, crashed(), now);
+        assert_eq!(state.take(now), Taken::Nothing);
+        state.want(id(2), Purge::default());
+        match state.take(now) {
+            Taken::Later(at) if crash < 3 => now = at,
+            Taken::Nothing if crash == 3 => {}
+            other => panic!("{other:?} after {crash}"),
+        }
+    }
+    assert_eq!(state.figures().failed, 3);
+    state.request(WaiterId(1), id(2), Purge::default());
+    let run = taken(&mut state, now);
+    assert!(!state.note_crash(run, now, 0));
+    state.settle(run, crashed(), now);
+    state.want(id(2), Purge::default());
+    assert_eq!(state.take(now), Taken::Nothing);
+    state.request(WaiterId(2), id(2), Purge::default());
+    let run = taken(&mut state, now);
+    state.settle(run, complete(), now);
+    state.want(id(2), Purge::default());
+    taken(&mut state, now);
 }
 
 #[test]
