@@ -135,13 +135,11 @@ async fn compact(
 
 /// What to do instead, if that vbucket cannot be compacted at all.
 fn mistaken(error: &CompactError, vbuckets: u16) -> Option<String> {
-    match error {
-        CompactError::UnknownVbucket(_) => Some(format!("give a number below {vbuckets}")),
-        CompactError::VbucketDead(_) => {
-            Some("a dead vbucket is not compacted: delete it, or make it active".to_owned())
-        }
-        _ => None,
+    if let CompactError::UnknownVbucket(_) = error {
+        return Some(format!("give a number below {vbuckets}"));
     }
+    let is_dead = matches!(error, CompactError::VbucketDead(_));
+    is_dead.then(|| "a dead vbucket is not compacted: delete it, or make it active".to_owned())
 }
 
 /// How often the progress is looked at.
