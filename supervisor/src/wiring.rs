@@ -87,7 +87,8 @@ pub(crate) async fn start(
     ));
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
-    let out_of_service = Arc::clone(&table);
+    let compactor = compactor(config, &store, &environment, &table);
+    let (out_of_service, uncompacted) = (Arc::clone(&table), compactor.on_out_of_service());
     let supervisor = Supervisor::new(
         tree,
         SupervisorParts {
@@ -95,7 +96,12 @@ pub(crate) async fn start(
             random: Arc::clone(&environment.random),
             failures: Arc::clone(&failures) as _,
             hooks: environment.hooks.clone(),
-            on_out_of_service: Box::new(move |what| out_of_service.take_down(what)),
+            on_out_of_service: Box::new(move |what| {
+                out_of_service.take_down(what);
+                if what.is_whole_tree {
+                    uncompacted(&what.scope, &what.why);
+                }
+            }),
         },
     )?;
     let parts = Parts {
@@ -106,7 +112,6 @@ pub(crate) async fn start(
         store,
         table,
     };
-    let compactor = parts.compactor();
     let writers = parts.start_writers(&compactor)?;
     let compactor_address = parts.start_compactor(&compactor, &arbiters)?;
     let warmup = parts.start_warmup(&opened.disk)?;
@@ -162,26 +167,6 @@ struct Parts<'c> {
 impl Parts<'_> {
     fn shell(&self, name: &ChildName) -> ShellConfig {
         ShellConfig::new(name.clone(), Arc::clone(&self.guardian)).hooks(&self.environment.hooks)
-    }
-
-    /// The compactor, without workers yet.
-    fn compactor(&self) -> Compactor {
-        let config = &self.config.compaction;
-        Compactor::new(CompactorConfig {
-            workers: ChildName::new("compaction"),
-            store: self.store.clone(),
-            environment: self.environment.clone(),
-            table: Arc::clone(&self.table) as _,
-            limits: CompactorLimits {
-                running_max: usize::from(config.threads.max(1)),
-                waiters_max: config.waiters_max,
-                backoff: Backoff::DISK,
-            },
-            policy: config.policy,
-            purge_age: config.purge_age,
-            bytes_per_second: config.bytes_per_second,
-            history_floor: self.config.store.history_floor,
-        })
     }
 
     /// Who is asked for compactions, and who does them.
@@ -393,6 +378,31 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
             );
     }
     tree
+}
+
+/// The compactor, without workers yet.
+fn compactor(
+    config: &BucketConfig,
+    store: &StoreHandle,
+    environment: &Environment,
+    table: &Arc<Table>,
+) -> Compactor {
+    let (compaction, history_floor) = (&config.compaction, config.store.history_floor);
+    Compactor::new(CompactorConfig {
+        workers: ChildName::new("compaction"),
+        store: store.clone(),
+        environment: environment.clone(),
+        table: Arc::clone(table) as _,
+        limits: CompactorLimits {
+            running_max: usize::from(compaction.threads.max(1)),
+            waiters_max: compaction.waiters_max,
+            backoff: Backoff::DISK,
+        },
+        policy: compaction.policy,
+        purge_age: compaction.purge_age,
+        bytes_per_second: compaction.bytes_per_second,
+        history_floor,
+    })
 }
 
 fn not_started(error: actors::executor::StartError) -> BucketError {

@@ -179,6 +179,29 @@ impl Compactor {
         self.change(CompactorState::stop);
     }
 
+    /// What is called when the whole bucket goes out of service: with who had too much, and why. Whoever waits is
+    /// answered, and whoever asks, until [`Compactor::bring_back`]. Does not keep the compactor.
+    pub fn on_out_of_service(&self) -> impl Fn(&ChildName, &str) + Send + Sync + use<> {
+        let weak = Arc::downgrade(&self.shared);
+        move |child, why| {
+            if let Some(shared) = weak.upgrade() {
+                let error = CompactError::Down {
+                    child: child.clone(),
+                    cause: why.into(),
+                };
+                Compactor { shared }.change(|state| state.take_down(&error));
+            }
+        }
+    }
+
+    /// A child is made anew: if it is one of its workers, there is somebody again to do what is asked.
+    pub fn bring_back(&self, child: &ChildName) {
+        let workers = format!("{}-", self.shared.config.workers);
+        if child.as_str().starts_with(&workers) {
+            self.change(CompactorState::bring_back);
+        }
+    }
+
     /// No worker lives any more: whoever still waits is answered.
     pub fn close(&self) {
         self.change(CompactorState::close);

@@ -143,6 +143,8 @@ pub struct CompactorState {
     limits: CompactorLimits,
     vbuckets: BTreeMap<VbucketId, Entry>,
     life: Life,
+    /// Nobody works any more, until that is undone: what is answered instead.
+    down: Option<CompactError>,
     /// Numbers runs, and the places in the queue.
     next_number: u64,
     figures: CompactionFigures,
@@ -163,6 +165,7 @@ impl CompactorState {
             limits,
             vbuckets: BTreeMap::new(),
             life: Life::Open,
+            down: None,
             next_number: 0,
             figures: CompactionFigures::default(),
             effects: Vec::new(),
@@ -176,7 +179,7 @@ impl CompactorState {
             Life::Open if self.waiting() >= self.limits.waiters_max => {
                 Some(CompactError::TemporaryFailure(Busy::Queue))
             }
-            Life::Open => None,
+            Life::Open => self.down.clone(),
         };
         match refused {
             Some(error) => self.effects.push(Effect::Answer(waiter, Err(error))),
@@ -306,6 +309,24 @@ impl CompactorState {
         }
         self.effects.push(Effect::WakeWorkers);
         count
+    }
+
+    /// Its workers were taken out of service: whoever waits, or asks from now on, is answered with `error`.
+    pub fn take_down(&mut self, error: &CompactError) {
+        for entry in self.vbuckets.values_mut() {
+            let run = entry.running.as_mut().map(|run| &mut run.of);
+            let wishes = run.into_iter().chain(entry.queued.as_mut());
+            let waiters = wishes.flat_map(|wish| std::mem::take(&mut wish.waiters));
+            let told = |waiter| Effect::Answer(waiter, Err(error.clone()));
+            self.effects.extend(waiters.map(told));
+        }
+        self.down = Some(error.clone());
+    }
+
+    /// There are workers again.
+    pub fn bring_back(&mut self) {
+        self.down = None;
+        self.effects.push(Effect::WakeWorkers);
     }
 
     /// Takes no more requests: what waits is answered, what runs is told to end at its next step (MB-49512).

@@ -265,9 +265,15 @@ impl Bucket {
     /// Restarts a child, and those that restart with it; a vbucket that its supervisor gave up is in service again. A
     /// child whose work is done is left alone.
     pub fn restart(&self, child: &ChildName) -> Result<(), BucketError> {
-        let Running { tree, table, .. } = self.running();
+        let Running {
+            tree,
+            table,
+            compactor,
+            ..
+        } = self.running();
         tree.restart(child)?;
         table.bring_back(child);
+        compactor.bring_back(child);
         Ok(())
     }
 
