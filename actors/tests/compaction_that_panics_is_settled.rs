@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use messages::compactor::{Compact, CompactError, CompactOptions};
-use messages::{ChildName, FailureKind, Generation};
+use disk_side::{Ground, rig};
 use parking_lot::Mutex;
 use piggin_actors::backoff::Backoff;
 use piggin_actors::compactor::{
@@ -18,10 +17,11 @@ use piggin_actors::compactor::{
     CompactorLimits, Expiring,
 };
 use piggin_actors::executor::Worker;
+
+use messages::compactor::{Compact, CompactError, CompactOptions};
+use messages::{ChildName, FailureKind, Generation};
 use storage::disk::{Disk, SimulatedDisk};
 use storage::{ExpiredDocument, Seqno, VbucketId};
-
-use disk_side::{Ground, rig};
 
 /// A vbucket that notes what it is told.
 #[derive(Debug, Default)]
