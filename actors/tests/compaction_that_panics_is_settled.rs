@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use disk_side::{Ground, rig};
 use parking_lot::Mutex;
+
+use messages::compactor::{Compact, CompactError, CompactOptions};
+use messages::{ChildName, FailureKind, Generation};
 use piggin_actors::backoff::Backoff;
 use piggin_actors::compactor::{
     Compactable, CompactionPolicy, CompactionTable, CompactionWorker, Compactor, CompactorConfig,
     CompactorLimits, Expiring,
 };
 use piggin_actors::executor::Worker;
-
-use messages::compactor::{Compact, CompactError, CompactOptions};
-use messages::{ChildName, FailureKind, Generation};
 use storage::disk::{Disk, SimulatedDisk};
 use storage::{ExpiredDocument, Seqno, VbucketId};
+
+use disk_side::{Ground, rig};
 
 /// A vbucket that notes what it is told.
 #[derive(Debug, Default)]
