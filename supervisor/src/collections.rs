@@ -124,7 +124,8 @@ impl Collections {
         for ((_, core), place) in self.table.cores().zip(places) {
             match (core.follow_manifest(), place) {
                 (Ok(Some(seqno)), Some(place)) => waits.push((place, seqno)),
-                (Ok(_), _) => {}
+                // One that was given up follows when it is repaired, before it is brought back.
+                (Ok(_), _) | (Err(OperationError::Crashed { .. }), None) => {}
                 (Err(error), _) => first = first.and(Err(error)),
             }
         }
