@@ -2,7 +2,7 @@
 //! a few readers that all streams of a bucket share.
 //!
 //! A stream schedules a [`BackfillRequest`] and holds a [`BackfillHandle`]; readers take turns ([`queues`]) at steps of
-//! the backfills ([`job`]) and put what they read into a [`Pipe`], of which the stream is told. Invariant: every backfill
+//! the backfills (`job`) and put what they read into a [`Pipe`], of which the stream is told. Invariant: every backfill
 //! ends its pipe once: complete, which is proven, or with a reason (MB-47790).
 
 pub mod queues;
