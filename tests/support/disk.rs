@@ -24,6 +24,7 @@ struct Control {
 #[derive(Debug, Default)]
 struct State {
     locks: usize,
+    locks_ever: u64,
     calls: BTreeMap<String, u64>,
     /// Calls of this thread to come that panic.
     panics: Option<(String, u32)>,
@@ -84,14 +85,14 @@ impl TestDisk {
         state.calls.get(thread).copied().unwrap_or(0)
     }
 
-    /// Waits until the thread of that name called more often than so.
-    pub(crate) fn wait_for_calls_of(&self, thread: &str, more_than: u64) {
-        self.wait(|state| {
-            state
-                .calls
-                .get(thread)
-                .is_some_and(|calls| *calls > more_than)
-        });
+    /// How often somebody got the directory.
+    pub(crate) fn locks_ever(&self) -> u64 {
+        self.control.state.lock().locks_ever
+    }
+
+    /// Waits until somebody got the directory more often than so.
+    pub(crate) fn wait_for_locks(&self, more_than: u64) {
+        self.wait(|state| state.locks_ever > more_than);
     }
 
     /// Whether all panics and failures asked for have struck.
@@ -192,7 +193,10 @@ impl Disk for TestDisk {
 
     fn lock(&self, name: &str) -> Result<Box<dyn DiskLock>, DiskError> {
         let inner = self.inner.lock(name)?;
-        self.control.state.lock().locks += 1;
+        let mut state = self.control.state.lock();
+        state.locks += 1;
+        state.locks_ever += 1;
+        drop(state);
         let control = Arc::clone(&self.control);
         Ok(Box::new(TestLock {
             inner: Some(inner),
