@@ -25,6 +25,7 @@ mod replica;
 mod loading;
 mod flush;
 mod producing;
+mod relief;
 mod slot;
 mod actor;
 

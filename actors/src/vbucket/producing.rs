@@ -193,18 +193,6 @@ impl VbucketCore {
         locked.log.set_whole_flushes(is_wanted);
     }
 
-    /// Gives memory back that only slow streams keep: closes the open checkpoint, then drops the cursors behind what is
-    /// on disk; how many. Their streams read from disk what they have not read.
-    pub fn drop_stream_cursors(&self) -> usize {
-        let dropped = {
-            let mut locked = self.lock();
-            locked.log.open_checkpoint();
-            locked.log.drop_cursors().len()
-        };
-        self.mark_streams();
-        dropped
-    }
-
     /// How many cursors the checkpoint log has, the flusher's included.
     #[must_use]
     pub fn cursors(&self) -> usize {
