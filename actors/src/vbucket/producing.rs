@@ -14,7 +14,7 @@ use super::dirty::DirtyVbuckets;
 use super::memory;
 use super::status::Status;
 use crate::stream::{OpenCollection, VbucketView};
-use messages::OperationError;
+use messages::{CollectionsManifest, OperationError};
 use storage::{Item, Seqno, VbucketState};
 
 /// Who is told of changes of a vbucket because of its streams.
@@ -92,6 +92,7 @@ impl VbucketCore {
         self.admit_engine()?;
         let (_, _, snapshot_end, kind) = locked.log.open_snapshot();
         let high = locked.log.last_seqno();
+        let manifest = self.collections_manifest();
         let view = VbucketView {
             vbucket: self.id(),
             state: locked.identity.state,
@@ -101,7 +102,8 @@ impl VbucketCore {
             snapshot_end,
             is_receiving_initial: kind == CheckpointKind::InitialDisk && high < snapshot_end,
             failover_table: locked.identity.failover_table.clone(),
-            collections: self.open_collections(),
+            collections: self.open_collections(&manifest),
+            scopes: manifest.scopes.keys().copied().collect(),
         };
         Ok((view, locked.producing.past()))
     }
@@ -215,8 +217,7 @@ impl VbucketCore {
     }
 
     /// The collections it has, as of memory.
-    fn open_collections(&self) -> Vec<OpenCollection> {
-        let manifest = self.collections_manifest();
+    fn open_collections(&self, manifest: &CollectionsManifest) -> Vec<OpenCollection> {
         let entries = manifest.collections.iter();
         let open = entries.filter_map(|(id, entry)| {
             let opened = self.collections.read().opened(*id)?;
