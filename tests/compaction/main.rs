@@ -9,6 +9,7 @@ mod answers;
 mod expiry;
 mod policy;
 mod prepares;
+mod scans;
 
 /// No bug; `tests/planted` has others.
 fn plant() {}

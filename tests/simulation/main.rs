@@ -12,4 +12,5 @@ mod manifest_crash;
 mod many_seeds;
 mod plants;
 mod scenario;
+mod warmup_scans;
 mod workloads;
