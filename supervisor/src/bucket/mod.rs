@@ -350,6 +350,13 @@ impl Bucket {
         self.running().table.core(vbucket).ok().cloned()
     }
 
+    /// The store, to do to it what the engine does not do by itself.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn store_handle(&self) -> actors::store_handle::StoreHandle {
+        self.running().store.clone()
+    }
+
     pub(crate) fn core_of(&self, key: &DocumentKey) -> Result<&Arc<VbucketCore>, OperationError> {
         let vbucket = self.vbucket_of(key.key());
         self.running().table.core(vbucket)
