@@ -67,18 +67,16 @@ impl Index {
 
     /// What it would write to a file, in one go: how far it is, then what it has.
     fn saved(&self) -> String {
-        let mut saved = self
-            .token
-            .as_ref()
-            .map_or(String::new(), ToString::to_string);
+        let token = self.token.as_ref();
+        let mut lines = vec![token.map_or(String::new(), ToString::to_string)];
         for (vbucket, documents) in &self.documents {
             for (key, words) in documents {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 let key = String::from_utf8_lossy(key);
-                saved += &format!("\n{vbucket} {key} {}", words.join(" "));
+                lines.push(format!("{vbucket} {key} {}", words.join(" ")));
             }
         }
-        saved
+        lines.join("\n")
     }
 
     /// The index that was saved.

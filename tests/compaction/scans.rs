@@ -124,7 +124,6 @@ fn whichever_stage_fails_is_told_and_no_expiry_is_lost() {
 
 #[test]
 fn whichever_read_fails_is_told_and_no_expiry_is_lost() {
-    let mut failed = 0;
     for nth in 1..200 {
         let has_struck = run(nth, async |world| {
             let bucket = filled(&world).await;
@@ -146,10 +145,9 @@ fn whichever_read_fails_is_told_and_no_expiry_is_lost() {
             has_struck
         });
         if !has_struck {
-            assert!(failed > 0, "nothing was read");
+            assert!(nth > 1, "nothing was read");
             return;
         }
-        failed += 1;
     }
     panic!("so many reads are not needed");
 }

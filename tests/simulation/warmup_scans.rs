@@ -124,7 +124,12 @@ async fn assert_streams_say_so(bucket: &Bucket, down: &[VbucketId]) {
             StreamEvent::StreamEnd(StreamEndReason::Ok) => {}
             StreamEvent::StreamEnd(StreamEndReason::VbucketDown) => refused.push(change.vbucket),
             StreamEvent::StreamEnd(reason) => panic!("{}: {reason:?}", change.vbucket),
-            _ => assert!(!down.contains(&change.vbucket)),
+            StreamEvent::SnapshotMarker(_)
+            | StreamEvent::Mutation(_)
+            | StreamEvent::Deletion(_)
+            | StreamEvent::Expiration(_)
+            | StreamEvent::SystemEvent(_)
+            | StreamEvent::SeqnoAdvanced(_) => assert!(!down.contains(&change.vbucket)),
         }
     }
     refused.sort_unstable();

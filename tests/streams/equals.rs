@@ -29,6 +29,8 @@ const KEYS: usize = 40;
 const COLLECTIONS: usize = 3;
 const LIVES: usize = 3;
 const STEPS: usize = 160;
+/// Of one child; whoever panics more often may be given up.
+const PANICS_MAX: u32 = 2;
 const SCOPE: &str = "_default";
 const EVERYTHING: usize = usize::MAX;
 
@@ -49,6 +51,8 @@ struct Run {
     token: Option<ChangesToken>,
     followers: Vec<Follower>,
     collections_made: usize,
+    /// Of each child in this life of the bucket.
+    panics: BTreeMap<&'static str, u32>,
     tried: Tried,
 }
 
@@ -68,6 +72,7 @@ impl Run {
             mirror: Mirror::default(),
             token: None,
             collections_made: 0,
+            panics: BTreeMap::new(),
             tried: Tried::default(),
         }
     }
@@ -93,6 +98,7 @@ impl Run {
     /// Writes and breaks things while consumers follow.
     async fn live(&mut self, bucket: &Bucket) {
         self.mirror.begin();
+        self.panics.clear();
         let mut changes = bucket.changes(self.since()).await.expect("changes");
         for _ in 0..STEPS {
             self.step(bucket).await;
@@ -151,8 +157,13 @@ impl Run {
                     "vbucket-1",
                     "writer-0",
                 ];
-                let child = ChildName::new(children[self.pick(children.len())]);
-                self.world.inject(Fault::PanicIn { child, nth: 2 });
+                let child = children[self.pick(children.len())];
+                let panics = self.panics.entry(child).or_insert(0);
+                *panics += 1;
+                if *panics <= PANICS_MAX {
+                    let child = ChildName::new(child);
+                    self.world.inject(Fault::PanicIn { child, nth: 2 });
+                }
                 self.world.sleep(Duration::from_millis(300)).await;
             }
             18 => self.compact(bucket).await,
@@ -298,7 +309,9 @@ impl Run {
                 documents.insert(key.into_bytes(), value);
             }
         }
-        let everywhere: Documents = expected.values().cloned().flatten().collect();
+        let everywhere = expected.values().flatten();
+        let everywhere = everywhere.map(|(key, value)| (key.clone(), value.clone()));
+        let everywhere: Documents = everywhere.collect();
         assert_same("all changes", &self.mirror.all_documents(), &everywhere);
         for follower in &self.followers {
             let expected = expected.remove(&follower.vbucket).unwrap_or_default();

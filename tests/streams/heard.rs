@@ -99,9 +99,11 @@ impl Heard {
 
     pub(crate) fn markers(&self) -> Vec<SnapshotFlags> {
         let events = self.events().into_iter();
-        let flags = events.filter_map(|event| match event {
-            StreamEvent::SnapshotMarker(marker) => Some(marker.flags),
-            _ => None,
+        let flags = events.filter_map(|event| {
+            let StreamEvent::SnapshotMarker(marker) = event else {
+                return None;
+            };
+            Some(marker.flags)
         });
         flags.collect()
     }

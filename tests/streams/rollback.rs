@@ -68,7 +68,7 @@ fn read_all(mut scan: Box<dyn Scan>, mut visit: impl FnMut(ItemView<'_>)) {
         match scan.step(STEP_BYTES, &mut visit) {
             Outcome::Yielded => {}
             Outcome::Complete(_) => return,
-            other => panic!("{other:?}"),
+            broken @ (Outcome::Aborted(_) | Outcome::Failed(_)) => panic!("{broken:?}"),
         }
     }
 }

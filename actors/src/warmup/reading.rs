@@ -64,11 +64,10 @@ impl Reading {
         let outcome = self.scan.step(bytes_max, &mut visit);
         self.items = self.items.saturating_add(items);
         let outcome = match (bad, outcome) {
-            (Some(cause), _) => Outcome::Failed(cause),
+            (Some(cause), _) | (None, Outcome::Failed(cause)) => Outcome::Failed(cause),
             (None, Outcome::Complete(end)) => self.proven(end),
             (None, Outcome::Yielded) => Outcome::Yielded,
             (None, Outcome::Aborted(reason)) => Outcome::Aborted(reason),
-            (None, Outcome::Failed(cause)) => Outcome::Failed(cause),
         };
         Stepped {
             items,
