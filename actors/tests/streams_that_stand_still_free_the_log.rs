@@ -4,8 +4,11 @@
 
 mod disk_side;
 
+use std::time::Duration;
+
 use disk_side::readers::{Consumer, Streamed};
 use messages::stream::StreamEndReason;
+use piggin_actors::backfill::BackfillLimits;
 
 /// More than the log keeps by itself: a checkpoint is full after twelve.
 const KEYS: std::ops::Range<u64> = 0..60;
@@ -124,6 +127,54 @@ fn the_end_of_a_stream_is_kept_over_a_panic_for_a_full_mailbox() {
     assert!(!streamed.turn());
     // Once: whatever came behind it would be refused.
     assert_eq!(consumer.content().end, Some(StreamEndReason::Disconnected));
+    streamed.assert_at_base();
+}
+
+/// Three streams of one consumer whose backfills fill its buffer: one takes what it gets, now and then.
+#[test]
+fn those_that_take_nothing_of_a_full_buffer_are_given_up_together() {
+    let limits = BackfillLimits {
+        step_bytes: 1 << 10,
+        buffer_bytes_max: 8 << 10,
+        ..BackfillLimits::default()
+    };
+    let mut streamed = Streamed::within(7, limits);
+    streamed.write(KEYS, 60);
+    let consumers: [Consumer; 3] = std::array::from_fn(|_| Consumer::with_room(usize::MAX));
+    let mut windows = Vec::new();
+    for (number, consumer) in (0..).zip(&consumers) {
+        windows.push(streamed.open_numbered(number, consumer, Some(1)).1);
+    }
+    streamed.turns();
+    let figures = streamed.backfills.figures();
+    assert!(figures.buffered_bytes > limits.buffer_bytes_max / 4 * 3);
+    assert!(figures.backfills > 0, "they rest");
+    let half_a_minute = Duration::from_secs(30);
+    let (begins, idle) = (streamed.now(), limits.idle_max);
+    while consumers[0].content().end.is_none() {
+        assert!(
+            streamed.now() - begins < idle + 2 * half_a_minute,
+            "it stands still"
+        );
+        assert!(consumers.iter().all(|one| one.content().end.is_none()));
+        streamed.cores.plant.ground.clock.advance(half_a_minute);
+        streamed.acknowledge(&consumers[1], &windows[1]);
+        streamed.turns();
+    }
+    assert!(streamed.now() - begins >= idle);
+    let ends: Vec<_> = consumers.iter().map(|one| one.content().end).collect();
+    assert_eq!(
+        ends,
+        [
+            Some(StreamEndReason::Slow),
+            None,
+            Some(StreamEndReason::Slow)
+        ]
+    );
+    // With that there is room again.
+    streamed.drain(&consumers[1], &windows[1]);
+    streamed.assert_has_all(&consumers[1], KEYS);
+    consumers[1].leave();
     streamed.assert_at_base();
 }
 

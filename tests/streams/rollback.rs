@@ -14,10 +14,13 @@ use piggin::storage::{
 use supervisor::testing::World;
 
 const STEP_BYTES: usize = 1 << 20;
+/// Longer than a restart, or the opening of a store, takes.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Takes a vbucket back to `to` and begins a new branch there; whether it was done: not while the store is away, or its disk
-/// fails. Nobody may write meanwhile.
+/// fails. Nobody may write meanwhile, and what a panic or a bad disk left for the flusher to ask the store is over by then.
 pub(crate) async fn roll_back(world: &World, bucket: &Bucket, id: VbucketId, to: Seqno) -> bool {
+    world.sleep(SETTLED).await;
     if bucket.flush().await.is_err() {
         return false;
     }

@@ -182,6 +182,17 @@ pub(crate) struct Streamed {
 impl Streamed {
     /// Empty vbuckets, and nobody who streams.
     pub(crate) fn new(seed: u64) -> Streamed {
+        Streamed::within(
+            seed,
+            BackfillLimits {
+                step_bytes: 1 << 10,
+                ..BackfillLimits::default()
+            },
+        )
+    }
+
+    /// The same, with other limits of what is read ahead.
+    pub(crate) fn within(seed: u64, limits: BackfillLimits) -> Streamed {
         let disk = SimulatedDisk::new();
         let as_seen: Arc<dyn Disk> = Arc::new(disk.clone());
         let cores = Cores::open(seed, &disk, create(&as_seen), Cores::no_histories());
@@ -193,10 +204,7 @@ impl Streamed {
                 executor: Arc::<ByHand>::clone(&workers),
                 ..cores.plant.ground.environment()
             },
-            limits: BackfillLimits {
-                step_bytes: 1 << 10,
-                ..BackfillLimits::default()
-            },
+            limits,
         });
         let guardian: Arc<dyn Guardian> = Arc::new(Unasked);
         backfills.start(1, &guardian).unwrap();
@@ -216,6 +224,10 @@ impl Streamed {
             workers,
             writes: 0,
         }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.cores.plant.ground.now()
     }
 
     /// The vbucket that is streamed.
@@ -303,8 +315,7 @@ impl Streamed {
     pub(crate) fn drain(&mut self, consumer: &Consumer, acknowledged: &Acknowledged) {
         for _ in 0..10 * TURNS {
             consumer.set_room(usize::MAX);
-            acknowledged.add(consumer.unacknowledged());
-            self.config.edge.mark(VbucketId::FIRST);
+            self.acknowledge(consumer, acknowledged);
             self.producer.offer_again();
             self.turn();
             self.cores
@@ -313,6 +324,12 @@ impl Streamed {
                 .clock
                 .advance(Duration::from_millis(50));
         }
+    }
+
+    /// The consumer acknowledges what it has.
+    pub(crate) fn acknowledge(&self, consumer: &Consumer, acknowledged: &Acknowledged) {
+        acknowledged.add(consumer.unacknowledged());
+        self.config.edge.mark(VbucketId::FIRST);
     }
 
     /// The producer panics: its streams go with it, and another life begins.
