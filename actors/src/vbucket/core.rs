@@ -6,9 +6,6 @@
 //! bucket: actors and callers come and go, it stays.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::{CheckpointLimits, CheckpointLog};
 use super::dirty::DirtyVbuckets;
@@ -24,6 +21,8 @@ use super::status::Status;
 use super::tombstones::Tombstones;
 use super::waiters::{PersistPlace, Persisted, Waiters};
 use crate::environment::Environment;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use messages::{DownCause, OperationError};
 use storage::{
     HybridLogicalClock, Item, ManifestUid, MemoryAccount, Namespace, Seqno, VbucketId,

@@ -10,7 +10,6 @@
 //! [`VbucketCore::reconcile`] after a panic. Every change is queued for the disk behind what was written before it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::core::{Inner, VbucketCore, newest_branch};
 use super::fault::ChangeStep;
@@ -20,6 +19,7 @@ use super::manifest::OpenCollections;
 use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
+use crate::sync::atomic::Ordering;
 use messages::OperationError;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
 use storage::{

@@ -5,10 +5,9 @@
 //! them at a time, and whatever was begun may be left where it is and gone on with by anybody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vbucket::core::VbucketCore;
 use storage::{Item, Outcome};
 

@@ -5,10 +5,10 @@
 //! one. A panic in between leaves the vbucket suspect, and reconciling goes on to the newest manifest.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::open::{Applied, OpenCollections, Opened};
 use super::shared::BucketManifest;
+use crate::sync::atomic::Ordering;
 use crate::vbucket::core::{Inner, VbucketCore};
 use crate::vbucket::lock::Locked;
 use crate::vbucket::memory;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use messages::CollectionsManifest;
 use messages::collections::CollectionEntry;
 use storage::{CollectionId, DocumentKey, Item, ManifestUid, ScopeId, Seqno, SystemEvent};

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use tokio::sync::Notify;
 
+use crate::sync::RwLock;
 use messages::CollectionsManifest;
 use storage::ManifestUid;
 
