@@ -383,7 +383,11 @@ fn a_stop_on_a_broken_disk_says_in_time_what_is_missing() {
 #[test]
 fn a_life_that_panics_is_followed_by_one_that_loses_nothing() {
     std::panic::set_hook(Box::new(|info| {
-        let text = info.payload_as_str().unwrap_or_default();
+        let text = info
+            .payload()
+            .downcast_ref::<&str>()
+            .copied()
+            .unwrap_or_default();
         if text != "asked for by the test" {
             println!("{info}");
         }
