@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 
-use crate::compaction::{ExpiredDocument, Rules};
+use crate::compaction::{ExpiredDocument, LostHighs, Rules};
 use crate::counts::Weight;
 use crate::document::{DocumentKey, Namespace, split};
 use crate::error::StorageError;
@@ -40,6 +40,7 @@ pub(super) struct Copying {
     /// Dead versions that stay, as history, and their bytes.
     dead: RoaringTreemap,
     dead_bytes: u64,
+    lost_highs: LostHighs,
     bytes_read: u64,
 }
 
@@ -60,6 +61,7 @@ impl Copying {
             locations: Vec::new(),
             dead: RoaringTreemap::new(),
             dead_bytes: 0,
+            lost_highs: LostHighs::default(),
             bytes_read: 0,
         }
     }
@@ -102,7 +104,8 @@ impl Copying {
                 let killer = at.ok().and_then(|at| run.kills.get(at)).map(|k| k.killer);
                 judge_dead(&mut run.found, seqno, killer, history_floor)
             } else {
-                judge_live(&mut run.found, run.rules.as_ref(), &record.item, expired)
+                let lost_highs = &mut self.lost_highs;
+                judge_live(&mut run.found, run.rules.as_ref(), lost_highs, &record.item, expired)
             };
             match verdict {
                 Verdict::Goes => continue,
@@ -214,17 +217,38 @@ fn judge_dead(
 fn judge_live(
     found: &mut Found,
     rules: Option<&Rules>,
+    lost_highs: &mut LostHighs,
     item: &ItemView<'_>,
     expired: &mut Vec<ExpiredDocument>,
 ) -> Verdict {
-    let Some(rules) = rules else {
+    let (Some(rules), Ok((collection, _))) = (rules, split(item.key)) else {
         return Verdict::Stays;
     };
+    // System events had a pass of their own, and no collection's high seqno is told by them.
+    let is_event = item.namespace() == Namespace::SystemEvent;
+    if !is_event && let Some(next) = lost_highs.next(collection, item.seqno) {
+        found.is_exact_from(next);
+    }
     if found.seqnos.contains(item.seqno.0) {
+        if !is_event && !found.is_erased(collection, item.seqno) {
+            lost_highs.went(collection);
+        }
         return Verdict::Goes;
     }
+    if is_event {
+        return Verdict::Stays;
+    }
     if item.operation.is_tombstone() {
-        return judge_tombstone(found, rules, item);
+        if !rules.purges_tombstone(item.operation, collection, item.seqno) {
+            return Verdict::Stays;
+        }
+        found.purge_tombstone(Gone {
+            seqno: item.seqno,
+            collection,
+            weight: Weight::of_view(item),
+        });
+        lost_highs.went(collection);
+        return Verdict::Goes;
     }
     if item.namespace() == Namespace::Committed && rules.is_expired(item.expiry.0) {
         let key = DocumentKey::from_encoded(item.key).ok();
@@ -235,23 +259,6 @@ fn judge_live(
         }));
     }
     Verdict::Stays
-}
-
-fn judge_tombstone(found: &mut Found, rules: &Rules, item: &ItemView<'_>) -> Verdict {
-    let Ok((collection, _)) = split(item.key) else {
-        return Verdict::Stays;
-    };
-    // System events had a pass of their own.
-    let is_event = item.namespace() == Namespace::SystemEvent;
-    if is_event || !rules.purges_tombstone(item.operation, collection, item.seqno) {
-        return Verdict::Stays;
-    }
-    found.purge_tombstone(Gone {
-        seqno: item.seqno,
-        collection,
-        weight: Weight::of_view(item),
-    });
-    Verdict::Goes
 }
 
 /// The cursor with the lowest key; of equal keys, the one with the newest version.

@@ -91,6 +91,11 @@ impl Found {
         self.erased.push(dropped);
     }
 
+    /// Whether it is of a life of a collection that is erased.
+    pub(super) fn is_erased(&self, collection: CollectionId, seqno: Seqno) -> bool {
+        self.erased.iter().any(|one| one.holds(collection, seqno))
+    }
+
     /// To be called once all is found.
     pub(super) fn sort(&mut self) {
         self.live.sort_unstable_by_key(|gone| gone.seqno);

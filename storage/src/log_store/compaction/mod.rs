@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::collections::DroppedCollection;
 use crate::compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
-    Completions, ExpiredDocument, Rules,
+    Completions, ExpiredDocument, Highest, Rules,
 };
 use crate::error::StorageError;
 use crate::log_store::log::payload::Place;
@@ -82,6 +82,7 @@ enum Compacting {
     Begin,
     Seal(Box<SealJob>),
     Read,
+    Highest(Box<Run>, Pass, Highest),
     Collection(Box<Run>, DroppedCollection, Pass),
     Prepare(Box<Run>, Pass),
     SystemEvent(Box<Run>, Pass),
@@ -159,7 +160,10 @@ impl CompactionJob {
 
     fn stage(&self) -> CompactionStage {
         match &self.state {
-            Compacting::Begin | Compacting::Seal(_) | Compacting::Read => CompactionStage::Start,
+            Compacting::Begin
+            | Compacting::Seal(_)
+            | Compacting::Read
+            | Compacting::Highest(..) => CompactionStage::Start,
             Compacting::Collection(_, dropped, _) => {
                 CompactionStage::Collection(dropped.collection)
             }
@@ -204,6 +208,7 @@ impl CompactionJob {
                 let version = self.shard.version(self.vbucket)?;
                 return self.read(&version);
             }
+            Compacting::Highest(run, pass, highest) => self.highest(run, pass, highest)?,
             Compacting::Collection(run, dropped, pass) => self.collection(run, dropped, pass)?,
             Compacting::Prepare(run, pass) => self.prepare(run, pass)?,
             Compacting::SystemEvent(run, pass) => self.system_event(run, pass)?,
@@ -243,8 +248,29 @@ impl CompactionJob {
         let run = Box::new(Run::of(version, self.purges.then_some(&self.request))?);
         let views = run.views.iter().map(|view| view.segment.meta().data_bytes);
         self.bytes.total = views.sum();
-        self.state = self.next_pass(run)?;
+        self.state = if run.rules.as_ref().is_some_and(Rules::has_history) {
+            Compacting::Highest(run, Pass::over_all(), Highest::default())
+        } else {
+            self.next_pass(run)?
+        };
         Ok(Outcome::Yielded)
+    }
+
+    /// Below a history floor what is highest is not what the counts say.
+    fn highest(
+        &mut self,
+        mut run: Box<Run>,
+        mut pass: Pass,
+        mut highest: Highest,
+    ) -> Result<Compacting, StorageError> {
+        let floor = self.request.history_floor;
+        if pass.step_highest(&run.views, floor, &mut highest)? {
+            return Ok(Compacting::Highest(run, pass, highest));
+        }
+        if let Some(rules) = &mut run.rules {
+            rules.set_highest(highest);
+        }
+        self.next_pass(run)
     }
 
     /// The next pass there is, or the writing.
@@ -383,6 +409,7 @@ impl CompactionJob {
             other @ (Compacting::Begin
             | Compacting::Seal(_)
             | Compacting::Read
+            | Compacting::Highest(..)
             | Compacting::Collection(..)
             | Compacting::Prepare(..)
             | Compacting::SystemEvent(..)
@@ -418,7 +445,8 @@ impl Run {
                 completions.note(&mark);
                 last = mark;
             }
-            Rules::new(request.clone(), &last, &version.counts, completions)
+            let highest = Highest::of(&version.counts);
+            Rules::new(request.clone(), &last, highest, completions)
         });
         let erases = |one: &&DroppedCollection| rules.as_ref().is_some_and(|r| r.erases(one));
         let dropped = version.dropped.iter().filter(erases).copied().collect();
