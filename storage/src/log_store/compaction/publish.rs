@@ -168,10 +168,8 @@ impl Merged {
 impl Ready {
     fn is_for(&self, version: &Version) -> bool {
         let now = version.segments.iter();
-        let same = |(now, then): (&SegmentView, &SegmentView)| {
-            now.segment.meta().id == then.segment.meta().id && Arc::ptr_eq(&now.dead, &then.dead)
-        };
-        version.segments.len() >= self.inputs.len() && now.zip(&self.inputs).all(same)
+        version.segments.len() >= self.inputs.len()
+            && now.zip(&self.inputs).all(|(now, then)| now.is_same(then))
     }
 }
 
@@ -238,7 +236,7 @@ impl CompactionJob {
         ready: &Ready,
     ) -> Result<Compacted, StorageError> {
         let state = version.state().ok_or(StorageError::Closed)?;
-        self.output.hand_over();
+        self.output.hand_over([&merged.meta]);
         let next = writer.log.last_sequence().saturating_add(1);
         let edits = [merged.edit(ready)];
         let written = if merged.run.found.is_told() {
