@@ -19,7 +19,7 @@ use piggin_storage::{
 use support::{mutation, prepare};
 
 /// Of the suite of random operations, as many as find what is planted for it.
-const MODEL_SEEDS: u64 = 20;
+const MODEL_SEEDS: u64 = 30;
 const MODEL_STEPS: u64 = 300;
 
 /// What a test could see.
