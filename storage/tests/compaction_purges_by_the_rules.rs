@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use beside::{begin_of, end_of, of};
 use piggin_storage::{
-    Advice, CollectionId, Compacted, CompactionRequest, DeleteSource, DurabilityLevel, Expiry, Item, Namespace,
-    Operation, Outcome, Refusal, RolledBack, Seqno, StorageError,
+    Advice, CollectionId, Compacted, CompactionRequest, DeleteSource, DurabilityLevel, Expiry,
+    Item, Namespace, Operation, Outcome, Refusal, RolledBack, Seqno, StorageError,
 };
 use support::{Writer, abort_of, commit_of, item, key, mutation, on_every_store, prepare};
 

@@ -204,7 +204,9 @@ impl MaintenanceJob {
             Work::PrepareLogFile => Doing::Prepare(PrepareJob::new(of)),
             Work::Seal => Doing::Seal(SealJob::all(of, floor)),
             Work::Checkpoint => Doing::Checkpoint(CheckpointJob::new(of, false)),
-            Work::Merge(vbucket) => Doing::Merge(Box::new(MergeJob::new(of, vbucket, floor))),
+            Work::Merge(vbucket) => {
+                Doing::Merge(Box::new(MergeJob::of_newest(of, vbucket, floor)))
+            }
             Work::CopyOut(container) => Doing::CopyOut(CopyOutJob::new(of, container)),
             Work::Reclaim => Doing::Reclaim,
             Work::RemoveObsoleteLog => Doing::RemoveObsoleteLog,

@@ -10,9 +10,7 @@ use parking_lot::RwLock;
 use super::history::Version;
 use super::vbucket::Vbucket;
 use crate::collections::DroppedCollection;
-use crate::compaction::{
-    Compacted, CompactionRequest, ErasedPrepare, Highest, LostHighs, Rules,
-};
+use crate::compaction::{Compacted, CompactionRequest, ErasedPrepare, Highest, LostHighs, Rules};
 use crate::document::{Namespace, Operation};
 use crate::seqno::Seqno;
 
