@@ -104,7 +104,7 @@ mod tests {
         let mut segments: Vec<u64> = Vec::new();
         let mut written = 0;
         for _ in 0..1000 {
-            segments.push(1);
+            segments.extend([1]);
             if segments.len() > 8 {
                 let merged = segments.split_off(first_of(&segments));
                 written += merged.iter().sum::<u64>();
