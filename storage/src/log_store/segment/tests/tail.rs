@@ -13,7 +13,11 @@ proptest! {
             victim_bytes: *victim_bytes,
         };
         let kills: Vec<Kill> = raw.iter().map(kill).collect();
-        let bytes = kill_list::encode(&kills).unwrap();
+        let mut list = kill_list::KillList::default();
+        for kill in &kills {
+            list.push(kill).unwrap();
+        }
+        let bytes = list.bytes;
         prop_assert_eq!(kill_list::decode(&bytes, kills.len() as u64).unwrap(), kills);
     }
 
