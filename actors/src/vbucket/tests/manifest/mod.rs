@@ -1,13 +1,16 @@
 //! A vbucket has the old manifest or the new one, whatever happens on the way: a panic at any step, a batch of one item,
 //! a promotion; and what it stores says which.
 
+mod lives;
+mod replica;
+
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::checkpoint::{CheckpointLimits, ReplicaSnapshot};
+use super::super::checkpoint::CheckpointLimits;
 use super::super::{ChangeStep, VbucketCore, changed};
 use super::support::{
     Bench, Setup, active, batch, become_state, flush_all, id, in_state, position, set,
@@ -93,6 +96,53 @@ fn reopened(store: &MemoryStore) -> Bench {
     let bench = setup.warming();
     bench.core.warm_collections(events(store));
     bench
+}
+
+fn event_item(seqno: u64, event: &SystemEvent) -> Arc<Item> {
+    let document = Document::new(event.key().unwrap(), event.value(), Cas(seqno << 20));
+    let mut item = Item::mutation(Seqno(seqno), document);
+    item.operation = event.operation();
+    Arc::new(item)
+}
+
+fn begin_of(uid: u64, collection: u32, name: &str) -> SystemEvent {
+    SystemEvent::CollectionBegin {
+        uid: ManifestUid(uid),
+        scope: ScopeId::DEFAULT,
+        collection: CollectionId(collection),
+        name: name.to_owned(),
+        max_ttl_s: 9,
+    }
+}
+
+fn end_of(uid: u64, collection: u32, start: u64) -> SystemEvent {
+    SystemEvent::CollectionEnd {
+        uid: ManifestUid(uid),
+        scope: ScopeId::DEFAULT,
+        collection: CollectionId(collection),
+        start: Seqno(start),
+    }
+}
+
+fn document_item(seqno: u64, collection: u32, name: &str) -> Arc<Item> {
+    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
+    let document = Document::new(key, "replicated", Cas(seqno << 20));
+    Arc::new(Item::mutation(Seqno(seqno), document))
+}
+
+fn write(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {
+    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
+    core.set(Set {
+        key,
+        value: Bytes::from_static(b"v"),
+        options: WriteOptions::default(),
+    })
+    .map(drop)
+}
+
+fn get(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {
+    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
+    core.get(&key).map(drop)
 }
 
 #[test]
@@ -278,55 +328,6 @@ fn a_vbucket_that_becomes_active_follows_the_bucket() {
     }
 }
 
-/// A replica with manifest 2, told by its source: two collections.
-fn told_replica() -> Bench {
-    let bench = in_state(VbucketState::Replica);
-    let core = &bench.core;
-    let epoch = core.begin_stream().unwrap();
-    let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(2));
-    core.apply_marker(epoch, &snapshot, true).unwrap();
-    for (uid, name) in [(1, "a"), (2, "b")] {
-        let number = u32::try_from(uid + 7).unwrap();
-        let event = event_item(uid, &begin_of(uid, number, name));
-        core.apply_item(epoch, event).unwrap();
-    }
-    bench
-}
-
-#[test]
-fn a_replica_that_knows_more_raises_the_uid_when_it_becomes_active() {
-    let bench = told_replica();
-    assert_eq!(bench.core.collections_manifest().uid, ManifestUid(2));
-    announce(&bench, create("_default", "c"));
-    become_state(&bench.core, VbucketState::Active);
-    let manifest = bench.manifest.current();
-    assert_eq!(manifest.uid, ManifestUid(3), "neither 2 nor less again");
-    assert_eq!(bench.core.collections_manifest(), manifest);
-    assert!(manifest.collection("_default", "c").is_some());
-    let next = announce(&bench, create("_default", "d"));
-    assert_eq!(next.collection("_default", "d"), Some(CollectionId(11)));
-}
-
-#[test]
-fn an_interrupted_promotion_that_is_reconciled_follows_the_raised_manifest() {
-    let bench = told_replica();
-    announce(&bench, create("_default", "c"));
-    bench.core.panic_at(ChangeStep::Identified);
-    let promote = || become_state(&bench.core, VbucketState::Active);
-    assert!(catch_unwind(AssertUnwindSafe(promote)).is_err());
-    bench.core.reconcile();
-    assert_eq!(
-        bench.core.collections_manifest(),
-        bench.manifest.current(),
-        "followed as the active one it was made"
-    );
-    let events = bench.core.high_seqno();
-    assert!(events > Seqno(2));
-    // Its own changes are whole up to the newest one.
-    let snapshot = bench.core.state_record().watermarks.snapshot;
-    assert_eq!(snapshot.end, events);
-}
-
 #[test]
 fn a_rollback_takes_the_default_collection_back() {
     let bench = active();
@@ -336,237 +337,6 @@ fn a_rollback_takes_the_default_collection_back() {
     assert_eq!(high(), Some(Seqno(1)));
     bench.core.reset(&record);
     assert_eq!(high(), Some(Seqno(0)));
-}
-
-fn event_item(seqno: u64, event: &SystemEvent) -> Arc<Item> {
-    let document = Document::new(event.key().unwrap(), event.value(), Cas(seqno << 20));
-    let mut item = Item::mutation(Seqno(seqno), document);
-    item.operation = event.operation();
-    Arc::new(item)
-}
-
-fn begin_of(uid: u64, collection: u32, name: &str) -> SystemEvent {
-    SystemEvent::CollectionBegin {
-        uid: ManifestUid(uid),
-        scope: ScopeId::DEFAULT,
-        collection: CollectionId(collection),
-        name: name.to_owned(),
-        max_ttl_s: 9,
-    }
-}
-
-fn end_of(uid: u64, collection: u32, start: u64) -> SystemEvent {
-    SystemEvent::CollectionEnd {
-        uid: ManifestUid(uid),
-        scope: ScopeId::DEFAULT,
-        collection: CollectionId(collection),
-        start: Seqno(start),
-    }
-}
-
-fn document_item(seqno: u64, collection: u32, name: &str) -> Arc<Item> {
-    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
-    let document = Document::new(key, "replicated", Cas(seqno << 20));
-    Arc::new(Item::mutation(Seqno(seqno), document))
-}
-
-fn write(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {
-    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
-    core.set(Set {
-        key,
-        value: Bytes::from_static(b"v"),
-        options: WriteOptions::default(),
-    })
-    .map(drop)
-}
-
-fn get(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {
-    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
-    core.get(&key).map(drop)
-}
-
-#[test]
-fn a_replica_takes_its_source_s_events() {
-    let bench = in_state(VbucketState::Replica);
-    let core = &bench.core;
-    let epoch = core.begin_stream().unwrap();
-    let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(4));
-    core.apply_marker(epoch, &snapshot, true).unwrap();
-    let event = event_item(1, &begin_of(1, 8, "a"));
-    core.apply_item(epoch, Arc::clone(&event)).unwrap();
-    assert_eq!(event.token.bytes(), 0, "the source's item is its own");
-    core.apply_item(epoch, document_item(2, 8, "k")).unwrap();
-    core.apply_item(epoch, event_item(4, &begin_of(2, 9, "b")))
-        .unwrap();
-    let manifest = core.collections_manifest();
-    assert_eq!(manifest.uid, ManifestUid(2));
-    assert_eq!(manifest.collection("_default", "b"), Some(CollectionId(9)));
-    let snapshot = ReplicaSnapshot::memory(Seqno(5), Seqno(5));
-    core.apply_marker(epoch, &snapshot, true).unwrap();
-    core.apply_item(epoch, event_item(5, &end_of(3, 8, 1)))
-        .unwrap();
-    let store = new_store();
-    flush_all(core, &store, 1);
-    let found = reopened(&store).core.collections_manifest();
-    assert_eq!(found, core.collections_manifest());
-    assert_eq!(found.uid, ManifestUid(3));
-    bench.manifest.set(found);
-    become_state(core, VbucketState::Active);
-    assert_eq!(core.high_seqno(), Seqno(5), "nothing was left to follow");
-    let manifest_uid = ManifestUid(3);
-    let unknown = Err(OperationError::UnknownCollection { manifest_uid });
-    assert_eq!(get(core, 8, "k"), unknown);
-    assert_eq!(get(core, 9, "k"), Err(OperationError::KeyNotFound));
-    while core.erase_ended() == Outcome::Yielded {}
-    assert_eq!(core.figures().documents, 0);
-}
-
-#[test]
-fn a_panic_while_a_replica_takes_an_event_is_repaired() {
-    for step in [
-        ChangeStep::Noted,
-        ChangeStep::Appended,
-        ChangeStep::Mapped,
-        ChangeStep::Cleared,
-        ChangeStep::Identified,
-    ] {
-        let bench = in_state(VbucketState::Replica);
-        let core = &bench.core;
-        let epoch = core.begin_stream().unwrap();
-        let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(4));
-        core.apply_marker(epoch, &snapshot, true).unwrap();
-        core.panic_at(step);
-        let event = event_item(1, &begin_of(1, 8, "a"));
-        let panicked = catch_unwind(AssertUnwindSafe(|| core.apply_item(epoch, event)));
-        assert!(panicked.is_err());
-        core.reconcile();
-        let happened = core.high_seqno() == Seqno(1);
-        assert_eq!(happened, step != ChangeStep::Noted, "{step:?}");
-        let manifest = core.collections_manifest();
-        assert_eq!(manifest.uid.0, u64::from(happened), "{step:?}");
-        let record = core.state_record();
-        assert_eq!(record.identity.manifest_uid, manifest.uid.0, "{step:?}");
-        let store = new_store();
-        flush_all(core, &store, 10);
-        assert_eq!(reopened(&store).core.collections_manifest(), manifest);
-    }
-}
-
-#[test]
-fn a_replica_refuses_events_that_say_nothing() {
-    let bench = in_state(VbucketState::Replica);
-    let core = &bench.core;
-    let epoch = core.begin_stream().unwrap();
-    let snapshot = ReplicaSnapshot::memory(Seqno(0), Seqno(9));
-    core.apply_marker(epoch, &snapshot, true).unwrap();
-    let mut unreadable = Item::clone(&event_item(1, &begin_of(1, 8, "a")));
-    unreadable.document.value = Bytes::new();
-    let scope_end = SystemEvent::ScopeEnd {
-        uid: ManifestUid(1),
-        scope: ScopeId::DEFAULT,
-    };
-    let bad = [
-        Arc::new(unreadable),
-        event_item(1, &end_of(1, 0, 0)),
-        event_item(1, &begin_of(1, 0, "_default")),
-        event_item(1, &scope_end),
-    ];
-    for item in bad {
-        let refused = core.apply_item(epoch, item);
-        assert!(matches!(refused, Err(OperationError::BadReplication(_))));
-    }
-    assert_eq!(core.high_seqno(), Seqno(0));
-}
-
-/// The same number twice: what is written in the first life is not there in the second.
-#[test]
-fn a_life_has_nothing_of_the_one_before() {
-    let bench = in_state(VbucketState::Replica);
-    let core = &bench.core;
-    let epoch = core.begin_stream().unwrap();
-    let feed = |seqno: u64, item: Arc<Item>| {
-        let snapshot = ReplicaSnapshot::memory(Seqno(seqno), Seqno(seqno));
-        core.apply_marker(epoch, &snapshot, true).unwrap();
-        core.apply_item(epoch, item).unwrap();
-    };
-    feed(1, event_item(1, &begin_of(1, 8, "a")));
-    feed(2, document_item(2, 8, "k"));
-    feed(3, event_item(3, &end_of(2, 8, 1)));
-    feed(4, event_item(4, &begin_of(3, 8, "a")));
-    bench.manifest.set(core.collections_manifest());
-    let store = new_store();
-    flush_all(core, &store, 10);
-    become_state(core, VbucketState::Active);
-    let check = |core: &VbucketCore| {
-        assert_eq!(get(core, 8, "k"), Err(OperationError::KeyNotFound));
-        let key = DocumentKey::new(CollectionId(8), b"k").unwrap();
-        let replace = messages::vbucket::Replace {
-            key: key.clone(),
-            value: Bytes::from_static(b"v"),
-            options: WriteOptions::default(),
-        };
-        assert_eq!(core.replace(replace), Err(OperationError::KeyNotFound));
-        write(core, 8, "k").unwrap();
-        assert_eq!(get(core, 8, "k"), Ok(()));
-        while core.erase_ended() == Outcome::Yielded {}
-        assert_eq!(get(core, 8, "k"), Ok(()), "of this life");
-        assert_eq!(core.figures().documents, 1);
-    };
-    check(core);
-    // The same when it is loaded: the store still has the document of the first life.
-    let found = reopened(&store);
-    let snapshot = store.snapshot(id()).unwrap();
-    let mut scan = snapshot.scan_by_seqno(storage::SeqnoRange::ALL);
-    let outcome = scan.step(usize::MAX, &mut |view| {
-        if view.namespace() == Namespace::Committed {
-            let item = view.to_item(Bytes::copy_from_slice(view.value)).unwrap();
-            assert!(!found.core.warm_insert(Arc::new(item)));
-        }
-        ControlFlow::Continue(())
-    });
-    assert!(matches!(outcome, Outcome::Complete(_)));
-    found.core.warm_done();
-    found.manifest.set(found.core.collections_manifest());
-    become_state(&found.core, VbucketState::Active);
-    check(&found.core);
-    // The store is told that it has to look for what the new version takes the place of.
-    let take = found.core.take_for_flush(100, usize::MAX).unwrap();
-    let written = take
-        .items
-        .iter()
-        .find(|item| item.operation == Operation::Mutation);
-    assert_eq!(written.unwrap().predecessor, Predecessor::Unknown);
-}
-
-#[test]
-fn what_is_loaded_while_its_collection_ends_is_erased_when_all_is_loaded() {
-    let bench = active();
-    let store = new_store();
-    follow(&bench, create("_default", "c"));
-    for number in 0..10 {
-        write(&bench.core, 8, &format!("k{number}")).unwrap();
-    }
-    become_state(&bench.core, VbucketState::Replica);
-    flush_all(&bench.core, &store, 100);
-    let found = reopened(&store);
-    let warm = |number: u64| {
-        found
-            .core
-            .warm_insert(document_item(number + 2, 8, &format!("k{number}")))
-    };
-    assert!((0..5).all(warm));
-    // An active one follows its bucket when all is loaded; the stream of a replica goes on meanwhile.
-    let epoch = found.core.begin_stream().unwrap();
-    let snapshot = ReplicaSnapshot::memory(Seqno(12), Seqno(12));
-    found.core.apply_marker(epoch, &snapshot, true).unwrap();
-    let end = event_item(12, &end_of(2, 8, 1));
-    found.core.apply_item(epoch, end).unwrap();
-    while found.core.erase_ended() == Outcome::Yielded {}
-    assert!(!(5..10).any(warm));
-    found.core.warm_done();
-    assert!(found.core.has_ended(), "somebody may have been loading one");
-    while found.core.erase_ended() == Outcome::Yielded {}
-    assert_eq!(found.core.figures().documents, 0);
 }
 
 #[test]
