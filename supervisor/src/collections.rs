@@ -41,11 +41,13 @@ const COMPARED_AT_ONCE: usize = 4096;
 #[derive(Debug)]
 struct Begun {
     uid: ManifestUid,
-    /// Those who follow, with a place among those who wait for the disk if they serve.
-    cores: Vec<(Arc<VbucketCore>, Option<PersistPlace>)>,
+    followers: Vec<Follower>,
     /// So many of them in one slice.
     at_once: usize,
 }
+
+/// A vbucket that is to follow, with a place among those who wait for the disk if it serves.
+type Follower = (Arc<VbucketCore>, Option<PersistPlace>);
 
 /// Vbuckets that may not have followed: the engine goes on with them where this is dropped.
 struct Unfinished<'t> {
@@ -146,7 +148,7 @@ impl Collections {
             let next = changed_above(&before, request, given)?;
             let begun = Begun {
                 uid: next.uid,
-                cores: self.reserve()?,
+                followers: self.reserve()?,
                 at_once: vbuckets_at_once(&before, &next),
             };
             // A vbucket that becomes active may raise the uid meanwhile.
@@ -167,7 +169,7 @@ impl Collections {
         let mut waits = Vec::new();
         let mut first: Result<(), OperationError> = Ok(());
         self.table.repair();
-        for (number, (core, place)) in begun.cores.into_iter().enumerate() {
+        for (number, (core, place)) in begun.followers.into_iter().enumerate() {
             between_slices(number, begun.at_once).await;
             match (core.follow_manifest(), place) {
                 (Ok(Some(seqno)), Some(place)) => waits.push((place, seqno)),
@@ -189,8 +191,8 @@ impl Collections {
 
     /// All vbuckets, with a place among those who wait for the disk for each that is active and in service. Whatever could be
     /// refused is refused here, before the first vbucket changes.
-    fn reserve(&self) -> Result<Vec<(Arc<VbucketCore>, Option<PersistPlace>)>, OperationError> {
-        let mut places = Vec::new();
+    fn reserve(&self) -> Result<Vec<Follower>, OperationError> {
+        let mut followers = Vec::new();
         let mut why_not = self.table.core(VbucketId::FIRST).map(drop);
         for (_, core) in self.table.cores() {
             let place = match serves(core) {
@@ -203,13 +205,13 @@ impl Collections {
                     None
                 }
             };
-            places.push((Arc::clone(core), place));
+            followers.push((Arc::clone(core), place));
         }
         // Where nobody keeps it nothing is changed.
-        if places.iter().all(|(_, place)| place.is_none()) {
+        if followers.iter().all(|(_, place)| place.is_none()) {
             why_not?;
         }
-        Ok(places)
+        Ok(followers)
     }
 
     fn shared(&self) -> &BucketManifest {
