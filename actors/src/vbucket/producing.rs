@@ -88,6 +88,7 @@ impl VbucketCore {
 
     /// The vbucket as a request for a stream finds it, and its past.
     pub fn stream_view(&self) -> Result<(VbucketView, Past), OperationError> {
+        self.keep_up();
         let locked = self.lock();
         self.admit_engine()?;
         let (_, _, snapshot_end, kind) = locked.log.open_snapshot();

@@ -74,8 +74,10 @@ impl VbucketCore {
             let Some(item) = found.last() else { return };
             let key = &item.document.key;
             // Looked at again: a rollback may have taken back that the collection ended.
-            if !collections.has(key, item.seqno) {
-                drop(self.map.remove(key.as_encoded(), item.seqno));
+            if !collections.has(key, item.seqno)
+                && let Some(gone) = self.map.remove(key.as_encoded(), item.seqno)
+            {
+                collections.note_gone(&gone);
             }
             found.pop();
         }
