@@ -4,11 +4,11 @@
 //! active meanwhile, is reconciled, or is asked for a document of a collection, finds the newest there is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
 use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use messages::CollectionsManifest;
 use storage::ManifestUid;
 
