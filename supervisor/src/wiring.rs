@@ -21,6 +21,8 @@ use actors::hooks::Hooks;
 use actors::maintenance::{self, MaintenanceConfig};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
+use actors::rollback::{RollbackConfig, Rollbacks};
+use actors::stream::consumer::ConsumerCore;
 use actors::stream::{ProducerConfig, ProducerCore};
 use actors::vbucket::{VbucketActor, VbucketSlot};
 use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
@@ -36,6 +38,7 @@ use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::{Supervisor, SupervisorParts};
 use crate::opening::{self, Opened};
+use crate::replication::{self, Replicating};
 use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
@@ -122,6 +125,7 @@ pub(crate) async fn start(
     let flushers = parts.start_flushers(&writers, &arbiters);
     let addresses = parts.start_vbuckets(&arbiters);
     let streaming = parts.start_streaming(&arbiters)?;
+    let replicating = parts.start_replication(&arbiters)?;
     if config.waits_for_warmup {
         // What could not be loaded is out of service and says so; the rest serves.
         let WarmupEnd { .. } = warm.await.map_err(closed)??;
@@ -139,6 +143,7 @@ pub(crate) async fn start(
         store: parts.store,
         warmup,
         streaming,
+        replicating,
         tree: supervisor,
         failures,
         stop: Arc::new(StopRequest::default()),
@@ -302,6 +307,27 @@ impl Parts<'_> {
         Ok(Streaming::new(backfills, producers))
     }
 
+    /// Who takes replicas back, and the consumers that feed them.
+    fn start_replication(&self, arbiters: &[ArbiterHandle]) -> Result<Replicating, BucketError> {
+        let rollbacks = Rollbacks::new(RollbackConfig {
+            name: ChildName::new("rollback"),
+            store: self.store.clone(),
+            environment: self.environment.clone(),
+            backoff: Backoff::DISK,
+            step_bytes: WarmupConfig::STEP_BYTES,
+        });
+        rollbacks.start(&self.guardian).map_err(not_started)?;
+        let replicating = Replicating::new(&self.table, rollbacks);
+        let configs = replicating.links(&self.table, &self.environment).into_iter();
+        for ((number, config), arbiter) in configs.enumerate().zip(arbiters) {
+            let shell = self.shell(&replication::consumer_child(number));
+            let make = move |_| ConsumerCore::new(config.clone());
+            // Told by its edge, never by its address.
+            drop(shell::start(arbiter, shell, make));
+        }
+        Ok(replicating)
+    }
+
     /// The other door of every vbucket.
     fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
@@ -354,6 +380,7 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
     for number in 0..config.reader_threads.max(1) {
         tree = tree.child(child(&format!("reader-{number}"), "disk"));
     }
+    tree = tree.child(child("rollback", "disk"));
     tree = tree.group(Group::new("flushers"));
     for number in 0..threads {
         tree = tree.child(child(&format!("flusher-{number}"), "flushers"));
@@ -364,6 +391,13 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
         tree = tree.child(child(
             streaming::producer_child(number).as_str(),
             "producers",
+        ));
+    }
+    tree = tree.group(Group::new("consumers"));
+    for number in 0..threads {
+        tree = tree.child(child(
+            replication::consumer_child(number).as_str(),
+            "consumers",
         ));
     }
     // A vbucket that fails too often goes out of service alone.

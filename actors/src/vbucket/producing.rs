@@ -14,7 +14,7 @@ use super::dirty::DirtyVbuckets;
 use super::memory;
 use super::status::Status;
 use crate::stream::{OpenCollection, VbucketView};
-use messages::OperationError;
+use messages::{Busy, OperationError};
 use storage::{Item, Seqno, VbucketState};
 
 /// Who is told of changes of a vbucket because of its streams.
@@ -90,6 +90,9 @@ impl VbucketCore {
     pub fn stream_view(&self) -> Result<(VbucketView, Past), OperationError> {
         let locked = self.lock();
         self.admit_engine()?;
+        if locked.rollback.is_some() {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
         let (_, _, snapshot_end, kind) = locked.log.open_snapshot();
         let high = locked.log.last_seqno();
         let view = VbucketView {
@@ -97,7 +100,7 @@ impl VbucketCore {
             state: locked.identity.state,
             high,
             persisted: self.persisted_seqno(),
-            purge_seqno: locked.flushed.persisted().purge_seqno,
+            purge_seqno: locked.flushed.purged_up_to(high),
             snapshot_end,
             is_receiving_initial: kind == CheckpointKind::InitialDisk && high < snapshot_end,
             failover_table: locked.identity.failover_table.clone(),
@@ -224,6 +227,13 @@ impl VbucketCore {
         let pool = self.memory.pool();
         let quota = pool.quota_bytes();
         pool.held_bytes() >= quota.saturating_sub(quota / BACKFILL_RESERVE_DIVISOR)
+    }
+
+    /// Whether the bucket's memory is used up: a source gets no more room until some is free.
+    #[must_use]
+    pub fn is_memory_full(&self) -> bool {
+        let pool = self.memory.pool();
+        pool.held_bytes() >= pool.quota_bytes()
     }
 
     /// The collections it has, as of memory.

@@ -20,8 +20,8 @@ use super::manifest::OpenCollections;
 use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
-use messages::OperationError;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
+use messages::{Busy, OperationError};
 use storage::{
     ManifestUid, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
@@ -35,6 +35,9 @@ impl VbucketCore {
         let mut locked = self.lock();
         self.admit_engine()?;
         let before = locked.identity.state;
+        if locked.rollback.is_some() && request.state != before {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
         let is_promotion = request.state == VbucketState::Active && before != request.state;
         let mut identity = locked.identity.as_ref().clone();
         identity.state = request.state;
@@ -108,6 +111,7 @@ impl VbucketCore {
         let state = {
             let mut locked = self.lock();
             self.raise(Status::WARMING);
+            locked.rollback = None;
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
@@ -160,7 +164,7 @@ impl VbucketCore {
             vbucket_uuid: inner.uuid,
             high_seqno,
             persisted_seqno: self.persisted_seqno(),
-            purge_seqno: inner.flushed.persisted().purge_seqno,
+            purge_seqno: inner.flushed.purged_up_to(high_seqno),
             snapshot: inner.snapshots.newest(high_seqno),
             documents: self.map.figures().documents,
             persisted_counts: None,

@@ -227,6 +227,11 @@ impl Bucket {
         u16::try_from(self.running().table.slots.len()).unwrap_or(u16::MAX)
     }
 
+    /// All of them, in order.
+    pub fn vbuckets(&self) -> impl Iterator<Item = VbucketId> + use<> {
+        (0..self.vbucket_count()).filter_map(VbucketId::new)
+    }
+
     /// The address of a vbucket's actor. It takes every message of [`messages::vbucket`].
     #[must_use]
     pub fn vbucket(&self, vbucket: VbucketId) -> Option<VbucketAddr> {
@@ -355,7 +360,6 @@ impl Bucket {
         self.running().table.core(vbucket)
     }
 
-    #[cfg(test)]
     pub(crate) fn shared(&self) -> Arc<Running> {
         Arc::clone(&self.held.0)
     }
