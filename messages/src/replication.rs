@@ -77,6 +77,9 @@ pub enum ReplicaEnd {
     /// The vbucket is no replica any more.
     #[error("the vbucket is {0:?} now, which no stream may write to")]
     NotReplica(VbucketState),
+    /// The consumer that fed it was taken out of service: it panicked again and again.
+    #[error("its consumer is out of service; restart that, then replicate anew")]
+    OutOfService,
     /// The bucket it came from is closed.
     #[error("the source is closed; open it again and replicate from it anew")]
     SourceClosed,

@@ -23,6 +23,7 @@ use messages::{ChildName, OperationError};
 use storage::{VbucketId, VbucketState};
 
 use crate::bucket::Bucket;
+use crate::restart::OutOfService;
 use crate::running::Running;
 use crate::vbucket_table::Table;
 
@@ -41,12 +42,12 @@ pub(crate) struct Replicating {
 }
 
 impl Replicating {
-    pub(crate) fn new(table: &Table, rollbacks: Rollbacks) -> Replicating {
+    pub(crate) fn new(table: &Table, follows: Arc<Follows>, rollbacks: Rollbacks) -> Replicating {
         // A bucket has at most 1,024 vbuckets.
         let vbuckets = u16::try_from(table.slots.len()).unwrap_or(u16::MAX);
         let edge = |_| Arc::new(DirtyVbuckets::new(vbuckets));
         Replicating {
-            follows: Arc::default(),
+            follows,
             rollbacks,
             edges: (0..table.threads()).map(edge).collect(),
         }
@@ -72,6 +73,13 @@ impl Replicating {
         self.follows.figures()
     }
 
+    /// A child is made anew: if it is the one that rolls back, there is somebody again.
+    pub(crate) fn bring_back(&self, child: &ChildName) {
+        if child.as_str() == ROLLBACK {
+            self.rollbacks.bring_back();
+        }
+    }
+
     /// Nothing is rolled back any more.
     pub(crate) fn stop(&self) {
         self.rollbacks.stop();
@@ -81,6 +89,23 @@ impl Replicating {
         self.edges.get(table.thread_of(vbucket))
     }
 }
+
+/// Children were taken out of service: what they did for replicas nobody does.
+pub(crate) fn out_of_service(
+    table: &Table,
+    follows: &Follows,
+    rollbacks: &Rollbacks,
+    what: &OutOfService,
+) {
+    let is_down = |name: &ChildName| what.is_whole_tree || what.children.contains(name);
+    follows.take_down(|vbucket| is_down(&consumer_child(table.thread_of(vbucket))));
+    if is_down(&ChildName::new(ROLLBACK)) {
+        rollbacks.take_down(&what.why);
+    }
+}
+
+/// The name in the tree of who takes replicas back.
+pub(crate) const ROLLBACK: &str = "rollback";
 
 /// The name of a thread's consumer in the tree.
 pub(crate) fn consumer_child(number: usize) -> ChildName {

@@ -22,7 +22,7 @@ use actors::maintenance::{self, MaintenanceConfig};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
 use actors::rollback::{RollbackConfig, Rollbacks};
-use actors::stream::consumer::ConsumerCore;
+use actors::stream::consumer::{ConsumerCore, Follows};
 use actors::stream::{ProducerConfig, ProducerCore};
 use actors::vbucket::{VbucketActor, VbucketSlot};
 use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
@@ -92,6 +92,8 @@ pub(crate) async fn start(
     let tree = tree(config, shape, threads);
     let compactor = compactor(config, &store, &environment, &table);
     let (out_of_service, uncompacted) = (Arc::clone(&table), compactor.on_out_of_service());
+    let (follows, rollbacks) = (Arc::<Follows>::default(), rollbacks(&store, &environment));
+    let (unfed, stuck) = (Arc::clone(&follows), rollbacks.clone());
     let supervisor = Supervisor::new(
         tree,
         SupervisorParts {
@@ -101,6 +103,7 @@ pub(crate) async fn start(
             hooks: environment.hooks.clone(),
             on_out_of_service: Box::new(move |what| {
                 out_of_service.take_down(what);
+                replication::out_of_service(&out_of_service, &unfed, &stuck, what);
                 if what.is_whole_tree {
                     uncompacted(&what.scope, &what.why);
                 }
@@ -114,6 +117,8 @@ pub(crate) async fn start(
         environment,
         store,
         table,
+        follows,
+        rollbacks,
     };
     let writers = parts.start_writers(&compactor)?;
     let compactor_address = parts.start_compactor(&compactor, &arbiters)?;
@@ -167,6 +172,8 @@ struct Parts<'c> {
     environment: Environment,
     store: StoreHandle,
     table: Arc<Table>,
+    follows: Arc<Follows>,
+    rollbacks: Rollbacks,
 }
 
 impl Parts<'_> {
@@ -309,15 +316,9 @@ impl Parts<'_> {
 
     /// Who takes replicas back, and the consumers that feed them.
     fn start_replication(&self, arbiters: &[ArbiterHandle]) -> Result<Replicating, BucketError> {
-        let rollbacks = Rollbacks::new(RollbackConfig {
-            name: ChildName::new("rollback"),
-            store: self.store.clone(),
-            environment: self.environment.clone(),
-            backoff: Backoff::DISK,
-            step_bytes: WarmupConfig::STEP_BYTES,
-        });
+        let rollbacks = self.rollbacks.clone();
         rollbacks.start(&self.guardian).map_err(not_started)?;
-        let replicating = Replicating::new(&self.table, rollbacks);
+        let replicating = Replicating::new(&self.table, Arc::clone(&self.follows), rollbacks);
         let configs = replicating.links(&self.table, &self.environment).into_iter();
         for ((number, config), arbiter) in configs.enumerate().zip(arbiters) {
             let shell = self.shell(&replication::consumer_child(number));
@@ -380,7 +381,7 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
     for number in 0..config.reader_threads.max(1) {
         tree = tree.child(child(&format!("reader-{number}"), "disk"));
     }
-    tree = tree.child(child("rollback", "disk"));
+    tree = tree.child(child(replication::ROLLBACK, "disk"));
     tree = tree.group(Group::new("flushers"));
     for number in 0..threads {
         tree = tree.child(child(&format!("flusher-{number}"), "flushers"));
@@ -436,6 +437,17 @@ fn compactor(
         purge_age: compaction.purge_age,
         bytes_per_second: compaction.bytes_per_second,
         history_floor,
+    })
+}
+
+/// Who takes replicas back, not at work yet.
+fn rollbacks(store: &StoreHandle, environment: &Environment) -> Rollbacks {
+    Rollbacks::new(RollbackConfig {
+        name: ChildName::new(replication::ROLLBACK),
+        store: store.clone(),
+        environment: environment.clone(),
+        backoff: Backoff::DISK,
+        step_bytes: WarmupConfig::STEP_BYTES,
     })
 }
 

@@ -53,7 +53,7 @@ fn one_vbucket_that_cannot_follow_leaves_all_as_they_were() {
 fn only_what_is_active_is_followed() {
     run(4, async |here, there| {
         let (source, target) = (created(&here).await, created(&there).await);
-        become_state(&here, &source, VbucketState::Dead).await;
+        become_state(&source, VbucketState::Dead).await;
         let (vbucket, state) = (VbucketId::FIRST, VbucketState::Dead);
         let refused = source.replicate([vbucket], &target);
         let error = OperationError::NotMyVbucket { vbucket, state };

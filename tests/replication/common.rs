@@ -1,9 +1,10 @@
 //! Two machines of one world, a bucket on each, and what a replica is compared by.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use piggin::messages::replication::ReplicaStatus;
 use piggin::messages::vbucket::SetVbucketState;
@@ -59,11 +60,21 @@ pub(crate) fn key(number: usize) -> String {
     format!("key {number}")
 }
 
-pub(crate) async fn write(bucket: &Bucket, numbers: std::ops::Range<usize>, value: &str) {
+/// Writes these, each once it is taken: a vbucket may be on its way back from a rollback.
+pub(crate) async fn write(bucket: &Bucket, numbers: Range<usize>, value: &str) {
     for number in numbers {
-        let written = bucket.set(key(number), value.to_owned()).await;
-        written.expect("a write");
+        set(bucket, key(number), value).await;
     }
+}
+
+pub(crate) async fn set(bucket: &Bucket, key: String, value: &str) {
+    let written = async {
+        while let Err(error) = bucket.set(&key, value.to_owned()).await {
+            assert_eq!(error.advice(), Advice::RetryLater, "{error}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, written).await.expect("a write");
 }
 
 /// All of `from` follows to `to`.
@@ -72,8 +83,10 @@ pub(crate) fn replicate(from: &Bucket, to: &Bucket) -> Replication {
 }
 
 pub(crate) async fn caught_up(replication: &Replication) {
-    let caught = timeout(PATIENCE, replication.caught_up()).await;
-    caught.expect("it comes to its end").expect("it catches up");
+    match timeout(PATIENCE, replication.caught_up()).await {
+        Ok(caught) => caught.expect("it catches up"),
+        Err(_) => panic!("it does not catch up: {:#?}", replication.status()),
+    }
 }
 
 /// Replicates until everything is there; how each vbucket stood then.
@@ -117,7 +130,7 @@ pub(crate) fn assert_same(source: &Bucket, target: &Bucket) {
 }
 
 /// Every vbucket of the bucket is this, once it may be.
-pub(crate) async fn become_state(world: &World, bucket: &Bucket, state: VbucketState) {
+pub(crate) async fn become_state(bucket: &Bucket, state: VbucketState) {
     let request = SetVbucketState {
         state,
         topology: None,
@@ -128,7 +141,7 @@ pub(crate) async fn become_state(world: &World, bucket: &Bucket, state: VbucketS
         let changed = async {
             while let Err(error) = core.set_state(request.clone()) {
                 assert_eq!(error.advice(), Advice::RetryLater, "{error}");
-                world.sleep(Duration::from_millis(10)).await;
+                sleep(Duration::from_millis(10)).await;
             }
         };
         timeout(PATIENCE, changed).await.expect("another state");

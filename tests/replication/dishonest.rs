@@ -105,7 +105,7 @@ struct Scene {
 impl Scene {
     async fn new(world: World) -> Scene {
         let bucket = created(&world).await;
-        become_state(&world, &bucket, VbucketState::Replica).await;
+        become_state(&bucket, VbucketState::Replica).await;
         let core = bucket.vbucket_core(VbucketId::FIRST).expect("it");
         let disk = Arc::new(SimulatedDisk::new());
         let store = LogStore::create(disk, CreateOptions::default(), OpenOptions::new(1));

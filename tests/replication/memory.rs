@@ -12,7 +12,7 @@ use crate::common::{assert_same, caught_up, config, contents_of, created, run};
 
 const QUOTA: u64 = 2 << 20;
 /// What one stream may have under way, and one event more.
-const WINDOW: u64 = (16 << 10) + 8192;
+const WINDOW: u64 = QUOTA / 20 / 4 + 8192;
 
 /// Keys of that vbucket.
 fn keys_of(bucket: &Bucket, vbucket: VbucketId) -> impl Iterator<Item = String> + '_ {

@@ -1,9 +1,14 @@
 //! A panic of any child on either side costs a replica nothing: nothing is lost, nothing comes twice.
 
+use tokio::time::timeout;
+
+use piggin::messages::replication::{ReplicaEnd, ReplicaState};
 use piggin::messages::{ChildName, FailureId, FailureKind};
 use supervisor::testing::Fault;
 
-use crate::common::{assert_same, caught_up, created, replicate, run, write};
+use crate::common::{
+    PATIENCE, assert_same, caught_up, copied, created, replicate, run, write,
+};
 
 #[test]
 fn a_consumer_that_panics_goes_on_from_what_the_vbucket_has() {
@@ -77,4 +82,29 @@ fn a_change_that_is_torn_is_repaired() {
             assert_same(&source, &target);
         });
     }
+}
+
+/// What is out of service never looks as if it were at work.
+#[test]
+fn a_consumer_that_is_given_up_ends_its_streams() {
+    run(1, async |here, there| {
+        let (source, target) = (created(&here).await, created(&there).await);
+        let replication = replicate(&source, &target);
+        write(&source, 0..20, "first").await;
+        caught_up(&replication).await;
+        for _ in 0..3 {
+            let child = ChildName::new("consumer-0");
+            there.inject(Fault::PanicIn { child, nth: 1 });
+        }
+        write(&source, 0..20, "second").await;
+        let over = timeout(PATIENCE, replication.caught_up()).await;
+        let status = over.expect("an answer").expect_err("it is over");
+        let end = ReplicaEnd::OutOfService;
+        assert_eq!(status.state, ReplicaState::Over(end));
+        drop(replication);
+        there.clear_faults();
+        target.restart(&ChildName::new("consumer-0")).expect("a restart");
+        drop(copied(&source, &target).await);
+        assert_same(&source, &target);
+    });
 }

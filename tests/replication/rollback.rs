@@ -225,7 +225,7 @@ fn a_replica_is_not_promoted_in_the_middle_of_a_rollback() {
         assert_eq!(refused, Err(OperationError::TemporaryFailure(busy)));
         caught_up(&replication).await;
         assert_same(&source, &target);
-        become_state(&there, &target, VbucketState::Active).await;
+        become_state(&target, VbucketState::Active).await;
         assert!(target.get(key(35)).await.is_ok());
     });
 }

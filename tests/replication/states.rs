@@ -16,7 +16,7 @@ fn a_promoted_replica_takes_nothing_more() {
         write(&source, 0..40, "first").await;
         caught_up(&replication).await;
         write(&source, 20..60, "perhaps").await;
-        become_state(&there, &target, VbucketState::Active).await;
+        become_state(&target, VbucketState::Active).await;
         let at_promotion = crate::common::contents(&target);
         write(&source, 0..60, "never").await;
         here.sleep(std::time::Duration::from_secs(30)).await;
@@ -44,7 +44,7 @@ fn roles_may_be_exchanged() {
                 } else {
                     here.sleep(std::time::Duration::from_millis(seed)).await;
                 }
-                become_state(&there, &other, VbucketState::Active).await;
+                become_state(&other, VbucketState::Active).await;
                 write(&other, round..round + 20, "after it").await;
                 drop(replication);
                 std::mem::swap(&mut one, &mut other);
@@ -79,13 +79,13 @@ fn a_source_that_is_active_no_more_is_asked_until_it_is() {
         let replication = replicate(&source, &target);
         write(&source, 0..40, "first").await;
         caught_up(&replication).await;
-        become_state(&here, &source, VbucketState::Pending).await;
+        become_state(&source, VbucketState::Pending).await;
         here.sleep(std::time::Duration::from_secs(30)).await;
         for status in replication.status() {
             assert_eq!(status.state, ReplicaState::Waiting, "{status:?}");
             assert!(status.last_error.is_some());
         }
-        become_state(&here, &source, VbucketState::Active).await;
+        become_state(&source, VbucketState::Active).await;
         write(&source, 0..40, "second").await;
         caught_up(&replication).await;
         assert_same(&source, &target);

@@ -93,6 +93,13 @@ impl Claim {
         }
     }
 
+    /// Nobody goes on with it.
+    pub(super) fn take_down(self, cause: &DownCause) {
+        self.core.take_down(cause.clone());
+        let cause = FailureCause::GaveUp(cause.to_string());
+        self.end(RollbackEnd::Failed(cause));
+    }
+
     /// Tells whoever asked.
     pub(super) fn end(self, end: RollbackEnd) {
         *self.ticket.0.lock() = Some(end);

@@ -21,7 +21,7 @@ use crate::guardian::Guardian;
 use crate::store_handle::StoreHandle;
 use crate::vbucket::VbucketCore;
 use messages::replication::RollbackEnd;
-use messages::{ChildName, Generation, OperationError};
+use messages::{ChildName, DownCause, Generation, OperationError};
 use storage::Seqno;
 
 use self::job::Claim;
@@ -59,6 +59,8 @@ struct Shared {
 struct Queue {
     claims: VecDeque<Claim>,
     is_stopped: bool,
+    /// Why nobody does them, if nobody does.
+    down: Option<DownCause>,
 }
 
 /// A rollback that was asked for.
@@ -117,6 +119,10 @@ impl Rollbacks {
             if queue.is_stopped {
                 return Err(OperationError::Closed);
             }
+            if let Some(cause) = queue.down.clone() {
+                let child = self.shared.config.name.clone();
+                return Err(OperationError::ActorDown { child, cause });
+            }
             core.begin_rollback()?;
             queue
                 .claims
@@ -124,6 +130,25 @@ impl Rollbacks {
         }
         self.shared.wake();
         Ok(ticket)
+    }
+
+    /// The worker was taken out of service: vbuckets that are on their way back go with it, for their memory and their disk
+    /// may be of two pasts.
+    pub fn take_down(&self, why: &str) {
+        let cause = DownCause::Escalated(why.to_owned());
+        let left = {
+            let mut queue = self.shared.queue.lock();
+            queue.down = Some(cause.clone());
+            std::mem::take(&mut queue.claims)
+        };
+        for claim in left {
+            claim.take_down(&cause);
+        }
+    }
+
+    /// The worker is made anew.
+    pub fn bring_back(&self) {
+        self.shared.queue.lock().down = None;
     }
 
     /// Does nothing any more: what it holds of the store is given back at the worker's next step.
@@ -175,6 +200,10 @@ impl Shared {
         if queue.is_stopped {
             drop(queue);
             return claim.end(RollbackEnd::Aborted);
+        }
+        if let Some(cause) = queue.down.clone() {
+            drop(queue);
+            return claim.take_down(&cause);
         }
         queue.claims.push_back(claim);
     }

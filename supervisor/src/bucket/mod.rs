@@ -274,11 +274,13 @@ impl Bucket {
             tree,
             table,
             compactor,
+            replicating,
             ..
         } = self.running();
         tree.restart(child)?;
         table.bring_back(child);
         compactor.bring_back(child);
+        replicating.bring_back(child);
         Ok(())
     }
 

@@ -158,6 +158,16 @@ impl Follows {
         is_it
     }
 
+    /// Nobody feeds these vbuckets any more.
+    pub fn take_down(&self, is_concerned: impl Fn(VbucketId) -> bool) {
+        let follows: Vec<_> = self.0.lock().values().cloned().collect();
+        for following in follows {
+            if is_concerned(following.vbucket) {
+                following.end(ReplicaEnd::OutOfService);
+            }
+        }
+    }
+
     /// What a vbucket follows.
     #[must_use]
     pub fn of(&self, vbucket: VbucketId) -> Option<Arc<Following>> {
