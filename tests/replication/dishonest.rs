@@ -97,6 +97,7 @@ struct Scene {
     _bucket: Bucket,
     core: Arc<VbucketCore>,
     liar: Arc<Liar>,
+    follows: Arc<Follows>,
     following: Arc<Following>,
     edge: Arc<DirtyVbuckets>,
     consumer: Consumer,
@@ -135,6 +136,7 @@ impl Scene {
             _bucket: bucket,
             core,
             liar,
+            follows,
             following,
             edge,
             consumer,
@@ -233,5 +235,32 @@ fn a_fault_is_named_and_nothing_of_it_is_applied() {
         scene.says(vec![marker(6, 9), item(8), item(9)]).await;
         let status = scene.following.status();
         assert_eq!((status.received_whole, status.last_error), (Seqno(9), None));
+    });
+}
+
+/// Requests of a replication that was superseded are answered, too; the answers are nobody's.
+#[test]
+fn an_answer_finds_the_stream_that_asked_or_nobody() {
+    run(2, async |here, _| {
+        let mut scene = Scene::new(here).await;
+        let ask = |scene: &mut Scene| {
+            let mut asked = scene.consumer.look().asked;
+            assert_eq!(asked.len(), 1);
+            asked.pop().expect("a request")
+        };
+        let first = ask(&mut scene);
+        let source: Arc<dyn Source> = Arc::clone(&scene.liar) as _;
+        let second = Following::new(VbucketId::FIRST, source, "test".into(), 1 << 20);
+        *scene.liar.says.lock() = vec![marker(0, 5), item(1), item(5)];
+        scene.follows.begin(Arc::clone(&second), &scene.edge);
+        let asked = ask(&mut scene);
+        for one in [first, asked] {
+            let answer = one.opening.await;
+            scene.consumer.answered(one.vbucket, one.attempt, answer);
+        }
+        scene.settle().await;
+        let status = second.status();
+        assert_eq!((status.state, status.streams), (ReplicaState::Following, 1));
+        assert_eq!(status.received_whole, Seqno(5));
     });
 }

@@ -14,7 +14,7 @@ use supervisor::testing::{Fault, Random, SimulatedRandom, World};
 
 use crate::common::{PATIENCE, assert_same, become_state, caught_up, created, key, opened, replicate, run, set};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 120;
 const KEYS: usize = 24;
 const LIVES: usize = 4;
 const STEPS: usize = 80;

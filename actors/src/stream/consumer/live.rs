@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::credit::Credit;
@@ -33,6 +34,8 @@ pub(super) struct Links {
     pub(super) edge: Arc<DirtyVbuckets>,
     pub(super) rollbacks: Rollbacks,
     pub(super) environment: Environment,
+    /// Requests so far, of whichever vbucket and replication: an answer finds the one that asked, or nobody.
+    pub(super) attempts: Arc<AtomicU64>,
 }
 
 /// What a look came to.
@@ -108,7 +111,7 @@ impl Live {
             acknowledged: Acknowledged::default(),
             credit: Credit::default(),
             rollback: None,
-            attempt: 0,
+            attempt: u64::MAX,
             is_held: false,
         }
     }
@@ -140,7 +143,7 @@ impl Live {
         attempt: u64,
         answer: Result<StreamOpened, StreamRequestError>,
     ) {
-        if attempt != self.attempt {
+        if attempt != self.attempt || self.state.want() != Want::Answer {
             return;
         }
         let moment = self.moment();
@@ -170,7 +173,7 @@ impl Live {
         };
         self.epoch = Some(resume.epoch);
         let request = self.state.ask(resume);
-        self.attempt = self.attempt.saturating_add(1);
+        self.attempt = self.links.attempts.fetch_add(1, Ordering::Relaxed);
         let vbucket = self.following.vbucket;
         let (inbox, sink) = Inbox::new(vbucket, Arc::clone(&self.links.edge));
         self.inbox = Some(inbox);

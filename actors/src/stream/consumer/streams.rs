@@ -47,6 +47,7 @@ pub struct Around {
 #[derive(Debug)]
 pub struct Consumer {
     config: ConsumerConfig,
+    links: Links,
     slots: BTreeMap<VbucketId, Arc<VbucketSlot>>,
     lives: BTreeMap<VbucketId, Live>,
     due: BTreeMap<VbucketId, Duration>,
@@ -66,8 +67,15 @@ impl Consumer {
                 config.edge.mark(vbucket);
             }
         }
+        let links = Links {
+            edge: Arc::clone(&config.edge),
+            rollbacks: config.rollbacks.clone(),
+            environment: config.environment.clone(),
+            attempts: Arc::default(),
+        };
         Consumer {
             config,
+            links,
             slots,
             lives: BTreeMap::new(),
             due: BTreeMap::new(),
@@ -140,12 +148,7 @@ impl Consumer {
                 return None;
             }
             let slot = Arc::clone(self.slots.get(&vbucket)?);
-            let links = Links {
-                edge: Arc::clone(&self.config.edge),
-                rollbacks: self.config.rollbacks.clone(),
-                environment: self.config.environment.clone(),
-            };
-            let live = Live::new(following, slot, links);
+            let live = Live::new(following, slot, self.links.clone());
             self.lives.insert(vbucket, live);
         }
         self.lives.get_mut(&vbucket)
