@@ -44,11 +44,7 @@ fn snapshot_within(current: &Watermarks, boundary: &Watermarks) -> SnapshotRange
     let SnapshotRange { start, end } = boundary.snapshot;
     let is_whole = end <= boundary.high_seqno;
     SnapshotRange {
-        start: if is_whole {
-            boundary.high_seqno
-        } else {
-            start
-        },
+        start: if is_whole { boundary.high_seqno } else { start },
         end: current.snapshot.end.max(current.high_seqno),
     }
 }

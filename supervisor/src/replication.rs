@@ -161,7 +161,9 @@ pub enum ReplicateError {
     #[error("a bucket cannot be replicated to itself; name another")]
     SameBucket,
     /// Keys would lie in other vbuckets there.
-    #[error("the source has {source_vbuckets} vbuckets, the target {target_vbuckets}; they must have as many")]
+    #[error(
+        "the source has {source_vbuckets} vbuckets, the target {target_vbuckets}; they must have as many"
+    )]
     OtherShape {
         /// Of the bucket that is followed.
         source_vbuckets: u16,

@@ -19,9 +19,9 @@ use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, F
 use actors::guardian::Guardian;
 use actors::hooks::Hooks;
 use actors::maintenance::{self, MaintenanceConfig};
+use actors::rollback::{RollbackConfig, Rollbacks};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
-use actors::rollback::{RollbackConfig, Rollbacks};
 use actors::stream::consumer::{ConsumerCore, Follows};
 use actors::stream::{ProducerConfig, ProducerCore};
 use actors::vbucket::{VbucketActor, VbucketSlot};
@@ -319,7 +319,9 @@ impl Parts<'_> {
         let rollbacks = self.rollbacks.clone();
         rollbacks.start(&self.guardian).map_err(not_started)?;
         let replicating = Replicating::new(&self.table, Arc::clone(&self.follows), rollbacks);
-        let configs = replicating.links(&self.table, &self.environment).into_iter();
+        let configs = replicating
+            .links(&self.table, &self.environment)
+            .into_iter();
         for ((number, config), arbiter) in configs.enumerate().zip(arbiters) {
             let shell = self.shell(&replication::consumer_child(number));
             let make = move |_| ConsumerCore::new(config.clone());

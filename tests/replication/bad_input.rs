@@ -57,7 +57,10 @@ fn only_what_is_active_is_followed() {
         let (vbucket, state) = (VbucketId::FIRST, VbucketState::Dead);
         let refused = source.replicate([vbucket], &target);
         let error = OperationError::NotMyVbucket { vbucket, state };
-        assert_eq!(refused.err(), Some(ReplicateError::Vbucket { vbucket, error }));
+        assert_eq!(
+            refused.err(),
+            Some(ReplicateError::Vbucket { vbucket, error })
+        );
     });
 }
 

@@ -83,10 +83,9 @@ pub(crate) fn replicate(from: &Bucket, to: &Bucket) -> Replication {
 }
 
 pub(crate) async fn caught_up(replication: &Replication) {
-    match timeout(PATIENCE, replication.caught_up()).await {
-        Ok(caught) => caught.expect("it catches up"),
-        Err(_) => panic!("it does not catch up: {:#?}", replication.status()),
-    }
+    let caught = timeout(PATIENCE, replication.caught_up()).await;
+    let caught = caught.unwrap_or_else(|late| panic!("{late}: {:#?}", replication.status()));
+    caught.expect("it catches up");
 }
 
 /// Replicates until everything is there; how each vbucket stood then.
@@ -100,7 +99,9 @@ pub(crate) async fn copied(from: &Bucket, to: &Bucket) -> Vec<ReplicaStatus> {
 pub(crate) fn contents_of(bucket: &Bucket, vbucket: VbucketId) -> Contents {
     let core = bucket.vbucket_core(vbucket).expect("a vbucket");
     let slices = (0..).map_while(|number| core.slice(number));
-    let live = slices.flatten().filter(|item| !item.operation.is_tombstone());
+    let live = slices
+        .flatten()
+        .filter(|item| !item.operation.is_tombstone());
     let shown = live.map(|item| {
         let key = item.document.key.as_encoded().to_vec();
         (key, (item.seqno, item.document.clone()))
@@ -117,14 +118,23 @@ pub(crate) fn contents(bucket: &Bucket) -> BTreeMap<VbucketId, Contents> {
 /// Both hold the same: keys, values, versions, seqnos.
 pub(crate) fn assert_same(source: &Bucket, target: &Bucket) {
     for vbucket in source.vbuckets() {
-        let (left, right) = (
-            contents_of(source, vbucket),
-            contents_of(target, vbucket),
+        let (left, right) = (contents_of(source, vbucket), contents_of(target, vbucket));
+        let missing: Vec<_> = left
+            .iter()
+            .filter(|(key, _)| !right.contains_key(*key))
+            .collect();
+        let left_over: Vec<_> = right
+            .iter()
+            .filter(|(key, _)| !left.contains_key(*key))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "{vbucket}: the replica lacks {missing:?}"
         );
-        let missing: Vec<_> = left.iter().filter(|(key, _)| !right.contains_key(*key)).collect();
-        let left_over: Vec<_> = right.iter().filter(|(key, _)| !left.contains_key(*key)).collect();
-        assert!(missing.is_empty(), "{vbucket}: the replica lacks {missing:?}");
-        assert!(left_over.is_empty(), "{vbucket}: the replica has {left_over:?}");
+        assert!(
+            left_over.is_empty(),
+            "{vbucket}: the replica has {left_over:?}"
+        );
         assert_eq!(left, right, "vbucket {vbucket}");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use piggin::Bucket;
 use piggin::actors::backoff::Backoff;
 use piggin::actors::rollback::{RollbackConfig, Rollbacks};
 use piggin::actors::store_handle::StoreHandle;
@@ -15,17 +16,16 @@ use piggin::actors::stream::consumer::{
 };
 use piggin::actors::stream::{Offer, OpenStreamInto, StreamSink};
 use piggin::actors::vbucket::{DirtyVbuckets, VbucketCore, VbucketSlot};
+use piggin::messages::ChildName;
 use piggin::messages::replication::{ReplicaError, ReplicaState, StreamFault};
 use piggin::messages::stream::{
     SnapshotFlags, SnapshotMarker, StreamBatch, StreamEvent, StreamId, StreamOpened, StreamRequest,
 };
-use piggin::messages::ChildName;
 use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{
     Cas, CollectionId, CreateOptions, Document, DocumentKey, FailoverEntry, Item, LogStore,
     OpenOptions, Seqno, SnapshotRange, StorageError, VbucketId, VbucketState, VbucketUuid,
 };
-use piggin::Bucket;
 use supervisor::testing::World;
 
 use crate::common::{become_state, created, run};
@@ -119,7 +119,10 @@ impl Scene {
             backoff: Backoff::DISK,
             step_bytes: 1 << 20,
         });
-        let (follows, edge) = (Arc::new(Follows::default()), Arc::new(DirtyVbuckets::new(4)));
+        let (follows, edge) = (
+            Arc::new(Follows::default()),
+            Arc::new(DirtyVbuckets::new(4)),
+        );
         let liar = Arc::new(Liar::default());
         let source: Arc<dyn Source> = Arc::clone(&liar) as _;
         let following = Following::new(VbucketId::FIRST, source, "test".into(), 1 << 20);
@@ -176,10 +179,15 @@ fn a_fault_is_named_and_nothing_of_it_is_applied() {
     };
     run(1, async |here, _| {
         let mut scene = Scene::new(here).await;
-        scene.says(vec![marker(0, 5), item(1), item(5), marker(6, 9), item(7)]).await;
+        scene
+            .says(vec![marker(0, 5), item(1), item(5), marker(6, 9), item(7)])
+            .await;
         let status = scene.following.status();
         assert_eq!(status.state, ReplicaState::Following);
-        assert_eq!((status.received, status.received_whole), (Seqno(7), Seqno(5)));
+        assert_eq!(
+            (status.received, status.received_whole),
+            (Seqno(7), Seqno(5))
+        );
         let (seqno, last) = (Seqno(7), Seqno(7));
         let snapshot = range(6, 9);
         let cases = [
@@ -229,7 +237,10 @@ fn a_fault_is_named_and_nothing_of_it_is_applied() {
             let late = sink.offer(batch(vec![marker(6, 9), item(8)]));
             assert!(matches!(late, Offer::Gone), "{late:?}");
             let asked = scene.liar.asked.lock().pop().expect("a request");
-            assert_eq!((asked.start, asked.vbucket_uuid), (Seqno(7), VbucketUuid(7)));
+            assert_eq!(
+                (asked.start, asked.vbucket_uuid),
+                (Seqno(7), VbucketUuid(7))
+            );
             assert_eq!(asked.snapshot, range(5, 9));
         }
         scene.says(vec![marker(6, 9), item(8), item(9)]).await;

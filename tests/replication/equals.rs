@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use piggin::messages::compactor::{Compact, CompactOptions};
 use piggin::messages::ChildName;
+use piggin::messages::compactor::{Compact, CompactOptions};
 use piggin::storage::{VbucketId, VbucketState};
 use piggin::{Bucket, Replication};
 use supervisor::testing::{Fault, Random, SimulatedRandom, World};
 
-use crate::common::{PATIENCE, assert_same, become_state, caught_up, created, key, opened, replicate, run, set};
+use crate::common::{
+    PATIENCE, assert_same, become_state, caught_up, created, key, opened, replicate, run, set,
+};
 
 const SEEDS: u64 = 120;
 const KEYS: usize = 24;
@@ -99,12 +101,24 @@ impl Run {
             16 => source.world.inject(Fault::FlushCommit(1)),
             17 => target.world.inject(Fault::FlushCommit(1)),
             18 => {
-                let children = ["producer-0", "producer-1", "reader-0", "vbucket-1", "writer-0"];
+                let children = [
+                    "producer-0",
+                    "producer-1",
+                    "reader-0",
+                    "vbucket-1",
+                    "writer-0",
+                ];
                 source.panic_in(&children, self.pick(5));
                 source.world.sleep(Duration::from_millis(300)).await;
             }
             19 => {
-                let children = ["consumer-0", "consumer-1", "flusher-0", "rollback", "writer-0"];
+                let children = [
+                    "consumer-0",
+                    "consumer-1",
+                    "flusher-0",
+                    "rollback",
+                    "writer-0",
+                ];
                 target.panic_in(&children, self.pick(5));
                 target.world.sleep(Duration::from_millis(300)).await;
             }
@@ -138,7 +152,11 @@ impl Run {
     }
 
     fn note(&mut self, replication: &Replication) {
-        let rollbacks = replication.status().iter().map(|one| one.rollbacks).sum::<u64>();
+        let rollbacks = replication
+            .status()
+            .iter()
+            .map(|one| one.rollbacks)
+            .sum::<u64>();
         self.rollbacks += rollbacks;
     }
 
@@ -156,18 +174,14 @@ impl Run {
 
     /// What comes between two lives.
     async fn turn(&mut self) {
-        match self.pick(4) {
-            0..3 => {
-                let how = self.pick(3);
-                self.source.end(how).await;
-            }
-            _ => {
-                // The source fails, the replica takes over.
-                become_state(&self.target.bucket, VbucketState::Active).await;
-                let how = self.pick(3);
-                self.source.end(how).await;
-                std::mem::swap(&mut self.source, &mut self.target);
-            }
+        let how = self.pick(3);
+        if self.pick(4) == 0 {
+            // The source fails, the replica takes over.
+            become_state(&self.target.bucket, VbucketState::Active).await;
+            self.source.end(how).await;
+            std::mem::swap(&mut self.source, &mut self.target);
+        } else {
+            self.source.end(how).await;
         }
     }
 }

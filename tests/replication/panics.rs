@@ -6,9 +6,7 @@ use piggin::messages::replication::{ReplicaEnd, ReplicaState};
 use piggin::messages::{ChildName, FailureId, FailureKind};
 use supervisor::testing::Fault;
 
-use crate::common::{
-    PATIENCE, assert_same, caught_up, copied, created, replicate, run, write,
-};
+use crate::common::{PATIENCE, assert_same, caught_up, copied, created, replicate, run, write};
 
 #[test]
 fn a_consumer_that_panics_goes_on_from_what_the_vbucket_has() {
@@ -36,8 +34,20 @@ fn a_consumer_that_panics_goes_on_from_what_the_vbucket_has() {
 
 #[test]
 fn children_of_both_sides_may_panic() {
-    let source_side = ["producer-0", "producer-1", "reader-0", "vbucket-1", "writer-0"];
-    let target_side = ["consumer-1", "vbucket-0", "flusher-0", "writer-0", "maintenance"];
+    let source_side = [
+        "producer-0",
+        "producer-1",
+        "reader-0",
+        "vbucket-1",
+        "writer-0",
+    ];
+    let target_side = [
+        "consumer-1",
+        "vbucket-0",
+        "flusher-0",
+        "writer-0",
+        "maintenance",
+    ];
     for seed in 0..10u64 {
         run(seed, async |here, there| {
             let (source, target) = (created(&here).await, created(&there).await);
@@ -46,9 +56,15 @@ fn children_of_both_sides_may_panic() {
             let replication = replicate(&source, &target);
             for (number, child) in source_side.iter().enumerate() {
                 let child = ChildName::new(*child);
-                here.inject(Fault::PanicIn { child, nth: seed + 1 });
+                here.inject(Fault::PanicIn {
+                    child,
+                    nth: seed + 1,
+                });
                 let child = ChildName::new(target_side[number]);
-                there.inject(Fault::PanicIn { child, nth: seed + 1 });
+                there.inject(Fault::PanicIn {
+                    child,
+                    nth: seed + 1,
+                });
                 write(&source, number * 10..number * 10 + 50, "second").await;
                 here.sleep(std::time::Duration::from_millis(200)).await;
             }
@@ -103,7 +119,9 @@ fn a_consumer_that_is_given_up_ends_its_streams() {
         assert_eq!(status.state, ReplicaState::Over(end));
         drop(replication);
         there.clear_faults();
-        target.restart(&ChildName::new("consumer-0")).expect("a restart");
+        target
+            .restart(&ChildName::new("consumer-0"))
+            .expect("a restart");
         drop(copied(&source, &target).await);
         assert_same(&source, &target);
     });

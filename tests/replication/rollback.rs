@@ -54,7 +54,11 @@ fn a_replica_that_is_ahead_goes_back() {
     run(1, async |here, there| {
         let (source, target) = parted(&here, &there).await;
         let replication = all_followed(&source, &target).await;
-        let rollbacks: Vec<u64> = replication.status().iter().map(|one| one.rollbacks).collect();
+        let rollbacks: Vec<u64> = replication
+            .status()
+            .iter()
+            .map(|one| one.rollbacks)
+            .collect();
         assert!(rollbacks.iter().all(|count| *count >= 1), "{rollbacks:?}");
         write(&source, 0..100, "on").await;
         caught_up(&replication).await;
@@ -189,7 +193,12 @@ fn who_missed_purged_tombstones_begins_anew() {
         assert!(rollbacks > 0);
         // And it knows what it never got: who follows it may miss it, too.
         target.flush().await.expect("a flush");
-        for (old, new) in source.statistics().vbuckets.iter().zip(target.statistics().vbuckets) {
+        for (old, new) in source
+            .statistics()
+            .vbuckets
+            .iter()
+            .zip(target.statistics().vbuckets)
+        {
             assert!(new.purge_seqno >= old.purge_seqno, "{old:?}, {new:?}");
         }
     });

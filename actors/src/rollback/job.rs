@@ -170,10 +170,9 @@ impl Held {
             }
             claim.stage = Stage::Store;
         }
-        let lease = match config.store.lease() {
-            Ok(lease) => lease,
-            // Woken when the store is back.
-            Err(_) => return Stepped::Later,
+        // Woken when the store is back.
+        let Ok(lease) = config.store.lease() else {
+            return Stepped::Later;
         };
         let id = claim.core.id();
         if let Stage::Load(_) = claim.stage {
@@ -222,9 +221,10 @@ fn failed(claim: &Claim, cause: StorageError) -> Stepped {
 }
 
 fn out_of_service(claim: &Claim, cause: FailureCause) -> Stepped {
-    let down = match &cause {
-        FailureCause::Storage(cause) => DownCause::Storage(Arc::new(cause.clone())),
-        other => DownCause::Escalated(other.to_string()),
+    let down = if let FailureCause::Storage(cause) = &cause {
+        DownCause::Storage(Arc::new(cause.clone()))
+    } else {
+        DownCause::Escalated(cause.to_string())
     };
     claim.core.take_down(down);
     Stepped::Failed(cause)
@@ -237,7 +237,10 @@ fn read(
     config: &RollbackConfig,
 ) -> Result<Outcome<Seqno>, FailureCause> {
     let purpose = ScanPurpose::Rollback;
-    config.environment.hooks.fault(FaultPoint::Scan { purpose })?;
+    config
+        .environment
+        .hooks
+        .fault(FaultPoint::Scan { purpose })?;
     let mut bad = None;
     let mut visit = |view: ItemView<'_>| {
         if view.namespace() != Namespace::Committed {

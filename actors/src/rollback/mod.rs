@@ -185,7 +185,10 @@ impl Shared {
         if queue.is_stopped {
             return Next::End;
         }
-        let due = queue.claims.iter().position(|claim| claim.not_before <= now);
+        let due = queue
+            .claims
+            .iter()
+            .position(|claim| claim.not_before <= now);
         if let Some(claim) = due.and_then(|place| queue.claims.remove(place)) {
             return Next::Claim(claim);
         }

@@ -149,7 +149,14 @@ impl World {
             late_permille: self.inner.settings.late_permille,
         };
         let harness = Harness::in_world(Arc::new(clock.clone()), in_world);
-        World::of_parts(self.inner.seed, &self.inner.settings, clock, trace, root, harness)
+        World::of_parts(
+            self.inner.seed,
+            &self.inner.settings,
+            clock,
+            trace,
+            root,
+            harness,
+        )
     }
 
     /// The seed.

@@ -346,7 +346,9 @@ impl PassiveState {
     }
 
     fn marker(&self, marker: &SnapshotMarker) -> Result<Apply, StreamFault> {
-        let SnapshotMarker { start, end, flags, .. } = *marker;
+        let SnapshotMarker {
+            start, end, flags, ..
+        } = *marker;
         let snapshot = SnapshotRange { start, end };
         if start > end {
             return Err(StreamFault::Inverted(snapshot));

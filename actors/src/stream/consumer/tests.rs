@@ -294,7 +294,11 @@ fn reading_after(mut state: PassiveState) -> PassiveState {
 fn a_rollback_is_done_before_it_is_asked_again() {
     let mut state = stream();
     drop(state.ask(whole(80)));
-    let back = |seqno| Err(StreamRequestError::Rollback { seqno: Seqno(seqno) });
+    let back = |seqno| {
+        Err(StreamRequestError::Rollback {
+            seqno: Seqno(seqno),
+        })
+    };
     assert_eq!(state.answered(back(50), NOW), Answered::Noted);
     assert_eq!(state.want(), Want::Rollback(Seqno(50)));
     state.rolled_back(RollbackEnd::Complete(Seqno(50)), NOW);
