@@ -26,6 +26,7 @@ pub mod compactor;
 pub mod backfill;
 pub mod stream;
 pub mod warmup;
+pub mod rollback;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 mod split_mix;

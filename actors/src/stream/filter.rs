@@ -116,6 +116,7 @@ impl Filter {
                     let seqno = item.seqno;
                     Sight::Event(StreamEvent::SystemEvent(Box::new(SystemEventAt {
                         seqno,
+                        cas: item.document.cas,
                         event,
                     })))
                 }

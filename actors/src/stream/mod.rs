@@ -18,6 +18,7 @@ mod sink;
 mod live;
 mod producer;
 mod actor;
+pub mod consumer;
 
 pub use actor::{OpenStreamInto, ProducerCore};
 pub use admit::{Admitted, VbucketView, admit, check_words};

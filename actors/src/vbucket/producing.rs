@@ -14,7 +14,7 @@ use super::memory;
 use super::status::Status;
 use crate::stream::{OpenCollection, VbucketView};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use messages::{CollectionsManifest, OperationError};
+use messages::{Busy, CollectionsManifest, OperationError};
 use storage::{Item, Seqno, VbucketState};
 
 /// Who is told of changes of a vbucket because of its streams.
@@ -91,6 +91,9 @@ impl VbucketCore {
         self.keep_up();
         let locked = self.lock();
         self.admit_engine()?;
+        if locked.rollback.is_some() {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
         let (_, _, snapshot_end, kind) = locked.log.open_snapshot();
         let high = locked.log.last_seqno();
         let manifest = self.collections_manifest();
@@ -99,7 +102,7 @@ impl VbucketCore {
             state: locked.identity.state,
             high,
             persisted: self.persisted_seqno(),
-            purge_seqno: locked.flushed.persisted().purge_seqno,
+            purge_seqno: locked.flushed.purged_up_to(high),
             snapshot_end,
             is_receiving_initial: kind == CheckpointKind::InitialDisk && high < snapshot_end,
             failover_table: locked.identity.failover_table.clone(),
@@ -215,6 +218,13 @@ impl VbucketCore {
         let pool = self.memory.pool();
         let quota = pool.quota_bytes();
         pool.held_bytes() >= quota.saturating_sub(quota / BACKFILL_RESERVE_DIVISOR)
+    }
+
+    /// Whether the bucket's memory is used up: a source gets no more room until some is free.
+    #[must_use]
+    pub fn is_memory_full(&self) -> bool {
+        let pool = self.memory.pool();
+        pool.held_bytes() >= pool.quota_bytes()
     }
 
     /// The collections it has, as of memory.

@@ -35,6 +35,9 @@ impl VbucketCore {
         let mut locked = self.lock();
         self.admit_engine()?;
         let before = locked.identity.state;
+        if locked.rollback.is_some() && request.state != before {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
         let is_promotion = request.state == VbucketState::Active && before != request.state;
         let mut identity = locked.identity.as_ref().clone();
         identity.state = request.state;
@@ -119,6 +122,7 @@ impl VbucketCore {
         let state = {
             let mut locked = self.lock();
             self.raise(Status::WARMING);
+            locked.rollback = None;
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
@@ -173,7 +177,7 @@ impl VbucketCore {
             vbucket_uuid: inner.uuid,
             high_seqno,
             persisted_seqno: self.persisted_seqno(),
-            purge_seqno: inner.flushed.persisted().purge_seqno,
+            purge_seqno: inner.flushed.purged_up_to(high_seqno),
             snapshot: inner.snapshots.newest(high_seqno),
             documents: self.documents(),
             persisted_counts: None,

@@ -10,7 +10,7 @@
 //! of service with the cause, and never looks empty or complete (MB-47933).
 
 pub mod clean_shutdown;
-mod events;
+pub(crate) mod events;
 mod plan;
 mod reading;
 mod states;

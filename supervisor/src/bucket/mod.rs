@@ -154,6 +154,11 @@ impl Bucket {
         self.running().table.count()
     }
 
+    /// All of them, in order.
+    pub fn vbuckets(&self) -> impl Iterator<Item = VbucketId> + use<> {
+        (0..self.vbucket_count()).filter_map(VbucketId::new)
+    }
+
     /// The address of a vbucket's actor. It takes every message of [`messages::vbucket`].
     #[must_use]
     pub fn vbucket(&self, vbucket: VbucketId) -> Option<VbucketAddr> {
@@ -196,11 +201,13 @@ impl Bucket {
             tree,
             table,
             compactor,
+            replicating,
             ..
         } = self.running();
         tree.restart(child)?;
         table.bring_back(child);
         compactor.bring_back(child);
+        replicating.bring_back(child);
         Ok(())
     }
 
@@ -284,7 +291,6 @@ impl Bucket {
         self.running().store.clone()
     }
 
-    #[cfg(test)]
     pub(crate) fn shared(&self) -> Arc<Running> {
         Arc::clone(&self.held().0)
     }
