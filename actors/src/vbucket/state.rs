@@ -70,7 +70,11 @@ impl VbucketCore {
         }
         if is_promotion {
             self.raise_manifest();
-            self.follow(&mut locked)?;
+            if let Err(error) = self.follow(&mut locked) {
+                // Whoever reconciles it goes on with the promotion, and queues it then.
+                locked.suspect();
+                return Err(error);
+            }
         }
         if is_changed {
             // Last: a promotion is on disk with the manifest it brings, or not at all.
