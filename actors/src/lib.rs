@@ -6,6 +6,7 @@
 #[cfg(test)]
 extern crate self as piggin_actors;
 
+mod sync;
 pub mod environment;
 pub mod system;
 pub mod hooks;
@@ -25,6 +26,7 @@ pub mod compactor;
 pub mod backfill;
 pub mod stream;
 pub mod warmup;
+pub mod rollback;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 mod split_mix;

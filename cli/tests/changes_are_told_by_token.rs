@@ -4,6 +4,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -181,4 +186,46 @@ fn a_load_tells_its_changes_as_they_happen() {
     place
         .run(&["load", file, "--key", "id", "--changes", nowhere])
         .expect(1);
+}
+
+/// Waits until the file holds this.
+fn await_told(file: &Path, what: &str) {
+    // Nothing to wait for but time itself: nobody ever sends.
+    let (_never, nothing) = mpsc::channel::<()>();
+    for _ in 0..6000 {
+        if std::fs::read_to_string(file).is_ok_and(|text| text.contains(what)) {
+            return;
+        }
+        nothing.recv_timeout(Duration::from_millis(10)).unwrap_err();
+    }
+    panic!("no {what} in {file:?}");
+}
+
+#[test]
+fn what_is_loaded_is_told_before_the_next_line_comes() {
+    let place = Place::new();
+    let told = place.path("changes.json");
+    let arguments = [
+        "load",
+        "-",
+        "--key",
+        "id",
+        "--changes",
+        told.to_str().unwrap(),
+    ];
+    let mut command = place.command(&arguments);
+    let mut load = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = load.stdin.take().unwrap();
+    for number in 0..3 {
+        writeln!(lines, "{{\"id\":\"line-{number}\"}}").unwrap();
+        await_told(&told, &format!("\"key\":\"line-{number}\""));
+    }
+    drop(lines);
+    assert!(load.wait().unwrap().success());
+    await_told(&told, "\"event\":\"token\"");
 }

@@ -215,6 +215,7 @@ impl Engine {
     async fn stop_workers(&self, within: Duration, report: &mut ShutdownReport) {
         // What is read holds the store.
         self.running.streaming.stop();
+        self.running.replicating.stop();
         match timeout(within, self.running.tree.shutdown()).await {
             Ok(stopped) => report
                 .stuck
@@ -286,7 +287,7 @@ async fn repair_suspects(running: Arc<Running>) {
     loop {
         running.table.repair();
         // Whoever panicked may have been on the way from one vbucket to the next with a new manifest.
-        running.collections.catch_up();
+        running.collections.catch_up().await;
         running.table.suspects.notified().await;
     }
 }

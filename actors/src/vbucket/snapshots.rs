@@ -73,6 +73,16 @@ impl Snapshots {
         }
     }
 
+    /// The source's snapshot came whole, though its end is no item: what is here up to `high` is all of it.
+    pub(super) fn end_source(&mut self, high: Seqno) {
+        if let Some((above, Origin::Source(end, _))) = self.origins.back_mut()
+            && *above < high
+        {
+            *end = high;
+        }
+        self.note_whole(high);
+    }
+
     /// End of the last whole snapshot in memory: where a new branch begins at promotion.
     pub(super) fn newest_whole(&self, high: Seqno) -> Seqno {
         match self.origins.back() {

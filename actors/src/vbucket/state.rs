@@ -10,7 +10,6 @@
 //! [`VbucketCore::reconcile`] after a panic. Every change is queued for the disk behind what was written before it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::core::{Inner, VbucketCore, newest_branch};
 use super::fault::ChangeStep;
@@ -20,8 +19,9 @@ use super::manifest::OpenCollections;
 use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
-use messages::OperationError;
+use crate::sync::atomic::Ordering;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
+use messages::{Busy, OperationError};
 use storage::{
     ManifestUid, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
@@ -35,6 +35,9 @@ impl VbucketCore {
         let mut locked = self.lock();
         self.admit_engine()?;
         let before = locked.identity.state;
+        if locked.rollback.is_some() && request.state != before {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
         let is_promotion = request.state == VbucketState::Active && before != request.state;
         let mut identity = locked.identity.as_ref().clone();
         identity.state = request.state;
@@ -47,7 +50,14 @@ impl VbucketCore {
             let uuid = self.new_branch(&identity);
             identity.failover_table.create_entry(uuid, whole);
         }
-        self.adopt(&mut locked, identity);
+        if is_promotion && !self.may_lead() {
+            // On disk it would be an active vbucket that knows more than the bucket.
+            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
+        }
+        let is_changed = *locked.identity != identity;
+        if is_changed {
+            self.become_this(&mut locked, identity);
+        }
         if is_promotion {
             locked.log.open_checkpoint();
             locked.snapshots.begin_own(high);
@@ -61,6 +71,10 @@ impl VbucketCore {
         if is_promotion {
             self.raise_manifest();
             self.follow(&mut locked)?;
+        }
+        if is_changed {
+            // Last: a promotion is on disk with the manifest it brings, or not at all.
+            queue_identity(&mut locked);
         }
         self.drop_tombstones(&mut locked);
         Ok(self.described(&locked))
@@ -108,6 +122,7 @@ impl VbucketCore {
         let state = {
             let mut locked = self.lock();
             self.raise(Status::WARMING);
+            locked.rollback = None;
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
@@ -124,6 +139,7 @@ impl VbucketCore {
             *self.collections.write() = OpenCollections::of_events(uid, []);
             self.default_high.store(0, Ordering::Relaxed);
             self.become_this(&mut locked, identity);
+            queue_identity(&mut locked);
             self.publish_high(&locked);
             locked.identity.state
         };
@@ -136,20 +152,21 @@ impl VbucketCore {
     pub(super) fn adopt(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
         if *locked.identity != identity {
             self.become_this(locked, identity);
+            queue_identity(locked);
         }
     }
 
+    /// The same in memory; for the disk it is queued by whoever calls.
     fn become_this(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
-        let identity = Arc::new(identity);
         locked.note_change();
         if ends_streams(locked.identity.state, identity.state) {
             locked.producing.note_state_changed();
         }
+        let state = identity.state;
         locked.uuid = newest_branch(&identity);
-        locked.identity = Arc::clone(&identity);
+        locked.identity = Arc::new(identity);
         self.reached(ChangeStep::Identified);
-        self.set_status(self.status().in_state(identity.state));
-        locked.log.queue_identity(identity);
+        self.set_status(self.status().in_state(state));
     }
 
     fn described(&self, inner: &Inner) -> VbucketDescription {
@@ -160,9 +177,9 @@ impl VbucketCore {
             vbucket_uuid: inner.uuid,
             high_seqno,
             persisted_seqno: self.persisted_seqno(),
-            purge_seqno: inner.flushed.persisted().purge_seqno,
+            purge_seqno: inner.flushed.purged_up_to(high_seqno),
             snapshot: inner.snapshots.newest(high_seqno),
-            documents: self.map.figures().documents,
+            documents: self.documents(),
             persisted_counts: None,
             down: self.down.read().clone(),
         }
@@ -179,6 +196,11 @@ impl VbucketCore {
         }
         VbucketUuid(uuid)
     }
+}
+
+/// What the vbucket is goes to disk behind what was queued before.
+pub(super) fn queue_identity(inner: &mut Inner) {
+    inner.log.queue_identity(Arc::clone(&inner.identity));
 }
 
 /// Whether a stream that wrote here may go on writing.
