@@ -160,3 +160,29 @@ fn a_rollback_is_as_exact_as_before() {
         assert!(seen > 20);
     }
 }
+
+/// The end that told of a completed prepare goes because the commit tells of it; then the commit goes.
+#[test]
+fn what_told_of_a_completed_prepare_may_go_after_the_end_that_told_of_it() {
+    let (store, shared) = create_on(&SimulatedDisk::new(), options());
+    let mut writer = Writer::create(&shared, 0);
+    let mut then = None;
+    for seqno in 1..=400 {
+        writer.write(vec![match seqno {
+            121 => prepare(seqno, "k", "prepared"),
+            122 => commit_of(121, seqno, "k", "committed"),
+            150 => mutation(seqno, "k", "on top"),
+            _ => mutation(seqno, &format!("key {seqno}"), "value"),
+        }]);
+        if seqno == 160 {
+            then = Some(told(writer.image()));
+        }
+    }
+    writer.seal(Seqno::ZERO);
+    merge(&store, Seqno::ZERO);
+    merge(&store, Seqno(200));
+    writer.rollback(160);
+    let image = told(writer.image());
+    assert_eq!(image.state.watermarks.completed_seqno, Seqno(121));
+    assert_eq!(Some(image), then);
+}

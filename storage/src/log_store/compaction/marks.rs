@@ -1,10 +1,10 @@
 //! The ends of batches that a compaction's output keeps: what a rollback may have to go by.
 //!
 //! Invariant: below where the past is exact only the last one stays (and those before the first item, and those that tell
-//! since when a prepare is known to be completed); from there on, when there are more than wanted, those stay that lie far enough from the one before,
-//! and those whose watermarks the items since that one do not lead to. So a rollback finds the watermarks of durable
-//! writes and of visibility as they were; of the others (snapshot, commit time, acknowledged prepares) those of an
-//! earlier batch.
+//! since when a prepare is known to be completed); from there on, when there are more than wanted, those stay that lie far
+//! enough from the one before, those that tell of a completed prepare, and those whose watermarks the items since that one
+//! do not lead to. So a rollback finds the watermarks of durable writes and of visibility as they were, or, of visibility,
+//! as what is left tells; of the others (snapshot, commit time, acknowledged prepares) those of an earlier batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -164,7 +164,13 @@ impl Marks {
             .kept
             .last()
             .is_none_or(|kept| mark.high_seqno.0 >= kept.high_seqno.0.saturating_add(self.spacing));
-        if is_far || mark.high_seqno < self.first || !is_told(&self.told, &mark) {
+        // What completed a prepare may go one day, while the prepare stays: nobody must take it for outstanding then.
+        let completes = self
+            .kept
+            .last()
+            .is_some_and(|kept| kept.completed_seqno < mark.completed_seqno);
+        let is_told = is_told(&self.told, &mark) && !completes;
+        if is_far || mark.high_seqno < self.first || !is_told {
             self.told = mark;
             self.kept.push(mark);
         }
