@@ -2,6 +2,7 @@
 //!
 //! Invariant: slots and cores are owned by the bucket, not by any actor, so that they outlive every restart.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,6 +87,11 @@ impl Table {
             is_over: AtomicBool::new(false),
             given_up: Mutex::default(),
         }
+    }
+
+    /// How many vbuckets there are: at most 1,024.
+    pub(crate) fn count(&self) -> u16 {
+        u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
     }
 
     /// How many actor threads the vbuckets are dealt to.
@@ -252,6 +258,27 @@ impl MemoryUse for Table {
     fn spare_bytes(&self) -> u64 {
         self.cores().map(|(_, core)| core.spare_bytes()).sum()
     }
+
+    fn expel(&self, from_bytes: u64) {
+        for (_, core) in self.cores() {
+            if core.checkpoint_bytes() >= from_bytes {
+                core.shrink_log();
+            }
+        }
+    }
+
+    fn drop_cursors(&self, from_bytes: u64) -> usize {
+        let kept = self.cores();
+        let kept = kept.map(|(_, core)| (core.bytes_kept_for_streams(), core));
+        let mut slow: Vec<_> = kept.filter(|(bytes, _)| *bytes >= from_bytes).collect();
+        slow.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        let needed = slow.into_iter().take_while(|_| self.is_short());
+        needed.map(|(_, core)| core.drop_stream_cursors()).sum()
+    }
+
+    fn vbuckets(&self) -> u16 {
+        CompactionTable::vbuckets(self)
+    }
 }
 
 impl VbucketTable for Table {
@@ -286,8 +313,7 @@ impl VbucketTable for Table {
 
 impl CompactionTable for Table {
     fn vbuckets(&self) -> u16 {
-        // A bucket has at most 1,024.
-        u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
+        self.count()
     }
 
     fn vbucket(&self, vbucket: VbucketId) -> Result<Arc<dyn Compactable>, CompactError> {

@@ -6,9 +6,12 @@ mod support;
 
 mod seeds;
 mod answers;
+mod disk_share;
+mod events;
 mod expiry;
 mod policy;
 mod prepares;
+mod scans;
 
 /// No bug; `tests/planted` has others.
 fn plant() {}

@@ -26,6 +26,7 @@ mod rollback;
 mod loading;
 mod flush;
 mod producing;
+mod relief;
 mod slot;
 mod actor;
 

@@ -3,7 +3,6 @@
 //! Invariant: a cursor, a watch and a wish for whole flushes are held by a guard each, so that whatever ends a stream, a
 //! panic too, leaves none behind. A stream that was begun in another past of the vbucket reads nothing more.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::checkpoint::{
@@ -14,7 +13,8 @@ use super::dirty::DirtyVbuckets;
 use super::memory;
 use super::status::Status;
 use crate::stream::{OpenCollection, VbucketView};
-use messages::{Busy, OperationError};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use messages::{Busy, CollectionsManifest, OperationError};
 use storage::{Item, Seqno, VbucketState};
 
 /// Who is told of changes of a vbucket because of its streams.
@@ -88,6 +88,7 @@ impl VbucketCore {
 
     /// The vbucket as a request for a stream finds it, and its past.
     pub fn stream_view(&self) -> Result<(VbucketView, Past), OperationError> {
+        self.keep_up();
         let locked = self.lock();
         self.admit_engine()?;
         if locked.rollback.is_some() {
@@ -95,6 +96,7 @@ impl VbucketCore {
         }
         let (_, _, snapshot_end, kind) = locked.log.open_snapshot();
         let high = locked.log.last_seqno();
+        let manifest = self.collections_manifest();
         let view = VbucketView {
             vbucket: self.id(),
             state: locked.identity.state,
@@ -104,7 +106,8 @@ impl VbucketCore {
             snapshot_end,
             is_receiving_initial: kind == CheckpointKind::InitialDisk && high < snapshot_end,
             failover_table: locked.identity.failover_table.clone(),
-            collections: self.open_collections(),
+            collections: self.open_collections(&manifest),
+            scopes: manifest.scopes.keys().copied().collect(),
         };
         Ok((view, locked.producing.past()))
     }
@@ -196,18 +199,6 @@ impl VbucketCore {
         locked.log.set_whole_flushes(is_wanted);
     }
 
-    /// Gives memory back that only slow streams keep: closes the open checkpoint, then drops the cursors behind what is
-    /// on disk; how many. Their streams read from disk what they have not read.
-    pub fn drop_stream_cursors(&self) -> usize {
-        let dropped = {
-            let mut locked = self.lock();
-            locked.log.open_checkpoint();
-            locked.log.drop_cursors().len()
-        };
-        self.mark_streams();
-        dropped
-    }
-
     /// How many cursors the checkpoint log has, the flusher's included.
     #[must_use]
     pub fn cursors(&self) -> usize {
@@ -237,8 +228,7 @@ impl VbucketCore {
     }
 
     /// The collections it has, as of memory.
-    fn open_collections(&self) -> Vec<OpenCollection> {
-        let manifest = self.collections_manifest();
+    fn open_collections(&self, manifest: &CollectionsManifest) -> Vec<OpenCollection> {
         let entries = manifest.collections.iter();
         let open = entries.filter_map(|(id, entry)| {
             let opened = self.collections.read().opened(*id)?;

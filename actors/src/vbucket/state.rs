@@ -10,7 +10,6 @@
 //! [`VbucketCore::reconcile`] after a panic. Every change is queued for the disk behind what was written before it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::core::{Inner, VbucketCore, newest_branch};
 use super::fault::ChangeStep;
@@ -20,6 +19,7 @@ use super::manifest::OpenCollections;
 use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
+use crate::sync::atomic::Ordering;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
 use messages::{Busy, OperationError};
 use storage::{
@@ -50,7 +50,14 @@ impl VbucketCore {
             let uuid = self.new_branch(&identity);
             identity.failover_table.create_entry(uuid, whole);
         }
-        self.adopt(&mut locked, identity);
+        if is_promotion && !self.may_lead() {
+            // On disk it would be an active vbucket that knows more than the bucket.
+            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
+        }
+        let is_changed = *locked.identity != identity;
+        if is_changed {
+            self.become_this(&mut locked, identity);
+        }
         if is_promotion {
             locked.log.open_checkpoint();
             locked.snapshots.begin_own(high);
@@ -63,7 +70,15 @@ impl VbucketCore {
         }
         if is_promotion {
             self.raise_manifest();
-            self.follow(&mut locked)?;
+            if let Err(error) = self.follow(&mut locked) {
+                // Whoever reconciles it goes on with the promotion, and queues it then.
+                locked.suspect();
+                return Err(error);
+            }
+        }
+        if is_changed {
+            // Last: a promotion is on disk with the manifest it brings, or not at all.
+            queue_identity(&mut locked);
         }
         self.drop_tombstones(&mut locked);
         Ok(self.described(&locked))
@@ -108,7 +123,7 @@ impl VbucketCore {
     /// this vbucket may be under way to the disk.
     pub fn reset(&self, record: &VbucketStateRecord) {
         let high = record.watermarks.high_seqno;
-        let state = {
+        let refused = {
             let mut locked = self.lock();
             self.raise(Status::WARMING);
             locked.rollback = None;
@@ -128,32 +143,34 @@ impl VbucketCore {
             *self.collections.write() = OpenCollections::of_events(uid, []);
             self.default_high.store(0, Ordering::Relaxed);
             self.become_this(&mut locked, identity);
+            queue_identity(&mut locked);
             self.publish_high(&locked);
-            locked.identity.state
+            let (vbucket, state) = (self.id, locked.identity.state);
+            let taken_back = OperationError::NotMyVbucket { vbucket, state };
+            self.waiters.refuse_above(high, taken_back)
         };
-        let vbucket = self.id;
-        let taken_back = OperationError::NotMyVbucket { vbucket, state };
-        self.waiters.refuse_above(high, &taken_back);
+        refused.tell();
     }
 
     /// From now on the vbucket is this.
     pub(super) fn adopt(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
         if *locked.identity != identity {
             self.become_this(locked, identity);
+            queue_identity(locked);
         }
     }
 
+    /// The same in memory; for the disk it is queued by whoever calls.
     fn become_this(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
-        let identity = Arc::new(identity);
         locked.note_change();
         if ends_streams(locked.identity.state, identity.state) {
             locked.producing.note_state_changed();
         }
+        let state = identity.state;
         locked.uuid = newest_branch(&identity);
-        locked.identity = Arc::clone(&identity);
+        locked.identity = Arc::new(identity);
         self.reached(ChangeStep::Identified);
-        self.set_status(self.status().in_state(identity.state));
-        locked.log.queue_identity(identity);
+        self.set_status(self.status().in_state(state));
     }
 
     fn described(&self, inner: &Inner) -> VbucketDescription {
@@ -166,7 +183,7 @@ impl VbucketCore {
             persisted_seqno: self.persisted_seqno(),
             purge_seqno: inner.flushed.purged_up_to(high_seqno),
             snapshot: inner.snapshots.newest(high_seqno),
-            documents: self.map.figures().documents,
+            documents: self.documents(),
             persisted_counts: None,
             down: self.down.read().clone(),
         }
@@ -183,6 +200,11 @@ impl VbucketCore {
         }
         VbucketUuid(uuid)
     }
+}
+
+/// What the vbucket is goes to disk behind what was queued before.
+pub(super) fn queue_identity(inner: &mut Inner) {
+    inner.log.queue_identity(Arc::clone(&inner.identity));
 }
 
 /// Whether a stream that wrote here may go on writing.

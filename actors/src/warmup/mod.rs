@@ -12,6 +12,7 @@
 pub mod clean_shutdown;
 pub(crate) mod events;
 mod plan;
+mod reading;
 mod states;
 mod worker;
 
