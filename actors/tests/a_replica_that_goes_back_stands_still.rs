@@ -11,8 +11,8 @@ use messages::{Busy, OperationError};
 use piggin_actors::vbucket::checkpoint::ReplicaSnapshot;
 use piggin_actors::vbucket::{StreamEpoch, VbucketCore};
 use storage::{
-    Cas, Document, FailoverTable, Item, Seqno, SnapshotKind, SnapshotRange, VbucketState,
-    VbucketUuid,
+    Cas, Document, FailoverTable, Incarnation, Item, RollbackEpoch, Seqno, SnapshotKind,
+    SnapshotRange, VbucketPosition, VbucketState, VbucketUuid,
 };
 use support::{Bench, Setup, become_state, in_state, key};
 
@@ -81,6 +81,34 @@ fn nothing_gets_to_the_disk_and_nothing_is_said_of_it() {
     core.warm_done();
     let resume = core.resume_stream().unwrap();
     assert_eq!((resume.high, resume.snapshot), (Seqno(2), range(0, 9)));
+}
+
+/// Rule R2: what the store said before it went back is of another past.
+#[test]
+fn a_word_of_the_store_from_before_the_rollback_counts_no_more() {
+    let (Bench { core, .. }, _) = replica(9, 9);
+    let before = |epoch| VbucketPosition {
+        incarnation: Incarnation(1),
+        epoch: RollbackEpoch(epoch),
+        high_seqno: Seqno(9),
+    };
+    assert_eq!(taken(&core), Some(Seqno(3)));
+    core.note_persisted(Seqno(3));
+    core.begin_rollback().unwrap();
+    assert!(core.withdraw());
+    let mut record = core.state_record();
+    record.watermarks.high_seqno = Seqno(2);
+    core.note_epoch(RollbackEpoch(1));
+    core.reset(&record);
+    assert!(core.is_of_past(RollbackEpoch(0)));
+    assert!(!core.resync_at(&before(0)));
+    assert_eq!((core.persisted_seqno(), core.down()), (Seqno(2), None));
+    let now = VbucketPosition {
+        high_seqno: Seqno(2),
+        ..before(1)
+    };
+    assert!(core.resync_at(&now));
+    assert_eq!((core.persisted_seqno(), core.down()), (Seqno(2), None));
 }
 
 #[test]
@@ -162,6 +190,10 @@ fn a_replica_lacks_the_tombstones_its_source_had_purged() {
         Seqno(4),
         "as far as it has come"
     );
+    // In its middle the source is told what all of it lacks, so that it need not begin anew.
+    assert_eq!(core.resume_stream().unwrap().purge_seqno, Seqno(6));
+    let epoch = core.begin_stream().unwrap();
+    core.apply_marker(epoch, &disk, true).unwrap();
     core.apply_item(epoch, item(9)).unwrap();
     assert_eq!(core.describe().purge_seqno, Seqno(6));
     let take = core.take_for_flush(9, usize::MAX).unwrap();

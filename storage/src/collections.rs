@@ -124,6 +124,17 @@ const COLLECTION: u8 = b'c';
 const SCOPE: u8 = b's';
 
 impl SystemEvent {
+    /// The manifest it belongs to.
+    #[must_use]
+    pub const fn uid(&self) -> ManifestUid {
+        match self {
+            SystemEvent::CollectionBegin { uid, .. }
+            | SystemEvent::CollectionEnd { uid, .. }
+            | SystemEvent::ScopeBegin { uid, .. }
+            | SystemEvent::ScopeEnd { uid, .. } => *uid,
+        }
+    }
+
     /// The operation of its item.
     #[must_use]
     pub const fn operation(&self) -> Operation {

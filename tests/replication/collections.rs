@@ -1,6 +1,11 @@
 //! A replica follows its source's scopes and collections with the documents in them, and stores what it followed.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use piggin::Bucket;
+use supervisor::testing::Fault;
 
 use crate::common::{assert_same, caught_up, copied, created, opened, replicate, run, write};
 
@@ -41,7 +46,7 @@ fn collections_begin_and_end_with_those_of_the_source() {
             }
             caught_up(&replication).await;
             assert_same_manifest(&source, &target);
-            here.sleep(std::time::Duration::from_secs(5)).await;
+            here.sleep(Duration::from_secs(5)).await;
             assert_same(&source, &target);
         }
         drop(replication);
@@ -49,6 +54,40 @@ fn collections_begin_and_end_with_those_of_the_source() {
         let target = opened(&there).await;
         assert_same_manifest(&source, &target);
         assert_same(&source, &target);
+    });
+}
+
+/// What the replica heard of a manifest that its source never kept is forgotten with the documents.
+#[test]
+fn a_collection_that_was_lost_is_lost_at_the_replica_too() {
+    run(3, async |here, there| {
+        let (source, target) = (created(&here).await, created(&there).await);
+        let made = source.create_collection("_default", "kept").await;
+        made.expect("a collection");
+        for _ in 0..200 {
+            here.inject(Fault::FlushCommit(1));
+        }
+        let making = source.create_collection("_default", "lost");
+        let made = timeout(Duration::from_secs(1), making).await;
+        assert!(made.is_err(), "it gets to no disk: {made:?}");
+        drop(copied(&source, &target).await);
+        assert_same_manifest(&source, &target);
+        target.flush().await.expect("a flush");
+        here.clear_faults();
+        here.cut_power();
+        let source = opened(&here).await;
+        let replication = replicate(&source, &target);
+        caught_up(&replication).await;
+        let rollbacks: u64 = replication.status().iter().map(|one| one.rollbacks).sum();
+        assert!(rollbacks > 0);
+        assert_same_manifest(&source, &target);
+        let made = source.create_collection("_default", "instead").await;
+        made.expect("a collection");
+        caught_up(&replication).await;
+        assert_same_manifest(&source, &target);
+        drop(replication);
+        target.shutdown().await.expect("an end");
+        assert_same_manifest(&source, &opened(&there).await);
     });
 }
 

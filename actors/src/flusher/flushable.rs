@@ -7,7 +7,7 @@ use std::fmt::Debug;
 
 use crate::vbucket::{DirtyVbuckets, VbucketCore};
 use messages::DownCause;
-use storage::{Seqno, VbucketId};
+use storage::{RollbackEpoch, Seqno, VbucketId, VbucketPosition};
 
 pub use crate::vbucket::FlushTake;
 
@@ -21,6 +21,15 @@ pub trait Flushable: Debug + Send + Sync + 'static {
     /// The store holds exactly what is up to there: the flush cursor goes back to it, so that everything above,
     /// and the state record if it may not be on disk, is taken anew (rule R19).
     fn resync(&self, persisted: Seqno);
+    /// The same for where the store says it stands; `false`, with nothing done, if the vbucket was rolled back since.
+    fn resync_at(&self, position: &VbucketPosition) -> bool {
+        self.resync(position.high_seqno);
+        true
+    }
+    /// Whether a word of the store is of a past that was given up by a rollback.
+    fn is_of_past(&self, _epoch: RollbackEpoch) -> bool {
+        false
+    }
     /// Whether there is anything behind the flush cursor.
     fn has_unflushed(&self) -> bool;
     /// Highest seqno in memory.
@@ -62,6 +71,14 @@ impl Flushable for VbucketCore {
 
     fn resync(&self, persisted: Seqno) {
         VbucketCore::resync(self, persisted);
+    }
+
+    fn resync_at(&self, position: &VbucketPosition) -> bool {
+        VbucketCore::resync_at(self, position)
+    }
+
+    fn is_of_past(&self, epoch: RollbackEpoch) -> bool {
+        VbucketCore::is_of_past(self, epoch)
     }
 
     fn has_unflushed(&self) -> bool {

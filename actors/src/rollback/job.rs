@@ -198,22 +198,28 @@ impl Held {
 /// The store went back: memory follows.
 fn follow(claim: &mut Claim, rolled: RolledBack, lease: &StoreLease) -> Stepped {
     let (store, id) = (lease.store(), claim.core.id());
-    let to = match rolled {
-        RolledBack::To { seqno, .. } => seqno,
-        RolledBack::ToZero { .. } => Seqno::ZERO,
+    let (to, epoch) = match rolled {
+        RolledBack::To { seqno, epoch } => (seqno, epoch),
+        RolledBack::ToZero { epoch } => (Seqno::ZERO, epoch),
     };
-    let state = match store.state(id) {
+    let mut state = match store.state(id) {
         Ok(state) => state,
         Err(cause) => return Stepped::Refused(cause),
     };
-    let events = events::read(store, id, &state);
-    claim.core.reset(&state);
+    claim.core.note_epoch(epoch);
+    let (events, unread) = match events::read(store, id, &state) {
+        Ok(events) => (events, None),
+        Err(cause) => (Vec::new(), Some(cause)),
+    };
+    // The manifest is the one of the events that are left.
+    let uid = events.iter().map(|(_, event)| event.uid().0).max();
+    Arc::make_mut(&mut state.identity).manifest_uid = uid.unwrap_or(0);
+    claim.core.reset_to(&state, events);
     claim.stage = Stage::Load(to);
-    match events {
-        Ok(events) => claim.core.warm_collections(events),
-        Err(cause) => return failed(claim, cause),
+    match unread {
+        Some(cause) => failed(claim, cause),
+        None => Stepped::Again,
     }
-    Stepped::Again
 }
 
 fn failed(claim: &Claim, cause: StorageError) -> Stepped {

@@ -27,8 +27,9 @@ use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use messages::{DownCause, OperationError};
 use storage::{
-    HybridLogicalClock, Item, ManifestUid, MemoryAccount, Namespace, Seqno, VbucketId,
-    VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    HybridLogicalClock, Item, ManifestUid, MemoryAccount, Namespace, RollbackEpoch, Seqno,
+    VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid,
+    Watermarks,
 };
 
 /// Told of a vbucket that became suspect, on the thread that panicked: somebody must call
@@ -107,6 +108,8 @@ pub(super) struct Inner {
     pub(super) producing: Producing,
     /// The rollback under way.
     pub(super) rollback: Option<Rollback>,
+    /// What the store says of an older one is of a past that was given up.
+    pub(super) least_epoch: RollbackEpoch,
 }
 
 impl VbucketCore {
@@ -132,6 +135,7 @@ impl VbucketCore {
             tombstones: Tombstones::default(),
             producing: Producing::default(),
             rollback: None,
+            least_epoch: config.position.epoch,
             identity,
         };
         let uid = ManifestUid(inner.identity.manifest_uid);

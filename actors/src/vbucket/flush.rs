@@ -12,7 +12,9 @@ use super::core::{Inner, VbucketCore};
 use super::fault::ChangeStep;
 use super::status::Status;
 use messages::DownCause;
-use storage::{Item, Operation, Seqno, VbucketIdentity, Watermarks};
+use storage::{
+    Item, Operation, Seqno, SnapshotRange, VbucketIdentity, VbucketPosition, Watermarks,
+};
 
 /// What one vbucket has for the disk.
 #[derive(Clone, Debug)]
@@ -77,6 +79,16 @@ impl Flushed {
     pub(super) fn purged_up_to(&self, high: Seqno) -> Seqno {
         let purge_seqno = self.persisted().purge_seqno;
         purge_seqno.max(self.source_purged.min(high))
+    }
+
+    /// What a source is told of tombstones that are lacking: in the middle of a snapshot of its disk all that this was read
+    /// without, for what is here of it came after they were purged.
+    pub(super) fn purged_for_source(&self, high: Seqno, snapshot: SnapshotRange) -> Seqno {
+        if snapshot.end > high {
+            self.persisted().purge_seqno.max(self.source_purged)
+        } else {
+            self.purged_up_to(high)
+        }
     }
 
     /// What it holds once everything under way is there.
@@ -166,9 +178,24 @@ impl VbucketCore {
     /// to it, so that everything above, and the state record if it may not be on disk, is taken anew (rule R19). If
     /// that is no longer in memory the vbucket goes out of service.
     pub fn resync(&self, persisted: Seqno) {
+        self.resync_if(persisted, |_| true);
+    }
+
+    /// The same for where the store says the vbucket stands; `false`, with nothing done, if it went back since.
+    #[must_use]
+    pub fn resync_at(&self, position: &VbucketPosition) -> bool {
+        let mut is_of_now = false;
+        self.resync_if(position.high_seqno, |inner| {
+            is_of_now = position.epoch >= inner.least_epoch;
+            is_of_now
+        });
+        is_of_now
+    }
+
+    fn resync_if(&self, persisted: Seqno, may: impl FnOnce(&Inner) -> bool) {
         let reset = {
             let mut locked = self.lock();
-            if locked.is_withdrawn() {
+            if !may(&locked) || locked.is_withdrawn() {
                 return;
             }
             let reset = locked.log.reset_flush_cursor(persisted);

@@ -58,12 +58,13 @@ impl VbucketCore {
         }
         let epoch = locked.stream.bump();
         let high = locked.log.last_seqno();
+        let snapshot = locked.snapshots.newest(high);
         Ok(Resume {
             epoch,
             high,
-            snapshot: locked.snapshots.newest(high),
+            snapshot,
             branches: locked.identity.failover_table.clone().into(),
-            purge_seqno: locked.flushed.purged_up_to(high),
+            purge_seqno: locked.flushed.purged_for_source(high, snapshot),
         })
     }
 

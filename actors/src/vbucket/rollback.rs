@@ -12,7 +12,7 @@
 
 use super::core::{Inner, VbucketCore};
 use messages::{Busy, OperationError};
-use storage::Seqno;
+use storage::{RollbackEpoch, Seqno};
 
 /// How far a rollback is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,18 @@ impl VbucketCore {
         locked.rollback = Some(Rollback::Withdrawn);
         self.set_persisted(Seqno::ZERO);
         true
+    }
+
+    /// The store went back, and is of this epoch: what was asked of it before counts no more (rule R2).
+    pub fn note_epoch(&self, epoch: RollbackEpoch) {
+        let mut locked = self.lock();
+        locked.least_epoch = locked.least_epoch.max(epoch);
+    }
+
+    /// Whether a word of the store is of a past that was given up.
+    #[must_use]
+    pub fn is_of_past(&self, epoch: RollbackEpoch) -> bool {
+        epoch < self.lock().least_epoch
     }
 
     /// Whether it is being taken back.

@@ -61,7 +61,12 @@ impl Snapshots {
 
     /// From here on they are of a snapshot that ends at `end`.
     pub(super) fn begin_source(&mut self, high: Seqno, end: Seqno, kind: SnapshotKind) {
-        self.origins.push_back((high, Origin::Source(end, kind)));
+        let origin = Origin::Source(end, kind);
+        match self.origins.back_mut() {
+            // Nothing came since the one before.
+            Some((above, before)) if *above == high => *before = origin,
+            Some(_) | None => self.origins.push_back((high, origin)),
+        }
     }
 
     /// An item of the source came; it may complete its snapshot.

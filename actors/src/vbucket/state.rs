@@ -23,7 +23,8 @@ use crate::sync::atomic::Ordering;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
 use messages::{Busy, OperationError};
 use storage::{
-    ManifestUid, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    ManifestUid, Seqno, SystemEvent, VbucketIdentity, VbucketState, VbucketStateRecord,
+    VbucketUuid, Watermarks,
 };
 
 impl VbucketCore {
@@ -122,29 +123,36 @@ impl VbucketCore {
     /// ([`VbucketCore::warm_collections`]); no stream may write, and whoever waits for a seqno above is refused. Nothing of
     /// this vbucket may be under way to the disk.
     pub fn reset(&self, record: &VbucketStateRecord) {
+        self.reset_to(record, Vec::new());
+    }
+
+    /// The same, with the system events the store went back to.
+    pub(crate) fn reset_to(&self, record: &VbucketStateRecord, events: Vec<(Seqno, SystemEvent)>) {
         let high = record.watermarks.high_seqno;
         let refused = {
             let mut locked = self.lock();
             self.raise(Status::WARMING);
-            locked.rollback = None;
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
             locked.producing.note_rolled_back();
             locked.tombstones.clear();
             let mut identity = record.identity.as_ref().clone();
+            // What was said of it and not stored yet is no part of its history.
             identity.state = locked.identity.state;
+            identity.topology = locked.identity.topology.clone();
             let is_active = identity.state == VbucketState::Active;
             locked.snapshots = Snapshots::stored(&record.watermarks, is_active);
             locked.flushed = Flushed::stored(record.watermarks);
             self.set_persisted(high);
             self.map.clear();
             let uid = ManifestUid(identity.manifest_uid);
-            *self.collections.write() = OpenCollections::of_events(uid, []);
+            *self.collections.write() = OpenCollections::of_events(uid, events);
             self.default_high.store(0, Ordering::Relaxed);
             self.become_this(&mut locked, identity);
             queue_identity(&mut locked);
             self.publish_high(&locked);
+            locked.rollback = None;
             let (vbucket, state) = (self.id, locked.identity.state);
             let taken_back = OperationError::NotMyVbucket { vbucket, state };
             self.waiters.refuse_above(high, taken_back)

@@ -178,6 +178,10 @@ impl FlusherState {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };
+        if lane.vbucket.is_of_past(position.epoch) {
+            // Read before a rollback: it is asked for again.
+            return;
+        }
         if position.high_seqno < lane.vbucket.persisted_seqno() {
             // What was freed from memory as persisted is not there any more.
             return self.take_down(id, StorageError::Gone);
@@ -187,7 +191,9 @@ impl FlusherState {
             epoch: position.epoch,
         });
         lane.vbucket.note_persisted(position.high_seqno);
-        lane.vbucket.resync(position.high_seqno);
+        if !lane.vbucket.resync_at(&position) {
+            return;
+        }
         lane.set_disk_full(false);
         if std::mem::take(&mut lane.is_taken_down) {
             lane.vbucket.bring_up();

@@ -242,7 +242,7 @@ impl PassiveState {
         let Some(resume) = &self.resume else { return };
         let high = resume.high;
         let entries: &[FailoverEntry] = &resume.branches;
-        let is_empty_branch = |entry: &FailoverEntry| entry.seqno == high;
+        let is_empty_branch = |entry: &FailoverEntry| entry.seqno >= high;
         let has_older = self.branch.saturating_add(1) < entries.len();
         if to == Seqno::ZERO && has_older && entries.get(self.branch).is_some_and(is_empty_branch) {
             self.branch = self.branch.saturating_add(1);

@@ -114,7 +114,11 @@ impl Consumer {
         attempt: u64,
         answer: Result<StreamOpened, StreamRequestError>,
     ) {
-        if let Some(live) = self.lives.get_mut(&vbucket) {
+        let following = self.config.follows.of(vbucket);
+        if let Some(live) = self.lives.get_mut(&vbucket)
+            // One that was stopped meanwhile takes over nothing more.
+            && following.is_some_and(|following| live.is_of(&following))
+        {
             live.answered(attempt, answer);
             self.config.edge.mark(vbucket);
         }
