@@ -133,13 +133,16 @@ fn the_end_of_a_stream_is_kept_over_a_panic_for_a_full_mailbox() {
 /// Three streams of one consumer whose backfills fill its buffer: one takes what it gets, now and then.
 #[test]
 fn those_that_take_nothing_of_a_full_buffer_are_given_up_together() {
-    let limits = BackfillLimits {
-        step_bytes: 1 << 10,
-        buffer_bytes_max: 8 << 10,
-        ..BackfillLimits::default()
-    };
+    let (keys, limits) = (
+        0..600,
+        BackfillLimits {
+            step_bytes: 1 << 10,
+            buffer_bytes_max: 24 << 10,
+            ..BackfillLimits::default()
+        },
+    );
     let mut streamed = Streamed::within(7, limits);
-    streamed.write(KEYS, 60);
+    streamed.write(keys.clone(), 600);
     let consumers: [Consumer; 3] = std::array::from_fn(|_| Consumer::with_room(usize::MAX));
     let mut windows = Vec::new();
     for (number, consumer) in (0..).zip(&consumers) {
@@ -147,16 +150,21 @@ fn those_that_take_nothing_of_a_full_buffer_are_given_up_together() {
     }
     streamed.turns();
     let figures = streamed.backfills.figures();
-    assert!(figures.buffered_bytes > limits.buffer_bytes_max / 4 * 3);
-    assert!(figures.backfills > 0, "they rest");
+    assert!(
+        figures.buffered_bytes > limits.buffer_bytes_max / 4 * 3,
+        "{figures:?}"
+    );
+    assert!(figures.backfills > 0, "they rest: {figures:?}");
     let half_a_minute = Duration::from_secs(30);
     let due = streamed.now() + limits.idle_max;
     while consumers[0].content().end.is_none() {
         assert!(streamed.now() < due + 2 * half_a_minute, "it stands still");
         assert!(consumers.iter().all(|one| one.content().end.is_none()));
         streamed.cores.plant.ground.clock.advance(half_a_minute);
-        streamed.acknowledge(&consumers[1], &windows[1]);
-        streamed.turns();
+        for _ in 0..40 {
+            streamed.acknowledge(&consumers[1], &windows[1]);
+            streamed.turn();
+        }
     }
     assert!(streamed.now() >= due);
     let ends: Vec<_> = consumers.iter().map(|one| one.content().end).collect();
@@ -170,7 +178,7 @@ fn those_that_take_nothing_of_a_full_buffer_are_given_up_together() {
     );
     // With that there is room again.
     streamed.drain(&consumers[1], &windows[1]);
-    streamed.assert_has_all(&consumers[1], KEYS);
+    streamed.assert_has_all(&consumers[1], keys);
     consumers[1].leave();
     streamed.assert_at_base();
 }

@@ -288,6 +288,48 @@ fn vbucket_whose_creation_could_not_be_read_for_a_while_returns() {
     }
 }
 
+/// Of two lives the second counts, whichever of them could not be read for a while; and while one cannot, the vbucket
+/// is down and never looks as if it had not been.
+#[test]
+fn vbucket_of_which_a_life_could_not_be_read_for_a_while_returns_as_the_last() {
+    for left in [None, Some(0), Some(1)] {
+        let disk = SimulatedDisk::new();
+        let (store, shared) = create(&disk, small_options(1));
+        let mut healthy = Writer::create(&shared, 0);
+        let mut first = Writer::create(&shared, 1);
+        first.write(vec![mutation(1, "a", "of the first life")]);
+        shared.delete_vbucket(vbucket(1)).unwrap();
+        let mut second = Writer::create(&shared, 1);
+        second.write(vec![mutation(1, "b", "of the second life")]);
+        healthy.write(vec![mutation(1, "a", "value")]);
+        let expected = image(&store, 1);
+        drop((healthy, first, second, shared, store));
+        let mut logs = disk.files().into_iter();
+        let (name, bytes) = logs.find(|(name, _)| name.starts_with("log.")).unwrap();
+        let places = frames(&bytes);
+        // Behind the other's creation: creation, batch, deletion, creation.
+        let creations = [places[1] + 70, places[4] + 70];
+        for creation in creations {
+            disk.flip_bit(&name, creation, 0).unwrap();
+        }
+        let store = open(&disk, 2);
+        store.snapshot(vbucket(1)).unwrap_err();
+        store.checkpoint().unwrap();
+        drop(store);
+        let mended = (0..2).filter(|life| Some(*life) != left);
+        for life in mended {
+            disk.flip_bit(&name, creations[life], 0).unwrap();
+        }
+        let store = open(&disk, 3);
+        if left == Some(1) {
+            let error = store.snapshot(vbucket(1)).unwrap_err();
+            assert!(matches!(error, StorageError::VbucketDown { .. }), "{error}");
+        } else {
+            assert_eq!(image(&store, 1), expected, "{left:?} is left");
+        }
+    }
+}
+
 #[test]
 fn checkpoint_that_fails_leaves_no_file_behind() {
     let disk = SimulatedDisk::new();

@@ -82,7 +82,7 @@ fn in_the_middle_of_a_batch() {
             // Of the snapshot that was cut nothing is whole.
             snapshot: SnapshotRange {
                 start: Seqno(2),
-                end: Seqno(20),
+                end: Seqno(16),
             },
             snapshot_kind: SnapshotKind::Disk,
             commit_time_ms: 5,

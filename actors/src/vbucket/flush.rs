@@ -136,7 +136,7 @@ impl VbucketCore {
 
     /// Everything up to `seqno` is on disk: answers who waits for it, lets the log free it. Never goes back.
     pub fn note_persisted(&self, seqno: Seqno) {
-        let settled = {
+        let answered = {
             let mut locked = self.lock();
             if locked.is_withdrawn() {
                 return;
@@ -149,9 +149,9 @@ impl VbucketCore {
             locked.flushed.note(seqno);
             locked.snapshots.forget(seqno);
             self.drop_tombstones(&mut locked);
-            locked.flushed.persisted.settled
+            self.waiters.settle_up_to(locked.flushed.persisted.settled)
         };
-        self.waiters.answer_up_to(settled);
+        answered.tell();
         // A backfill may wait for it.
         self.mark_streams();
     }
@@ -179,10 +179,11 @@ impl VbucketCore {
                 self.set_persisted(persisted);
                 locked.note_change();
             }
-            reset.map(|()| locked.flushed.persisted.settled.min(persisted))
+            let settled = locked.flushed.persisted.settled.min(persisted);
+            reset.map(|()| self.waiters.settle_up_to(settled))
         };
         match reset {
-            Ok(settled) => self.waiters.answer_up_to(settled),
+            Ok(answered) => answered.tell(),
             Err(error) => {
                 tracing::error!(vbucket = %self.id, %error, "memory and store fell apart");
                 self.take_down(DownCause::Escalated(error.to_string()));

@@ -115,9 +115,10 @@ impl Snapshots {
             Some((_, Origin::Own)) | None => (start, high, SnapshotKind::Memory),
             Some((_, Origin::Source(end, kind))) => (start, *end, *kind),
         };
-        // A range that ends at the high seqno says that nothing is missing.
-        let end = if start < high && end <= high {
-            newest
+        // A range that ends at the high seqno says that nothing is missing; and what is missing may have its newer version
+        // behind the snapshot of the newest item, where two snapshots lie in one checkpoint.
+        let end = if start < high && (end <= high || settled < high) {
+            end.max(newest)
         } else {
             end
         };

@@ -70,7 +70,11 @@ impl VbucketCore {
         }
         if is_promotion {
             self.raise_manifest();
-            self.follow(&mut locked)?;
+            if let Err(error) = self.follow(&mut locked) {
+                // Whoever reconciles it goes on with the promotion, and queues it then.
+                locked.suspect();
+                return Err(error);
+            }
         }
         if is_changed {
             // Last: a promotion is on disk with the manifest it brings, or not at all.
@@ -119,7 +123,7 @@ impl VbucketCore {
     /// this vbucket may be under way to the disk.
     pub fn reset(&self, record: &VbucketStateRecord) {
         let high = record.watermarks.high_seqno;
-        let state = {
+        let refused = {
             let mut locked = self.lock();
             self.raise(Status::WARMING);
             locked.rollback = None;
@@ -141,11 +145,11 @@ impl VbucketCore {
             self.become_this(&mut locked, identity);
             queue_identity(&mut locked);
             self.publish_high(&locked);
-            locked.identity.state
+            let (vbucket, state) = (self.id, locked.identity.state);
+            let taken_back = OperationError::NotMyVbucket { vbucket, state };
+            self.waiters.refuse_above(high, taken_back)
         };
-        let vbucket = self.id;
-        let taken_back = OperationError::NotMyVbucket { vbucket, state };
-        self.waiters.refuse_above(high, &taken_back);
+        refused.tell();
     }
 
     /// From now on the vbucket is this.

@@ -7,7 +7,7 @@
 
 mod replay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -40,6 +40,15 @@ enum State {
     Down(Down),
 }
 
+impl State {
+    fn is_unknown(&self) -> bool {
+        match self {
+            State::Down(down) => down.is_unknown(),
+            State::Up { .. } => false,
+        }
+    }
+}
+
 /// Everything learnt so far of one shard.
 struct Recovery {
     identity: Identity,
@@ -48,6 +57,8 @@ struct Recovery {
     options: OpenOptions,
     record: ShardRecord,
     states: BTreeMap<VbucketId, State>,
+    /// What the manifest knew nothing of: it covers no record of theirs.
+    unknown: BTreeSet<VbucketId>,
     /// The damage met so far.
     damage: Vec<LogDamage>,
     next_incarnation: u64,
@@ -170,6 +181,7 @@ impl Recovery {
             options,
             record,
             states: BTreeMap::new(),
+            unknown: BTreeSet::new(),
             damage: Vec::new(),
             next_incarnation: record.next_incarnation,
             next_segment: record.next_segment,

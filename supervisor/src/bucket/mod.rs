@@ -60,7 +60,8 @@ pub struct Bucket {
     default: Collection,
 }
 
-/// A bucket has the verbs of its default collection.
+/// A bucket has the verbs of its default collection, its number and its keys: `bucket.get("key")` is
+/// `bucket.collection("_default", "_default")?.get("key")`. As a path a verb is `Collection::get`, not `Bucket::get`.
 impl Deref for Bucket {
     type Target = Collection;
 

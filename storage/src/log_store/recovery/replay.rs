@@ -17,6 +17,9 @@ use crate::vbucket::{Incarnation, VbucketId};
 impl Recovery {
     /// Applies the log, with damage taking effect at its place in the sequence.
     pub(super) fn replay(&mut self, frames: Vec<FoundFrame>, damage: &[LogDamage]) {
+        let states = self.states.iter();
+        let unknown = states.filter(|(_, state)| state.is_unknown());
+        self.unknown = unknown.map(|(vbucket, _)| *vbucket).collect();
         let mut damage = damage.iter().peekable();
         for frame in frames {
             while let Some(damage) = damage.next_if(|d| d.sequence < frame.position.sequence) {
@@ -52,8 +55,8 @@ impl Recovery {
                 });
             }
         }
+        self.take_down_absent(damage);
         if damage.until > self.record.covers {
-            self.take_down_absent(damage);
             // A creation has a frame of its own, so no more numbers than these were given and lost.
             let lost = damage.until.saturating_sub(damage.sequence);
             let next = self.next_incarnation.saturating_add(lost);
@@ -61,12 +64,17 @@ impl Recovery {
         }
     }
 
+    /// Whether what the manifest says of this vbucket counts what the log says up to `sequence`.
+    fn is_covered(&self, vbucket: VbucketId, sequence: u64) -> bool {
+        sequence <= self.record.covers && !self.unknown.contains(&vbucket)
+    }
+
     /// What is not known may have been created in the damaged part: it must not look as if it had never been.
     fn take_down_absent(&mut self, damage: &LogDamage) {
-        let touched = self
-            .vbuckets()
-            .filter(|vbucket| damage.touched.contains(*vbucket));
-        for vbucket in touched {
+        for vbucket in self.vbuckets() {
+            if !damage.touched.contains(vbucket) || self.is_covered(vbucket, damage.until) {
+                continue;
+            }
             self.states.entry(vbucket).or_insert_with(|| {
                 let cause = damage.error.clone();
                 State::Down(Down { cause, entry: None })
@@ -77,7 +85,8 @@ impl Recovery {
     /// A record of a vbucket that does not exist, though all before it was replayed: its creation was in a part of
     /// the log that is damaged.
     fn note_unknown(&mut self, vbucket: VbucketId, frame: &FoundFrame) {
-        if frame.position.sequence <= self.record.covers || self.states.contains_key(&vbucket) {
+        let sequence = frame.position.sequence;
+        if self.is_covered(vbucket, sequence) || self.states.contains_key(&vbucket) {
             return;
         }
         let touches = |damage: &&LogDamage| damage.touched.contains(vbucket);
@@ -131,12 +140,7 @@ impl Recovery {
         let sequence = frame.position.sequence;
         self.note_numbers(&edit);
         let vbucket = edit.place().vbucket;
-        // A manifest written while its creation could not be read covers nothing of it.
-        let is_unknown = match self.states.get(&vbucket) {
-            Some(State::Down(down)) => down.is_unknown(),
-            Some(State::Up { .. }) | None => false,
-        };
-        let is_news = sequence > self.record.covers || is_unknown;
+        let is_news = !self.is_covered(vbucket, sequence);
         match edit {
             Edit::Create {
                 place,
