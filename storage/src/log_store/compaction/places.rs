@@ -100,8 +100,9 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     /// Records with these gaps between their seqnos and these lengths, in blocks of about 100,000 bytes.
     fn placed(records: &[(u64, u32)]) -> Vec<(Seqno, RecordLocation)> {
