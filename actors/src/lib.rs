@@ -24,6 +24,7 @@ pub mod maintenance;
 pub mod compactor;
 pub mod backfill;
 pub mod stream;
+pub mod durability;
 pub mod warmup;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;

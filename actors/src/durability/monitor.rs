@@ -1,0 +1,209 @@
+//! The monitor of a vbucket, whatever the vbucket is, and how one becomes another.
+//!
+//! Invariant: a change of state loses no prepare and no high seqno; what was decided and not done is undecided again, and
+//! nothing has a deadline any more: the next active may have committed it. Whoever waits is answered from the ledger
+//! ([`Ledger::begin_role`]), not from here.
+
+use std::collections::BTreeMap;
+
+use storage::{CollectionId, DocumentKey, Seqno, VbucketState};
+
+use super::active::{ActiveMonitor, Inherited};
+use super::dead::DeadMonitor;
+use super::ledger::Ledger;
+use super::passive::{PassiveMonitor, SnapshotEnd};
+use super::prepare::{Prepare, Tracked};
+use super::topology::{Chains, NodeName, Requirements};
+
+/// One of the three.
+#[derive(Clone, Debug)]
+pub enum Monitor {
+    /// Of an active vbucket.
+    Active(ActiveMonitor),
+    /// Of a replica, or of one that is about to become active.
+    Passive(PassiveMonitor),
+    /// Of a dead one.
+    Dead(DeadMonitor),
+}
+
+/// Where the vbucket stands when its monitor is made or becomes another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VbucketView {
+    /// Highest seqno in memory.
+    pub high_seqno: Seqno,
+    /// Highest seqno on disk.
+    pub persisted: Seqno,
+    /// What the bucket asks of its chains.
+    pub requirements: Requirements,
+}
+
+/// What the vbucket's memory and its store know of durable writes: all a monitor needs besides the ledger.
+#[derive(Clone, Debug, Default)]
+pub struct Outstanding {
+    /// Prepares that are not over, in any order.
+    pub prepares: Vec<Prepare>,
+    /// The store's high prepared seqno.
+    pub high_prepared: Seqno,
+    /// Highest prepare that is over.
+    pub high_completed: Seqno,
+    /// End of the last snapshot that came whole, of a vbucket that is not active.
+    pub whole: Option<SnapshotEnd>,
+    /// Collections that are dropped and not erased yet, and their ends.
+    pub dropped: BTreeMap<CollectionId, Seqno>,
+}
+
+impl Monitor {
+    /// A monitor from what outlived the last one: after a warmup or a rollback, with an empty ledger, or after the one
+    /// who drove it was made anew.
+    #[must_use]
+    pub fn rebuild<R>(
+        state: VbucketState,
+        chains: Option<Chains>,
+        outstanding: Outstanding,
+        view: &VbucketView,
+        ledger: &Ledger<R>,
+    ) -> Monitor {
+        let mut prepares = outstanding.prepares;
+        prepares.sort_unstable_by_key(|prepare| prepare.seqno);
+        let tracked = prepares.into_iter().map(|prepare| {
+            let deadline = ledger.deadline(prepare.seqno);
+            let mut tracked = Tracked::inherited(prepare);
+            tracked.deadline = deadline;
+            for (collection, end) in &outstanding.dropped {
+                tracked.note_dropped(*collection, *end);
+            }
+            tracked
+        });
+        let inherited = Inherited {
+            tracked: tracked.collect(),
+            high_prepared: outstanding.high_prepared.max(ledger.high_prepared()),
+            high_completed: outstanding.high_completed,
+            persisted: view.persisted,
+        };
+        match state {
+            VbucketState::Active => {
+                let mut active = ActiveMonitor::new(inherited, view.requirements);
+                for (node, seqno) in ledger.acknowledged() {
+                    active.acknowledge(node, seqno);
+                }
+                active.set_chains(chains);
+                Monitor::Active(active)
+            }
+            VbucketState::Replica | VbucketState::Pending => {
+                Monitor::Passive(PassiveMonitor::new(inherited, outstanding.whole))
+            }
+            VbucketState::Dead => Monitor::Dead(DeadMonitor::new(inherited, outstanding.whole)),
+        }
+    }
+
+    /// The vbucket becomes this. An active one begins without a topology, whatever it was before.
+    #[must_use]
+    pub fn become_state(self, state: VbucketState, view: &VbucketView) -> Monitor {
+        match (self, state) {
+            (Monitor::Active(active), VbucketState::Active) => Monitor::Active(active),
+            (Monitor::Passive(passive), VbucketState::Replica | VbucketState::Pending) => {
+                Monitor::Passive(passive)
+            }
+            (Monitor::Dead(dead), VbucketState::Dead) => Monitor::Dead(dead),
+            (before, _) => {
+                let (inherited, whole) = before.retire(view);
+                match state {
+                    VbucketState::Active => promoted(inherited, view.requirements),
+                    VbucketState::Replica | VbucketState::Pending => {
+                        Monitor::Passive(PassiveMonitor::new(inherited, whole))
+                    }
+                    VbucketState::Dead => Monitor::Dead(DeadMonitor::new(inherited, whole)),
+                }
+            }
+        }
+    }
+
+    fn retire(self, view: &VbucketView) -> (Inherited, Option<SnapshotEnd>) {
+        let (mut inherited, whole) = match self {
+            // What it wrote itself is whole, and may be acknowledged to the next active.
+            Monitor::Active(active) => {
+                (active.retire(), Some(SnapshotEnd::memory(view.high_seqno)))
+            }
+            Monitor::Passive(passive) => passive.retire(),
+            Monitor::Dead(dead) => (dead.inherited, dead.whole),
+        };
+        inherited.persisted = inherited.persisted.max(view.persisted);
+        (inherited, whole)
+    }
+
+    /// Everything up to `seqno` is on this node's disk.
+    pub fn note_persisted(&mut self, seqno: Seqno) {
+        match self {
+            Monitor::Active(active) => active.note_persisted(seqno),
+            Monitor::Passive(passive) => passive.note_persisted(seqno),
+            Monitor::Dead(_) => {}
+        }
+    }
+
+    /// A node holds everything up to `seqno`. Says nothing to one that is not active.
+    pub fn acknowledge(&mut self, node: &NodeName, seqno: Seqno) {
+        match self {
+            Monitor::Active(active) => active.acknowledge(node, seqno),
+            Monitor::Passive(_) | Monitor::Dead(_) => {}
+        }
+    }
+
+    /// A collection ended at `end`. Its prepares stay until they are decided or erased from the disk, but a replica waits
+    /// for nobody to complete them.
+    pub fn note_collection_dropped(&mut self, collection: CollectionId, end: Seqno) {
+        match self {
+            Monitor::Active(active) => active.note_collection_dropped(collection, end),
+            Monitor::Passive(passive) => passive.note_collection_dropped(collection, end),
+            Monitor::Dead(dead) => dead.note_collection_dropped(collection, end),
+        }
+    }
+
+    /// The prepare is erased from the disk, with its collection; whether it was there. Of one that is not there nothing
+    /// is said: a compaction may come twice.
+    pub fn erase(&mut self, key: &DocumentKey, seqno: Seqno) -> bool {
+        match self {
+            Monitor::Active(active) => active.erase(key, seqno),
+            Monitor::Passive(passive) => passive.erase(key, seqno),
+            Monitor::Dead(dead) => dead.erase(key, seqno),
+        }
+    }
+
+    /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it, of which the
+    /// seqnos are told.
+    #[must_use]
+    pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
+        match self {
+            Monitor::Active(active) => active.erase_life(collection, end),
+            Monitor::Passive(passive) => passive.erase_life(collection, end),
+            Monitor::Dead(dead) => dead.erase_life(collection, end),
+        }
+    }
+
+    /// Highest prepare this node holds as strongly as it asks.
+    #[must_use]
+    pub fn high_prepared(&self) -> Seqno {
+        match self {
+            Monitor::Active(active) => active.high_prepared(),
+            Monitor::Passive(passive) => passive.high_prepared(),
+            Monitor::Dead(dead) => dead.high_prepared(),
+        }
+    }
+
+    /// Highest prepare that is over.
+    #[must_use]
+    pub fn high_completed(&self) -> Seqno {
+        match self {
+            Monitor::Active(active) => active.high_completed(),
+            Monitor::Passive(passive) => passive.high_completed(),
+            Monitor::Dead(dead) => dead.high_completed(),
+        }
+    }
+}
+
+fn promoted(mut inherited: Inherited, requirements: Requirements) -> Monitor {
+    let passed = inherited.high_prepared;
+    // What is over is a stepping stone for the high prepared seqno, and no more.
+    let is_needed = |one: &Tracked| !one.is_completed || one.seqno() > passed;
+    inherited.tracked.retain(is_needed);
+    Monitor::Active(ActiveMonitor::new(inherited, requirements))
+}
