@@ -246,25 +246,29 @@ impl ActiveMonitor {
         if pop_front_if(&mut self.decided, is_next).is_none() {
             return Err(OutOfTurn { seqno });
         }
-        match settled {
-            Settled::Committed => self.last_committed = seqno,
-            Settled::Aborted => {}
-            Settled::CollectionGone => return Ok(()),
+        if settled == Settled::Committed {
+            self.last_committed = seqno;
         }
-        self.high_completed = self.high_completed.max(seqno);
+        if settled != Settled::CollectionGone {
+            self.high_completed = self.high_completed.max(seqno);
+        }
+        self.advance();
         Ok(())
     }
 
     /// The prepare is erased from the disk, with its collection: there is nothing to decide. Whether it was there; then
     /// whoever waits is to be told that its outcome is not known (MB-44167).
     pub fn erase(&mut self, key: &DocumentKey, seqno: Seqno) -> bool {
-        if let Some(erased) = take_out(&mut self.tracked, key, seqno) {
+        let was_there = if let Some(erased) = take_out(&mut self.tracked, key, seqno) {
             self.forget_deadline(&erased);
-            return true;
-        }
-        let is_it = |one: &Decision| one.write.seqno() == seqno && one.prepare().key == *key;
-        let at = self.decided.iter().position(is_it);
-        at.and_then(|at| self.decided.remove(at)).is_some()
+            true
+        } else {
+            let is_it = |one: &Decision| one.write.seqno() == seqno && one.prepare().key == *key;
+            let at = self.decided.iter().position(is_it);
+            at.and_then(|at| self.decided.remove(at)).is_some()
+        };
+        self.advance();
+        was_there
     }
 
     /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it, also what lies
@@ -279,6 +283,7 @@ impl ActiveMonitor {
         erased.extend(take_out_life(&mut self.tracked, collection, end));
         let is_erased = |seqno: &Seqno| erased.binary_search(seqno).is_ok();
         self.ahead.retain(|(_, seqno)| !is_erased(seqno));
+        self.advance();
         erased
     }
 
@@ -336,11 +341,14 @@ impl ActiveMonitor {
     /// was asked of this node yet.
     fn advance(&mut self) {
         let before = self.high_prepared;
+        // What is given up and not done may be undecided again, and then must not be passed already.
+        let given_up = self.decided.iter().map(|one| &one.write);
+        let fence = given_up.filter(|one| !is_held(one, self.persisted)).map(Tracked::seqno);
+        let fence = fence.min().unwrap_or(Seqno::MAX);
         let from = first_above(&self.tracked, before);
         for one in self.tracked.range(from..) {
-            let is_fence = one.prepare.level != DurabilityLevel::Majority;
-            let is_held = !is_fence || one.seqno() <= self.persisted;
-            if !is_held || (self.chains.is_none() && !one.is_completed) {
+            let may_pass = one.seqno() < fence && is_held(one, self.persisted);
+            if !may_pass || (self.chains.is_none() && !one.is_completed) {
                 break;
             }
             self.high_prepared = one.seqno();
@@ -353,7 +361,8 @@ impl ActiveMonitor {
         self.decide_held();
     }
 
-    /// Commits what enough nodes hold. That is a prefix: who holds a prepare holds all before it.
+    /// Commits what enough nodes hold. That is a prefix: who holds a prepare holds all before it. What this node inherited
+    /// it may hold as a replica must, which is less than an active must.
     fn decide_held(&mut self) {
         let Some(chains) = &self.chains else {
             return;
@@ -361,7 +370,9 @@ impl ActiveMonitor {
         let acknowledged = |node: &NodeName| self.acknowledged_by(chains, node);
         let held = chains.held(acknowledged, self.requirements.is_fallback);
         let by_majority = chains.held(acknowledged, false);
-        while let Some(first) = pop_front_if(&mut self.tracked, |first| first.seqno() <= held) {
+        let persisted = self.persisted;
+        let is_enough = |one: &Tracked| one.seqno() <= held && is_held(one, persisted);
+        while let Some(first) = pop_front_if(&mut self.tracked, is_enough) {
             if !first.is_completed {
                 let has_majority = first.seqno() <= by_majority;
                 self.decide(first, Verdict::Commit { has_majority });
@@ -411,6 +422,11 @@ impl ActiveMonitor {
         }
         self.acknowledged.get(node).copied().unwrap_or_default()
     }
+}
+
+/// Whether a node that is persisted so far holds a prepare as strongly as it asks of the active.
+fn is_held(write: &Tracked, persisted: Seqno) -> bool {
+    write.prepare.level == DurabilityLevel::Majority || write.seqno() <= persisted
 }
 
 /// For tests and the predicates they check.

@@ -118,7 +118,9 @@ impl Monitor {
         }
     }
 
-    fn retire(self, view: &VbucketView) -> (Inherited, Option<SnapshotEnd>) {
+    fn retire(mut self, view: &VbucketView) -> (Inherited, Option<SnapshotEnd>) {
+        // What is on disk by now may have been written, and not told: the state record counts it as prepared.
+        self.note_persisted(view.persisted);
         let (mut inherited, whole) = match self {
             // What it wrote itself is whole, and may be acknowledged to the next active.
             Monitor::Active(active) => {

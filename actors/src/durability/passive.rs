@@ -170,6 +170,7 @@ impl PassiveMonitor {
             drop(take_out(&mut self.tracked, &prepare.key, before));
         }
         self.tracked.push_back(Tracked::inherited(prepare));
+        self.drop_passed();
         Ok(())
     }
 
@@ -213,21 +214,20 @@ impl PassiveMonitor {
         Ok(())
     }
 
-    /// Where the prepare lies that is the next to end, which must be this one.
+    /// Where the prepare lies that is the next to end, which must be this one. Not the first above the high completed
+    /// seqno: a disk snapshot that shows a collection only in its last life may have raised that over prepares that go on.
     fn next_in_order(&mut self, key: &DocumentKey, seqno: Seqno) -> Result<usize, PassiveError> {
-        loop {
-            let at = first_above(&self.tracked, self.high_completed);
-            let next = self.tracked.get(at).ok_or(PassiveError::NothingPrepared)?;
-            if next.is_dropped {
-                drop(self.tracked.remove(at));
-                continue;
-            }
-            if next.is_completed || next.seqno() != seqno || next.prepare.key != *key {
-                let next = next.seqno();
-                return Err(PassiveError::CompletedOutOfOrder { seqno, next });
-            }
-            return Ok(at);
+        let is_open = |one: &&Tracked| !one.is_completed && !one.is_dropped;
+        let next = self.tracked.iter().find(is_open);
+        let next = next.map(|one| &one.prepare).ok_or(PassiveError::NothingPrepared)?;
+        if next.seqno != seqno || next.key != *key {
+            let next = next.seqno;
+            return Err(PassiveError::CompletedOutOfOrder { seqno, next });
         }
+        // Nobody ends what is dropped: it goes when what stands behind it ends.
+        let stays = |one: &Tracked| one.is_completed || !one.is_dropped || one.seqno() > seqno;
+        self.tracked.retain(stays);
+        Ok(first_above(&self.tracked, seqno).saturating_sub(1))
     }
 
     /// A collection ended at `end`: nobody completes its prepares. They stay until they are erased, or passed over.
@@ -239,12 +239,17 @@ impl PassiveMonitor {
 
     /// The prepare is erased from the disk, with its collection; whether it was there.
     pub fn erase(&mut self, key: &DocumentKey, seqno: Seqno) -> bool {
-        take_out(&mut self.tracked, key, seqno).is_some()
+        let was_there = take_out(&mut self.tracked, key, seqno).is_some();
+        // What is over may have stood behind it.
+        self.drop_passed();
+        was_there
     }
 
     /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it.
     pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
-        take_out_life(&mut self.tracked, collection, end)
+        let erased = take_out_life(&mut self.tracked, collection, end);
+        self.drop_passed();
+        erased
     }
 
     /// What this node may acknowledge.

@@ -28,12 +28,15 @@ struct Totals {
 
 #[test]
 fn every_invariant_holds_after_every_step() {
-    let seeds = std::env::var("PIGGIN_SEEDS")
-        .ok()
-        .and_then(|seeds| seeds.parse().ok());
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
     let mut totals = Totals::default();
-    for seed in REGRESSIONS.into_iter().chain(0..seeds.unwrap_or(SEEDS)) {
-        if let Err(what) = run(seed, &mut totals) {
+    if let Some(seed) = number("PIGGIN_SEED") {
+        // One run, told step by step.
+        run(seed, &mut totals, true).unwrap();
+        return;
+    }
+    for seed in REGRESSIONS.into_iter().chain(0..number("PIGGIN_SEEDS").unwrap_or(SEEDS)) {
+        if let Err(what) = run(seed, &mut totals, false) {
             panic!("seed {seed}: {what}");
         }
     }
@@ -78,16 +81,23 @@ fn every_invariant_holds_after_every_step() {
     }
 }
 
-fn run(seed: u64, totals: &mut Totals) -> Result<(), String> {
+fn run(seed: u64, totals: &mut Totals, is_told: bool) -> Result<(), String> {
     let mut world = World::new(seed);
     let mut memory = Memory::default();
     for step in 0..STEPS {
         let what = act(&mut world);
         totals.steps += 1;
+        if is_told {
+            println!("{step}: {what}\n{world}");
+        }
         check(&mut world, &mut memory, &mut totals.tally)
             .map_err(|error| format!("step {step} ({what}): {error}"))?;
     }
-    rest(&mut world, &mut memory, &mut totals.tally)?;
+    let rested = rest(&mut world, &mut memory, &mut totals.tally);
+    if is_told {
+        println!("at rest\n{world}");
+    }
+    rested?;
     totals.rests += 1;
     totals.commits += world.commits_judged;
     totals.failovers += world.failovers;

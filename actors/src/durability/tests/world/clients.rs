@@ -127,7 +127,8 @@ impl World {
         let Monitor::Active(active) = &mut self.nodes[at].monitor else {
             return;
         };
-        for seqno in active.tick(self.now) {
+        let overdue = active.tick(self.now);
+        for seqno in overdue {
             let reply = self.nodes[at].ledger.answer_early(seqno);
             self.answer(reply.into_iter().collect(), Answer::Ambiguous);
         }
@@ -136,6 +137,7 @@ impl World {
     /// Does some of what is decided.
     pub(in crate::durability) fn drain(&mut self, most: usize) {
         for _ in 0..most {
+            self.judge_decisions();
             if !self.drain_one() {
                 return;
             }
@@ -151,7 +153,7 @@ impl World {
         let Some(decision) = active.next_decision().cloned() else {
             return false;
         };
-        let Prepare { seqno, key, level } = decision.prepare().clone();
+        let Prepare { seqno, key, .. } = decision.prepare().clone();
         if node.is_of_ended_life(&key, seqno) {
             node.monitor_mut()
                 .settle(seqno, Settled::CollectionGone)
@@ -184,10 +186,31 @@ impl World {
         node.note_high();
         let reply = node.ledger.complete(seqno);
         self.answer(reply.into_iter().collect(), answer);
-        if settled == Settled::Committed {
-            self.judge_commit(at, id, seqno, level);
-        }
         true
+    }
+
+    /// Judges what was decided since this was last called, under the topology it was decided with.
+    pub(in crate::durability) fn judge_decisions(&mut self) {
+        let Some(at) = self.active else { return };
+        let Monitor::Active(active) = &self.nodes[at].monitor else {
+            return;
+        };
+        let decisions: Vec<_> = active.decisions().cloned().collect();
+        let mut judged = BTreeSet::new();
+        for decision in decisions {
+            let Prepare { seqno, key, level } = decision.prepare().clone();
+            judged.insert(seqno);
+            let is_commit = decision.verdict() != Verdict::Abort;
+            let is_live = !self.nodes[at].is_of_ended_life(&key, seqno);
+            if is_commit && is_live && !self.judged.contains(&seqno) {
+                let pending = self.nodes[at].pending.get(&key);
+                match pending.filter(|one| one.seqno == seqno).map(|one| one.id) {
+                    Some(id) => self.judge_commit(at, id, seqno, level),
+                    None => self.fault(format!("decided prepare {seqno} is not pending")),
+                }
+            }
+        }
+        self.judged = judged;
     }
 
     /// Invariant 10: enough nodes of each chain hold it, and the active as strongly as it must.

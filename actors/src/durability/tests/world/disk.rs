@@ -22,6 +22,9 @@ impl World {
 
     pub(in crate::durability) fn tell_flushed(&mut self, at: usize) {
         let node = &mut self.nodes[at];
+        if !node.is_up {
+            return;
+        }
         node.monitor.note_persisted(node.persisted);
         node.note_high();
         self.acknowledge_due(at);
@@ -57,13 +60,14 @@ impl World {
         let uuid = self.id();
         let node = &mut self.nodes[at];
         let whole = node.newest_whole(node.high());
-        node.branches.push((uuid, whole));
+        node.begin_branch(uuid, whole);
         node.state = VbucketState::Active;
         node.own_from = node.high();
         node.receiving = None;
         node.topology = topology;
         self.active = Some(at);
         self.held.clear();
+        self.judged.clear();
         self.warm_up(at);
     }
 
@@ -83,7 +87,14 @@ impl World {
             let what = format!("23: node {at} loads {one:?}, but {other:?} is outstanding");
             self.faults.push(what);
         }
-        self.nodes[at].load(&by_watermark);
+        let before = self.nodes[at].acknowledged;
+        let node = &mut self.nodes[at];
+        node.load(&by_watermark);
+        let (prepared, whole) = (node.monitor.high_prepared(), node.newest_whole(node.high()));
+        // Whoever said so, and had it whole on disk, says so again (MB-51639, MB-51806).
+        if before <= whole && prepared < before {
+            self.fault(format!("25: node {at} had said {before}, and says {prepared}"));
+        }
     }
 
     /// A replica goes back to the last whole snapshot on its disk at or below `target`.
@@ -91,10 +102,16 @@ impl World {
         self.rollbacks += 1;
         let node = &mut self.nodes[at];
         let to = node.newest_whole(target.min(node.persisted));
+        // What was erased does not come back: below it there is nothing to go back to.
+        let to = if to < node.history_floor { Seqno::ZERO } else { to };
+        if to == Seqno::ZERO {
+            node.history_floor = to;
+        }
         node.log.retain(|item| item.seqno <= to);
         node.whole.retain(|(end, _)| end.seqno <= to);
         node.ended.retain(|end| *end <= to);
         node.records.retain(|(end, _)| *end <= to);
+        node.branches.retain(|(_, start)| *start <= to);
         node.receiving = None;
         node.went_back = true;
         node.persisted = node.records.last().map_or(Seqno::ZERO, |(end, _)| *end);
@@ -160,6 +177,7 @@ impl World {
             .retain(|key, one| key.collection() != COLLECTION || one.seqno >= end);
         node.ended.retain(|one| *one > end);
         node.floor = node.floor.max(end);
+        node.history_floor = node.history_floor.max(end);
         let replies = gone
             .into_iter()
             .filter_map(|seqno| node.ledger.complete(seqno));
@@ -205,6 +223,7 @@ impl Node {
         record.high_prepared = record.high_prepared.max(covered);
         self.persisted = to;
         self.records.push((to, record));
+        self.ledger.raise_high_prepared(record.high_prepared);
     }
 
     /// Snapshots that came whole: above what, to where, from where.
@@ -268,6 +287,7 @@ impl Node {
             self.pending.insert(prepare.key.clone(), pending);
         }
         self.acknowledged = Seqno::ZERO;
+        self.went_back = true;
         let completed = self.record().completed;
         self.rebuild_monitor(outstanding.to_vec(), completed);
         self.note_high();

@@ -38,7 +38,7 @@ impl World {
         let branches = self.nodes[from].branches.clone();
         let replica = &mut self.nodes[to];
         replica.branches = branches;
-        let partial = replica.receiving.take();
+        let partial = replica.receiving.clone();
         let from_disk = partial.filter(|one| one.kind == SnapshotKind::Disk);
         let mut acknowledger = Acknowledger::default();
         let high = replica.monitor.high_prepared();

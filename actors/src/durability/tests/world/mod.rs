@@ -11,6 +11,7 @@ mod clients;
 mod roles;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 pub(super) use clients::{Answer, Client};
 pub(super) use link::Link;
@@ -38,6 +39,8 @@ pub(super) struct World {
     next_id: u64,
     /// Which nodes held a write as strongly as it asks when they said so.
     pub(super) held: BTreeMap<WriteId, BTreeSet<usize>>,
+    /// Decisions that were judged and are not done.
+    pub(super) judged: BTreeSet<Seqno>,
     /// What was found wrong where it happened.
     pub(super) faults: Vec<String>,
     /// Decisions to commit that were looked at, promotions too.
@@ -62,6 +65,7 @@ impl World {
             clients: BTreeMap::new(),
             next_id: 0,
             held: BTreeMap::new(),
+            judged: BTreeSet::new(),
             faults: Vec::new(),
             commits_judged: 0,
             failovers: 0,
@@ -135,5 +139,29 @@ impl World {
             // Nothing can be committed.
             _ => chains(&[&[a, "", ""]]),
         }
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, node) in self.nodes.iter().enumerate() {
+            let is_active = if Some(at) == self.active { "*" } else { " " };
+            let (prepared, completed) = (node.monitor.high_prepared(), node.monitor.high_completed());
+            write!(f, "  {is_active}{} {:?} up {} high {}", node.name, node.state, node.is_up, node.high())?;
+            write!(f, " disk {} {:?}", node.persisted, node.record())?;
+            write!(f, " prepared {prepared} completed {completed} branches {:?}", node.branches)?;
+            let pending: Vec<_> = node.pending.values().map(|one| one.seqno.0).collect();
+            write!(f, " pending {pending:?} ended {:?}", node.ended)?;
+            if let Some(one) = &node.receiving {
+                write!(f, " receiving {}-{} {:?}", one.start, one.end, one.kind)?;
+            }
+            if let Some(link) = &self.links[at] {
+                write!(f, " linked, {} items and {:?} under way", link.under_way.len(), link.acks)?;
+            }
+            let short = |item: &Item| format!("{} {:?} {:?}", item.seqno, item.key, item.operation);
+            let tail: Vec<_> = node.log.iter().rev().take(12).map(short).collect();
+            writeln!(f, "\n      {}", tail.join(", "))?;
+        }
+        Ok(())
     }
 }

@@ -94,6 +94,8 @@ pub(in crate::durability) struct Node {
     pub(in crate::durability) receiving: Option<Receiving>,
     /// Items at or below are no longer in memory as they were written.
     pub(in crate::durability) floor: Seqno,
+    /// It cannot go back below this, but to nothing.
+    pub(in crate::durability) history_floor: Seqno,
     pub(in crate::durability) pending: BTreeMap<DocumentKey, Pending>,
     pub(in crate::durability) branches: Vec<(u64, Seqno)>,
     /// Since when it writes itself.
@@ -123,6 +125,7 @@ impl Node {
             whole: Vec::new(),
             receiving: None,
             floor: Seqno::ZERO,
+            history_floor: Seqno::ZERO,
             pending: BTreeMap::new(),
             branches: Vec::new(),
             own_from: Seqno::ZERO,
@@ -249,6 +252,12 @@ impl Node {
             .clone()
             .filter(|_| self.state == VbucketState::Active);
         self.monitor = Monitor::rebuild(self.state, chains, outstanding, &view, &self.ledger);
+    }
+
+    /// A new branch of history begins at `start`; what was to begin above it never was.
+    pub(in crate::durability) fn begin_branch(&mut self, uuid: u64, start: Seqno) {
+        self.branches.retain(|(_, other)| *other <= start);
+        self.branches.push((uuid, start));
     }
 
     /// What the document map holds as prepared.

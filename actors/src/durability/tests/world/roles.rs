@@ -12,7 +12,7 @@ impl World {
         let view = self.nodes[at].view();
         let node = &mut self.nodes[at];
         let whole = node.newest_whole(node.high());
-        node.branches.push((uuid, whole));
+        node.begin_branch(uuid, whole);
         if node.receiving.take().is_some() {
             node.floor = node.high();
         }
@@ -24,6 +24,7 @@ impl World {
         node.note_high();
         self.active = Some(at);
         self.held.clear();
+        self.judged.clear();
         self.answer(replies, Answer::Ambiguous);
     }
 
@@ -124,6 +125,7 @@ impl World {
     pub(in crate::durability) fn set_topology(&mut self, chains: Option<Chains>) {
         let Some(at) = self.active else { return };
         self.catch_up(at);
+        self.judge_decisions();
         let names: Vec<_> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let node = &mut self.nodes[at];
         for name in names {
@@ -149,6 +151,10 @@ impl World {
         }
         // What is read from the document map holds what the cursor has yet to show.
         node.unread.clear();
+        if self.active == Some(at) {
+            self.judged.clear();
+        }
+        let node = &mut self.nodes[at];
         let completed = node.monitor.high_completed();
         let prepares = node.pending_prepares();
         node.rebuild_monitor(prepares, completed);
