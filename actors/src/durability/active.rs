@@ -343,7 +343,9 @@ impl ActiveMonitor {
         let before = self.high_prepared;
         // What is given up and not done may be undecided again, and then must not be passed already.
         let given_up = self.decided.iter().map(|one| &one.write);
-        let fence = given_up.filter(|one| !is_held(one, self.persisted)).map(Tracked::seqno);
+        let fence = given_up
+            .filter(|one| !is_held(one, self.persisted))
+            .map(Tracked::seqno);
         let fence = fence.min().unwrap_or(Seqno::MAX);
         let from = first_above(&self.tracked, before);
         for one in self.tracked.range(from..) {

@@ -92,6 +92,12 @@ impl<R> Ledger<R> {
         self.parked.get(&seqno)?.deadline
     }
 
+    /// Whether the prepare at `seqno` was accepted from a client in this role, and is not over.
+    #[must_use]
+    pub fn is_parked(&self, seqno: Seqno) -> bool {
+        self.parked.contains_key(&seqno)
+    }
+
     /// A node acknowledged everything up to `seqno`. Never goes back.
     pub fn acknowledge(&mut self, node: &NodeName, seqno: Seqno) {
         match self.acknowledged.get_mut(node) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use storage::{CollectionId, DocumentKey, Seqno, VbucketState};
+use storage::{CollectionId, DocumentKey, Seqno, VbucketState, Watermarks};
 
 use super::active::{ActiveMonitor, Inherited};
 use super::dead::DeadMonitor;
@@ -42,7 +42,7 @@ pub struct VbucketView {
 pub struct Outstanding {
     /// Prepares that are not over, in any order.
     pub prepares: Vec<Prepare>,
-    /// The store's high prepared seqno.
+    /// What the store says is prepared; see [`high_prepared_on_disk`].
     pub high_prepared: Seqno,
     /// Highest prepare that is over.
     pub high_completed: Seqno,
@@ -74,6 +74,9 @@ impl Monitor {
             }
             tracked
         });
+        // Nobody completes what is dropped, and as a rule nobody waits for it.
+        let is_asked_for = |one: &Tracked| !one.is_dropped || ledger.is_parked(one.seqno());
+        let tracked = tracked.filter(is_asked_for);
         let inherited = Inherited {
             tracked: tracked.collect(),
             high_prepared: outstanding.high_prepared.max(ledger.high_prepared()),
@@ -202,10 +205,27 @@ impl Monitor {
     }
 }
 
+/// The high prepared seqno of a vbucket whose store says this. The one that is stored may lag, where a batch was the last
+/// and nothing was written when the monitor went on; but what lies on disk in snapshots that came whole is prepared,
+/// however strongly it was to be (MB-51639, MB-51806).
+#[must_use]
+pub fn high_prepared_on_disk(watermarks: &Watermarks) -> Seqno {
+    let (snapshot, high) = (watermarks.snapshot, watermarks.high_seqno);
+    let whole = if snapshot.end <= high {
+        high
+    } else {
+        snapshot.start
+    };
+    let known = [watermarks.prepared_seqno, watermarks.completed_seqno];
+    let held = known.into_iter().filter(|seqno| *seqno <= whole);
+    held.fold(watermarks.high_prepared_seqno, Seqno::max)
+}
+
 fn promoted(mut inherited: Inherited, requirements: Requirements) -> Monitor {
     let passed = inherited.high_prepared;
-    // What is over is a stepping stone for the high prepared seqno, and no more.
-    let is_needed = |one: &Tracked| !one.is_completed || one.seqno() > passed;
+    // What is over is a stepping stone for the high prepared seqno, and no more; what is dropped is nothing.
+    let is_stone = |one: &Tracked| one.is_completed && one.seqno() > passed;
+    let is_needed = |one: &Tracked| is_stone(one) || !one.is_completed && !one.is_dropped;
     inherited.tracked.retain(is_needed);
     Monitor::Active(ActiveMonitor::new(inherited, requirements))
 }

@@ -219,7 +219,9 @@ impl PassiveMonitor {
     fn next_in_order(&mut self, key: &DocumentKey, seqno: Seqno) -> Result<usize, PassiveError> {
         let is_open = |one: &&Tracked| !one.is_completed && !one.is_dropped;
         let next = self.tracked.iter().find(is_open);
-        let next = next.map(|one| &one.prepare).ok_or(PassiveError::NothingPrepared)?;
+        let next = next
+            .map(|one| &one.prepare)
+            .ok_or(PassiveError::NothingPrepared)?;
         if next.seqno != seqno || next.key != *key {
             let next = next.seqno;
             return Err(PassiveError::CompletedOutOfOrder { seqno, next });

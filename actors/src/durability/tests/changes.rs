@@ -244,3 +244,27 @@ fn what_is_handed_in_is_tracked_in_order() {
     let monitor = Monitor::rebuild(REPLICA, None, outstanding, &view(9, 9), &ledger);
     assert_eq!(incomplete(&passive_of(monitor)), [2, 5, 9]);
 }
+
+/// MB-51639, MB-51806: what is whole on disk is prepared, whatever the last batch said; what is not, is not.
+#[test]
+fn mb_51639_mb_51806_what_is_whole_on_disk_is_prepared() {
+    let at = |start: u64, end: u64| Watermarks {
+        high_seqno: Seqno(9),
+        prepared_seqno: Seqno(8),
+        completed_seqno: Seqno(4),
+        high_prepared_seqno: Seqno(2),
+        snapshot: SnapshotRange {
+            start: Seqno(start),
+            end: Seqno(end),
+        },
+        ..Watermarks::default()
+    };
+    assert_eq!(high_prepared_on_disk(&at(3, 9)), Seqno(8));
+    assert_eq!(high_prepared_on_disk(&at(5, 12)), Seqno(4));
+    assert_eq!(high_prepared_on_disk(&at(3, 12)), Seqno(2));
+    let further = Watermarks {
+        high_prepared_seqno: Seqno(9),
+        ..at(9, 9)
+    };
+    assert_eq!(high_prepared_on_disk(&further), Seqno(9));
+}

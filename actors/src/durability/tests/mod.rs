@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use storage::{
-    CollectionId, DocumentKey, DurabilityLevel, Seqno, SnapshotKind, Topology, VbucketState,
+    CollectionId, DocumentKey, DurabilityLevel, Seqno, SnapshotKind, SnapshotRange, Topology,
+    VbucketState, Watermarks,
 };
 
 use super::*;

@@ -28,14 +28,21 @@ struct Totals {
 
 #[test]
 fn every_invariant_holds_after_every_step() {
-    let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|number| number.parse().ok())
+    };
     let mut totals = Totals::default();
     if let Some(seed) = number("PIGGIN_SEED") {
         // One run, told step by step.
         run(seed, &mut totals, true).unwrap();
         return;
     }
-    for seed in REGRESSIONS.into_iter().chain(0..number("PIGGIN_SEEDS").unwrap_or(SEEDS)) {
+    for seed in REGRESSIONS
+        .into_iter()
+        .chain(0..number("PIGGIN_SEEDS").unwrap_or(SEEDS))
+    {
         if let Err(what) = run(seed, &mut totals, false) {
             panic!("seed {seed}: {what}");
         }

@@ -158,6 +158,7 @@ impl World {
             node.monitor_mut()
                 .settle(seqno, Settled::CollectionGone)
                 .unwrap();
+            node.note_high();
             let reply = node.ledger.complete(seqno);
             self.answer(reply.into_iter().collect(), Answer::CollectionGone);
             return true;

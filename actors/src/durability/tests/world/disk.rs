@@ -93,7 +93,9 @@ impl World {
         let (prepared, whole) = (node.monitor.high_prepared(), node.newest_whole(node.high()));
         // Whoever said so, and had it whole on disk, says so again (MB-51639, MB-51806).
         if before <= whole && prepared < before {
-            self.fault(format!("25: node {at} had said {before}, and says {prepared}"));
+            self.fault(format!(
+                "25: node {at} had said {before}, and says {prepared}"
+            ));
         }
     }
 
@@ -103,7 +105,11 @@ impl World {
         let node = &mut self.nodes[at];
         let to = node.newest_whole(target.min(node.persisted));
         // What was erased does not come back: below it there is nothing to go back to.
-        let to = if to < node.history_floor { Seqno::ZERO } else { to };
+        let to = if to < node.history_floor {
+            Seqno::ZERO
+        } else {
+            to
+        };
         if to == Seqno::ZERO {
             node.history_floor = to;
         }
@@ -169,6 +175,7 @@ impl World {
             }
         }
         gone.extend(node.monitor.erase_life(COLLECTION, end));
+        node.note_high();
         node.unread
             .retain(|(one, _)| one.key.collection() != COLLECTION || one.seqno >= end);
         let last = node.high();

@@ -163,6 +163,9 @@ impl World {
                 completed,
                 prepared,
             } => {
+                // One that was given up in its middle goes on in this: what is whole ends before both (MB-35003).
+                let before = node.receiving.as_ref().map(|one| one.start);
+                let start = before.unwrap_or(start);
                 node.receiving = Some(Receiving {
                     start,
                     end,
@@ -212,23 +215,19 @@ impl World {
         self.links[to].as_mut().unwrap().acks.push(seqno);
     }
 
-    /// Whoever acknowledges holds what the active waits for.
+    /// Whoever acknowledges holds what the active waits for, and what was committed before.
     fn judge_acknowledgement(&mut self, to: usize, seqno: Seqno) {
         let active = &self.nodes[self.active.unwrap()];
+        let replica = &self.nodes[to];
         let mut faults = Vec::new();
         for item in active.log.iter().filter(|item| item.seqno <= seqno) {
-            let Operation::Prepare(level) = item.operation else {
-                continue;
-            };
             let Some(client) = self.clients.get(&item.id) else {
                 continue;
             };
-            let is_strong = level != PersistToMajority || self.nodes[to].persisted >= item.seqno;
-            let has = self.nodes[to].has(client, item.id);
-            let is_open = active
-                .pending_of(&item.key)
-                .is_some_and(|one| one.seqno == item.seqno);
-            if has && is_strong {
+            let is_strong = client.level != PersistToMajority || replica.persisted >= item.seqno;
+            let pending = active.pending_of(&item.key);
+            let is_open = pending.is_some_and(|one| one.seqno == item.seqno);
+            if replica.has(client, item.id) && is_strong {
                 self.held.entry(item.id).or_default().insert(to);
             } else if is_open {
                 faults.push(format!(

@@ -146,17 +146,34 @@ impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, node) in self.nodes.iter().enumerate() {
             let is_active = if Some(at) == self.active { "*" } else { " " };
-            let (prepared, completed) = (node.monitor.high_prepared(), node.monitor.high_completed());
-            write!(f, "  {is_active}{} {:?} up {} high {}", node.name, node.state, node.is_up, node.high())?;
+            let (prepared, completed) =
+                (node.monitor.high_prepared(), node.monitor.high_completed());
+            write!(
+                f,
+                "  {is_active}{} {:?} up {} high {}",
+                node.name,
+                node.state,
+                node.is_up,
+                node.high()
+            )?;
             write!(f, " disk {} {:?}", node.persisted, node.record())?;
-            write!(f, " prepared {prepared} completed {completed} branches {:?}", node.branches)?;
+            write!(
+                f,
+                " prepared {prepared} completed {completed} branches {:?}",
+                node.branches
+            )?;
             let pending: Vec<_> = node.pending.values().map(|one| one.seqno.0).collect();
             write!(f, " pending {pending:?} ended {:?}", node.ended)?;
             if let Some(one) = &node.receiving {
                 write!(f, " receiving {}-{} {:?}", one.start, one.end, one.kind)?;
             }
             if let Some(link) = &self.links[at] {
-                write!(f, " linked, {} items and {:?} under way", link.under_way.len(), link.acks)?;
+                write!(
+                    f,
+                    " linked, {} items and {:?} under way",
+                    link.under_way.len(),
+                    link.acks
+                )?;
             }
             let short = |item: &Item| format!("{} {:?} {:?}", item.seqno, item.key, item.operation);
             let tail: Vec<_> = node.log.iter().rev().take(12).map(short).collect();

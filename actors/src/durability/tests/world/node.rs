@@ -241,7 +241,7 @@ impl Node {
         };
         let outstanding = Outstanding {
             prepares,
-            high_prepared: self.record().high_prepared,
+            high_prepared: high_prepared_on_disk(&self.watermarks()),
             high_completed: completed,
             whole: (whole > Seqno::ZERO).then_some(end),
             dropped: self.ended.iter().map(|end| (COLLECTION, *end)).collect(),
@@ -258,6 +258,25 @@ impl Node {
     pub(in crate::durability) fn begin_branch(&mut self, uuid: u64, start: Seqno) {
         self.branches.retain(|(_, other)| *other <= start);
         self.branches.push((uuid, start));
+    }
+
+    /// The state record as a store keeps it.
+    fn watermarks(&self) -> Watermarks {
+        let (record, high_seqno) = (self.record(), self.persisted);
+        let start = self.newest_whole(high_seqno);
+        let end = if start == high_seqno {
+            start
+        } else {
+            high_seqno.next()
+        };
+        Watermarks {
+            high_seqno,
+            prepared_seqno: record.prepared,
+            completed_seqno: record.completed,
+            high_prepared_seqno: record.high_prepared,
+            snapshot: SnapshotRange { start, end },
+            ..Watermarks::default()
+        }
     }
 
     /// What the document map holds as prepared.

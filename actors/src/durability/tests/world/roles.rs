@@ -87,7 +87,17 @@ impl World {
             let node = &self.nodes[*at];
             node.is_up && node.state != VbucketState::Dead
         };
-        let candidates: Vec<_> = (0..self.nodes.len()).filter(may_serve).collect();
+        let all: Vec<_> = (0..self.nodes.len()).filter(may_serve).collect();
+        // Seqnos are compared only within one history: that of the active that goes.
+        let newest = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.branches.last())
+            .max();
+        let newest = newest.copied();
+        let is_of_it = |at: &usize| self.nodes[*at].branches.last().copied() == newest;
+        let same: Vec<_> = all.iter().copied().filter(is_of_it).collect();
+        let candidates = if same.is_empty() { all } else { same };
         let rank = |at: &&usize| {
             let node = &self.nodes[**at];
             (node.monitor.high_prepared(), node.high())
@@ -115,7 +125,7 @@ impl World {
                     let what = format!("11: {client:?} is gone with the failover to node {best}");
                     self.faults.push(what);
                 }
-            } else if !self.nodes[best].has(client, *id) {
+            } else {
                 // Its holders went one after the other: more than one failover.
                 client.is_excused = true;
             }
