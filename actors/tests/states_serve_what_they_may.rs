@@ -364,6 +364,28 @@ proptest! {
 }
 
 #[test]
+fn a_topology_nobody_can_have_is_refused_before_anything_changes() {
+    let Bench { core, .. } = active();
+    let before = core.state_record();
+    let malformed = Topology {
+        chains: vec![vec![Some("a".to_owned()), Some("a".to_owned())]],
+    };
+    let refused = core.set_state(SetVbucketState {
+        state: VbucketState::Dead,
+        topology: Some(malformed),
+        is_takeover: false,
+    });
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(error, OperationError::InvalidTopology(_)),
+        "{error}"
+    );
+    assert_eq!(error.advice(), storage::Advice::FixRequest);
+    assert_eq!(core.state_record(), before);
+    core.set(set("a", "1")).unwrap();
+}
+
+#[test]
 fn every_change_marks_the_vbucket_dirty() {
     let Bench { core, dirty, .. } = active();
     assert!(dirty.is_empty());

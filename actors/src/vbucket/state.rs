@@ -20,6 +20,7 @@ use super::manifest::OpenCollections;
 use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
+use crate::durability::{Chains, TopologyError};
 use messages::OperationError;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
 use storage::{
@@ -27,11 +28,15 @@ use storage::{
 };
 
 impl VbucketCore {
-    /// Makes the vbucket active, replica, pending or dead.
+    /// Makes the vbucket active, replica, pending or dead. A topology nobody can have is refused before anything changes.
     pub fn set_state(
         &self,
         request: SetVbucketState,
     ) -> Result<VbucketDescription, OperationError> {
+        if let Some(topology) = &request.topology {
+            let invalid = |error: TopologyError| OperationError::InvalidTopology(error.to_string());
+            Chains::of(topology).map_err(invalid)?;
+        }
         let mut locked = self.lock();
         self.admit_engine()?;
         let before = locked.identity.state;

@@ -68,14 +68,14 @@ fn fresh(state: VbucketState) -> Monitor {
 fn active_of(monitor: Monitor) -> ActiveMonitor {
     match monitor {
         Monitor::Active(active) => active,
-        other => panic!("{other:?} is not active"),
+        other @ (Monitor::Passive(_) | Monitor::Dead(_)) => panic!("{other:?} is not active"),
     }
 }
 
 fn passive_of(monitor: Monitor) -> PassiveMonitor {
     match monitor {
         Monitor::Passive(passive) => passive,
-        other => panic!("{other:?} is not passive"),
+        other @ (Monitor::Active(_) | Monitor::Dead(_)) => panic!("{other:?} is not passive"),
     }
 }
 

@@ -117,103 +117,117 @@ fn run(seed: u64, totals: &mut Totals, is_told: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// Something that happens as a matter of course, or now and then something that should not.
 fn act(world: &mut World) -> &'static str {
+    if world.random.below(1000) < 910 {
+        go_on(world)
+    } else {
+        disturb(world)
+    }
+}
+
+fn go_on(world: &mut World) -> &'static str {
     let at = world.pick(4);
     let few = 1 + world.pick(4);
-    match world.random.below(1000) {
-        0..150 => {
+    match world.random.below(91) {
+        0..15 => {
             let levels = [Majority, MajorityAndPersistOnActive, PersistToMajority];
             world.write(levels[world.pick(3)]);
             "write"
         }
-        150..190 => {
+        15..19 => {
             world.write_plain();
             "plain write"
         }
-        190..300 => {
+        19..30 => {
             let is_lagging = world.random.chance(150);
             world.produce(at, is_lagging, few + 2);
             "produce"
         }
-        300..460 => {
+        30..46 => {
             world.consume(at, few);
             "consume"
         }
-        460..560 => {
+        46..56 => {
             world.deliver_acks(at, few);
             "acknowledge"
         }
-        560..660 => {
+        56..66 => {
             world.flush(at);
             "flush"
         }
-        660..690 => {
+        66..69 => {
             world.tell_flushed(at);
             "tell of a flush"
         }
-        690..740 => {
+        69..74 => {
             if let Some(active) = world.active {
                 world.catch_up(active);
             }
             "read the log"
         }
-        740..830 => {
+        74..83 => {
             world.drain(few);
             "do what is decided"
         }
-        830..860 => {
+        83..86 => {
             world.pass_time();
             "pass time"
         }
-        860..910 => {
+        _ => {
             world.connect(at);
             "connect"
         }
-        910..930 => {
-            if let Some(active) = world.active {
+    }
+}
+
+fn disturb(world: &mut World) -> &'static str {
+    let at = world.pick(4);
+    match world.random.below(90) {
+        0..20 => {
+            if world.active.is_some() {
                 let topology = world.some_topology();
                 world.set_topology(topology);
-                assert!(world.nodes[active].topology.is_some());
             }
             "topology"
         }
-        930..940 => {
+        20..30 => {
             world.cut(at);
             "cut"
         }
-        940..950 => {
+        30..40 => {
             world.make_monitor_anew(at);
             "make anew"
         }
-        950..960 => {
+        40..50 => {
             world.stray_ack();
             world.read();
             "stray acknowledgement"
         }
-        960..966 => {
+        50..56 => {
             world.drop_collection();
             "drop"
         }
-        966..974 => {
+        56..64 => {
             let fails = world.random.chance(300);
             world.compact(at, fails);
             "compact"
         }
-        974..980 => {
+        64..70 => {
             if world.active != Some(at) {
                 world.crash(at);
             }
             "crash a replica"
         }
-        980..988 => {
+        70..78 => {
             world.restart(at);
             "restart"
         }
-        988..991 => {
+        78..81 => {
             world.restart_active();
             "restart the active"
         }
-        991..995 => {
+        81..85 => {
             let crashes = world.random.chance(600);
             world.fail_over(crashes);
             "fail over"

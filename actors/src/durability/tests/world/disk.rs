@@ -221,12 +221,12 @@ impl Node {
         let whole = self.newest_whole(to);
         let mut after = self.monitor.clone();
         after.note_persisted(to);
-        let prepared = after.high_prepared();
-        let prepares = self.log.iter().filter(|item| {
-            matches!(item.operation, Operation::Prepare(_)) && item.seqno <= whole.min(prepared)
+        let high = after.high_prepared();
+        let items = self.log.iter().filter(|item| {
+            matches!(item.operation, Operation::Prepare(_)) && item.seqno <= whole.min(high)
         });
-        let last = prepares.map(|item| item.seqno).max().unwrap_or_default();
-        let covered = if prepared <= whole { prepared } else { last };
+        let last = items.map(|item| item.seqno).max().unwrap_or_default();
+        let covered = if high <= whole { high } else { last };
         record.high_prepared = record.high_prepared.max(covered);
         self.persisted = to;
         self.records.push((to, record));

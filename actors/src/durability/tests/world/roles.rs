@@ -177,7 +177,7 @@ impl Node {
     pub(super) fn monitor_mut(&mut self) -> &mut ActiveMonitor {
         match &mut self.monitor {
             Monitor::Active(active) => active,
-            other => panic!("{other:?} is not active"),
+            other @ (Monitor::Passive(_) | Monitor::Dead(_)) => panic!("{other:?} is not active"),
         }
     }
 }
