@@ -17,9 +17,9 @@ pub struct RoleEpoch(u64);
 
 /// A durable write somebody waits, or waited, for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parked<R> {
+struct Parked<R> {
     /// When it is given up (monotonic).
-    pub deadline: Option<Duration>,
+    deadline: Option<Duration>,
     /// Whom to answer; `None` once that was done.
     reply: Option<R>,
 }

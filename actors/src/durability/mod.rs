@@ -22,8 +22,8 @@ mod ledger;
 
 pub use active::{ActiveMonitor, Decision, OutOfTurn, Settled, Verdict};
 pub use dead::DeadMonitor;
-pub use ledger::{Ledger, Parked, RoleEpoch};
-pub use monitor::{Monitor, Outstanding, VbucketView, high_prepared_on_disk};
+pub use ledger::{Ledger, RoleEpoch};
+pub use monitor::{Monitor, Outstanding, Standing, high_prepared_on_disk};
 pub use passive::{
     Acknowledger, Completion, CompletionOrder, PassiveError, PassiveMonitor, SnapshotEnd,
     SnapshotEndError,

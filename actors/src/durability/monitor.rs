@@ -28,7 +28,7 @@ pub enum Monitor {
 
 /// Where the vbucket stands when its monitor is made or becomes another.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct VbucketView {
+pub struct Standing {
     /// Highest seqno in memory.
     pub high_seqno: Seqno,
     /// Highest seqno on disk.
@@ -60,7 +60,7 @@ impl Monitor {
         state: VbucketState,
         chains: Option<Chains>,
         outstanding: Outstanding,
-        view: &VbucketView,
+        view: &Standing,
         ledger: &Ledger<R>,
     ) -> Monitor {
         let mut prepares = outstanding.prepares;
@@ -101,7 +101,7 @@ impl Monitor {
 
     /// The vbucket becomes this. An active one begins without a topology, whatever it was before.
     #[must_use]
-    pub fn become_state(self, state: VbucketState, view: &VbucketView) -> Monitor {
+    pub fn become_state(self, state: VbucketState, view: &Standing) -> Monitor {
         match (self, state) {
             (Monitor::Active(active), VbucketState::Active) => Monitor::Active(active),
             (Monitor::Passive(passive), VbucketState::Replica | VbucketState::Pending) => {
@@ -121,7 +121,7 @@ impl Monitor {
         }
     }
 
-    fn retire(mut self, view: &VbucketView) -> (Inherited, Option<SnapshotEnd>) {
+    fn retire(mut self, view: &Standing) -> (Inherited, Option<SnapshotEnd>) {
         // What is on disk by now may have been written, and not told: the state record counts it as prepared.
         self.note_persisted(view.persisted);
         let (mut inherited, whole) = match self {

@@ -302,8 +302,10 @@ fn mb_43176_a_prepare_of_a_gone_collection_is_dropped() {
     assert_eq!(active.last_committed(), Seqno::ZERO);
 }
 
+/// MB-39717: nothing of a collection that is dropped and erased is tracked, not even what lies under a newer prepare of
+/// its key and was not found on disk.
 #[test]
-fn an_erased_life_takes_what_lies_under_newer_prepares() {
+fn mb_39717_an_erased_life_takes_what_lies_under_newer_prepares() {
     let of = |seqno| Prepare {
         key: DocumentKey::new(CollectionId(8), b"x").unwrap(),
         ..prepare(seqno, Majority)
@@ -315,4 +317,19 @@ fn an_erased_life_takes_what_lies_under_newer_prepares() {
     assert_eq!(active.erase_life(CollectionId(8), Seqno(2)), [Seqno(1)]);
     assert_eq!(undecided(&active), [3]);
     assert_eq!(active.erase_life(CollectionId(8), Seqno(2)), []);
+}
+
+/// MB-35934: what is decided is there for whoever looks, however late, and whatever is decided meanwhile.
+#[test]
+fn mb_35934_no_wake_up_can_be_missed() {
+    let mut active = active(&[&["a"]]);
+    for seqno in 1..=3 {
+        active.track(prepare(seqno, Majority), LATER).unwrap();
+        let next = active.next_decision().map(|next| next.prepare().seqno);
+        assert_eq!(next, Some(Seqno(1)));
+    }
+    for seqno in 1..=3 {
+        active.settle(Seqno(seqno), Settled::Committed).unwrap();
+    }
+    assert_eq!(active.next_decision(), None);
 }

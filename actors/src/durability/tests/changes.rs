@@ -226,8 +226,26 @@ fn mb_46272_answering_all_changes_no_order() {
     assert_eq!(decided(&active), [1, 2]);
     assert_eq!(undecided(&active), [3]);
     active.settle(Seqno(1), Settled::Committed).unwrap();
-    // MB-41235: nobody is there to be told any more, and that is all right.
     assert_eq!(ledger.complete(Seqno(1)), None);
+}
+
+/// MB-41235: nobody waits for what was inherited, and of a dropped collection nothing is inherited at all.
+#[test]
+fn mb_41235_nobody_waits_for_what_was_inherited() {
+    let dropped = CollectionId(8);
+    let of_dropped = Prepare {
+        key: DocumentKey::new(dropped, b"x").unwrap(),
+        ..prepare(1, Majority)
+    };
+    let mut monitor = replica_with(&[of_dropped, prepare(2, Majority)], 3);
+    monitor.note_collection_dropped(dropped, Seqno(3));
+    let mut active = active_of(monitor.become_state(ACTIVE, &view(3, 0)));
+    let mut ledger = Ledger::<u64>::default();
+    active.set_chains(chains(&[&["b"]]));
+    assert_eq!(decided(&active), [2]);
+    active.settle(Seqno(2), Settled::Committed).unwrap();
+    assert_eq!(ledger.complete(Seqno(2)), None);
+    assert!(active.is_idle());
 }
 
 #[test]

@@ -51,8 +51,8 @@ fn chains(of: &[&[&str]]) -> Option<Chains> {
 }
 
 /// Where a vbucket stands.
-fn view(high_seqno: u64, persisted: u64) -> VbucketView {
-    VbucketView {
+fn view(high_seqno: u64, persisted: u64) -> Standing {
+    Standing {
         high_seqno: Seqno(high_seqno),
         persisted: Seqno(persisted),
         requirements: Requirements::default(),

@@ -142,8 +142,8 @@ impl Node {
         self.log.last().map_or(Seqno::ZERO, |item| item.seqno)
     }
 
-    pub(in crate::durability) fn view(&self) -> VbucketView {
-        VbucketView {
+    pub(in crate::durability) fn view(&self) -> Standing {
+        Standing {
             high_seqno: self.high(),
             persisted: self.persisted,
             requirements: Requirements::default(),
