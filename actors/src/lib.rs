@@ -6,6 +6,7 @@
 #[cfg(test)]
 extern crate self as piggin_actors;
 
+mod sync;
 pub mod environment;
 pub mod system;
 pub mod hooks;

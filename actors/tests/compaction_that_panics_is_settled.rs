@@ -1,5 +1,5 @@
 //! A compaction whose worker panics is settled, wherever that was: whoever waits is told, and the next worker goes on.
-//! One that always panics is told to be left alone, once.
+//! One that always panics is told to be left alone, once. What it erased before the panic is told all the same.
 #![cfg(test)]
 
 mod disk_side;
@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use actix::prelude::*;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
-use messages::compactor::{Compact, CompactError, CompactOptions};
+use messages::compactor::{Compact, CompactError, CompactOptions, PreparesErased};
 use messages::{ChildName, FailureKind, Generation};
 use piggin_actors::backoff::Backoff;
 use piggin_actors::compactor::{
@@ -20,13 +22,17 @@ use piggin_actors::compactor::{
 };
 use piggin_actors::executor::Worker;
 use storage::disk::{Disk, SimulatedDisk};
-use storage::{ExpiredDocument, Seqno, VbucketId};
+use storage::{
+    Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, DurabilityLevel,
+    ErasedPrepare, ExpiredDocument, Item, KvStore, LogStore, ManifestUid, Operation, ScopeId,
+    Seqno, SystemEvent, VbucketId,
+};
 
 use disk_side::{Ground, rig};
 
 /// A vbucket that notes what it is told.
 #[derive(Debug, Default)]
-struct Noting(Mutex<Vec<Seqno>>);
+struct Noting(Mutex<Vec<Seqno>>, AtomicBool);
 
 impl Compactable for Noting {
     fn expire(&self, _: &ExpiredDocument) -> Expiring {
@@ -34,6 +40,7 @@ impl Compactable for Noting {
     }
 
     fn purged(&self, seqno: Seqno) {
+        assert!(!self.1.swap(false, Ordering::SeqCst), "asked to panic");
         self.0.lock().push(seqno);
     }
 }
@@ -56,16 +63,24 @@ impl CompactionTable for Table {
     }
 }
 
-#[test]
-fn a_run_that_is_taken_and_not_yet_in_hand_is_settled() {
-    let ground = Ground::new(7);
+const VBUCKET: VbucketId = VbucketId::FIRST;
+
+fn request() -> Compact {
+    Compact {
+        vbucket: VBUCKET,
+        options: CompactOptions::default(),
+    }
+}
+
+fn compactor(ground: &Ground, table: &Arc<Table>, fill: impl FnOnce(&LogStore)) -> Compactor {
     let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
-    let table = Arc::new(Table::default());
-    let compactor = Compactor::new(CompactorConfig {
+    let store = rig::create(&disk);
+    fill(&store);
+    Compactor::new(CompactorConfig {
         workers: ChildName::new("compaction"),
-        store: rig::handle(&disk, rig::create(&disk)),
+        store: rig::handle(&disk, store),
         environment: ground.environment(),
-        table: Arc::<Table>::clone(&table),
+        table: Arc::<Table>::clone(table),
         limits: CompactorLimits {
             running_max: 1,
             waiters_max: 9,
@@ -74,19 +89,23 @@ fn a_run_that_is_taken_and_not_yet_in_hand_is_settled() {
         policy: CompactionPolicy::NEVER,
         purge_age: Duration::from_secs(9),
         bytes_per_second: 0,
-        history_floor: Seqno(0),
-    });
-    let worker = |generation| {
-        let name = ChildName::new("compaction-0");
-        CompactionWorker::new(compactor.clone(), name, Generation(generation))
-    };
-    let request = Compact {
-        vbucket: VbucketId::new(0).unwrap(),
-        options: CompactOptions::default(),
-    };
+        history_floor: Seqno::MAX,
+    })
+}
+
+fn worker(compactor: &Compactor, generation: u64) -> CompactionWorker {
+    let name = ChildName::new("compaction-0");
+    CompactionWorker::new(compactor.clone(), name, Generation(generation))
+}
+
+#[test]
+fn a_run_that_is_taken_and_not_yet_in_hand_is_settled() {
+    let ground = Ground::new(7);
+    let table = Arc::new(Table::default());
+    let compactor = compactor(&ground, &table, |_| ());
     for generation in 0..4 {
-        let mut answer = compactor.compact(request);
-        let mut panicking = worker(generation);
+        let mut answer = compactor.compact(request());
+        let mut panicking = worker(&compactor, generation);
         table.panics.store(true, Ordering::SeqCst);
         let step = catch_unwind(AssertUnwindSafe(|| panicking.step()));
         assert!(step.is_err(), "{step:?}");
@@ -103,12 +122,124 @@ fn a_run_that_is_taken_and_not_yet_in_hand_is_settled() {
         panic!("not told once: {told:?}");
     };
     assert_eq!(told.kind, FailureKind::Escalated);
-    let mut answer = compactor.compact(request);
-    let mut worker = worker(9);
+    let mut answer = compactor.compact(request());
+    let mut worker = worker(&compactor, 9);
     let compacted = (0..100).find_map(|_| {
         let _ = worker.step();
         answer.try_recv().ok()
     });
     compacted.expect("an answer").expect("a compaction");
     assert_eq!(table.vbucket.0.lock().len(), 1, "told how far it is purged");
+}
+
+/// A prepare that was not completed, in a collection that was dropped.
+fn leave_a_prepare(store: &LogStore) -> ErasedPrepare {
+    let collection = CollectionId(8);
+    let begin = SystemEvent::CollectionBegin {
+        uid: ManifestUid(1),
+        scope: ScopeId::DEFAULT,
+        collection,
+        name: "c".to_owned(),
+        max_ttl_s: 0,
+    };
+    let end = SystemEvent::CollectionEnd {
+        uid: ManifestUid(2),
+        scope: ScopeId::DEFAULT,
+        collection,
+        start: Seqno(1),
+    };
+    let key = DocumentKey::new(collection, b"k").unwrap();
+    let prepare = Operation::Prepare {
+        level: DurabilityLevel::Majority,
+        is_deletion: false,
+    };
+    let items = [
+        (begin.operation(), begin.key().unwrap(), begin.value()),
+        (prepare, key.clone(), Bytes::from_static(b"v")),
+        (end.operation(), end.key().unwrap(), end.value()),
+    ];
+    let items = (1..).zip(items).map(|(seqno, (operation, key, value))| {
+        let mut item = Item::mutation(Seqno(seqno), Document::new(key, value, Cas(seqno)));
+        item.operation = operation;
+        Arc::new(item)
+    });
+    let status = store.vbuckets().swap_remove(0);
+    let position = status.position.unwrap();
+    let mut batch = Batch::of_documents(VBUCKET, &position, items.collect(), 1);
+    batch.watermarks.prepared_seqno = Seqno(2);
+    let written = store.commit(&[batch], CommitDurability::Synced);
+    assert_eq!(written, [Ok(())]);
+    let seqno = Seqno(2);
+    ErasedPrepare { key, seqno }
+}
+
+/// Whoever tracks prepares.
+#[derive(Default)]
+struct Monitor(Vec<PreparesErased>);
+
+impl Actor for Monitor {
+    type Context = Context<Self>;
+}
+
+impl Handler<PreparesErased> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, message: PreparesErased, _: &mut Context<Self>) {
+        self.0.push(message);
+    }
+}
+
+/// Says what it was told, in the order it was.
+struct Say;
+
+impl Message for Say {
+    type Result = Vec<PreparesErased>;
+}
+
+impl Handler<Say> for Monitor {
+    type Result = MessageResult<Say>;
+
+    fn handle(&mut self, _: Say, _: &mut Context<Self>) -> MessageResult<Say> {
+        MessageResult(std::mem::take(&mut self.0))
+    }
+}
+
+#[test]
+fn what_was_erased_is_told_though_its_worker_panicked_before_it_was() {
+    System::new().block_on(async {
+        let ground = Ground::new(8);
+        let table = Arc::new(Table::default());
+        let mut erased = None;
+        let compactor = compactor(&ground, &table, |store| {
+            erased = Some(leave_a_prepare(store));
+        });
+        let monitor = Monitor::default().start();
+        compactor.tell_erased_prepares(monitor.clone().recipient());
+        let mut answer = compactor.compact(request());
+        let mut panicking = worker(&compactor, 0);
+        table.vbucket.1.store(true, Ordering::SeqCst);
+        let panicked = (0..100).any(|_| {
+            let step = catch_unwind(AssertUnwindSafe(|| panicking.step()));
+            step.is_err()
+        });
+        assert!(panicked, "behind the publish");
+        drop(panicking);
+        let told = answer.try_recv().expect("an answer");
+        assert!(
+            matches!(told, Err(CompactError::Crashed { .. })),
+            "{told:?}"
+        );
+        let told = monitor.send(Say).await.expect("it lives");
+        assert_eq!(told, [], "nobody was there to tell it");
+        let _ = worker(&compactor, 1).step();
+        let told = monitor.send(Say).await.expect("it lives");
+        let expected = PreparesErased {
+            vbucket: VBUCKET,
+            prepares: erased.into_iter().collect(),
+        };
+        assert_eq!(told, [expected]);
+        let _ = worker(&compactor, 2).step();
+        let told = monitor.send(Say).await.expect("it lives");
+        assert_eq!(told, [], "once");
+    });
 }

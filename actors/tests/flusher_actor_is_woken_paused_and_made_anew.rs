@@ -5,18 +5,17 @@
 
 mod disk_side;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use actix::Addr;
 use bytes::Bytes;
-use parking_lot::Mutex;
 
-use disk_side::Told;
 use disk_side::rig::{SHAPE, create, handle};
+use disk_side::table::Table;
 use disk_side::vbucket::key;
+use disk_side::{Told, workers};
 use messages::flusher::{FlushNow, FlushReport, PauseFlushing, ResumeFlushing, StopFlushing};
 use messages::vbucket::{Set, WriteOptions};
 use messages::{ChildName, DownCause, Generation, OperationError};
@@ -28,21 +27,16 @@ use piggin_actors::flusher::{
 };
 use piggin_actors::guardian::{ExitCause, Guardian, Verdict};
 use piggin_actors::hooks::Hooks;
-use piggin_actors::maintenance::{self, AmpleMemory, MaintenanceConfig};
 use piggin_actors::shell::{self, Shell, ShellConfig};
 use piggin_actors::simulation::{
     Latencies, SimulatedClock, SimulatedExecutor, SimulatedRandom, Trace,
 };
 use piggin_actors::store_handle::StoreHandle;
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
-use piggin_actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore};
-use piggin_actors::warmup::{Absent, VbucketTable, Warmable, Warmup, WarmupConfig};
-use piggin_actors::writer::{self, GroupLimits, WriterConfig, WriterQueue};
+use piggin_actors::vbucket::{DirtyVbuckets, VbucketCore};
+use piggin_actors::warmup::{Absent, Warmup, WarmupConfig};
+use storage::Seqno;
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
-use storage::{
-    MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketStateRecord,
-};
 
 #[derive(Debug)]
 struct Restart;
@@ -114,44 +108,6 @@ impl Flushable for Fragile {
     }
 }
 
-#[derive(Debug)]
-struct Table {
-    environment: Environment,
-    dirty: Arc<DirtyVbuckets>,
-    cores: Mutex<BTreeMap<VbucketId, Arc<VbucketCore>>>,
-}
-
-impl VbucketTable for Table {
-    fn make(
-        &self,
-        vbucket: VbucketId,
-        state: VbucketStateRecord,
-        position: VbucketPosition,
-    ) -> Arc<dyn Warmable> {
-        let core = Arc::new(VbucketCore::new(VbucketConfig {
-            id: vbucket,
-            state,
-            position,
-            environment: self.environment.clone(),
-            memory: Arc::new(MemoryAccount::new(Arc::new(MemoryPool::new(1 << 30)))),
-            dirty: Arc::clone(&self.dirty),
-            checkpoints: CheckpointLimits::default(),
-            on_suspect: Arc::new(|_| {}),
-        }));
-        self.cores.lock().insert(vbucket, Arc::clone(&core));
-        core
-    }
-
-    fn identity(&self, _: VbucketId) -> Option<Arc<VbucketIdentity>> {
-        // Its states are read once.
-        None
-    }
-
-    fn note_down(&self, vbucket: VbucketId, cause: DownCause) {
-        panic!("{vbucket}: {cause}");
-    }
-}
-
 struct Engine {
     cores: Vec<Arc<VbucketCore>>,
     flusher: Addr<Shell<FlusherCore>>,
@@ -168,11 +124,7 @@ async fn warm(
     dirty: &Arc<DirtyVbuckets>,
     guardian: &Arc<dyn Guardian>,
 ) -> Vec<Arc<VbucketCore>> {
-    let table = Arc::new(Table {
-        environment: environment.clone(),
-        dirty: Arc::clone(dirty),
-        cores: Mutex::default(),
-    });
+    let table = Table::new(environment.clone(), dirty, CheckpointLimits::default());
     let warmup = Warmup::new(WarmupConfig {
         name: ChildName::new("warmup"),
         store: store.clone(),
@@ -186,8 +138,7 @@ async fn warm(
     let ended = warmup.wait();
     warmup.start(2, guardian).unwrap();
     assert!(ended.await.unwrap().unwrap().is_writable);
-    let cores = table.cores.lock();
-    cores.values().cloned().collect()
+    table.cores()
 }
 
 async fn engine(seed: u64) -> Engine {
@@ -213,30 +164,7 @@ async fn engine(seed: u64) -> Engine {
     let store = handle(&as_dyn, create(&as_dyn));
     let guardian: Arc<dyn Guardian> = Arc::new(Restart);
     let backoff = Backoff::DISK;
-    let config = MaintenanceConfig {
-        name: ChildName::new("maintenance"),
-        store: store.clone(),
-        environment: environment.clone(),
-        backoff,
-        after_seal: None,
-        memory: AmpleMemory::shared(),
-    };
-    let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
-    let writers = (0..SHAPE.log_shards).map(|log_shard| {
-        let config = WriterConfig {
-            name: ChildName::new(format!("writer-{log_shard}")),
-            log_shard,
-            store: store.clone(),
-            environment: environment.clone(),
-            limits: GroupLimits::default(),
-            backoff,
-            maintenance: Some(maintenance.clone()),
-            memory: AmpleMemory::shared(),
-        };
-        let queue = WriterQueue::new(4, 1);
-        writer::start(config, &queue, Arc::clone(&guardian)).unwrap()
-    });
-    let writers = writers.collect();
+    let writers = workers::start(&environment, &store, &guardian, backoff, SHAPE.log_shards);
     let dirty = Arc::new(DirtyVbuckets::new(SHAPE.vbuckets));
     let cores = warm(&environment, &store, as_dyn, &dirty, &guardian).await;
     let fuse = Arc::new(AtomicI64::new(-1));
@@ -383,7 +311,11 @@ fn a_stop_on_a_broken_disk_says_in_time_what_is_missing() {
 #[test]
 fn a_life_that_panics_is_followed_by_one_that_loses_nothing() {
     std::panic::set_hook(Box::new(|info| {
-        let text = info.payload_as_str().unwrap_or_default();
+        let text = info
+            .payload()
+            .downcast_ref::<&str>()
+            .copied()
+            .unwrap_or_default();
         if text != "asked for by the test" {
             println!("{info}");
         }

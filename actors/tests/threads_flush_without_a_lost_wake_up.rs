@@ -5,19 +5,18 @@
 
 mod disk_side;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::Mutex;
 
-use disk_side::Told;
+use disk_side::table::Table;
 use disk_side::vbucket::key;
+use disk_side::{Told, workers};
 use messages::vbucket::{Set, WriteOptions};
-use messages::{ChildName, DownCause, Generation, OperationError};
+use messages::{ChildName, Generation, OperationError};
 use piggin_actors::backoff::Backoff;
 use piggin_actors::environment::{Clock, Environment};
 use piggin_actors::executor::threads::ThreadExecutor;
@@ -26,18 +25,14 @@ use piggin_actors::flusher::{
 };
 use piggin_actors::guardian::{ExitCause, Guardian, Verdict};
 use piggin_actors::hooks::Hooks;
-use piggin_actors::maintenance::{self, AmpleMemory, MaintenanceConfig};
 use piggin_actors::store_handle::StoreHandle;
 use piggin_actors::system::{SystemClock, SystemRandom};
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
-use piggin_actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore, WakeFlusher, WakeSent};
-use piggin_actors::warmup::{Absent, CleanMark, VbucketTable, Warmable, Warmup, WarmupConfig};
-use piggin_actors::writer::{self, GroupLimits, WriterConfig, WriterQueue};
+use piggin_actors::vbucket::{DirtyVbuckets, VbucketCore, WakeFlusher, WakeSent};
+use piggin_actors::warmup::{Absent, CleanMark, Warmup, WarmupConfig};
+use piggin_actors::writer;
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
-use storage::{
-    CreateOptions, KvStore, LogStore, MemoryAccount, MemoryPool, OpenOptions, StorageError,
-    VbucketId, VbucketIdentity, VbucketPosition, VbucketStateRecord,
-};
+use storage::{CreateOptions, KvStore, LogStore, OpenOptions, StorageError};
 
 const SHAPE: CreateOptions = CreateOptions {
     vbuckets: 8,
@@ -56,44 +51,6 @@ impl Guardian for Restart {
     }
 
     fn child_up(&self, _: &ChildName, _: Generation) {}
-}
-
-#[derive(Debug)]
-struct Table {
-    environment: Environment,
-    dirty: Arc<DirtyVbuckets>,
-    cores: Mutex<BTreeMap<VbucketId, Arc<VbucketCore>>>,
-}
-
-impl VbucketTable for Table {
-    fn make(
-        &self,
-        vbucket: VbucketId,
-        state: VbucketStateRecord,
-        position: VbucketPosition,
-    ) -> Arc<dyn Warmable> {
-        let core = Arc::new(VbucketCore::new(VbucketConfig {
-            id: vbucket,
-            state,
-            position,
-            environment: self.environment.clone(),
-            memory: Arc::new(MemoryAccount::new(Arc::new(MemoryPool::new(1 << 30)))),
-            dirty: Arc::clone(&self.dirty),
-            checkpoints: CheckpointLimits::default(),
-            on_suspect: Arc::new(|_| {}),
-        }));
-        self.cores.lock().insert(vbucket, Arc::clone(&core));
-        core
-    }
-
-    fn identity(&self, _: VbucketId) -> Option<Arc<VbucketIdentity>> {
-        // Its states are read once.
-        None
-    }
-
-    fn note_down(&self, vbucket: VbucketId, cause: DownCause) {
-        panic!("{vbucket}: {cause}");
-    }
 }
 
 fn options(entropy: u64) -> OpenOptions {
@@ -210,36 +167,9 @@ fn open(disk: &SimulatedDisk) -> Bucket {
         first: Duration::from_millis(2),
         longest: Duration::from_millis(20),
     };
-    let config = MaintenanceConfig {
-        name: ChildName::new("maintenance"),
-        store: store.clone(),
-        environment: environment.clone(),
-        backoff,
-        after_seal: None,
-        memory: AmpleMemory::shared(),
-    };
-    let maintenance = maintenance::start(config, Arc::clone(&guardian)).unwrap();
-    let start_writer = |log_shard| {
-        let config = WriterConfig {
-            name: ChildName::new(format!("writer-{log_shard}")),
-            log_shard,
-            store: store.clone(),
-            environment: environment.clone(),
-            limits: GroupLimits::default(),
-            backoff,
-            maintenance: Some(maintenance.clone()),
-            memory: AmpleMemory::shared(),
-        };
-        let queue = WriterQueue::new(4, 1);
-        writer::start(config, &queue, Arc::clone(&guardian)).unwrap()
-    };
-    let writers = (0..SHAPE.log_shards).map(start_writer).collect();
+    let writers = workers::start(&environment, &store, &guardian, backoff, SHAPE.log_shards);
     let dirty = Arc::new(DirtyVbuckets::new(SHAPE.vbuckets));
-    let table = Arc::new(Table {
-        environment: environment.clone(),
-        dirty: Arc::clone(&dirty),
-        cores: Mutex::default(),
-    });
+    let table = Table::new(environment.clone(), &dirty, CheckpointLimits::default());
     let warmup = Warmup::new(WarmupConfig {
         name: ChildName::new("warmup"),
         store: store.clone(),
@@ -254,7 +184,7 @@ fn open(disk: &SimulatedDisk) -> Bucket {
     warmup.start(3, &guardian).unwrap();
     let end = block_on(ended).unwrap().unwrap();
     assert!(end.is_writable && end.down.is_empty());
-    let cores = table.cores.lock().values().cloned().collect();
+    let cores = table.cores();
     Bucket {
         cores,
         store,

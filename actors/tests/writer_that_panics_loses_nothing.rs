@@ -17,7 +17,11 @@ use storage::disk::{Disk, SimulatedDisk};
 /// Without the stack traces of panics that are asked for.
 fn quietly() {
     std::panic::set_hook(Box::new(|info| {
-        let text = info.payload_as_str().unwrap_or_default();
+        let text = info
+            .payload()
+            .downcast_ref::<&str>()
+            .copied()
+            .unwrap_or_default();
         if text != "asked for by the test" {
             println!("{info}");
         }

@@ -154,6 +154,10 @@ async fn watched<T>(bucket: &Bucket, count: u16, answer: impl Future<Output = T>
     let mut tick = Delay::new(TICK);
     let mut answer = pin!(answer);
     poll_fn(|context| {
+        // First: what was not asked for yet cannot be given up.
+        if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+            return Poll::Ready((answer, was_interrupted));
+        }
         if !was_interrupted && interrupt.poll_asked(context) {
             was_interrupted = true;
             let left = bucket.cancel_compactions(None);
@@ -164,10 +168,7 @@ async fn watched<T>(bucket: &Bucket, count: u16, answer: impl Future<Output = T>
             let left = bucket.compactions().len() as u64;
             progress.at(u64::from(count).saturating_sub(left));
         }
-        match answer.as_mut().poll(context) {
-            Poll::Ready(answer) => Poll::Ready((answer, was_interrupted)),
-            Poll::Pending => Poll::Pending,
-        }
+        Poll::Pending
     })
     .await
 }

@@ -11,7 +11,7 @@ use crate::document::{CollectionId, DocumentKey};
 use crate::error::StorageError;
 use crate::seqno::Seqno;
 
-pub(crate) use rules::{Completions, Rules};
+pub(crate) use rules::{Completions, Highest, LostHighs, Rules};
 
 /// What a compaction is to do besides leaving out what is superseded, erasing what was dropped, and forgetting
 /// prepares that are completed.

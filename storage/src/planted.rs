@@ -15,6 +15,8 @@ pub enum Bug {
     PublishReplacesAll,
     /// A pass over the prepares that failed counts as one that found nothing (MB-50060).
     FailedPreparePassIsComplete,
+    /// A rollback between what was purged and the next item of its collection counts too low a high seqno.
+    PurgeForgetsHighs,
 }
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);

@@ -45,7 +45,8 @@ pub(crate) fn state_at_zero(current: &VbucketStateRecord) -> VbucketStateRecord 
     }
 }
 
-fn advance(watermarks: &mut Watermarks, seqno: Seqno, operation: Operation) {
+/// What the vbucket was after an item, as far as items tell.
+pub(crate) fn advance(watermarks: &mut Watermarks, seqno: Seqno, operation: Operation) {
     match operation {
         Operation::Mutation
         | Operation::Deletion { .. }

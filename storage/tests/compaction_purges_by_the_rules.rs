@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use beside::{begin_of, end_of, of};
 use piggin_storage::{
-    Advice, Compacted, CompactionRequest, DeleteSource, DurabilityLevel, Expiry, Item, Namespace,
-    Operation, Outcome, Refusal, RolledBack, Seqno, StorageError,
+    Advice, CollectionId, Compacted, CompactionRequest, DeleteSource, DurabilityLevel, Expiry,
+    Item, Namespace, Operation, Outcome, Refusal, RolledBack, Seqno, StorageError,
 };
 use support::{Writer, abort_of, commit_of, item, key, mutation, on_every_store, prepare};
 
@@ -68,6 +68,47 @@ fn mb_71917_the_highest_item_of_a_collection_stays() {
         assert_eq!((told.tombstones_purged, told.purge_seqno), (1, Seqno(2)));
         assert_eq!(writer.image().seqnos(), [3, 4, 5]);
     });
+}
+
+/// What told a collection's high seqno and went leaves no moment at which a rollback would count too low a one: up to the
+/// collection's next item the past is not known any more, and where that lies above the history floor, nothing goes.
+#[test]
+fn the_high_seqno_of_a_collection_is_exact_after_a_rollback_or_there_is_none() {
+    let items: [fn(u64) -> Arc<Item>; 2] = [
+        |seqno| deleted(seqno, "gone", TIME),
+        |seqno| prepare(seqno, "gone", "value"),
+    ];
+    for gone in items {
+        on_every_store(|mut writer| {
+            writer.write(vec![of(8, mutation(5, "a", "value"))]);
+            writer.write(vec![of(8, gone(10))]);
+            writer.watermarks.completed_seqno = writer.watermarks.prepared_seqno;
+            writer.write(vec![mutation(12, "of another", "value")]);
+            writer.write(vec![mutation(15, "of another", "again")]);
+            writer.write(vec![of(8, mutation(20, "b", "value"))]);
+            writer.write(vec![mutation(30, "of another", "at last")]);
+            let up_to = |floor| CompactionRequest {
+                history_floor: Seqno(floor),
+                ..everything()
+            };
+            let went = |told: Compacted| told.tombstones_purged + told.prepares_purged;
+            assert_eq!(went(compact(&writer, &up_to(19))), 0);
+            writer.seal(Seqno::ZERO);
+            assert_eq!(went(compact(&writer, &up_to(20))), 1);
+            let high = |writer: &Writer| {
+                let counts = writer.snapshot().counts().unwrap();
+                let counts = counts.collections.get(&CollectionId(8));
+                counts.map(|counts| counts.high_seqno)
+            };
+            writer.rollback(20);
+            assert_eq!(high(&writer), Some(Seqno(20)));
+            let outcome = writer.store.rollback(writer.vbucket, Seqno(15));
+            assert!(
+                matches!(outcome, Outcome::Complete(RolledBack::ToZero { .. })),
+                "{outcome:?}"
+            );
+        });
+    }
 }
 
 /// Nor does the vbucket's highest item go, of a system event, which knows no collection's high seqno.
@@ -242,7 +283,8 @@ fn mb_47687_nothing_above_the_history_floor_goes() {
                 ..everything()
             };
             let told = compact(&writer, &request);
-            let tombstones = u64::from(floor == 3);
+            // Until the next item of its collection, at 4, a rollback would ask for it.
+            let tombstones = u64::from(floor == 4);
             let prepares = u64::from(floor == 5);
             assert_eq!(
                 (

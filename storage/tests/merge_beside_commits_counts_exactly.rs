@@ -9,7 +9,7 @@ mod support;
 use std::sync::Arc;
 
 use piggin_storage::disk::SimulatedDisk;
-use piggin_storage::{Item, Job, KvStore, LogStore, Namespace, Outcome, Seqno};
+use piggin_storage::{Item, Job, KvStore, LogStore, Namespace, OpenOptions, Outcome, Seqno};
 use support::log_store::{create_on, image, open_on, small_options};
 use support::{Writer, abort_of, commit_of, identity, mutation, prepare, vbucket};
 
@@ -88,6 +88,58 @@ fn with_prepares_flushed_at_every_step() {
             let store = open_on(&disk, 2);
             assert_eq!(image(&store, 0), before);
             assert_eq!(counted(&store), scanned(&store));
+        }
+    }
+}
+
+/// A seal that was made ready before a merge was published is made ready anew, at whichever of its steps the publish
+/// comes: else what the merge took away would be back.
+#[test]
+fn with_a_seal_that_meets_the_publish_at_any_of_its_steps() {
+    for steps in 0.. {
+        let disk = SimulatedDisk::new();
+        let options = OpenOptions {
+            is_stepped: true,
+            ..small_options(1)
+        };
+        let (store, shared) = create_on(&disk, options);
+        let mut writer = Writer::create(&shared, 0);
+        segments(&mut writer);
+        let merged_in = |merge: &mut dyn FnMut() -> Outcome<()>| {
+            let mut steps = 1;
+            while merge() == Outcome::Yielded {
+                steps += 1;
+            }
+            steps
+        };
+        let mut dry = store.merge_job(vbucket(0), Seqno::MAX).unwrap();
+        let last = merged_in(&mut || dry.step());
+        drop(dry);
+        writer.write((21..30).map(|seqno| next_item(seqno * 3, seqno)).collect());
+        writer.seal(Seqno::ZERO);
+        let mut merge = store.merge_job(vbucket(0), Seqno::MAX).unwrap();
+        for _ in 1..last {
+            assert_eq!(merge.step(), Outcome::Yielded);
+        }
+        writer.write((31..40).map(|seqno| next_item(seqno, seqno)).collect());
+        let expected = scanned(&store);
+        let mut seal = store.seal_job(vbucket(0), Seqno::ZERO).unwrap();
+        let has_steps = (0..steps).all(|_| seal.step() == Outcome::Yielded);
+        assert_eq!(merge.step(), Outcome::Complete(()));
+        assert_eq!((counted(&store), scanned(&store)), (expected, expected));
+        if has_steps {
+            assert_eq!(seal.run(), Outcome::Complete(()));
+        }
+        assert_eq!((counted(&store), scanned(&store)), (expected, expected));
+        let statistics = store.file_statistics(vbucket(0)).unwrap();
+        assert_eq!(statistics.segments, 2, "what was merged is not back");
+        assert_eq!(store.verify().faults, []);
+        let before = image(&store, 0);
+        drop((writer, shared, merge, seal, store));
+        assert_eq!(image(&open_on(&disk, 2), 0), before);
+        if !has_steps {
+            assert!(steps > 4, "the seal has steps");
+            return;
         }
     }
 }

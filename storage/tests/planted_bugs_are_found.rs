@@ -4,12 +4,10 @@
 #![cfg(test)]
 
 mod support;
-#[expect(
-    dead_code,
-    reason = "only the model of a vbucket is used, not its runs"
-)]
 mod model;
 mod beside;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use beside::{Beside, LIVES, of};
 use piggin_storage::disk::{DiskError, DiskErrorKind, Verb};
@@ -20,6 +18,10 @@ use piggin_storage::{
 };
 use support::{mutation, prepare};
 
+/// Of the suite of random operations, as many as find what is planted for it.
+const MODEL_SEEDS: u64 = 30;
+const MODEL_STEPS: u64 = 300;
+
 /// What a test could see.
 #[derive(Debug, PartialEq)]
 struct Seen {
@@ -29,12 +31,15 @@ struct Seen {
     lost_what_was_committed: bool,
     /// A run whose pass over the prepares failed was called complete.
     called_a_failure_complete: bool,
+    /// One of two stores, whatever they were asked, was not what the model says.
+    differs_from_the_model: bool,
 }
 
 const NOTHING: Seen = Seen {
     a_commit_waited: false,
     lost_what_was_committed: false,
     called_a_failure_complete: false,
+    differs_from_the_model: false,
 };
 
 /// Compacts beside commits.
@@ -91,15 +96,33 @@ fn with_a_failed_pass() -> Outcome<Compacted, CompactionFailure> {
     }
 }
 
+/// What the suite of random operations finds.
+fn differs_from_the_model() -> bool {
+    let factories = support::factories();
+    let runs = (0..MODEL_SEEDS).flat_map(|seed| factories.iter().map(move |of| (seed, of)));
+    let mut differs = runs.map(|(seed, factory)| {
+        let run = AssertUnwindSafe(|| model::run(seed, MODEL_STEPS, factory.as_ref()));
+        catch_unwind(run).is_err()
+    });
+    differs.any(|differs| differs)
+}
+
 fn seen_with(bug: Bug) -> Seen {
     plant(bug);
     let (a_commit_waited, lost_what_was_committed) = beside_commits();
     let ended = with_a_failed_pass();
+    let differs_from_the_model = match bug {
+        Bug::Nothing | Bug::PurgeForgetsHighs => differs_from_the_model(),
+        Bug::MergeHoldsCommits | Bug::PublishReplacesAll | Bug::FailedPreparePassIsComplete => {
+            false
+        }
+    };
     plant(Bug::Nothing);
     Seen {
         a_commit_waited,
         lost_what_was_committed,
         called_a_failure_complete: matches!(ended, Outcome::Complete(_)),
+        differs_from_the_model,
     }
 }
 
@@ -121,4 +144,9 @@ fn each_is_seen_as_what_it_is() {
         ..NOTHING
     };
     assert_eq!(seen_with(Bug::FailedPreparePassIsComplete), called);
+    let differs = Seen {
+        differs_from_the_model: true,
+        ..NOTHING
+    };
+    assert_eq!(seen_with(Bug::PurgeForgetsHighs), differs);
 }

@@ -1,10 +1,13 @@
 //! The bucket's collections: one manifest, and every active vbucket follows it.
 //!
-//! Invariant: changes come one after the other; a change that is refused changed nothing, and one that began (`InForce`) is in force
-//! in every vbucket, or will be when the one that crashed on the way was repaired. What is acknowledged is on disk in
-//! every vbucket that is in service, so that a bucket is opened with it, whichever of them can be read.
+//! Invariant: changes come one after the other; a change that is refused changed nothing, and one that began is in force for
+//! everybody from that moment on, whichever vbuckets were told of it yet. They are told in bounded slices, by whoever asked
+//! for the change, or by the engine if that one goes away or panics. What is acknowledged is on disk in every vbucket that is
+//! in service, so that a bucket is opened with it, whichever of them can be read.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use parking_lot::Mutex;
 
@@ -28,6 +31,36 @@ pub(crate) struct Collections {
 struct Changing {
     /// Uids to leave out: a vbucket that could not be read may have them.
     leap: u64,
+}
+
+/// Scopes and collections compared in one slice: about a millisecond. A slice is at least one vbucket, whose events lie behind
+/// each other in its log and so are made under one lock.
+const COMPARED_AT_ONCE: usize = 4096;
+
+/// A change that is in force.
+#[derive(Debug)]
+struct Begun {
+    uid: ManifestUid,
+    followers: Vec<Follower>,
+    /// So many of them in one slice.
+    at_once: usize,
+}
+
+/// A vbucket that is to follow, with a place among those who wait for the disk if it serves.
+type Follower = (Arc<VbucketCore>, Option<PersistPlace>);
+
+/// Vbuckets that may not have followed: the engine goes on with them where this is dropped.
+struct Unfinished<'t> {
+    table: &'t Table,
+    is_over: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.table.suspects.notify_one();
+        }
+    }
 }
 
 /// By how much the next uid is higher where the highest may lie in a vbucket that could not be read: more changes than
@@ -70,7 +103,10 @@ impl Collections {
         &self,
         request: &ChangeManifest,
     ) -> Result<ManifestUid, ManifestError> {
-        let (uid, waits) = self.begin(request)?;
+        let begun = self.begin(request)?;
+        let uid = begun.uid;
+        let waits = self.carry_out(begun).await;
+        let waits = waits.map_err(|cause| ManifestError::InForce { uid, cause })?;
         let mut is_on_disk = false;
         let mut down: Result<(), OperationError> = Ok(());
         for (place, seqno) in waits {
@@ -88,9 +124,11 @@ impl Collections {
     }
 
     /// Has vbuckets that missed a change follow it.
-    pub(crate) fn catch_up(&self) {
-        let _changing = self.changing.lock();
-        for (id, core) in self.table.cores() {
+    pub(crate) async fn catch_up(&self) {
+        let current = self.manifest();
+        let at_once = vbuckets_at_once(&current, &current);
+        for (number, (id, core)) in self.table.cores().enumerate() {
+            between_slices(number, at_once).await;
             match core.follow_manifest() {
                 // One that is closed is told at the next opening, one that crashed when it is repaired.
                 Ok(_) | Err(OperationError::Closed | OperationError::Crashed { .. }) => {}
@@ -101,27 +139,38 @@ impl Collections {
         }
     }
 
-    /// Makes a change in memory, where it is in force at once: what is to be waited for in which vbucket.
-    fn begin(
-        &self,
-        request: &ChangeManifest,
-    ) -> Result<(ManifestUid, Vec<(PersistPlace, Seqno)>), ManifestError> {
+    /// Puts a change in force.
+    fn begin(&self, request: &ChangeManifest) -> Result<Begun, ManifestError> {
         let mut changing = self.changing.lock();
-        let (uid, places) = loop {
+        let begun = loop {
             let before = self.manifest();
             let given = ManifestUid(self.highest_uid().0.saturating_add(changing.leap));
             let next = changed_above(&before, request, given)?;
-            let (uid, places) = (next.uid, self.reserve()?);
+            let begun = Begun {
+                uid: next.uid,
+                followers: self.reserve()?,
+                at_once: vbuckets_at_once(&before, &next),
+            };
             // A vbucket that becomes active may raise the uid meanwhile.
             if self.shared().replace(&before, Arc::new(next)) {
-                break (uid, places);
+                break begun;
             }
         };
         changing.leap = 0;
+        Ok(begun)
+    }
+
+    /// Has all vbuckets follow a change: what is to be waited for in which.
+    async fn carry_out(&self, begun: Begun) -> Result<Vec<(PersistPlace, Seqno)>, OperationError> {
+        let mut unfinished = Unfinished {
+            table: &self.table,
+            is_over: false,
+        };
         let mut waits = Vec::new();
         let mut first: Result<(), OperationError> = Ok(());
         self.table.repair();
-        for ((_, core), place) in self.table.cores().zip(places) {
+        for (number, (core, place)) in begun.followers.into_iter().enumerate() {
+            between_slices(number, begun.at_once).await;
             match (core.follow_manifest(), place) {
                 (Ok(Some(seqno)), Some(place)) => waits.push((place, seqno)),
                 // One that was given up follows when it is repaired, before it is brought back.
@@ -129,10 +178,8 @@ impl Collections {
                 (Err(error), _) => first = first.and(Err(error)),
             }
         }
-        match first {
-            Ok(()) => Ok((uid, waits)),
-            Err(cause) => Err(ManifestError::InForce { uid, cause }),
-        }
+        unfinished.is_over = true;
+        first.map(|()| waits)
     }
 
     /// The highest uid a vbucket has, replicas too, whose source gives uids of its own.
@@ -142,10 +189,10 @@ impl Collections {
         uids.max().unwrap_or_default().max(self.manifest().uid)
     }
 
-    /// Places among those who wait for the disk, one for each active vbucket in service. Whatever could be refused is
-    /// refused here, before the first vbucket changes.
-    fn reserve(&self) -> Result<Vec<Option<PersistPlace>>, OperationError> {
-        let mut places = Vec::new();
+    /// All vbuckets, with a place among those who wait for the disk for each that is active and in service. Whatever could be
+    /// refused is refused here, before the first vbucket changes.
+    fn reserve(&self) -> Result<Vec<Follower>, OperationError> {
+        let mut followers = Vec::new();
         let mut why_not = self.table.core(VbucketId::FIRST).map(drop);
         for (_, core) in self.table.cores() {
             let place = match serves(core) {
@@ -158,18 +205,39 @@ impl Collections {
                     None
                 }
             };
-            places.push(place);
+            followers.push((Arc::clone(core), place));
         }
         // Where nobody keeps it nothing is changed.
-        if places.iter().all(Option::is_none) {
+        if followers.iter().all(|(_, place)| place.is_none()) {
             why_not?;
         }
-        Ok(places)
+        Ok(followers)
     }
 
     fn shared(&self) -> &BucketManifest {
         &self.table.manifest
     }
+}
+
+/// How many vbuckets follow in one slice.
+fn vbuckets_at_once(before: &CollectionsManifest, next: &CollectionsManifest) -> usize {
+    let names = |of: &CollectionsManifest| of.scopes.len().saturating_add(of.collections.len());
+    let each = names(before).saturating_add(names(next));
+    COMPARED_AT_ONCE.checked_div(each).unwrap_or(1).max(1)
+}
+
+/// Lets others work before the vbucket of that number, if a slice begins with it.
+async fn between_slices(number: usize, at_once: usize) {
+    let mut has_yielded = number == 0 || number.checked_rem(at_once) != Some(0);
+    poll_fn(|context| {
+        if has_yielded {
+            return Poll::Ready(());
+        }
+        has_yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Whether a vbucket keeps a manifest.

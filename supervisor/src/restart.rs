@@ -2,25 +2,26 @@
 //!
 //! A child lives so: not started -> starting -> up -> (failed) backing off -> restarting -> up. A coupled sibling is
 //! *held* until all that start before it, and restart with it, are up. Too many restarts in a group's window: the
-//! group fails its parent, or goes out of service ([`Excess`]). Invariant: it reads no clock, draws no number, and
+//! group fails its parent, or goes out of service ([`Excess`](crate::tree::Excess)). Invariant: it reads no clock, draws no number, and
 //! does nothing; every failure that is told yields one report for the child, and one more for each group that has
 //! had too much.
 
 mod words;
 mod causes;
+mod reports;
 mod together;
+mod climbing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use actors::environment::FailureReport;
 use actors::guardian::{ExitCause, Verdict};
 use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
-use storage::VbucketId;
 
-use crate::tree::{Child, Excess, Kind, Tree, TreeError};
+use crate::tree::{Child, Kind, Tree, TreeError};
 
 use causes::{failure_of, poison_of};
+use climbing::Climb;
 
 pub use words::{ChildState, ChildStatus, Decision, Effect, Event, OutOfService};
 
@@ -54,14 +55,6 @@ enum Role {
     Ended(usize),
     /// This one's, which cannot hear of it yet; whoever builds on it waits.
     Stuck(usize),
-}
-
-/// Where climbing from group to group ended.
-enum Climb {
-    /// These restart, by place in the start order.
-    Restart(Vec<usize>),
-    /// These go out of service, with this scope.
-    GiveUp(ChildName, Vec<usize>),
 }
 
 impl Lives {
@@ -360,175 +353,6 @@ impl Lives {
                 Verdict::StayDown
             }
         }
-    }
-
-    /// Counts the restart in the child's group, and in each group above as long as the one below has had too much.
-    fn climb(
-        &mut self,
-        place: usize,
-        cause: &FailureCause,
-        now: Duration,
-        decision: &mut Decision,
-    ) -> Climb {
-        let Some((child, _)) = self.at(place) else {
-            return Climb::Restart(Vec::new());
-        };
-        let groups: Vec<_> = self.tree.groups_of(child).into_iter().cloned().collect();
-        let mut places = self.coupled(place);
-        places.push(place);
-        let mut parents = groups.iter().skip(1);
-        for group in &groups {
-            let restarts = self.group_restarts.entry(group.name.clone()).or_default();
-            forget_old(restarts, now, group.intensity.window);
-            restarts.push_back(now);
-            let count = u32::try_from(restarts.len()).unwrap_or(u32::MAX);
-            if count <= group.intensity.restarts {
-                break;
-            }
-            restarts.clear();
-            let too_much = FailureCause::Intensity {
-                restarts: count.saturating_sub(1),
-                window_ms: u64::try_from(group.intensity.window.as_millis()).unwrap_or(u64::MAX),
-                last: cause.to_string(),
-            };
-            let parent = parents.next().filter(|_| group.excess == Excess::Parent);
-            let Some(parent) = parent else {
-                let next = NextStep::OutOfService;
-                self.escalate_group(&group.name, place, too_much, next, decision);
-                return Climb::GiveUp(group.name.clone(), self.places_in(&group.name));
-            };
-            let next = NextStep::Restarted;
-            self.escalate_group(&group.name, place, too_much, next, decision);
-            let inside = self.places_in(&group.name);
-            places = self.with_coupled(inside, parent.strategy, &parent.name);
-        }
-        places.sort_unstable();
-        places.dedup();
-        Climb::Restart(places)
-    }
-
-    /// The child and those coupled with it go out of service.
-    fn give_up_around(&mut self, place: usize, why: &str, decision: &mut Decision) {
-        let Some((child, _)) = self.at(place) else {
-            return;
-        };
-        let scope = child.name.clone();
-        let mut places = self.coupled(place);
-        places.push(place);
-        places.sort_unstable();
-        self.give_up(scope, &places, why, decision);
-    }
-
-    fn give_up(&mut self, scope: ChildName, places: &[usize], why: &str, decision: &mut Decision) {
-        let children = self.stand_down(places, why, decision);
-        let all = self.tree.children().iter();
-        let mut vbuckets: Vec<VbucketId> = all
-            .filter(|child| children.contains(&child.name))
-            .filter_map(|child| child.vbucket)
-            .collect();
-        vbuckets.sort_unstable();
-        vbuckets.dedup();
-        decision.effects.push(Effect::OutOfService(OutOfService {
-            is_whole_tree: scope == self.tree.root().name,
-            scope,
-            children,
-            vbuckets,
-            why: why.to_owned(),
-        }));
-    }
-
-    fn stand_down(
-        &mut self,
-        places: &[usize],
-        why: &str,
-        decision: &mut Decision,
-    ) -> Vec<ChildName> {
-        let mut children = Vec::new();
-        for &place in places {
-            let Some((child, life)) = self.at(place) else {
-                continue;
-            };
-            let name = child.name.clone();
-            match life.state {
-                ChildState::Stopping | ChildState::Stopped | ChildState::Finished => continue,
-                ChildState::Lost => {}
-                ChildState::NotStarted
-                | ChildState::Starting
-                | ChildState::Up
-                | ChildState::BackingOff
-                | ChildState::Held
-                | ChildState::Restarting
-                | ChildState::Stalled
-                | ChildState::OutOfService => {
-                    let effect = Effect::StandDown(name.clone(), why.to_owned());
-                    decision.effects.push(effect);
-                    self.set(place, ChildState::OutOfService);
-                }
-            }
-            children.push(name);
-        }
-        children
-    }
-
-    fn report(
-        &mut self,
-        place: usize,
-        kind: FailureKind,
-        cause: FailureCause,
-        next: NextStep,
-        decision: &mut Decision,
-    ) {
-        if let Some(life) = self.each.get_mut(place) {
-            life.last_failure = Some(cause.clone());
-        }
-        if let Some((child, life)) = self.at(place) {
-            decision.effects.push(Effect::Report(FailureReport {
-                child: child.name.clone(),
-                generation: life.generation,
-                vbucket: child.vbucket,
-                kind,
-                cause,
-                next,
-            }));
-        }
-    }
-
-    fn escalate(
-        &mut self,
-        place: usize,
-        cause: FailureCause,
-        next: NextStep,
-        decision: &mut Decision,
-    ) {
-        self.report(place, FailureKind::Escalated, cause, next, decision);
-    }
-
-    /// A failure of a group: told under the group's name, with the vbucket of the child that was too much.
-    fn escalate_group(
-        &self,
-        group: &ChildName,
-        place: usize,
-        cause: FailureCause,
-        next: NextStep,
-        decision: &mut Decision,
-    ) {
-        if let Some((child, life)) = self.at(place) {
-            decision.effects.push(Effect::Report(FailureReport {
-                child: group.clone(),
-                generation: life.generation,
-                vbucket: child.vbucket,
-                kind: FailureKind::Escalated,
-                cause,
-                next,
-            }));
-        }
-    }
-
-    fn why(&self, place: usize) -> String {
-        let last = self
-            .at(place)
-            .and_then(|(_, life)| life.last_failure.as_ref());
-        last.map_or_else(String::new, ToString::to_string)
     }
 
     fn delay(&mut self, place: usize, child: &Child, now: Duration, jitter: u64) -> Duration {

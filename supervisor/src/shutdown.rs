@@ -286,7 +286,7 @@ async fn repair_suspects(running: Arc<Running>) {
     loop {
         running.table.repair();
         // Whoever panicked may have been on the way from one vbucket to the next with a new manifest.
-        running.collections.catch_up();
+        running.collections.catch_up().await;
         running.table.suspects.notified().await;
     }
 }

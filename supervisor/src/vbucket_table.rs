@@ -88,6 +88,11 @@ impl Table {
         }
     }
 
+    /// How many vbuckets there are: at most 1,024.
+    pub(crate) fn count(&self) -> u16 {
+        u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
+    }
+
     /// How many actor threads the vbuckets are dealt to.
     pub(crate) fn threads(&self) -> usize {
         self.edges.len()
@@ -286,8 +291,7 @@ impl VbucketTable for Table {
 
 impl CompactionTable for Table {
     fn vbuckets(&self) -> u16 {
-        // A bucket has at most 1,024.
-        u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
+        self.count()
     }
 
     fn vbucket(&self, vbucket: VbucketId) -> Result<Arc<dyn Compactable>, CompactError> {

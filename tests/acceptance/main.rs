@@ -12,6 +12,7 @@ mod collections;
 mod dropped_collections;
 mod dropped_futures;
 mod last_handle;
+mod manifest_slices;
 mod own_system;
 mod panics;
 mod places;

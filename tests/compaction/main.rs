@@ -6,6 +6,8 @@ mod support;
 
 mod seeds;
 mod answers;
+mod disk_share;
+mod events;
 mod expiry;
 mod policy;
 mod prepares;

@@ -1,12 +1,13 @@
-//! A bucket compacts itself: what was overwritten again and again does not pile up, and what failed is tried again.
+//! A bucket compacts itself: what was overwritten again and again does not pile up, what was dropped is erased, old tombstones
+//! go, and what failed is tried again. Whoever asks says himself how old they are to be.
 
 use std::time::Duration;
 
 use piggin::messages::failure::CompactionStage;
-use piggin::messages::{FailureId, FailureKind, NextStep};
-use piggin::storage::OpenOptions;
+use piggin::messages::{CompactOptions, FailureId, FailureKind, NextStep};
+use piggin::storage::{DroppedCollection, KvStore, OpenOptions, VbucketId};
 use piggin::{Bucket, BucketConfig, CompactionConfig, CompactionPolicy, SizeTier};
-use supervisor::testing::{Fault, World};
+use supervisor::testing::{Clock, Fault, World};
 
 fn run(scenario: impl AsyncFnOnce(World) + Send) {
     World::run(10, |world| scenario(world)).expect("a run that ends");
@@ -89,6 +90,109 @@ fn what_failed_is_tried_again() {
         let compaction = bucket.statistics().compaction;
         assert_eq!((compaction.failed, compaction.aborted), (1, 0));
         assert!(compaction.completed > 0, "{compaction:?}");
+        bucket.shutdown().await.expect("an orderly end");
+    });
+}
+
+/// What is left to be erased, over all vbuckets.
+fn dropped(bucket: &Bucket) -> Vec<DroppedCollection> {
+    let lease = bucket.store_handle().lease().expect("the store");
+    let ids = (0..bucket.vbucket_count()).filter_map(VbucketId::new);
+    let of = |id| lease.store().snapshot(id).expect("a snapshot");
+    ids.flat_map(|id| of(id).dropped_collections()).collect()
+}
+
+#[test]
+fn what_was_dropped_is_erased_without_being_asked_for() {
+    run(async |world| {
+        let bucket = world.create(config(&world)).await.expect("a bucket");
+        for name in ["a", "b"] {
+            let created = bucket.create_collection("_default", name).await;
+            created.expect("a collection");
+            let collection = bucket.collection("_default", name).expect("it");
+            for number in 0..20 {
+                let written = collection.set(format!("key {number}"), "v").await;
+                written.expect("a write");
+            }
+        }
+        bucket.flush().await.expect("a flush");
+        bucket.drop_collection("_default", "a").await.expect("it");
+        world.sleep(Duration::from_secs(5)).await;
+        assert_eq!(dropped(&bucket), []);
+        let statistics = bucket.statistics();
+        let purged = statistics.compaction.collection_items_purged;
+        assert_eq!((statistics.documents, purged), (20, 20));
+        assert_eq!(bucket.failures(FailureId(0)).failures, []);
+        bucket.shutdown().await.expect("an orderly end");
+    });
+}
+
+/// Ten documents are deleted, and one is written behind them: a collection keeps its newest tombstone.
+async fn delete(bucket: &Bucket, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let deleted = bucket.delete(format!("key {number}")).await;
+        deleted.expect("a deletion");
+    }
+    bucket.set("last", "v").await.expect("a write");
+    bucket.flush().await.expect("a flush");
+}
+
+async fn with_documents(world: &World, policy: CompactionPolicy) -> Bucket {
+    let config = BucketConfig {
+        vbuckets: Some(1),
+        compaction: CompactionConfig {
+            purge_age: Duration::from_secs(1000),
+            policy,
+            ..CompactionConfig::default()
+        },
+        ..config(world)
+    };
+    let bucket = world.create(config).await.expect("a bucket");
+    for number in 0..40 {
+        let written = bucket.set(format!("key {number}"), "v").await;
+        written.expect("a write");
+    }
+    bucket
+}
+
+#[test]
+fn tombstones_go_when_they_are_old() {
+    run(async |world| {
+        let bucket = with_documents(&world, CompactionPolicy::default()).await;
+        delete(&bucket, 0..10).await;
+        world.sleep(Duration::from_secs(900)).await;
+        assert_eq!(bucket.statistics().compaction.tombstones_purged, 0);
+        world.sleep(Duration::from_secs(300)).await;
+        assert_eq!(bucket.statistics().compaction.tombstones_purged, 10);
+        bucket.shutdown().await.expect("an orderly end");
+    });
+}
+
+#[test]
+fn whoever_asks_says_how_old_they_are_to_be() {
+    run(async |world| {
+        let bucket = with_documents(&world, CompactionPolicy::NEVER).await;
+        let purged = async |options| {
+            let compacted = bucket.compact(VbucketId::FIRST, options).await;
+            compacted.expect("a compaction").tombstones_purged
+        };
+        delete(&bucket, 0..10).await;
+        world.sleep(Duration::from_secs(100)).await;
+        let now = world.clock().since_epoch().as_secs();
+        let between = CompactOptions {
+            drop_deletes: false,
+            purge_before_s: u32::try_from(now).ok(),
+        };
+        world.sleep(Duration::from_secs(100)).await;
+        delete(&bucket, 10..25).await;
+        assert_eq!(purged(CompactOptions::default()).await, 0, "all are young");
+        assert_eq!(purged(between).await, 10);
+        let all = CompactOptions {
+            drop_deletes: true,
+            purge_before_s: None,
+        };
+        assert_eq!(purged(all).await, 15);
+        assert_eq!(bucket.statistics().documents, 16);
         bucket.shutdown().await.expect("an orderly end");
     });
 }

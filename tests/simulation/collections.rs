@@ -190,7 +190,6 @@ impl Run {
                 return Ok(vec!["the bucket does not open".to_owned()]);
             };
             let bucket = opened?;
-            self.erased().await;
             findings.extend(self.check(&bucket, true));
             children::plan(&self.world);
             let tenants = self.start(&bucket);
@@ -204,7 +203,6 @@ impl Run {
             self.world.clear_faults();
         }
         let bucket = self.open().await?;
-        self.erased().await;
         findings.extend(self.check(&bucket, true));
         let operator = compactions::start(&self.world, &bucket, COMPACTIONS);
         for tenant in self.start(&bucket) {
@@ -216,7 +214,6 @@ impl Run {
             Ok(told) => findings.extend(told),
             Err(error) => findings.push(format!("the operator: {error}")),
         }
-        self.erased().await;
         findings.extend(self.check(&bucket, false));
         bucket.shutdown().await?;
         findings.extend(soundness::check(&self.world, &options())?);
@@ -224,11 +221,6 @@ impl Run {
         findings.extend(self.check(&bucket, false));
         bucket.shutdown().await?;
         Ok(findings)
-    }
-
-    /// Memory is rid of what was dropped; of what a vbucket loaded that followed the manifest only then, too.
-    async fn erased(&self) {
-        self.world.sleep(Duration::from_secs(5)).await;
     }
 
     async fn open(&self) -> Result<Bucket, BucketError> {

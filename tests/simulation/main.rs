@@ -9,6 +9,7 @@ mod determinism;
 mod faults;
 mod history;
 mod manifest_crash;
+mod promotion_crash;
 mod many_seeds;
 mod plants;
 mod scenario;

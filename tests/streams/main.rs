@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod base;
+mod beside_compaction;
 mod bad_input;
 mod common;
 mod disk_reads;

@@ -31,7 +31,9 @@ use messages::compactor::{
     Compact, CompactError, CompactOptions, CompactionStatus, PreparesErased,
 };
 use messages::{ChildName, Generation};
-use storage::{AbortReason, Compacted, CompactionProgress, LogStore, Seqno, VbucketId};
+use storage::{
+    AbortReason, Compacted, CompactionProgress, ErasedPrepare, LogStore, Seqno, VbucketId,
+};
 
 /// What a compactor works with.
 #[derive(Clone, Debug)]
@@ -295,11 +297,11 @@ impl Compactor {
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
     pub(super) fn settle(&self, of: Assignment, core: Option<&dyn Compactable>, end: RunEnd) {
         match &end {
-            RunEnd::Complete(published) => self.published(of.vbucket, core, published),
+            RunEnd::Complete(published) => self.published(core, published),
             RunEnd::Failed {
                 published: Some(published),
                 ..
-            } => self.published(of.vbucket, core, published),
+            } => self.published(core, published),
             RunEnd::Failed {
                 published: None, ..
             }
@@ -312,13 +314,17 @@ impl Compactor {
         self.change(|state| state.settle(of, end, now));
     }
 
-    fn published(&self, vbucket: VbucketId, core: Option<&dyn Compactable>, published: &Compacted) {
+    fn published(&self, core: Option<&dyn Compactable>, published: &Compacted) {
         if let Some(core) = core {
             core.purged(published.purge_seqno);
         }
-        let mut prepares = self.shared.prepares.lock();
-        prepares.erased(vbucket, &published.prepares_erased);
-        prepares.tell();
+        // What there is no room for is told later, by whoever looks for work.
+        self.shared.prepares.lock().tell();
+    }
+
+    /// These prepares are erased, and that is on disk: from now on they are told, whatever becomes of whoever found it.
+    pub(super) fn note_erased(&self, vbucket: VbucketId, prepares: &[ErasedPrepare]) {
+        self.shared.prepares.lock().erased(vbucket, prepares);
     }
 
     /// Tells what is to be told; when (monotonic) to try again, if there was no room for all of it.

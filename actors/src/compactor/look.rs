@@ -104,7 +104,9 @@ impl Look {
         store: &LogStore,
     ) {
         let at_s = compactor.now_s();
-        if let Ok(after) = self.figures(compactor.config(), store, vbucket, at_s) {
+        let after = self.figures(compactor.config(), store, vbucket, at_s);
+        // One of another past was not compacted.
+        if let Some(after) = after.ok().filter(|after| after.of == began.of) {
             let left = began.unchanged_in(after);
             self.past.insert(vbucket, Past { at_s, left });
         }
@@ -120,13 +122,14 @@ impl Look {
         let snapshot = store.snapshot(vbucket)?;
         let written_at = snapshot.state().watermarks.commit_time_ms / 1000;
         let mut figures = VbucketFigures {
+            of: (snapshot.incarnation(), snapshot.epoch()),
             space: store.file_statistics(vbucket)?,
             dropped: snapshot.dropped_collections(),
             written_at_s: u32::try_from(written_at).unwrap_or(u32::MAX),
             ..VbucketFigures::default()
         };
         let past = self.past.get(&vbucket);
-        if policy::tombstones_count(figures.written_at_s, past, now_s, config.purge_age) {
+        if policy::tombstones_count(&figures, past, now_s, config.purge_age) {
             let total = snapshot.counts()?.total();
             let of = |figure: i64| u64::try_from(figure).unwrap_or(0);
             figures.tombstones = of(total.tombstones).saturating_add(of(total.aborts));

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use storage::{DroppedCollection, FileStatistics, VbucketId};
+use storage::{DroppedCollection, FileStatistics, Incarnation, RollbackEpoch, VbucketId};
 
 /// When the engine compacts a vbucket by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,8 @@ impl CompactionPolicy {
 /// What is known of a vbucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VbucketFigures {
+    /// Which past they are of: a vbucket that was rolled back, or deleted and made anew, has another.
+    pub of: (Incarnation, RollbackEpoch),
     /// Its space on disk.
     pub space: FileStatistics,
     /// Collections that were dropped and not erased.
@@ -114,6 +116,13 @@ pub struct Past {
     pub left: VbucketFigures,
 }
 
+impl Past {
+    /// This, if it is of the past those figures are of: what a compaction left of another says nothing.
+    fn of_the_same(&self, figures: &VbucketFigures) -> Option<&VbucketFigures> {
+        (self.left.of == figures.of).then_some(&self.left)
+    }
+}
+
 /// Why a vbucket is compacted, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
@@ -131,14 +140,15 @@ pub enum Reason {
 /// for as long as they are kept, or was not compacted for so long.
 #[must_use]
 pub fn tombstones_count(
-    written_at_s: u32,
+    figures: &VbucketFigures,
     past: Option<&Past>,
     now_s: u32,
     purge_age: Duration,
 ) -> bool {
+    let written_at_s = figures.written_at_s;
     let age_s = u32::try_from(purge_age.as_secs()).unwrap_or(u32::MAX);
     let all_old_at = written_at_s.saturating_add(age_s);
-    let Some(past) = past else {
+    let Some(past) = past.filter(|past| past.of_the_same(figures).is_some()) else {
         return all_old_at <= now_s;
     };
     let is_quiet = all_old_at <= now_s && past.at_s < all_old_at;
@@ -153,7 +163,7 @@ pub fn reason(
     figures: &VbucketFigures,
     past: Option<&Past>,
 ) -> Option<Reason> {
-    let left = past.map(|past| &past.left);
+    let left = past.and_then(|past| past.of_the_same(figures));
     let is_news = left.is_none_or(|left| left.dropped != figures.dropped);
     if policy.erases_dropped && !figures.dropped.is_empty() && is_news {
         return Some(Reason::DroppedCollection);

@@ -4,24 +4,22 @@
 //! steps, never in the middle of a publish), when the store must be opened anew, or by the drop guard. What failed is
 //! told to the bus before it is told to whoever asked.
 
-use std::sync::Arc;
+mod working;
+
 use std::time::Duration;
 
+use self::working::{Working, published, unserved};
 use super::budget::rest;
 use super::desk::Compactor;
 use super::policy::VbucketFigures;
-use super::state::{Assignment, Purge, RunEnd, Taken};
-use super::vbucket::{Compactable, Expiring};
+use super::state::{Assignment, RunEnd, Taken};
 use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
 use crate::hooks::{FaultPoint, HoldPoint};
 use crate::store_handle::StoreLease;
-use messages::compactor::CompactError;
-use messages::{ChildName, DownCause, FailureCause, FailureKind, Generation, NextStep};
-use storage::disk::{DiskError, DiskErrorKind, Verb};
+use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
 use storage::{
-    AbortReason, Advice, Compacted, CompactionFailure, CompactionJob, CompactionProgress,
-    CompactionRequest, CompactionStage, Job, Outcome, StorageError, VbucketId,
+    Advice, Compacted, CompactionFailure, CompactionStage, Job, Outcome, StorageError, VbucketId,
 };
 
 /// One life of a compaction worker.
@@ -36,26 +34,6 @@ pub struct CompactionWorker {
     is_stepping: bool,
     /// Set while the store works for us: if it stays set, a panic left the store half done.
     is_in_store: bool,
-}
-
-/// A run in hand.
-struct Working {
-    assignment: Assignment,
-    span: tracing::Span,
-    vbucket: Arc<dyn Compactable>,
-    // Dropped before the lease: see `StoreLease`.
-    job: Option<CompactionJob>,
-    lease: StoreLease,
-    /// How the vbucket stood before it read anything.
-    began: Option<VbucketFigures>,
-    /// Bytes read and written so far.
-    spent: u64,
-    /// From then on (monotonic) the budget lets it go on.
-    resume_at: Duration,
-    /// A step of the publish was done: what it did cannot be taken back.
-    is_publishing: bool,
-    /// A fault a test asked for, as the store will tell it.
-    injected: Option<(StorageError, FailureCause)>,
 }
 
 impl CompactionWorker {
@@ -179,6 +157,12 @@ impl CompactionWorker {
         self.is_in_store = true;
         let outcome = working.span.in_scope(|| job.step());
         self.is_in_store = false;
+        // First: nobody looks for them again, so a panic from here on must not lose them.
+        let vbucket = working.assignment.vbucket;
+        if let Some(published) = published(&outcome) {
+            let prepares = &published.prepares_erased;
+            self.compactor.note_erased(vbucket, prepares);
+        }
         working.is_publishing |= stage == CompactionStage::Publish;
         working.account(&self.compactor);
         self.conclude(outcome);
@@ -309,102 +293,6 @@ impl CompactionWorker {
         self.compactor.note_compacted(vbucket, began, store);
         self.is_in_store = false;
     }
-}
-
-impl Working {
-    /// Why it ends before its next step, if it does.
-    fn must_end(&self, compactor: &Compactor) -> Option<RunEnd> {
-        if self.is_publishing {
-            return None;
-        }
-        if let Some(reason) = compactor.must_abort(self.assignment) {
-            return Some(RunEnd::Aborted(reason));
-        }
-        self.lease.is_recalled().then_some(RunEnd::Interrupted)
-    }
-
-    fn stage(&self) -> CompactionStage {
-        let job = self.job.as_ref();
-        job.map_or(CompactionStage::Start, |job| job.progress().stage)
-    }
-
-    fn make_job(&mut self, compactor: &Compactor, purge: Purge) -> Result<(), RunEnd> {
-        let request = CompactionRequest {
-            drop_deletes: purge.drop_deletes,
-            purge_before_s: purge.purge_before_s,
-            expired_at_s: compactor.now_s(),
-            history_floor: compactor.config().history_floor,
-            ..CompactionRequest::default()
-        };
-        let vbucket = self.assignment.vbucket;
-        // First: what is dropped or sealed between this and its reading it erases or merges, and looks at once more.
-        self.began = compactor.before(vbucket, self.lease.store());
-        match self.lease.store().compaction_job(vbucket, request) {
-            Ok(job) => {
-                self.job = Some(job);
-                Ok(())
-            }
-            // Nothing was begun: the store is not to be had for this now.
-            Err(error) => Err(unserved(&error).unwrap_or(RunEnd::Interrupted)),
-        }
-    }
-
-    /// The next step fails, as if the disk had said so.
-    fn inject(&mut self, cause: FailureCause) {
-        let told = StorageError::Disk(DiskError {
-            verb: Verb::Read,
-            file: "none".to_owned(),
-            kind: DiskErrorKind::Other(cause.to_string()),
-        });
-        if let Some(job) = &mut self.job {
-            job.fail_next_step(told.clone());
-        }
-        self.injected = Some((told, cause));
-    }
-
-    /// What a step found and cost.
-    fn account(&mut self, compactor: &Compactor) {
-        let Some(job) = &mut self.job else {
-            return;
-        };
-        let mut deleted = 0u64;
-        for document in job.take_expired() {
-            match self.vbucket.expire(&document) {
-                Expiring::Deleted => deleted = deleted.saturating_add(1),
-                // The next compaction finds it again, if it is still there.
-                Expiring::Left | Expiring::PutOff => {}
-            }
-        }
-        let progress = job.progress();
-        let spent = spent(&progress);
-        let bytes = spent.saturating_sub(self.spent);
-        self.spent = spent;
-        self.resume_at = compactor.note_step(self.assignment, progress, bytes, deleted);
-    }
-}
-
-fn spent(progress: &CompactionProgress) -> u64 {
-    let CompactionProgress {
-        bytes_read,
-        bytes_written,
-        ..
-    } = progress;
-    bytes_read.saturating_add(*bytes_written)
-}
-
-/// How a run ends whose vbucket the store does not serve; `None`: the error is a failure.
-fn unserved(error: &StorageError) -> Option<RunEnd> {
-    if let StorageError::UnknownVbucket(_) = error {
-        // It was there when it was asked for.
-        return Some(RunEnd::Aborted(AbortReason::Deleted));
-    }
-    if let StorageError::VbucketDown { vbucket, cause } = error {
-        return Some(RunEnd::Refused(CompactError::VbucketDown {
-            vbucket: *vbucket,
-            cause: DownCause::Storage(Arc::clone(cause)),
-        }));
-    }
-    None
 }
 
 impl Worker for CompactionWorker {

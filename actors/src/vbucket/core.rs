@@ -6,9 +6,6 @@
 //! bucket: actors and callers come and go, it stays.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::{CheckpointLimits, CheckpointLog};
 use super::dirty::DirtyVbuckets;
@@ -20,10 +17,13 @@ use super::manifest::{BucketManifest, Erasing, OpenCollections};
 use super::producing::{Producing, Watched};
 use super::replica::StreamEpoch;
 use super::snapshots::Snapshots;
+use super::state::queue_identity;
 use super::status::Status;
 use super::tombstones::Tombstones;
 use super::waiters::{PersistPlace, Persisted, Waiters};
 use crate::environment::Environment;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use messages::{DownCause, OperationError};
 use storage::{
     HybridLogicalClock, Item, ManifestUid, MemoryAccount, Namespace, Seqno, VbucketId,
@@ -326,13 +326,15 @@ impl VbucketCore {
                 locked.in_flight = None;
             }
             self.publish_high(&locked);
-            // A promotion is done before what comes behind it: events belong to the branch it began.
+            // A promotion is done before what comes behind it: events are its own changes, of the branch it began.
             self.follow_identity(&mut locked);
             if locked.identity.state == VbucketState::Active {
                 self.raise_manifest();
             }
             self.follow_when_writable(&mut locked);
             self.name_manifest(&mut locked);
+            // Behind the events: a promotion is on disk with the manifest it brings, or not at all.
+            queue_identity(&mut locked);
             self.lower(Status::SUSPECT);
         }
         self.mark_dirty();
@@ -342,7 +344,6 @@ impl VbucketCore {
     fn follow_identity(&self, inner: &mut Inner) {
         let state = inner.identity.state;
         inner.uuid = newest_branch(&inner.identity);
-        inner.log.queue_identity(Arc::clone(&inner.identity));
         let high = inner.log.last_seqno();
         match state {
             VbucketState::Active => inner.snapshots.begin_own(high),
@@ -399,7 +400,8 @@ impl VbucketCore {
         if item.operation.is_tombstone() {
             inner.tombstones.note(item);
         }
-        drop(self.map.put(place, Arc::clone(item)));
+        let before = self.map.put(place, Arc::clone(item));
+        self.count_document(item, before.as_deref());
         self.note_high(&item.document.key, item.seqno);
     }
 

@@ -7,11 +7,11 @@
 //! ids, and looks at each vbucket after it took its id.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::RwLock;
 
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use storage::VbucketId;
 
 /// What became of a wake-up.

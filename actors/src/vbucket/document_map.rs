@@ -6,12 +6,14 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::{DashMap, SharedValue};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::memory::charged_bytes;
+use crate::sync::another_may_come_between;
+use crate::sync::atomic::AtomicBool;
 use storage::{Item, Namespace, Seqno};
 
 /// Shards of each vbucket's map. A bucket has at least as many vbuckets as threads that work on it, as a rule 128, so
@@ -83,6 +85,7 @@ impl Hasher for PassOn {
 /// The map.
 pub(super) struct DocumentMap {
     slots: DashMap<Slot, (), PassOn>,
+    // Counted under a shard's lock, and nothing hangs on them.
     documents: AtomicU64,
     tombstones: AtomicU64,
     bytes: AtomicU64,
@@ -130,6 +133,7 @@ impl DocumentMap {
         key: &[u8],
         read: impl FnOnce(&Arc<Item>) -> R,
     ) -> Option<R> {
+        another_may_come_between();
         let shard = self.slots.shards().get(place.shard)?.read();
         let (slot, _) = shard.get(place.hash, |(slot, _)| slot.key() == key)?;
         Some(read(&slot.0))
@@ -150,6 +154,7 @@ impl DocumentMap {
     }
 
     fn exchange(&self, place: Place, item: Arc<Item>) -> Option<Arc<Item>> {
+        another_may_come_between();
         let mut shard = self.slots.shards().get(place.shard)?.write();
         let key = item.document.key.as_encoded();
         if let Some((slot, _)) = shard.get_mut(place.hash, |(slot, _)| slot.key() == key) {
@@ -166,6 +171,7 @@ impl DocumentMap {
         let Some(shard) = self.slots.shards().get(place.shard) else {
             return false;
         };
+        another_may_come_between();
         let mut shard = shard.write();
         let key = item.document.key.as_encoded();
         if shard
@@ -197,6 +203,7 @@ impl DocumentMap {
 
     fn remove_if(&self, key: &[u8], is_it: impl Fn(&Item) -> bool) -> Option<Arc<Item>> {
         let place = self.place(key);
+        another_may_come_between();
         let mut shard = self.slots.shards().get(place.shard)?.write();
         let is_it = |(slot, _): &(Slot, SharedValue<()>)| slot.key() == key && is_it(&slot.0);
         let (Slot(item), _) = shard.remove_entry(place.hash, is_it)?;
@@ -228,6 +235,7 @@ impl DocumentMap {
     /// One slice of the map, counted from zero; `None` behind the last. What is put in meanwhile may be missed; what is
     /// there all the time is in exactly one slice.
     pub(super) fn slice(&self, number: usize) -> Option<Vec<Arc<Item>>> {
+        another_may_come_between();
         let copied = self.slots.shards().get(number)?.read().clone();
         Some(copied.into_iter().map(|(Slot(item), _)| item).collect())
     }

@@ -165,7 +165,8 @@ impl VbucketCore {
         }
     }
 
-    /// Up to here every change is on disk: itself, or a newer one of its key.
+    /// Up to here every change is on disk: itself, or a newer one of its key. It may go back while a newer version of
+    /// what was stored already is on its way: what was said of a change stays true all the same.
     #[must_use]
     pub fn settled_seqno(&self) -> Seqno {
         self.lock().flushed.persisted.settled

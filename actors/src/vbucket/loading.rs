@@ -24,7 +24,14 @@ impl VbucketCore {
             self.map.set_incomplete();
             return false;
         }
-        self.map.insert_if_absent(self.charged(item))
+        let item = self.charged(item);
+        // First: what is in the map is counted.
+        self.count_document(&item, None);
+        let is_put = self.map.insert_if_absent(Arc::clone(&item));
+        if !is_put {
+            self.discount_document(&item);
+        }
+        is_put
     }
 
     /// Whether it belongs to an open collection. One that was dropped is not loaded, and its keys are never asked for,

@@ -5,11 +5,10 @@
 
 use std::ops::{Deref, DerefMut};
 
-use parking_lot::MutexGuard;
-
 use super::checkpoint::Garbage;
 use super::core::{Inner, VbucketCore};
 use super::status::Status;
+use crate::sync::MutexGuard;
 
 /// The lock, held. When a panic unwinds through it the vbucket is suspect before anybody else gets it.
 pub(super) struct Locked<'a> {

@@ -61,7 +61,7 @@ impl VbucketCore {
     /// Reads a document.
     pub fn get(&self, key: &DocumentKey) -> Result<Found, OperationError> {
         let sight = self.admit_read()?;
-        let opened = self.admit_key(key)?;
+        let opened = self.admit_key_in_force(key)?;
         self.look(sight, opened, key, |item| {
             self.is_live(item).then(|| found(item))
         })
@@ -70,7 +70,7 @@ impl VbucketCore {
     /// Reads metadata only; shows tombstones that are still in memory, too.
     pub fn get_meta(&self, key: &DocumentKey) -> Result<Meta, OperationError> {
         let sight = self.admit_read()?;
-        let opened = self.admit_key(key)?;
+        let opened = self.admit_key_in_force(key)?;
         self.look(sight, opened, key, |item| {
             let is_shown = item.operation.is_tombstone() || self.is_live(item);
             is_shown.then(|| meta(item))
@@ -80,7 +80,7 @@ impl VbucketCore {
     /// Whether there is such a document.
     pub fn exists(&self, key: &DocumentKey) -> Result<bool, OperationError> {
         let sight = self.admit_read()?;
-        let opened = self.admit_key(key)?;
+        let opened = self.admit_key_in_force(key)?;
         match self.look(sight, opened, key, |item| self.is_live(item).then_some(())) {
             Ok(()) => Ok(true),
             Err(OperationError::KeyNotFound) => Ok(false),
@@ -146,7 +146,7 @@ impl VbucketCore {
         self.admit_write()?;
         let now = self.now();
         let place = self.map.place(request.key.as_encoded());
-        let max_ttl_s = self.admit_key(&request.key)?.max_ttl_s;
+        let max_ttl_s = self.admit_key_in_force(&request.key)?.max_ttl_s;
         let expiry = expiry_at(request.expiry, max_ttl_s, now.seconds);
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);
@@ -189,7 +189,7 @@ impl VbucketCore {
     }
 
     fn draft(&self, write: Write, now: Now) -> Result<Draft, OperationError> {
-        let max_ttl_s = self.admit_key(write.key())?.max_ttl_s;
+        let max_ttl_s = self.admit_key_in_force(write.key())?.max_ttl_s;
         let expiry_of = |request| expiry_at(request, max_ttl_s, now.seconds);
         match write {
             Write::Set(Set {

@@ -3,7 +3,6 @@
 //! Invariant: a cursor, a watch and a wish for whole flushes are held by a guard each, so that whatever ends a stream, a
 //! panic too, leaves none behind. A stream that was begun in another past of the vbucket reads nothing more.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::checkpoint::{
@@ -14,6 +13,7 @@ use super::dirty::DirtyVbuckets;
 use super::memory;
 use super::status::Status;
 use crate::stream::{OpenCollection, VbucketView};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use messages::OperationError;
 use storage::{Item, Seqno, VbucketState};
 
@@ -88,6 +88,7 @@ impl VbucketCore {
 
     /// The vbucket as a request for a stream finds it, and its past.
     pub fn stream_view(&self) -> Result<(VbucketView, Past), OperationError> {
+        self.keep_up();
         let locked = self.lock();
         self.admit_engine()?;
         let (_, _, snapshot_end, kind) = locked.log.open_snapshot();

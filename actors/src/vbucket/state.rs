@@ -10,7 +10,6 @@
 //! [`VbucketCore::reconcile`] after a panic. Every change is queued for the disk behind what was written before it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::core::{Inner, VbucketCore, newest_branch};
 use super::fault::ChangeStep;
@@ -21,8 +20,9 @@ use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
 use crate::durability::{Chains, TopologyError};
-use messages::OperationError;
+use crate::sync::atomic::Ordering;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
+use messages::{Busy, OperationError};
 use storage::{
     ManifestUid, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
@@ -52,7 +52,14 @@ impl VbucketCore {
             let uuid = self.new_branch(&identity);
             identity.failover_table.create_entry(uuid, whole);
         }
-        self.adopt(&mut locked, identity);
+        if is_promotion && !self.may_lead() {
+            // On disk it would be an active vbucket that knows more than the bucket.
+            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
+        }
+        let is_changed = *locked.identity != identity;
+        if is_changed {
+            self.become_this(&mut locked, identity);
+        }
         if is_promotion {
             locked.log.open_checkpoint();
             locked.snapshots.begin_own(high);
@@ -66,6 +73,10 @@ impl VbucketCore {
         if is_promotion {
             self.raise_manifest();
             self.follow(&mut locked)?;
+        }
+        if is_changed {
+            // Last: a promotion is on disk with the manifest it brings, or not at all.
+            queue_identity(&mut locked);
         }
         self.drop_tombstones(&mut locked);
         Ok(self.described(&locked))
@@ -129,6 +140,7 @@ impl VbucketCore {
             *self.collections.write() = OpenCollections::of_events(uid, []);
             self.default_high.store(0, Ordering::Relaxed);
             self.become_this(&mut locked, identity);
+            queue_identity(&mut locked);
             self.publish_high(&locked);
             locked.identity.state
         };
@@ -141,20 +153,21 @@ impl VbucketCore {
     pub(super) fn adopt(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
         if *locked.identity != identity {
             self.become_this(locked, identity);
+            queue_identity(locked);
         }
     }
 
+    /// The same in memory; for the disk it is queued by whoever calls.
     fn become_this(&self, locked: &mut Locked<'_>, identity: VbucketIdentity) {
-        let identity = Arc::new(identity);
         locked.note_change();
         if ends_streams(locked.identity.state, identity.state) {
             locked.producing.note_state_changed();
         }
+        let state = identity.state;
         locked.uuid = newest_branch(&identity);
-        locked.identity = Arc::clone(&identity);
+        locked.identity = Arc::new(identity);
         self.reached(ChangeStep::Identified);
-        self.set_status(self.status().in_state(identity.state));
-        locked.log.queue_identity(identity);
+        self.set_status(self.status().in_state(state));
     }
 
     fn described(&self, inner: &Inner) -> VbucketDescription {
@@ -167,7 +180,7 @@ impl VbucketCore {
             persisted_seqno: self.persisted_seqno(),
             purge_seqno: inner.flushed.persisted().purge_seqno,
             snapshot: inner.snapshots.newest(high_seqno),
-            documents: self.map.figures().documents,
+            documents: self.documents(),
             persisted_counts: None,
             down: self.down.read().clone(),
         }
@@ -184,6 +197,11 @@ impl VbucketCore {
         }
         VbucketUuid(uuid)
     }
+}
+
+/// What the vbucket is goes to disk behind what was queued before.
+pub(super) fn queue_identity(inner: &mut Inner) {
+    inner.log.queue_identity(Arc::clone(&inner.identity));
 }
 
 /// Whether a stream that wrote here may go on writing.

@@ -6,24 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::Ground;
 use super::rig::{Plant, SHAPE, handle};
+use super::table::Table;
 use super::vbucket::key;
 use messages::vbucket::{Acknowledge, Delete, Set, WriteOptions};
-use messages::{ChildName, DownCause, Generation, OperationError};
+use messages::{ChildName, Generation, OperationError};
 use piggin_actors::backoff::Backoff;
 use piggin_actors::executor::Worker;
 use piggin_actors::flusher::{Flushable, FlushedVbucket};
 use piggin_actors::vbucket::checkpoint::CheckpointLimits;
-use piggin_actors::vbucket::{DirtyVbuckets, VbucketConfig, VbucketCore};
-use piggin_actors::warmup::{Absent, VbucketTable, Warmable, Warmup, WarmupConfig, WarmupWorker};
+use piggin_actors::vbucket::{DirtyVbuckets, VbucketCore};
+use piggin_actors::warmup::{Absent, Warmup, WarmupConfig, WarmupWorker};
 use storage::disk::{Disk, SimulatedDisk};
-use storage::{
-    LogStore, MemoryAccount, MemoryPool, Seqno, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketStateRecord,
-};
+use storage::{LogStore, Seqno};
 
 /// Each change of a vbucket: where, which key, what value (none for a deletion).
 #[derive(Clone, Debug, Default)]
@@ -34,48 +31,6 @@ pub(crate) struct History(Vec<(Seqno, u64, Option<u64>)>);
 pub(crate) struct Said {
     /// Everything up to there was said to be on disk.
     pub(crate) settled: Seqno,
-}
-
-#[derive(Debug)]
-struct Table {
-    ground: Ground,
-    dirty: Arc<DirtyVbuckets>,
-    cores: Mutex<BTreeMap<VbucketId, Arc<VbucketCore>>>,
-}
-
-impl VbucketTable for Table {
-    fn make(
-        &self,
-        vbucket: VbucketId,
-        state: VbucketStateRecord,
-        position: VbucketPosition,
-    ) -> Arc<dyn Warmable> {
-        let make = || {
-            Arc::new(VbucketCore::new(VbucketConfig {
-                id: vbucket,
-                state,
-                position,
-                environment: self.ground.environment(),
-                memory: Arc::new(MemoryAccount::new(Arc::new(MemoryPool::new(1 << 30)))),
-                dirty: Arc::clone(&self.dirty),
-                checkpoints: CheckpointLimits {
-                    items_max: 12,
-                    ..CheckpointLimits::default()
-                },
-                on_suspect: Arc::new(|_| {}),
-            }))
-        };
-        let mut cores = self.cores.lock();
-        Arc::<VbucketCore>::clone(cores.entry(vbucket).or_insert_with(make))
-    }
-
-    fn identity(&self, vbucket: VbucketId) -> Option<Arc<VbucketIdentity>> {
-        self.cores.lock().get(&vbucket).map(|core| core.identity())
-    }
-
-    fn note_down(&self, vbucket: VbucketId, cause: DownCause) {
-        panic!("{vbucket} is down: {cause}");
-    }
 }
 
 pub(crate) struct Cores {
@@ -98,11 +53,11 @@ impl Cores {
         let store = handle(&as_seen, store);
         let ground = Ground::new(seed);
         let dirty = Arc::new(DirtyVbuckets::new(SHAPE.vbuckets));
-        let table = Arc::new(Table {
-            ground: ground.clone(),
-            dirty: Arc::clone(&dirty),
-            cores: Mutex::default(),
-        });
+        let checkpoints = CheckpointLimits {
+            items_max: 12,
+            ..CheckpointLimits::default()
+        };
+        let table = Table::new(ground.environment(), &dirty, checkpoints);
         let warmup = Warmup::new(WarmupConfig {
             name: ChildName::new("warmup"),
             store: store.clone(),
@@ -119,7 +74,7 @@ impl Cores {
             worker.step();
         }
         drop(worker);
-        let cores: Vec<Arc<VbucketCore>> = table.cores.lock().values().cloned().collect();
+        let cores = table.cores();
         let flushed = cores.iter().map(|core| FlushedVbucket {
             id: core.id(),
             vbucket: Arc::<VbucketCore>::clone(core),

@@ -5,8 +5,10 @@
 pub(crate) mod cores;
 pub(crate) mod panicking_disk;
 pub(crate) mod rig;
+pub(crate) mod table;
 pub(crate) mod vbucket;
 pub(crate) mod warming;
+pub(crate) mod workers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,14 +2,17 @@
 //!
 //! Invariant: pure functions of the request and of what the vbucket was when the run began. Rules are asked in this
 //! order: dropped collection, tombstone, prepare; each only of a key's newest version, but the first, which takes every
-//! version. What goes says up to where the past is no longer known exactly; that is never above the history floor.
+//! version. What goes says up to where the past is no longer known exactly; that is never above the history floor. What
+//! a collection's high seqno is told by stays (MB-71917), so that it can be counted anew after a rollback.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::collections::DroppedCollection;
 use crate::compaction::CompactionRequest;
 use crate::counts::VbucketCounts;
 use crate::document::{CollectionId, Namespace, Operation};
+#[cfg(feature = "planted")]
+use crate::planted::{self, Bug};
 use crate::seqno::Seqno;
 use crate::vbucket::Watermarks;
 
@@ -21,11 +24,56 @@ pub(crate) struct Rules {
     high_seqno: Seqno,
     /// Prepares up to here are completed.
     completed_seqno: Seqno,
-    /// High seqno of each collection.
-    collections: BTreeMap<CollectionId, Seqno>,
+    highest: Highest,
     completions: Completions,
     /// Dropped collections of which everything stays, because not all of it was found.
     kept: Vec<DroppedCollection>,
+}
+
+/// Of each collection, the highest item at or below the history floor that is the newest of its key. Only what lies
+/// below it may go: from the next such item on the collection's high seqno is told by that one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Highest(BTreeMap<CollectionId, Seqno>);
+
+impl Highest {
+    /// Where everything lies at or below the floor, it is the collection's high seqno, because nothing supersedes
+    /// that item.
+    pub(crate) fn of(counts: &VbucketCounts) -> Highest {
+        let highs = counts.collections.iter();
+        Highest(highs.map(|(id, counts)| (*id, counts.high_seqno)).collect())
+    }
+
+    /// Takes note of an item at or below the floor that is the newest of its key.
+    pub(crate) fn note(&mut self, collection: CollectionId, seqno: Seqno) {
+        let highest = self.0.entry(collection).or_default();
+        *highest = seqno.max(*highest);
+    }
+
+    fn is_at_or_above(&self, collection: CollectionId, seqno: Seqno) -> bool {
+        let highest = self.0.get(&collection).copied();
+        seqno >= highest.unwrap_or_default()
+    }
+}
+
+/// Collections of which an item went that may have told their high seqno: until the next of their items, a rollback
+/// would count too low a one.
+#[derive(Debug, Default)]
+pub(crate) struct LostHighs(BTreeSet<CollectionId>);
+
+impl LostHighs {
+    /// A tombstone or prepare of the collection went.
+    pub(crate) fn went(&mut self, collection: CollectionId) {
+        self.0.insert(collection);
+    }
+
+    /// The next item of the collection by seqno, of those that were the newest of their keys, system events excepted:
+    /// from where on the past is exact, if something went before it.
+    pub(crate) fn next(&mut self, collection: CollectionId, seqno: Seqno) -> Option<Seqno> {
+        let is_lost = !self.0.is_empty() && self.0.remove(&collection);
+        #[cfg(feature = "planted")]
+        let is_lost = is_lost && !planted::is(Bug::PurgeForgetsHighs);
+        is_lost.then_some(seqno)
+    }
 }
 
 /// Since when which prepares are known to be completed, by rising seqnos.
@@ -71,22 +119,31 @@ impl Completions {
 }
 
 impl Rules {
-    /// `watermarks` and `counts` are those of what is compacted.
+    /// `watermarks` and `highest` are those of what is compacted.
     pub(crate) fn new(
         request: CompactionRequest,
         watermarks: &Watermarks,
-        counts: &VbucketCounts,
+        highest: Highest,
         completions: Completions,
     ) -> Rules {
-        let highs = counts.collections.iter();
         Rules {
             request,
             high_seqno: watermarks.high_seqno,
             completed_seqno: watermarks.completed_seqno,
-            collections: highs.map(|(id, counts)| (*id, counts.high_seqno)).collect(),
+            highest,
             completions,
             kept: Vec::new(),
         }
+    }
+
+    /// Whether something of what is compacted lies above the history floor.
+    pub(crate) fn has_history(&self) -> bool {
+        self.request.history_floor < self.high_seqno
+    }
+
+    /// Takes other ones.
+    pub(crate) fn set_highest(&mut self, highest: Highest) {
+        self.highest = highest;
     }
 
     pub(crate) fn history_floor(&self) -> Seqno {
@@ -107,7 +164,8 @@ impl Rules {
         self.kept.iter().any(|one| one.holds(collection, seqno))
     }
 
-    /// Whether a tombstone that is its key's newest version goes; then the past is exact from its seqno on.
+    /// Whether a tombstone that is its key's newest version goes; then the past is exact from its seqno on, and, unless
+    /// it is a system event, from its collection's next item on ([`LostHighs`]).
     pub(crate) fn purges_tombstone(
         &self,
         operation: Operation,
@@ -120,15 +178,9 @@ impl Rules {
         let is_system_event = operation.namespace() == Namespace::SystemEvent;
         (self.request.drop_deletes || self.is_old(deleted_at, seqno))
             && seqno != self.high_seqno
-            && (is_system_event || !self.is_highest(collection, seqno))
+            && (is_system_event || !self.highest.is_at_or_above(collection, seqno))
             && !self.is_kept(collection, seqno)
             && seqno <= self.request.history_floor
-    }
-
-    /// What a collection's high seqno is told by stays (MB-71917), so that it can be counted anew after a rollback.
-    fn is_highest(&self, collection: CollectionId, seqno: Seqno) -> bool {
-        let high = self.collections.get(&collection).copied();
-        seqno >= high.unwrap_or_default()
     }
 
     /// Deletion times of zero are those nobody set, and say nothing of an age (MB-30015).
@@ -149,9 +201,9 @@ impl Rules {
     }
 
     /// For a prepare that is its key's newest version and goes because it is completed: from where on the past is
-    /// exact then.
+    /// exact then, as far as prepares go; see [`LostHighs`] too.
     pub(crate) fn purges_prepare(&self, collection: CollectionId, seqno: Seqno) -> Option<Seqno> {
-        let stays = self.is_outstanding(seqno) || self.is_highest(collection, seqno);
+        let stays = self.is_outstanding(seqno) || self.highest.is_at_or_above(collection, seqno);
         if stays || self.is_kept(collection, seqno) {
             return None;
         }

@@ -247,6 +247,16 @@ impl Containers {
         !open.doomed.is_empty() || open.next_suspect(durable).is_some()
     }
 
+    /// Bytes that could be given back if the frames up to `last` counted, and not only those up to `durable`.
+    pub(crate) fn waiting_bytes(&self, durable: u64, last: u64) -> u64 {
+        let open = self.open.lock();
+        let suspects = open.suspects.iter();
+        let suspects = suspects.filter_map(|number| open.containers.get(number));
+        let extents = suspects.flat_map(|container| container.extents.values());
+        let waiting = extents.filter(|extent| !extent.is_free(durable) && extent.is_free(last));
+        waiting.map(|extent| extent.length).sum()
+    }
+
     /// Gives back the space of one container's dead extents, or one container.
     pub(crate) fn reclaim(&self, durable: u64) -> Result<(), StorageError> {
         let (number, file, gaps) = {
@@ -363,9 +373,14 @@ impl Open {
     /// Forgets a container's free extents: the gaps to punch, or nothing when the whole container goes.
     fn free(&mut self, number: u64, durable: u64) -> Option<Gaps> {
         let container = self.containers.get_mut(&number)?;
-        container
-            .extents
-            .retain(|_, extent| !extent.is_free(durable));
+        let mut freed = BTreeSet::new();
+        container.extents.retain(|offset, extent| {
+            let is_free = extent.is_free(durable);
+            if is_free {
+                freed.insert(*offset);
+            }
+            !is_free
+        });
         if container.extents.is_empty() {
             self.doomed.push(Arc::clone(&container.name));
             self.containers.remove(&number);
@@ -373,7 +388,14 @@ impl Open {
             self.sparse.remove(&number);
             return None;
         }
-        container.is_punched = true;
+        let mut gaps = container.gaps();
+        if std::mem::replace(&mut container.is_punched, true) {
+            // The others were given back before.
+            gaps.retain(|(offset, length)| {
+                let end = offset.saturating_add(*length);
+                freed.range(*offset..end).next().is_some()
+            });
+        }
         if container
             .extents
             .values()
@@ -384,7 +406,7 @@ impl Open {
         if container.is_sparse() {
             self.sparse.insert(number);
         }
-        Some((Arc::clone(&container.file), container.gaps()))
+        Some((Arc::clone(&container.file), gaps))
     }
 
     fn is_not_punched(&mut self, number: u64) {

@@ -168,7 +168,8 @@ impl CopyOutJob {
             self.state = CopyingOut::Publish(moved);
             return Ok(Outcome::Yielded);
         };
-        self.output.hand_over();
+        self.output
+            .hand_over(moved.iter().map(|(moving, _)| &moving.new));
         let (still_there, gone): (Vec<_>, Vec<_>) = moved
             .into_iter()
             .partition(|(moving, _)| self.is_there(moving));

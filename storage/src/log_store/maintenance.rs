@@ -3,7 +3,8 @@
 //! Invariant: the decision is a pure function of figures; doing it never holds up a commit for longer than a
 //! publish. Called again and again by whatever thread the embedder gives, or step by step by a simulation.
 
-use std::cmp::Reverse;
+mod merging;
+
 use std::mem::discriminant;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,8 +21,12 @@ use crate::log_store::shard::{BusyGuard, Shard};
 use crate::outcome::{AbortReason, Job, Outcome};
 use crate::vbucket::VbucketId;
 
+use merging::{Merging, merging};
+
 /// Log files that may be live before vbuckets that pin old ones are sealed out.
 const LOG_FILES_MAX: usize = 4;
+/// Dead bytes that wait for nothing but a sync of the log: from so many on they are worth one at once.
+const WAITING_BYTES_MAX: u64 = 16 << 20;
 
 /// A piece of background work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +36,10 @@ pub(crate) enum Work {
     Checkpoint,
     Reclaim,
     RemoveObsoleteLog,
+    /// The newest segments of a vbucket.
     Merge(VbucketId),
+    /// All segments of a vbucket.
+    Rewrite(VbucketId),
     CopyOut(u64),
 }
 
@@ -62,7 +70,7 @@ impl Work {
             Work::Checkpoint => MaintenanceKind::Checkpoint,
             Work::Reclaim => MaintenanceKind::Reclaim,
             Work::RemoveObsoleteLog => MaintenanceKind::RemoveLog,
-            Work::Merge(vbucket) => MaintenanceKind::Merge(vbucket),
+            Work::Merge(vbucket) | Work::Rewrite(vbucket) => MaintenanceKind::Merge(vbucket),
             Work::CopyOut(_) => MaintenanceKind::CopyOut,
         }
     }
@@ -86,8 +94,12 @@ pub(crate) struct Figures {
     pub(crate) wants_checkpoint: bool,
     pub(crate) has_obsolete_log: bool,
     pub(crate) has_garbage: bool,
+    /// Bytes of dead segments that wait for nothing but a sync of the log.
+    pub(crate) waiting_bytes: u64,
     /// The vbucket with the most segments, if those are too many.
     pub(crate) most_segments: Option<VbucketId>,
+    /// The vbucket with the largest part of it dead, if too much is.
+    pub(crate) most_dead: Option<VbucketId>,
     pub(crate) mostly_dead: Option<u64>,
 }
 
@@ -104,18 +116,22 @@ pub(crate) fn decide(figures: &Figures, failed: Option<Work>) -> Option<Work> {
 }
 
 /// First what the commit path will need, then what frees memory and log, then space.
-fn by_urgency(figures: &Figures) -> [Option<Work>; 7] {
+fn by_urgency(figures: &Figures) -> [Option<Work>; 9] {
     let has_unsealed = figures.unsealed_bytes > 0;
     let is_pinned = has_unsealed && figures.log_files > LOG_FILES_MAX && !figures.wants_checkpoint;
     let wants_seal = figures.unsealed_bytes > figures.unsealed_bytes_max || is_pinned;
+    let has_garbage = figures.has_garbage || figures.waiting_bytes >= WAITING_BYTES_MAX;
     [
         figures.wants_log_file.then_some(Work::PrepareLogFile),
         (wants_seal && !figures.is_sealing).then_some(Work::Seal),
         figures.wants_checkpoint.then_some(Work::Checkpoint),
-        figures.has_garbage.then_some(Work::Reclaim),
+        has_garbage.then_some(Work::Reclaim),
         figures.most_segments.map(Work::Merge),
+        figures.most_dead.map(Work::Rewrite),
         figures.mostly_dead.map(Work::CopyOut),
         figures.has_obsolete_log.then_some(Work::RemoveObsoleteLog),
+        // Where nobody commits, nobody else syncs.
+        (figures.waiting_bytes > 0).then_some(Work::Reclaim),
     ]
 }
 
@@ -128,28 +144,17 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     let log_files = if holds { 0 } else { writer.log.files().len() };
     let needs_manifest = writer.needs_manifest;
     let is_closed = writer.is_closed;
+    let last_sequence = writer.log.last_sequence();
     drop(writer);
     if is_closed {
         return Some(Figures::default());
     }
     let reclaimable = shard.reclaimable();
     let failed = *shard.failed_work.lock();
-    // What failed last has its turn again after all others.
-    let turn = |vbucket: VbucketId| {
-        let Some(Work::Merge(last)) = failed else {
-            return (false, Reverse(0));
-        };
-        (vbucket > last, Reverse(vbucket.get()))
-    };
-    let most_segments = shard
-        .versions()
-        .into_iter()
-        .map(|version| (version.segments.len(), version.place.vbucket))
-        .filter(|(count, vbucket)| {
-            *count > shard.options.segments_max.max(1) && !shard.is_merging(*vbucket)
-        })
-        .max_by_key(|(count, vbucket)| (turn(*vbucket), *count))
-        .map(|(_, vbucket)| vbucket);
+    let Merging {
+        most_segments,
+        most_dead,
+    } = merging(shard, failed);
     let wants_checkpoint = log_files > 1 && shard.wants_checkpoint.load(Ordering::Acquire);
     let mut after = None;
     if let Some(Work::CopyOut(last)) = failed {
@@ -172,7 +177,13 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
             && !shard.checkpointing.is_at_work(),
         has_obsolete_log: !shard.obsolete.lock().is_empty(),
         has_garbage: reclaimable > 0 && shard.containers.has_garbage(reclaimable),
+        waiting_bytes: if reclaimable > 0 {
+            shard.containers.waiting_bytes(reclaimable, last_sequence)
+        } else {
+            0
+        },
         most_segments,
+        most_dead,
         mostly_dead,
     })
 }
@@ -204,7 +215,8 @@ impl MaintenanceJob {
             Work::PrepareLogFile => Doing::Prepare(PrepareJob::new(of)),
             Work::Seal => Doing::Seal(SealJob::all(of, floor)),
             Work::Checkpoint => Doing::Checkpoint(CheckpointJob::new(of, false)),
-            Work::Merge(vbucket) => Doing::Merge(Box::new(MergeJob::new(of, vbucket, floor))),
+            Work::Merge(vbucket) => Doing::Merge(Box::new(MergeJob::of_newest(of, vbucket, floor))),
+            Work::Rewrite(vbucket) => Doing::Merge(Box::new(MergeJob::of_all(of, vbucket, floor))),
             Work::CopyOut(container) => Doing::CopyOut(CopyOutJob::new(of, container)),
             Work::Reclaim => Doing::Reclaim,
             Work::RemoveObsoleteLog => Doing::RemoveObsoleteLog,
@@ -230,10 +242,28 @@ impl MaintenanceJob {
                 | Outcome::Failed(_)) => other,
             },
             Doing::CopyOut(job) => job.step(),
-            Doing::Reclaim => ended(shard.containers.reclaim(shard.reclaimable())),
+            Doing::Reclaim => reclaim(shard),
             Doing::RemoveObsoleteLog => ended(remove_obsolete(shard)),
         }
     }
+}
+
+/// Gives back what may go; where that only waits for the log to be durable, it is made so first.
+fn reclaim(shard: &Shard) -> Outcome<()> {
+    let durable = shard.reclaimable();
+    if shard.containers.has_garbage(durable) {
+        return ended(shard.containers.reclaim(durable));
+    }
+    let Some(mut writer) = shard.writer() else {
+        return Outcome::Yielded;
+    };
+    let last = writer.log.last_sequence();
+    if shard.containers.waiting_bytes(durable, last) == 0 {
+        return Outcome::Complete(());
+    }
+    let synced = writer.check_open().and_then(|()| writer.sync());
+    shard.note_synced(&writer);
+    ended(synced)
 }
 
 fn ended(result: Result<(), StorageError>) -> Outcome<()> {

@@ -71,8 +71,12 @@ pub struct OpenOptions {
     pub unsynced_bytes_max: usize,
     /// Items that are in no segment yet, in key and value bytes per shard, that make maintenance seal.
     pub unsealed_bytes: u64,
-    /// Segments per vbucket that make maintenance merge them: every point read may look at each.
+    /// Segments per vbucket that make maintenance merge the newest of them: every point read may look at each. With
+    /// `usize::MAX` maintenance merges nothing, whatever is dead.
     pub segments_max: usize,
+    /// Ends of batches that a merge keeps of a vbucket, but for those that its items do not tell: a rollback knows the
+    /// snapshot and the commit time of these only.
+    pub batch_ends_max: usize,
     /// Container files of less than this are not copied out when they are mostly dead.
     pub container_bytes_min: u64,
     /// Memory for index pages, for the whole store: a point read whose page is here reads the disk once.
@@ -99,11 +103,12 @@ impl OpenOptions {
     pub fn new(entropy: u64) -> OpenOptions {
         OpenOptions {
             log_file_bytes_min: 1 << 20,
-            log_file_bytes_max: 32 << 20,
+            log_file_bytes_max: 16 << 20,
             frame_bytes_max: 1 << 20,
             unsynced_bytes_max: 8 << 20,
             unsealed_bytes: 32 << 20,
             segments_max: 8,
+            batch_ends_max: 1024,
             container_bytes_min: 4 << 20,
             index_cache_bytes: 64 << 20,
             block_bytes: 64 << 10,

@@ -68,9 +68,17 @@ impl Output {
         Ok(())
     }
 
-    /// From now on whoever publishes the segments answers for each of them.
-    pub(crate) fn hand_over(&mut self) {
-        self.adopted.clear();
+    /// From now on whoever publishes these segments answers for each of them.
+    pub(crate) fn hand_over<'m>(&mut self, metas: impl IntoIterator<Item = &'m SegmentMeta>) {
+        for meta in metas {
+            self.adopted.retain(|adopted| adopted.id != meta.id);
+        }
+    }
+
+    /// One of the segments is not needed, and nothing refers to it.
+    pub(crate) fn give_up_one(&mut self, meta: &SegmentMeta) {
+        self.hand_over([meta]);
+        self.shard.retire([meta], 0);
     }
 
     /// What a step came to; at the job's end, all that it still holds is given back.

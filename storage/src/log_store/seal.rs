@@ -1,7 +1,7 @@
 //! The seal: unsealed items of many vbuckets become segments in one container file, with one sync.
 //!
-//! Invariant: the commit path is touched twice, for a pointer each: once to freeze the layers, once to publish. Until
-//! the publish the items are served from the frozen layers; a seal that fails leaves them there, and the next one
+//! Invariant: the commit path is touched to freeze the layers and to publish, a few pointers for each vbucket, a few
+//! vbuckets at a time; nothing under the writer's lock grows with a vbucket. Until the publish the items are served from the frozen layers; a seal that fails leaves them there, and the next one
 //! takes them. Versions whose killer is above the history floor are kept (rule R11).
 
 mod run;
@@ -9,8 +9,6 @@ mod run;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-use roaring::RoaringTreemap;
 
 use crate::compaction::CompactionRequest;
 use crate::counts::VbucketCounts;
@@ -25,7 +23,7 @@ use crate::log_store::segment::{
 };
 use crate::log_store::shard::{Shard, Slot};
 use crate::log_store::version::{SegmentView, Version, apply_kills, last_at_each_seqno};
-use crate::outcome::{Job, Outcome};
+use crate::outcome::{AbortReason, Job, Outcome};
 use crate::seqno::Seqno;
 use crate::vbucket::VbucketId;
 
@@ -37,6 +35,11 @@ pub(crate) struct SealJob {
     which: Which,
     /// Why a vbucket could not be sealed while the others were.
     failed: Option<StorageError>,
+    /// Vbuckets that begin again because something was purged since.
+    again: VecDeque<Arc<Version>>,
+    /// Why a vbucket needs no seal any more.
+    gone: Option<AbortReason>,
+    has_published: bool,
     output: Output,
     state: Sealing,
 }
@@ -58,9 +61,14 @@ enum Sealing {
     },
     Sync(Vec<Sealed>),
     SyncDirectory(Vec<Sealed>),
-    Publish(Vec<Opened>),
+    /// To be made ready and published, a few at a time.
+    Prepare(VecDeque<Opened>),
+    Publish(Vec<Ready>, VecDeque<Opened>),
     Done,
 }
+
+/// Vbuckets published at a time: a commit waits for so many at most.
+const PUBLISHED_AT_ONCE: usize = 32;
 
 /// One vbucket's new segment, and what it changes.
 #[derive(Debug)]
@@ -79,6 +87,18 @@ struct Sealed {
 struct Opened {
     sealed: Sealed,
     segment: Arc<Segment>,
+}
+
+/// A seal of a vbucket, made ready to be published.
+#[derive(Debug)]
+struct Ready {
+    opened: Opened,
+    /// The segments and counts it was made ready for.
+    was: Vec<SegmentView>,
+    counted: Arc<VbucketCounts>,
+    /// Those that take their place.
+    segments: Vec<SegmentView>,
+    counts: Arc<VbucketCounts>,
 }
 
 impl SealJob {
@@ -100,6 +120,9 @@ impl SealJob {
             history_floor,
             which,
             failed: None,
+            again: VecDeque::new(),
+            gone: None,
+            has_published: false,
             output,
             state: Sealing::Begin,
         }
@@ -129,7 +152,8 @@ impl SealJob {
                 Sealing::SyncDirectory(sealed)
             }
             Sealing::SyncDirectory(sealed) => self.open(sealed)?,
-            Sealing::Publish(sealed) => return self.publish(sealed),
+            Sealing::Prepare(left) => self.prepare(left),
+            Sealing::Publish(ready, left) => return self.publish(ready, left),
             Sealing::Done => return Ok(Outcome::Complete(())),
         };
         Ok(Outcome::Yielded)
@@ -248,65 +272,102 @@ impl SealJob {
     fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {
         let metas = sealed.iter().map(|one| one.meta.clone());
         self.output.adopt(metas.collect())?;
-        let mut opened = Vec::with_capacity(sealed.len());
+        let mut opened = VecDeque::with_capacity(sealed.len());
         for one in sealed {
             let segment = self.shard.containers.open_segment(&one.meta)?;
-            opened.push(Opened {
+            opened.push_back(Opened {
                 sealed: one,
                 segment,
             });
         }
-        Ok(Sealing::Publish(opened))
+        Ok(Sealing::Prepare(opened))
     }
 
-    fn publish(&mut self, sealed: Vec<Opened>) -> Result<Outcome<()>, StorageError> {
-        let Some(mut writer) = self.shard.writer() else {
-            self.state = Sealing::Publish(sealed);
-            return Ok(Outcome::Yielded);
-        };
-        self.output.hand_over();
-        let mut gone = None;
-        let mut again = VecDeque::new();
-        let mut current = Vec::with_capacity(sealed.len());
-        for one in sealed {
+    /// Makes the next few vbuckets ready: whatever grows with a vbucket is done here, while nobody waits.
+    fn prepare(&mut self, mut left: VecDeque<Opened>) -> Sealing {
+        let count = left.len().min(PUBLISHED_AT_ONCE);
+        let mut ready = Vec::with_capacity(count);
+        for one in left.drain(..count) {
             match self.shard.version_of(one.sealed.place) {
-                Ok(version) if version.purges == one.sealed.purges => current.push((one, version)),
+                Ok(version) if version.purges == one.sealed.purges => {
+                    ready.push(one.ready(&version));
+                }
                 Ok(version) => {
                     // What a compaction took away meanwhile can neither be killed nor taken off the counts.
-                    self.shard.retire([&one.sealed.meta], 0);
-                    again.push_back(version);
+                    self.output.give_up_one(&one.sealed.meta);
+                    self.again.push_back(version);
                 }
                 Err(reason) => {
-                    self.shard.retire([&one.sealed.meta], 0);
-                    gone = Some(reason);
+                    self.output.give_up_one(&one.sealed.meta);
+                    self.gone = Some(reason);
                 }
             }
         }
-        let edits: Vec<Edit> = current.iter().map(|(one, _)| one.sealed.edit()).collect();
-        if !edits.is_empty() {
-            let next = writer.log.last_sequence().saturating_add(1);
-            if let Err(error) = writer.write_edits(&edits) {
-                let metas = current.iter().map(|(one, _)| &one.sealed.meta);
-                self.shard.retire(metas, next);
-                return Err(error);
+        Sealing::Publish(ready, left)
+    }
+
+    fn publish(
+        &mut self,
+        ready: Vec<Ready>,
+        mut left: VecDeque<Opened>,
+    ) -> Result<Outcome<()>, StorageError> {
+        let Some(mut writer) = self.shard.writer() else {
+            self.state = Sealing::Publish(ready, left);
+            return Ok(Outcome::Yielded);
+        };
+        let mut current = Vec::with_capacity(ready.len());
+        for one in ready {
+            match self.shard.version_of(one.opened.sealed.place) {
+                Ok(version) if one.is_for(&version) => current.push((one, version)),
+                // Compacted, moved, rolled back or deleted since: made ready anew.
+                Ok(_) | Err(_) => left.push_back(one.opened),
             }
         }
-        for (one, version) in &current {
-            let vbucket = one.sealed.place.vbucket;
-            self.shard
-                .publish(vbucket, Slot::Up(Arc::new(one.applied_to(version))));
+        let metas = current.iter().map(|(one, _)| &one.opened.sealed.meta);
+        self.output.hand_over(metas);
+        if !current.is_empty() {
+            let edits: Vec<Edit> = current.iter().map(|(one, _)| one.opened.edit()).collect();
+            let next = writer.log.last_sequence().saturating_add(1);
+            if let Err(error) = writer.write_edits(&edits) {
+                let metas = current.iter().map(|(one, _)| &one.opened.sealed.meta);
+                self.shard.retire(metas, next);
+                self.note_published();
+                return Err(error);
+            }
+            self.has_published = true;
         }
-        // `current` holds the last references to the layers that are sealed now: many items, and no commit should wait
+        let mut before = Vec::with_capacity(current.len());
+        for (one, version) in current {
+            let vbucket = one.opened.sealed.place.vbucket;
+            let published = one.applied_to(&version);
+            self.shard.publish(vbucket, Slot::Up(Arc::new(published)));
+            before.push((one.opened, version));
+        }
+        // `before` holds the last references to the layers that are sealed now: many items, and no commit should wait
         // while they are freed.
         drop(writer);
-        if !edits.is_empty() {
-            // The log files whose items are sealed now can go after the next manifest.
+        drop(before);
+        if !left.is_empty() {
+            self.state = Sealing::Prepare(left);
+            return Ok(Outcome::Yielded);
+        }
+        self.end()
+    }
+
+    /// The log files whose items are sealed now can go after the next manifest.
+    fn note_published(&self) {
+        if self.has_published {
             self.shard.wants_checkpoint.store(true, Ordering::Release);
         }
-        if !again.is_empty() {
+    }
+
+    /// All that can be published is.
+    fn end(&mut self) -> Result<Outcome<()>, StorageError> {
+        self.note_published();
+        if !self.again.is_empty() {
             self.state = Sealing::Write {
                 extent: self.output.create(CompactionRequest::SYNC_BYTES)?,
-                todo: again,
+                todo: std::mem::take(&mut self.again),
                 sealed: Vec::new(),
             };
             return Ok(Outcome::Yielded);
@@ -314,8 +375,8 @@ impl SealJob {
         if let Some(error) = self.failed.take() {
             return Ok(Outcome::Failed(error));
         }
-        Ok(match gone {
-            Some(reason) if edits.is_empty() => Outcome::Aborted(reason),
+        Ok(match self.gone.take() {
+            Some(reason) if !self.has_published => Outcome::Aborted(reason),
             Some(_) | None => Outcome::Complete(()),
         })
     }
@@ -347,35 +408,69 @@ fn frozen_layers(version: &Version) -> &[Arc<Layer>] {
         .map_or(&[], |(_, frozen)| frozen)
 }
 
-impl Sealed {
+impl Opened {
     fn edit(&self) -> Edit {
+        let Sealed {
+            place,
+            meta,
+            counts,
+            ..
+        } = &self.sealed;
         Edit::Seal {
-            place: self.place,
-            segment: self.meta.clone(),
-            sealed: self.meta.last_seqno,
-            counts: self.counts.clone(),
+            place: *place,
+            segment: meta.clone(),
+            sealed: meta.last_seqno,
+            counts: counts.clone(),
+        }
+    }
+
+    /// Works out what grows with the vbucket: which versions are dead then, and the counts.
+    fn ready(self, version: &Version) -> Ready {
+        let mut segments = version.segments.clone();
+        segments.push(SegmentView {
+            segment: Arc::clone(&self.segment),
+            dead: Arc::default(),
+            dead_bytes: 0,
+        });
+        apply_kills(&mut segments, &self.sealed.kills);
+        let mut counts = VbucketCounts::clone(&version.counts);
+        counts.apply(&self.sealed.counts);
+        Ready {
+            opened: self,
+            was: version.segments.clone(),
+            counted: Arc::clone(&version.counts),
+            segments,
+            counts: Arc::new(counts),
         }
     }
 }
 
-impl Opened {
+impl Ready {
+    /// Whether nothing of what it was made ready for has changed, nor lies elsewhere. What is only committed meanwhile
+    /// changes nothing of it.
+    fn is_for(&self, version: &Version) -> bool {
+        version.place == self.opened.sealed.place
+            && version.purges == self.opened.sealed.purges
+            && Arc::ptr_eq(&version.counts, &self.counted)
+            && version.segments.len() == self.was.len()
+            && version
+                .segments
+                .iter()
+                .zip(&self.was)
+                .all(|(now, then)| now.is_same(then) && Arc::ptr_eq(&now.segment, &then.segment))
+    }
+
     /// The version with the new segment in place of the layers.
     fn applied_to(&self, version: &Version) -> Version {
-        let Opened { sealed, segment } = self;
-        let mut next = Version::clone(version);
-        let mut counts = VbucketCounts::clone(&next.counts);
-        counts.apply(&sealed.counts);
-        next.counts = Arc::new(counts);
-        next.sealed = sealed.meta.last_seqno;
+        let sealed = &self.opened.sealed;
+        let mut next = Version {
+            segments: self.segments.clone(),
+            counts: Arc::clone(&self.counts),
+            sealed: sealed.meta.last_seqno,
+            ..Version::clone(version)
+        };
         next.layers
             .retain(|layer| !sealed.layers.iter().any(|gone| Arc::ptr_eq(gone, layer)));
-        let dead = Arc::new(RoaringTreemap::new());
-        next.segments.push(SegmentView {
-            segment: Arc::clone(segment),
-            dead,
-            dead_bytes: 0,
-        });
-        apply_kills(&mut next.segments, &sealed.kills);
         next
     }
 }

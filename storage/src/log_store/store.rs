@@ -198,7 +198,7 @@ impl LogStore {
         vbucket: VbucketId,
         history_floor: Seqno,
     ) -> Result<impl Job<Output = (), Failure = StorageError> + use<>, StorageError> {
-        Ok(MergeJob::new(
+        Ok(MergeJob::of_all(
             Arc::clone(self.shard(vbucket)?),
             vbucket,
             history_floor,

@@ -83,6 +83,11 @@ impl SegmentView {
         Ok(kills)
     }
 
+    /// Whether it is the same segment, wherever its bytes lie by now, with the same versions dead.
+    pub(crate) fn is_same(&self, other: &SegmentView) -> bool {
+        self.segment.meta().id == other.segment.meta().id && Arc::ptr_eq(&self.dead, &other.dead)
+    }
+
     /// Marks a victim of a newer version dead.
     pub(crate) fn kill(&mut self, victim: Seqno, bytes: u32) {
         if Arc::make_mut(&mut self.dead).insert(victim.0) {

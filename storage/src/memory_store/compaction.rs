@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use super::history::Version;
 use super::vbucket::Vbucket;
 use crate::collections::DroppedCollection;
-use crate::compaction::{Compacted, CompactionRequest, ErasedPrepare, Rules};
+use crate::compaction::{Compacted, CompactionRequest, ErasedPrepare, Highest, LostHighs, Rules};
 use crate::document::{Namespace, Operation};
 use crate::seqno::Seqno;
 
@@ -18,6 +18,7 @@ use crate::seqno::Seqno;
 #[derive(Debug, Default)]
 struct Gone {
     seqnos: BTreeSet<Seqno>,
+    lost_highs: LostHighs,
     exact_from: Seqno,
     purge_seqno: Seqno,
     told: Compacted,
@@ -28,7 +29,8 @@ impl Vbucket {
     pub(super) fn compact(&mut self, request: &CompactionRequest) -> Compacted {
         let completions = self.completions.clone();
         let watermarks = self.state.watermarks;
-        let rules = Rules::new(request.clone(), &watermarks, &self.counts, completions);
+        let highest = self.highest(request.history_floor);
+        let rules = Rules::new(request.clone(), &watermarks, highest, completions);
         let bytes_before = self.bytes_held();
         let gone = self.judge(&rules);
         let goes = |version: &Version| gone.seqnos.contains(&version.item.seqno);
@@ -48,6 +50,17 @@ impl Vbucket {
             purge_seqno: self.state.watermarks.purge_seqno,
             ..gone.told
         }
+    }
+
+    fn highest(&self, floor: Seqno) -> Highest {
+        let mut highest = Highest::default();
+        for version in self.history.read().versions() {
+            let item = &version.item;
+            if version.superseded_by.is_none() && item.seqno <= floor {
+                highest.note(item.document.key.collection(), item.seqno);
+            }
+        }
+        highest
     }
 
     fn judge(&self, rules: &Rules) -> Gone {
@@ -80,6 +93,12 @@ impl Gone {
         let is_newest = version.superseded_by.is_none();
         let is_prepare = matches!(item.operation, Operation::Prepare { .. });
         let is_event = item.namespace() == Namespace::SystemEvent;
+        if is_newest
+            && !is_event
+            && let Some(next) = self.lost_highs.next(collection, seqno)
+        {
+            self.is_exact_from(next);
+        }
         if !is_event && erased.iter().any(|one| one.holds(collection, seqno)) {
             self.seqnos.insert(seqno);
             if is_newest {
@@ -102,11 +121,15 @@ impl Gone {
         if rules.purges_tombstone(item.operation, collection, seqno) {
             self.seqnos.insert(seqno);
             self.is_exact_from(seqno);
+            if !is_event {
+                self.lost_highs.went(collection);
+            }
             self.purge_seqno = self.purge_seqno.max(seqno);
             self.told.tombstones_purged = self.told.tombstones_purged.saturating_add(1);
         } else if is_prepare && let Some(since) = rules.purges_prepare(collection, seqno) {
             self.seqnos.insert(seqno);
             self.is_exact_from(since);
+            self.lost_highs.went(collection);
             self.told.prepares_purged = self.told.prepares_purged.saturating_add(1);
         }
     }

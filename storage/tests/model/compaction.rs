@@ -65,14 +65,16 @@ impl ModelVbucket {
                 }
             } else if !is_newest || is_of(&kept, item) {
                 continue;
-            } else if self.is_purged_tombstone(request, item) {
+            } else if self.is_purged_tombstone(request, item, &newest) {
                 told.tombstones_purged += 1;
                 exact_from = exact_from.max(item.seqno);
+                exact_from = exact_from.max(self.next_of(item, &newest).unwrap_or_default());
                 let purge_seqno = &mut self.state.watermarks.purge_seqno;
                 *purge_seqno = item.seqno.max(*purge_seqno);
-            } else if let Some(since) = self.is_purged_prepare(request, item) {
+            } else if let Some(since) = self.is_purged_prepare(request, item, &newest) {
                 told.prepares_purged += 1;
                 exact_from = exact_from.max(since);
+                exact_from = exact_from.max(self.next_of(item, &newest).unwrap_or_default());
             } else {
                 continue;
             }
@@ -91,10 +93,17 @@ impl ModelVbucket {
         told
     }
 
-    fn high_of(&self, collection: CollectionId) -> Seqno {
-        let all = self.versions.iter().map(|version| &version.item);
-        let mine = all.filter(|item| item.document.key.collection() == collection);
-        mine.map(|item| item.seqno).max().unwrap_or_default()
+    /// The next item of its collection that is the newest of its key: until there nothing else tells the collection's
+    /// high seqno. System events have none to tell.
+    fn next_of(&self, item: &Item, newest: &BTreeSet<Seqno>) -> Option<Seqno> {
+        let collection = item.document.key.collection();
+        if collection == CollectionId::SYSTEM {
+            return None;
+        }
+        let later = self.versions.iter().map(|version| &version.item);
+        let mut later = later.filter(|one| one.seqno > item.seqno && newest.contains(&one.seqno));
+        let next = later.find(|one| one.document.key.collection() == collection);
+        next.map(|one| one.seqno)
     }
 
     /// A prepare that is not known to be completed.
@@ -106,7 +115,12 @@ impl ModelVbucket {
         })
     }
 
-    fn is_purged_tombstone(&self, request: &CompactionRequest, item: &Item) -> bool {
+    fn is_purged_tombstone(
+        &self,
+        request: &CompactionRequest,
+        item: &Item,
+        newest: &BTreeSet<Seqno>,
+    ) -> bool {
         let deleted_at = match item.operation {
             Operation::Deletion { deleted_at, .. }
             | Operation::CommitDeletion { deleted_at, .. }
@@ -120,19 +134,25 @@ impl ModelVbucket {
         let is_low_enough = request.purge_up_to.is_none_or(|up_to| item.seqno <= up_to);
         let is_old = deleted_at != 0 && deleted_at < request.purge_before_s && is_low_enough;
         let is_event = item.namespace() == Namespace::SystemEvent;
-        let high = self.high_of(item.document.key.collection());
+        let next = self.next_of(item, newest);
         (request.drop_deletes || is_old)
             && item.seqno != self.high_seqno()
-            && (is_event || item.seqno < high)
+            && (is_event || next.is_some_and(|next| next <= request.history_floor))
             && item.seqno <= request.history_floor
     }
 
     /// Of a prepare that goes because it is completed: since when it was known to be.
-    fn is_purged_prepare(&self, request: &CompactionRequest, item: &Item) -> Option<Seqno> {
+    fn is_purged_prepare(
+        &self,
+        request: &CompactionRequest,
+        item: &Item,
+        newest: &BTreeSet<Seqno>,
+    ) -> Option<Seqno> {
         let is_prepare = matches!(item.operation, Operation::Prepare { .. });
         let is_completed = item.seqno <= self.state.watermarks.completed_seqno;
-        let high = self.high_of(item.document.key.collection());
-        if !is_prepare || !is_completed || item.seqno >= high {
+        let next = self.next_of(item, newest);
+        let is_told_by_another = next.is_some_and(|next| next <= request.history_floor);
+        if !is_prepare || !is_completed || !is_told_by_another {
             return None;
         }
         let mut ends = self.boundaries.iter();

@@ -274,13 +274,15 @@ impl World {
             return assert_eq!(outcome, Outcome::Failed(unknown));
         };
         let high_seqno = model.high_seqno();
-        // Mostly a short way, so that histories grow long.
-        let lowest = if self.random.percent(75) {
-            high_seqno.0.saturating_sub(10)
-        } else {
-            0
+        // Mostly a short way, so that histories grow long; or about where what was purged ends the past.
+        let purged_from = model.purged_from.0;
+        let (lowest, most) = match self.random.below(100) {
+            0..15 if purged_from > 0 => (purged_from.saturating_sub(3), purged_from + 1),
+            0..80 => (high_seqno.0.saturating_sub(10), high_seqno.0 + 1),
+            _ => (0, high_seqno.0 + 1),
         };
-        let to = Seqno(self.random.within(lowest, high_seqno.0 + 1));
+        let most = most.min(high_seqno.0 + 1);
+        let to = Seqno(self.random.within(lowest.min(most), most));
         let outcome = self.store.rollback(vbucket, to);
         if to > high_seqno {
             let cause = StorageError::RollbackAbove {

@@ -5,23 +5,27 @@
 //! engine's own thread is stopped by [`Bucket::shutdown`], or when the last handle is dropped.
 
 mod requests;
-mod streams;
 mod collection;
+mod manifest;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix::{Addr, Handler, Message, Recipient};
-use bytes::Bytes;
-use requests::Verb;
 
 use actors::compactor::CompactorCore;
 use actors::shell::Shell;
-use actors::vbucket::{VbucketActor, VbucketCore};
+#[cfg(any(test, feature = "testing"))]
+use actors::store_handle::StoreHandle;
+use actors::vbucket::VbucketActor;
+#[cfg(any(test, feature = "testing"))]
+use actors::vbucket::VbucketCore;
 use actors::warmup::{WarmupEnd, WarmupProgress};
-use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta, Mutated, Write, WriteBatch};
+use messages::vbucket::{Mutated, Write, WriteBatch};
 use messages::{ChildName, FailureId, FailureNotice, OperationError};
 use storage::{CollectionId, DocumentKey, VbucketId};
 
@@ -46,11 +50,23 @@ pub type CompactorAddr = Addr<Shell<CompactorCore>>;
 
 /// A durable document store, partitioned into vbuckets. Clones are handles to the same bucket.
 ///
+/// Documents of the default collection are read and written by the verbs of [`Collection`], such as [`Collection::get`] and
+/// [`Collection::set`], which a bucket has as its own: `bucket.get("key")`.
+///
 /// A write is acknowledged in memory: it then survives the panic of any actor, not the death of the process. Add
 /// [`WriteRequest::persisted`] and it is acknowledged once it is on disk.
 #[derive(Clone, Debug)]
 pub struct Bucket {
-    held: Arc<Held>,
+    default: Collection,
+}
+
+/// A bucket has the verbs of its default collection.
+impl Deref for Bucket {
+    type Target = Collection;
+
+    fn deref(&self) -> &Collection {
+        &self.default
+    }
 }
 
 impl Bucket {
@@ -72,104 +88,16 @@ impl Bucket {
 
     pub(crate) fn of(running: Arc<Running>) -> Bucket {
         let held = Arc::new(Held(running));
-        Bucket { held }
-    }
-
-    /// Reads a document of the default collection.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
-    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Found, OperationError> {
-        let key = default_key(key.as_ref())?;
-        self.core_of(&key)?.get(&key)
-    }
-
-    /// Reads a document's metadata; shows a tombstone that is still in memory, too.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
-    pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
-        let key = default_key(key.as_ref())?;
-        self.core_of(&key)?.get_meta(&key)
-    }
-
-    /// Whether there is a document of that key.
-    pub async fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, OperationError> {
-        match self.get_meta(key).await {
-            Ok(meta) => Ok(!meta.is_deleted),
-            Err(OperationError::KeyNotFound) => Ok(false),
-            Err(error) => Err(error),
+        Bucket {
+            default: Collection::new(held, CollectionId::DEFAULT),
         }
     }
 
-    /// Reads many documents, answered in the order of the keys.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
-    pub async fn get_many(
-        &self,
-        keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
-    ) -> Vec<Result<Found, OperationError>> {
-        let read = |key: &[u8]| {
-            let key = default_key(key)?;
-            self.core_of(&key)?.get(&key)
-        };
-        keys.into_iter().map(|key| read(key.as_ref())).collect()
+    /// A collection of this bucket.
+    fn collection_of(&self, id: CollectionId) -> Collection {
+        Collection::new(Arc::clone(self.held()), id)
     }
 
-    /// Writes a document, whatever was there.
-    pub fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
-        self.request(Verb::Set, key.as_ref(), value.into())
-    }
-
-    /// Writes a document that must not be there yet.
-    pub fn add(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
-        self.request(Verb::Add, key.as_ref(), value.into())
-    }
-
-    /// Writes a document that must be there.
-    pub fn replace(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
-        self.request(Verb::Replace, key.as_ref(), value.into())
-    }
-
-    /// Deletes a document that must be there.
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> WriteRequest<'_> {
-        self.request(Verb::Delete, key.as_ref(), Bytes::new())
-    }
-
-    /// Gives a document that must be there another expiry (see [`WriteRequest::expiry`]).
-    pub fn touch(&self, key: impl AsRef<[u8]>, expiry: u32) -> WriteRequest<'_> {
-        self.request(Verb::Touch, key.as_ref(), Bytes::new())
-            .expiry(expiry)
-    }
-
-    /// Gives a document another expiry, and reads it.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
-    pub async fn get_and_touch(
-        &self,
-        key: impl AsRef<[u8]>,
-        expiry: u32,
-    ) -> Result<Found, OperationError> {
-        let key = default_key(key.as_ref())?;
-        let expiry = ExpiryRequest(expiry);
-        self.core_of(&key)?.get_and_touch(&GetAndTouch {
-            key: key.clone(),
-            expiry,
-        })
-    }
-
-    fn request(&self, verb: Verb, key: &[u8], value: Bytes) -> WriteRequest<'_> {
-        WriteRequest::new(self, verb, default_key(key), value)
-    }
-}
-
-impl Bucket {
     /// Many writes, each for itself (no atomicity over the batch), with one lock per vbucket; answered in order.
     pub async fn write_batch(&self, writes: Vec<Write>) -> Vec<Result<Mutated, OperationError>> {
         let groups = groups_of(writes, |key| self.vbucket_of(key.key()));
@@ -223,8 +151,7 @@ impl Bucket {
     /// How many vbuckets the bucket has.
     #[must_use]
     pub fn vbucket_count(&self) -> u16 {
-        // A bucket has at most 1,024.
-        u16::try_from(self.running().table.slots.len()).unwrap_or(u16::MAX)
+        self.running().table.count()
     }
 
     /// The address of a vbucket's actor. It takes every message of [`messages::vbucket`].
@@ -350,23 +277,17 @@ impl Bucket {
         self.running().table.core(vbucket).ok().cloned()
     }
 
-    pub(crate) fn core_of(&self, key: &DocumentKey) -> Result<&Arc<VbucketCore>, OperationError> {
-        let vbucket = self.vbucket_of(key.key());
-        self.running().table.core(vbucket)
+    /// The bucket's store, for tests that do to a vbucket what only replication does.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn store_handle(&self) -> StoreHandle {
+        self.running().store.clone()
     }
 
     #[cfg(test)]
     pub(crate) fn shared(&self) -> Arc<Running> {
-        Arc::clone(&self.held.0)
+        Arc::clone(&self.held().0)
     }
-
-    pub(crate) fn running(&self) -> &Running {
-        &self.held.0
-    }
-}
-
-fn default_key(key: &[u8]) -> Result<DocumentKey, storage::KeyError> {
-    DocumentKey::new(CollectionId::DEFAULT, key)
 }
 
 /// The writes by vbucket, each with its place; writes of one vbucket keep their order.

@@ -16,7 +16,7 @@ use messages::vbucket::{
 };
 use storage::{Cas, Datatype, DocumentKey, KeyError};
 
-use crate::bucket::Bucket;
+use crate::bucket::Collection;
 
 /// What a request does with its document.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(crate) enum Verb {
 #[derive(Debug)]
 #[must_use = "a write is done when it is awaited"]
 pub struct WriteRequest<'b> {
-    bucket: &'b Bucket,
+    of: &'b Collection,
     verb: Verb,
     key: Result<DocumentKey, KeyError>,
     value: Bytes,
@@ -41,14 +41,14 @@ pub struct WriteRequest<'b> {
 
 impl<'b> WriteRequest<'b> {
     pub(crate) fn new(
-        bucket: &'b Bucket,
+        of: &'b Collection,
         verb: Verb,
         key: Result<DocumentKey, KeyError>,
         value: Bytes,
     ) -> WriteRequest<'b> {
         let options = WriteOptions::default();
         WriteRequest {
-            bucket,
+            of,
             verb,
             key,
             value,
@@ -56,7 +56,7 @@ impl<'b> WriteRequest<'b> {
         }
     }
 
-    /// Only if the document's version is this one. ([`Bucket::touch`] takes no version.)
+    /// Only if the document's version is this one. ([`Collection::touch`] takes no version.)
     pub fn cas(mut self, cas: Cas) -> WriteRequest<'b> {
         self.options.cas = Some(cas);
         self
@@ -93,7 +93,7 @@ impl<'b> WriteRequest<'b> {
     fn begin(self) -> Result<Acknowledged, OperationError> {
         let key = self.key?;
         let (value, options) = (self.value, self.options);
-        let core = self.bucket.core_of(&key)?;
+        let core = self.of.core_of(&key)?;
         Ok(core.write_acknowledged(match self.verb {
             Verb::Set => Write::Set(Set {
                 key,

@@ -18,7 +18,7 @@ impl Bucket {
     /// All changes of the bucket as one stream, from where [`ChangesOptions`] says. A handle of the bucket goes with it:
     /// while it is there the bucket stays open, unless it is shut down.
     pub async fn changes(&self, options: ChangesOptions) -> Result<Changes, ChangesError> {
-        Changes::open(Arc::clone(&self.held), options).await
+        Changes::open(Arc::clone(self.held()), options).await
     }
 
     /// The address of the producer that streams a vbucket. It takes the messages of [`messages::stream`].

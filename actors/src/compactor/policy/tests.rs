@@ -106,34 +106,59 @@ fn mb_42652_what_came_while_a_compaction_ran_is_a_reason_for_another() {
 
 #[test]
 fn tombstones_count_once_they_are_old() {
+    let counts = |written_at_s, past: Option<&Past>, now_s| {
+        let figures = VbucketFigures {
+            written_at_s,
+            ..VbucketFigures::default()
+        };
+        tombstones_count(&figures, past, now_s, AGE)
+    };
     // Written at 3000, all old at 4000.
-    assert!(!tombstones_count(3000, None, 3999, AGE));
-    assert!(tombstones_count(3000, None, 4000, AGE));
+    assert!(!counts(3000, None, 3999));
+    assert!(counts(3000, None, 4000));
     let compacted_at = |at_s| Past {
         at_s,
         left: VbucketFigures::default(),
     };
     // A compaction before all were old left some; one after that left none that may go.
-    assert!(tombstones_count(3000, Some(&compacted_at(3500)), 4000, AGE));
-    assert!(!tombstones_count(
-        3000,
-        Some(&compacted_at(4100)),
-        99_000,
-        AGE
-    ));
+    assert!(counts(3000, Some(&compacted_at(3500)), 4000));
+    assert!(!counts(3000, Some(&compacted_at(4100)), 99_000));
     // One that is written all the time is looked at whenever it was not compacted for so long.
-    assert!(!tombstones_count(
-        5900,
-        Some(&compacted_at(5000)),
-        5999,
-        AGE
-    ));
-    assert!(tombstones_count(5900, Some(&compacted_at(5000)), 6000, AGE));
+    assert!(!counts(5900, Some(&compacted_at(5000)), 5999));
+    assert!(counts(5900, Some(&compacted_at(5000)), 6000));
     let mut many = figures(space(1, 1000, 1000));
     (many.documents, many.tombstones) = (89, 10);
     assert_eq!(judged(&many), Some(Reason::Tombstones));
     (many.documents, many.tombstones) = (91, 10);
     assert_eq!(judged(&many), None);
+}
+
+/// What was left of a vbucket that was rolled back since, or deleted and made anew under the same number, is of another
+/// vbucket, as it were.
+#[test]
+fn what_a_compaction_left_says_nothing_of_another_past() {
+    let policy = CompactionPolicy::default();
+    let mut then = figures(space(20, 4 << 20, 1 << 20));
+    then.dropped = vec![dropped(8)];
+    let past = past(&then);
+    assert_eq!(reason(&policy, &then, Some(&past)), None);
+    assert!(!tombstones_count(&then, Some(&past), 5999, AGE));
+    let others = [
+        (Incarnation(2), RollbackEpoch(0)),
+        (Incarnation(0), RollbackEpoch(1)),
+    ];
+    for of in others {
+        let now = VbucketFigures { of, ..then.clone() };
+        let again = reason(&policy, &now, Some(&past));
+        assert_eq!(again, Some(Reason::DroppedCollection), "{of:?}");
+        assert!(tombstones_count(&now, Some(&past), 5999, AGE), "{of:?}");
+        let segments = VbucketFigures {
+            dropped: Vec::new(),
+            ..now
+        };
+        let again = reason(&policy, &segments, Some(&past));
+        assert_eq!(again, Some(Reason::Segments), "{of:?}");
+    }
 }
 
 #[test]

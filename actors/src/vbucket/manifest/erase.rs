@@ -5,10 +5,9 @@
 //! them at a time, and whatever was begun may be left where it is and gone on with by anybody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vbucket::core::VbucketCore;
 use storage::{Item, Outcome};
 
@@ -75,8 +74,10 @@ impl VbucketCore {
             let Some(item) = found.last() else { return };
             let key = &item.document.key;
             // Looked at again: a rollback may have taken back that the collection ended.
-            if !collections.has(key, item.seqno) {
-                drop(self.map.remove(key.as_encoded(), item.seqno));
+            if !collections.has(key, item.seqno)
+                && let Some(gone) = self.map.remove(key.as_encoded(), item.seqno)
+            {
+                collections.note_gone(&gone);
             }
             found.pop();
         }

@@ -5,10 +5,10 @@
 //! one. A panic in between leaves the vbucket suspect, and reconciling goes on to the newest manifest.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::open::{Applied, OpenCollections, Opened};
+use super::open::{OpenCollections, Opened};
 use super::shared::BucketManifest;
+use crate::sync::atomic::Ordering;
 use crate::vbucket::core::{Inner, VbucketCore};
 use crate::vbucket::lock::Locked;
 use crate::vbucket::memory;
@@ -59,7 +59,31 @@ impl VbucketCore {
     pub fn warm_collections(&self, events: Vec<(Seqno, SystemEvent)>) {
         let locked = self.lock();
         let uid = ManifestUid(locked.identity.manifest_uid);
-        *self.collections.write() = OpenCollections::of_events(uid, events);
+        let found = OpenCollections::of_events(uid, events);
+        let mut collections = self.collections.write();
+        *collections = found.with_documents_of(&collections);
+    }
+
+    /// A version took the place of another in memory, or of none.
+    #[inline]
+    pub(in crate::vbucket) fn count_document(&self, new: &Item, before: Option<&Item>) {
+        if !is_default(&new.document.key) {
+            self.collections.read().note_document(new, before);
+        }
+    }
+
+    /// A version that was counted is not in memory after all.
+    pub(in crate::vbucket) fn discount_document(&self, gone: &Item) {
+        if !is_default(&gone.document.key) {
+            self.collections.read().note_gone(gone);
+        }
+    }
+
+    /// Live documents of open collections in memory; of an expired one, too, until it is deleted. Needs the lock to be
+    /// held.
+    pub(in crate::vbucket) fn documents(&self) -> u64 {
+        let all = self.map.figures().documents;
+        all.saturating_sub(self.collections.read().ended_documents())
     }
 
     /// Whether a change of the manifest could be done now; asked of every vbucket before it is done in the first.
@@ -103,6 +127,13 @@ impl VbucketCore {
     pub(in crate::vbucket) fn raise_manifest(&self) {
         let own = self.collections.read().manifest().uid;
         self.manifest.raise_above(own);
+    }
+
+    /// Whether it can be made active: what its source told it is then given up for what the bucket has, at once, so that
+    /// no opening ever takes it for the bucket's.
+    pub(in crate::vbucket) fn may_lead(&self) -> bool {
+        let own = self.collections.read().manifest().uid;
+        !self.status().has(NOT_WRITABLE) || own <= self.manifest.uid()
     }
 
     /// What takes a seqno before the records of the opening are on disk takes it on the branch before.
@@ -182,10 +213,11 @@ impl VbucketCore {
             }
             collections.apply(&event, item.seqno)
         };
-        match applied {
-            Applied::Noted => {}
-            Applied::BegunAgain => self.map.set_incomplete(),
-            Applied::Ended => self.ask_for_erasing(),
+        if applied.has_begun_again {
+            self.map.set_incomplete();
+        }
+        if applied.has_ended {
+            self.ask_for_erasing();
         }
     }
 
@@ -199,7 +231,32 @@ impl VbucketCore {
         }
     }
 
-    /// The collection of a client's key, if it is open. Costs a key of the default collection next to nothing.
+    /// The collection of a client's key, if it is open in the bucket: a manifest is in force in all vbuckets from one
+    /// moment on, whichever of them were told of it yet. Costs a key of the default collection next to nothing. Takes the
+    /// lock if this vbucket is behind.
+    #[inline]
+    pub(in crate::vbucket) fn admit_key_in_force(
+        &self,
+        key: &DocumentKey,
+    ) -> Result<Opened, OperationError> {
+        if is_default(key) {
+            return Ok(Opened::DEFAULT);
+        }
+        self.keep_up();
+        self.admit_key(key)
+    }
+
+    /// Follows the bucket's manifest if this vbucket is behind it, and may.
+    pub(in crate::vbucket) fn keep_up(&self) {
+        let is_behind = || self.collections.read().manifest().uid < self.manifest.uid();
+        let status = self.status();
+        let is_hindered = status.has(NOT_WRITABLE | Status::SUSPECT | Status::CLOSED);
+        if status.state() == VbucketState::Active && !is_hindered && is_behind() {
+            self.follow_when_writable(&mut self.lock());
+        }
+    }
+
+    /// The collection of a client's key, if it is open here.
     #[inline]
     pub(in crate::vbucket) fn admit_key(
         &self,

@@ -1,12 +1,13 @@
 //! Which collections are open in one vbucket, since when, and how far each has come. Pure.
 //!
 //! Invariant: every system event that is in the checkpoint log is in here; so after a panic in the middle of a change this
-//! says how far the change came, and what is left of it. The default collection is always open and in no map.
+//! says how far the change came, and what is left of it. The default collection is always open and in no map. Every
+//! document in memory that is not of the default collection is counted in its life, or among those of lives that ended.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use messages::CollectionsManifest;
 use messages::collections::CollectionEntry;
 use storage::{CollectionId, DocumentKey, Item, ManifestUid, ScopeId, Seqno, SystemEvent};
@@ -18,6 +19,8 @@ struct Life {
     start: Seqno,
     max_ttl_s: u32,
     high: AtomicU64,
+    /// Of it in memory.
+    documents: AtomicU64,
 }
 
 /// What an operation must know of an open collection.
@@ -52,17 +55,17 @@ pub(in crate::vbucket) struct OpenCollections {
     scopes: BTreeMap<ScopeId, Seqno>,
     /// Highest number a collection ever had here.
     highest: CollectionId,
+    /// Documents in memory of lives that ended: nobody sees them any more.
+    ended_documents: AtomicU64,
 }
 
-/// What an event did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::vbucket) enum Applied {
-    /// Nothing more is to be done.
-    Noted,
+/// What is to be done of an event that was taken in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::vbucket) struct Applied {
     /// A collection began under a number that was used before: the store may hold keys of its earlier life.
-    BegunAgain,
-    /// A collection ended: its documents are to go.
-    Ended,
+    pub(in crate::vbucket) has_begun_again: bool,
+    /// A life of a collection ended, told or not: its documents are to go.
+    pub(in crate::vbucket) has_ended: bool,
 }
 
 impl OpenCollections {
@@ -109,6 +112,50 @@ impl OpenCollections {
         }
     }
 
+    /// A document came to memory, in the place of `before` if there is one.
+    pub(in crate::vbucket) fn note_document(&self, new: &Item, before: Option<&Item>) {
+        if !new.operation.is_tombstone() {
+            self.counter(new).fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(before) = before {
+            self.note_gone(before);
+        }
+    }
+
+    /// A version left memory.
+    pub(in crate::vbucket) fn note_gone(&self, gone: &Item) {
+        if !gone.operation.is_tombstone() {
+            self.counter(gone).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Documents in memory that nobody sees any more.
+    pub(in crate::vbucket) fn ended_documents(&self) -> u64 {
+        self.ended_documents.load(Ordering::Relaxed)
+    }
+
+    /// Where a version, not of the default collection, is counted.
+    fn counter(&self, item: &Item) -> &AtomicU64 {
+        let life = self.lives.get(&item.document.key.collection());
+        let life = life.filter(|life| item.seqno >= life.start);
+        life.map_or(&self.ended_documents, |life| &life.documents)
+    }
+
+    /// This in the place of what was known before, with the documents that were counted there.
+    pub(in crate::vbucket) fn with_documents_of(self, before: &OpenCollections) -> OpenCollections {
+        let mut ended = before.ended_documents();
+        for (id, life) in &before.lives {
+            let documents = life.documents.load(Ordering::Relaxed);
+            let same = self.lives.get(id).filter(|same| same.start == life.start);
+            match same {
+                Some(same) => same.documents.store(documents, Ordering::Relaxed),
+                None => ended = ended.saturating_add(documents),
+            }
+        }
+        self.ended_documents.store(ended, Ordering::Relaxed);
+        self
+    }
+
     /// How far an open collection, not the default one, has come.
     pub(in crate::vbucket) fn high_seqno(&self, id: CollectionId) -> Option<Seqno> {
         let life = self.lives.get(&id)?;
@@ -138,38 +185,49 @@ impl OpenCollections {
             } => self.begin(*collection, seqno, *max_ttl_s),
             SystemEvent::CollectionEnd { collection, .. } => {
                 self.highest = self.highest.max(*collection);
-                match self.lives.remove(collection) {
-                    Some(_) => Applied::Ended,
-                    None => Applied::Noted,
+                let life = self.lives.remove(collection);
+                Applied {
+                    has_ended: self.retire(life),
+                    ..Applied::default()
                 }
             }
             SystemEvent::ScopeBegin { scope, .. } => {
                 self.scopes.insert(*scope, seqno);
-                Applied::Noted
+                Applied::default()
             }
             SystemEvent::ScopeEnd { scope, .. } => {
                 self.scopes.remove(scope);
-                Applied::Noted
+                Applied::default()
             }
         }
     }
 
     fn begin(&mut self, id: CollectionId, start: Seqno, max_ttl_s: u32) -> Applied {
         if self.lives.get(&id).is_some_and(|life| life.start == start) {
-            return Applied::Noted;
+            return Applied::default();
         }
-        let high = AtomicU64::new(start.0);
         let life = Life {
             start,
             max_ttl_s,
-            high,
+            high: AtomicU64::new(start.0),
+            documents: AtomicU64::new(0),
         };
-        self.lives.insert(id, life);
-        if id <= self.highest {
-            return Applied::BegunAgain;
+        // Still open where the end of it was superseded by this before it came here.
+        let before = self.lives.insert(id, life);
+        let has_begun_again = id <= self.highest;
+        self.highest = self.highest.max(id);
+        Applied {
+            has_begun_again,
+            has_ended: self.retire(before),
         }
-        self.highest = id;
-        Applied::Noted
+    }
+
+    /// What was of a life that is over is nobody's; whether there was one.
+    fn retire(&self, life: Option<Life>) -> bool {
+        let Some(life) = life else { return false };
+        let documents = life.documents.into_inner();
+        self.ended_documents.fetch_add(documents, Ordering::Relaxed);
+        true
     }
 
     /// The same for the manifest, where nobody hands in the whole of it: on a replica.

@@ -1,13 +1,14 @@
 //! The bucket's manifest, as all its vbuckets see it.
 //!
 //! Invariant: it is set before the first vbucket is told to follow it, and never goes back; so whichever vbucket becomes
-//! active meanwhile, or is reconciled, finds the newest there is.
+//! active meanwhile, is reconciled, or is asked for a document of a collection, finds the newest there is.
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use tokio::sync::Notify;
 
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use messages::CollectionsManifest;
 use storage::ManifestUid;
 
@@ -15,6 +16,8 @@ use storage::ManifestUid;
 #[derive(Debug, Default)]
 pub struct BucketManifest {
     current: RwLock<Arc<CollectionsManifest>>,
+    /// Its uid, to be read without the lock. Changed under it, behind the manifest.
+    uid: AtomicU64,
     ended: Notify,
 }
 
@@ -25,12 +28,26 @@ impl BucketManifest {
         Arc::clone(&self.current.read())
     }
 
+    /// The uid of what the bucket has now. Never above it.
+    #[inline]
+    pub(super) fn uid(&self) -> ManifestUid {
+        ManifestUid(self.uid.load(Ordering::Acquire))
+    }
+
+    fn put(&self, current: &mut Arc<CollectionsManifest>, next: Arc<CollectionsManifest>) {
+        let uid = next.uid.0;
+        *current = next;
+        self.uid.store(uid, Ordering::Release);
+    }
+
     /// A vbucket that becomes active was told of this uid: where the bucket's is lower, what it has gets a higher one, so that
     /// none is used for both. Other vbuckets follow with the next change. Never before the bucket's manifest was found.
     pub(super) fn raise_above(&self, uid: ManifestUid) {
         let mut current = self.current.write();
         if current.uid < uid {
-            Arc::make_mut(&mut current).uid = ManifestUid(uid.0.saturating_add(1));
+            let mut raised = current.as_ref().clone();
+            raised.uid = ManifestUid(uid.0.saturating_add(1));
+            self.put(&mut current, Arc::new(raised));
         }
     }
 
@@ -44,7 +61,7 @@ impl BucketManifest {
         let mut current = self.current.write();
         let is_same = Arc::ptr_eq(&current, before);
         if is_same {
-            *current = next;
+            self.put(&mut current, next);
         }
         is_same
     }
@@ -53,7 +70,7 @@ impl BucketManifest {
     pub fn set(&self, manifest: Arc<CollectionsManifest>) {
         let mut current = self.current.write();
         if manifest.uid >= current.uid {
-            *current = manifest;
+            self.put(&mut current, manifest);
         }
     }
 

@@ -250,14 +250,30 @@ fn a_number_that_begins_again_is_told() {
         collection: CollectionId(number),
         start: Seqno(start),
     };
-    assert_eq!(open.apply(&begin(8), Seqno(1)), Applied::Noted);
-    assert_eq!(open.apply(&begin(8), Seqno(1)), Applied::Noted, "the same");
-    assert_eq!(open.apply(&begin(9), Seqno(2)), Applied::Noted);
-    assert_eq!(open.apply(&end(8, 1), Seqno(3)), Applied::Ended);
-    assert_eq!(open.apply(&end(8, 1), Seqno(3)), Applied::Noted, "the same");
-    assert_eq!(open.apply(&begin(8), Seqno(4)), Applied::BegunAgain);
+    let noted = Applied::default();
+    let ended = Applied {
+        has_ended: true,
+        ..noted
+    };
+    let begun_again = Applied {
+        has_begun_again: true,
+        ..noted
+    };
+    assert_eq!(open.apply(&begin(8), Seqno(1)), noted);
+    assert_eq!(open.apply(&begin(8), Seqno(1)), noted, "the same");
+    assert_eq!(open.apply(&begin(9), Seqno(2)), noted);
+    assert_eq!(open.apply(&end(8, 1), Seqno(3)), ended);
+    assert_eq!(open.apply(&end(8, 1), Seqno(3)), noted, "the same");
+    assert_eq!(open.apply(&begin(8), Seqno(4)), begun_again);
+    // Its end was superseded before it came here.
+    let has_ended = true;
+    let both = Applied {
+        has_ended,
+        ..begun_again
+    };
+    assert_eq!(open.apply(&begin(8), Seqno(5)), both);
     let opened = open.opened(CollectionId(8)).unwrap();
-    assert_eq!(opened.start, Seqno(4));
+    assert_eq!(opened.start, Seqno(5));
 }
 
 /// A change of few names, so that most of them meet something.

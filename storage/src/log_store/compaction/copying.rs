@@ -7,19 +7,22 @@ use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 
-use crate::compaction::{ExpiredDocument, Rules};
+use crate::compaction::{ExpiredDocument, LostHighs, Rules};
 use crate::counts::Weight;
 use crate::document::{DocumentKey, Namespace, split};
 use crate::error::StorageError;
 use crate::kv_store::ItemView;
 use crate::log_store::segment::{
-    IndexEntry, KeyCursor, RecordLocation, SegmentTail, SegmentWriter, SeqnoCursor,
+    IndexEntry, KeyCursor, Kill, RawRecord, SegmentTail, SegmentWriter, SeqnoCursor,
 };
 use crate::log_store::version::SegmentView;
 use crate::seqno::Seqno;
 
 use super::Run;
 use super::found::{Found, Gone};
+use super::kills::Kills;
+use super::marks::Marks;
+use super::places::Places;
 use super::publish::Merged;
 
 /// Bytes read per step.
@@ -35,15 +38,20 @@ pub(super) struct Copying {
     /// Which segment is being read.
     input: usize,
     cursor: Option<SeqnoCursor>,
-    /// Where each record went, by seqno.
-    locations: Vec<(Seqno, RecordLocation)>,
+    kills: Kills,
+    marks: Marks,
+    places: Places,
     /// Dead versions that stay, as history, and their bytes.
     dead: RoaringTreemap,
     dead_bytes: u64,
+    /// Records that stay as the newest of their keys.
+    keys: u64,
+    lost_highs: LostHighs,
     bytes_read: u64,
 }
 
 /// What becomes of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Stays,
     StaysDead,
@@ -51,17 +59,26 @@ enum Verdict {
 }
 
 impl Copying {
-    pub(super) fn new(run: Run, writer: SegmentWriter) -> Copying {
-        Copying {
+    /// `batch_ends_max`: as [`crate::log_store::options::OpenOptions::batch_ends_max`].
+    pub(super) fn new(
+        run: Run,
+        writer: SegmentWriter,
+        batch_ends_max: usize,
+    ) -> Result<Copying, StorageError> {
+        Ok(Copying {
+            kills: Kills::of(&run.views)?,
+            marks: Marks::of(&run.views, batch_ends_max)?,
             run,
             writer,
             input: 0,
             cursor: None,
-            locations: Vec::new(),
+            places: Places::default(),
             dead: RoaringTreemap::new(),
             dead_bytes: 0,
+            keys: 0,
+            lost_highs: LostHighs::default(),
             bytes_read: 0,
-        }
+        })
     }
 
     pub(super) fn bytes_read(&self) -> u64 {
@@ -78,49 +95,99 @@ impl Copying {
         history_floor: Seqno,
         expired: &mut Vec<ExpiredDocument>,
     ) -> Result<bool, StorageError> {
-        let run = &mut self.run;
-        let Some(view) = run.views.get(self.input) else {
+        let Some(view) = self.run.views.get(self.input).cloned() else {
             return Ok(false);
         };
-        let cursor = self
-            .cursor
-            .get_or_insert_with(|| SeqnoCursor::new(Arc::clone(&view.segment), Seqno::ZERO));
+        let mut cursor = match self.cursor.take() {
+            Some(cursor) => cursor,
+            None => SeqnoCursor::new(Arc::clone(&view.segment), Seqno::ZERO),
+        };
         let Some(mut chunk) = cursor.next_chunk(STEP_BYTES)? else {
-            self.cursor = None;
             self.input = self.input.saturating_add(1);
             return Ok(true);
         };
         while let Some(record) = chunk.next() {
             let record = record?;
-            let seqno = record.item.seqno;
             self.bytes_read = self.bytes_read.saturating_add(record.raw.len() as u64);
-            if seqno > view.high() {
-                continue;
+            if record.item.seqno <= view.high() {
+                let is_dead = view.dead.contains(record.item.seqno.0);
+                self.copy(&record, is_dead, history_floor, expired)?;
             }
-            let verdict = if view.dead.contains(seqno.0) {
-                let at = run.kills.binary_search_by_key(&seqno, |kill| kill.victim);
-                let killer = at.ok().and_then(|at| run.kills.get(at)).map(|k| k.killer);
-                judge_dead(&mut run.found, seqno, killer, history_floor)
-            } else {
-                judge_live(&mut run.found, run.rules.as_ref(), &record.item, expired)
-            };
-            match verdict {
-                Verdict::Goes => continue,
-                Verdict::Stays => {}
-                Verdict::StaysDead => {
-                    self.dead.insert(seqno.0);
-                    self.dead_bytes = self.dead_bytes.saturating_add(record.raw.len() as u64);
-                }
-            }
-            let location = self.writer.push_raw_record(seqno, record.raw)?;
-            self.locations.push((seqno, location));
         }
+        self.cursor = Some(cursor);
         Ok(true)
+    }
+
+    fn copy(
+        &mut self,
+        record: &RawRecord<'_>,
+        is_dead: bool,
+        history_floor: Seqno,
+        expired: &mut Vec<ExpiredDocument>,
+    ) -> Result<(), StorageError> {
+        let (seqno, operation) = (record.item.seqno, record.item.operation);
+        let exact_from = self.run.found.exact_from;
+        self.marks.pass(seqno, operation, exact_from)?;
+        let verdict = if is_dead {
+            self.judge_dead(seqno, history_floor)?
+        } else {
+            let (run, lost_highs) = (&mut self.run, &mut self.lost_highs);
+            let rules = run.rules.as_ref();
+            judge_live(&mut run.found, rules, lost_highs, &record.item, expired)
+        };
+        match verdict {
+            Verdict::Goes => return Ok(()),
+            Verdict::Stays => {
+                self.keys = self.keys.saturating_add(1);
+                self.marks.stays(seqno, operation);
+            }
+            Verdict::StaysDead => {
+                self.dead.insert(seqno.0);
+                self.dead_bytes = self.dead_bytes.saturating_add(record.raw.len() as u64);
+            }
+        }
+        let location = self.writer.push_raw_record(seqno, record.raw)?;
+        self.places.push(seqno, location);
+        Ok(())
+    }
+
+    /// A version that was superseded when the run began.
+    fn judge_dead(&mut self, seqno: Seqno, history_floor: Seqno) -> Result<Verdict, StorageError> {
+        let mut kills = self.kills_up_to(seqno)?;
+        kills.retain(|kill| kill.victim == seqno);
+        let found = &mut self.run.found;
+        if found.seqnos.contains(seqno.0) {
+            return Ok(Verdict::Goes);
+        }
+        let killer = kills.first().map(|kill| kill.killer);
+        if let Some(killer) = killer.filter(|killer| *killer <= history_floor) {
+            found.is_exact_from(killer);
+            return Ok(Verdict::Goes);
+        }
+        for kill in &kills {
+            self.writer.push_kill(kill)?;
+        }
+        Ok(Verdict::StaysDead)
+    }
+
+    /// Takes the kills of versions up to `seqno` off the lists. Those of versions in segments that the run leaves alone
+    /// go on; any other whose victim was passed over has done its work.
+    fn kills_up_to(&mut self, seqno: Seqno) -> Result<Vec<Kill>, StorageError> {
+        let mut of_inputs = Vec::new();
+        while let Some(kill) = self.kills.next_up_to(seqno)? {
+            if kill.victim < self.run.older_below {
+                self.writer.push_kill(&kill)?;
+            } else if kill.victim == seqno {
+                of_inputs.push(kill);
+            }
+        }
+        Ok(of_inputs)
     }
 
     pub(super) fn begin_index(&mut self) -> Result<Vec<KeyCursor>, StorageError> {
         self.cursor = None;
-        self.writer.begin_index()?;
+        self.kills_up_to(Seqno::MAX)?;
+        self.writer.begin_index_of(self.keys)?;
         let views = self.run.views.iter();
         views
             .map(|view| KeyCursor::new(Arc::clone(&view.segment), &[]))
@@ -139,16 +206,10 @@ impl Copying {
             let Some(cursor) = cursors.get_mut(lowest) else {
                 return Ok(false);
             };
-            if let Some(entry) = cursor.peek() {
-                let at = self
-                    .locations
-                    .binary_search_by_key(&entry.seqno, |(seqno, _)| *seqno);
-                if let Some((_, location)) = at.ok().and_then(|at| self.locations.get(at)) {
-                    self.writer.push_index(IndexEntry {
-                        location: *location,
-                        ..entry
-                    })?;
-                }
+            if let Some(entry) = cursor.peek()
+                && let Some(location) = self.places.find(entry.seqno)
+            {
+                self.writer.push_index(IndexEntry { location, ..entry })?;
             }
             cursor.advance()?;
         }
@@ -158,73 +219,61 @@ impl Copying {
     /// Writes what is left of the segment, whose number is `id`.
     pub(super) fn finish(self, id: u64, container: u64) -> Result<Merged, StorageError> {
         let Copying {
-            mut run,
-            writer,
-            locations,
-            dead,
-            dead_bytes,
-            ..
+            run, writer, marks, ..
         } = self;
-        // A kill whose victim is gone has done its work.
-        run.kills.retain(|kill| {
-            locations
-                .binary_search_by_key(&kill.victim, |(seqno, _)| *seqno)
-                .is_ok()
-        });
-        run.found.sort();
+        let exact_from = run.found.exact_from;
         let (first, last) = (run.views.first(), run.views.last());
         let (meta, mut extent) = writer.finish(SegmentTail {
             id,
             container,
-            exact_from: run.found.exact_from,
-            kills: &run.kills,
-            boundaries: &run.boundaries,
+            exact_from,
+            kills: &[],
+            boundaries: &marks.finish(exact_from)?,
             first_seqno_ceiling: first.map_or(Seqno::ZERO, |v| v.segment.meta().first_seqno),
             last_seqno_floor: last.map_or(Seqno::ZERO, SegmentView::high),
         })?;
         extent.flush()?;
-        let lengths = locations.into_iter().map(|(seqno, at)| (seqno, at.length));
-        Ok(Merged::new(
-            run,
-            meta,
-            lengths.collect(),
-            (dead, dead_bytes),
-        ))
+        let dead = (self.dead, self.dead_bytes);
+        Ok(Merged::new(run, meta, self.places, dead))
     }
-}
-
-/// A version that was superseded when the run began.
-fn judge_dead(
-    found: &mut Found,
-    seqno: Seqno,
-    killer: Option<Seqno>,
-    history_floor: Seqno,
-) -> Verdict {
-    if found.seqnos.contains(seqno.0) {
-        return Verdict::Goes;
-    }
-    if let Some(killer) = killer.filter(|killer| *killer <= history_floor) {
-        found.is_exact_from(killer);
-        return Verdict::Goes;
-    }
-    Verdict::StaysDead
 }
 
 /// A version that was the newest of its key in the segments.
 fn judge_live(
     found: &mut Found,
     rules: Option<&Rules>,
+    lost_highs: &mut LostHighs,
     item: &ItemView<'_>,
     expired: &mut Vec<ExpiredDocument>,
 ) -> Verdict {
-    let Some(rules) = rules else {
+    let (Some(rules), Ok((collection, _))) = (rules, split(item.key)) else {
         return Verdict::Stays;
     };
+    // System events had a pass of their own, and no collection's high seqno is told by them.
+    let is_event = item.namespace() == Namespace::SystemEvent;
+    if !is_event && let Some(next) = lost_highs.next(collection, item.seqno) {
+        found.is_exact_from(next);
+    }
     if found.seqnos.contains(item.seqno.0) {
+        if !is_event && !found.is_erased(collection, item.seqno) {
+            lost_highs.went(collection);
+        }
         return Verdict::Goes;
     }
+    if is_event {
+        return Verdict::Stays;
+    }
     if item.operation.is_tombstone() {
-        return judge_tombstone(found, rules, item);
+        if !rules.purges_tombstone(item.operation, collection, item.seqno) {
+            return Verdict::Stays;
+        }
+        found.purge_tombstone(Gone {
+            seqno: item.seqno,
+            collection,
+            weight: Weight::of_view(item),
+        });
+        lost_highs.went(collection);
+        return Verdict::Goes;
     }
     if item.namespace() == Namespace::Committed && rules.is_expired(item.expiry.0) {
         let key = DocumentKey::from_encoded(item.key).ok();
@@ -235,23 +284,6 @@ fn judge_live(
         }));
     }
     Verdict::Stays
-}
-
-fn judge_tombstone(found: &mut Found, rules: &Rules, item: &ItemView<'_>) -> Verdict {
-    let Ok((collection, _)) = split(item.key) else {
-        return Verdict::Stays;
-    };
-    // System events had a pass of their own.
-    let is_event = item.namespace() == Namespace::SystemEvent;
-    if is_event || !rules.purges_tombstone(item.operation, collection, item.seqno) {
-        return Verdict::Stays;
-    }
-    found.purge_tombstone(Gone {
-        seqno: item.seqno,
-        collection,
-        weight: Weight::of_view(item),
-    });
-    Verdict::Goes
 }
 
 /// The cursor with the lowest key; of equal keys, the one with the newest version.

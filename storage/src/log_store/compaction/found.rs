@@ -17,7 +17,9 @@ pub(super) struct Found {
     /// Every version that goes and could still be read, in the present or as history.
     pub(super) seqnos: RoaringTreemap,
     /// Those that were the newest of their keys.
-    pub(super) live: Vec<Gone>,
+    pub(super) live: RoaringTreemap,
+    /// What the counts lose.
+    pub(super) counts: VbucketCounts,
     /// The past is exact from here on.
     pub(super) exact_from: Seqno,
     /// Highest tombstone that goes because of what it is.
@@ -44,7 +46,7 @@ impl Found {
         self.seqnos.insert(gone.seqno.0);
         if is_live {
             self.collection_items = self.collection_items.saturating_add(1);
-            self.live.push(gone);
+            self.loses(gone);
         }
     }
 
@@ -63,8 +65,13 @@ impl Found {
 
     fn purge(&mut self, gone: Gone, exact_from: Seqno) {
         self.seqnos.insert(gone.seqno.0);
-        self.live.push(gone);
+        self.loses(gone);
         self.is_exact_from(exact_from);
+    }
+
+    fn loses(&mut self, gone: Gone) {
+        self.live.insert(gone.seqno.0);
+        self.counts.lost(gone.collection, gone.weight);
     }
 
     pub(super) fn is_exact_from(&mut self, seqno: Seqno) {
@@ -74,7 +81,8 @@ impl Found {
     /// Takes in what a pass found.
     pub(super) fn absorb(&mut self, other: Found) {
         self.seqnos |= other.seqnos;
-        self.live.extend(other.live);
+        self.live |= other.live;
+        self.counts.apply(&other.counts);
         self.is_exact_from(other.exact_from);
         self.purge_seqno = self.purge_seqno.max(other.purge_seqno);
         self.tombstones = self.tombstones.saturating_add(other.tombstones);
@@ -91,24 +99,9 @@ impl Found {
         self.erased.push(dropped);
     }
 
-    /// To be called once all is found.
-    pub(super) fn sort(&mut self) {
-        self.live.sort_unstable_by_key(|gone| gone.seqno);
-    }
-
-    /// The version, if it goes and was the newest of its key.
-    pub(super) fn live_at(&self, seqno: Seqno) -> Option<&Gone> {
-        let at = self.live.binary_search_by_key(&seqno, |gone| gone.seqno);
-        at.ok().and_then(|at| self.live.get(at))
-    }
-
-    /// What the counts lose.
-    pub(super) fn counts(&self) -> VbucketCounts {
-        let mut counts = VbucketCounts::default();
-        for gone in &self.live {
-            counts.lost(gone.collection, gone.weight);
-        }
-        counts
+    /// Whether it is of a life of a collection that is erased.
+    pub(super) fn is_erased(&self, collection: CollectionId, seqno: Seqno) -> bool {
+        self.erased.iter().any(|one| one.holds(collection, seqno))
     }
 
     /// Whether anything is to be told that must be durable by then.

@@ -11,39 +11,42 @@
 
 mod found;
 mod passes;
+mod kills;
+mod marks;
+mod places;
+mod run;
 mod copying;
 mod publish;
 mod merge;
 #[cfg(feature = "planted")]
 mod replaced;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::collections::DroppedCollection;
 use crate::compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
-    Completions, ExpiredDocument, Rules,
+    ExpiredDocument, Highest, Rules,
 };
 use crate::error::StorageError;
 use crate::log_store::log::payload::Place;
 use crate::log_store::output::Output;
 use crate::log_store::seal::SealJob;
-use crate::log_store::segment::{KeyCursor, Kill, Segment, SegmentIdent, SegmentWriter};
+use crate::log_store::segment::{KeyCursor, Segment, SegmentIdent, SegmentWriter};
 #[cfg(feature = "planted")]
 use crate::log_store::shard::WriterGuard;
 use crate::log_store::shard::{Busy, Shard};
-use crate::log_store::version::{SegmentView, Version, last_at_each_seqno};
+use crate::log_store::version::Version;
 use crate::outcome::{AbortReason, Job, Outcome};
 #[cfg(feature = "planted")]
 use crate::planted::{self, Bug};
-use crate::vbucket::{VbucketId, Watermarks};
+use crate::vbucket::VbucketId;
 
 use copying::Copying;
-use found::Found;
 pub(crate) use merge::MergeJob;
 use passes::Pass;
 use publish::Merged;
+use run::Run;
 
 /// Compacts one vbucket, in steps.
 #[derive(Debug)]
@@ -51,8 +54,7 @@ pub struct CompactionJob {
     shard: Arc<Shard>,
     vbucket: VbucketId,
     request: CompactionRequest,
-    /// Whether anything goes that could still be read; else only what is superseded does.
-    purges: bool,
+    work: Work,
     output: Output,
     state: Compacting,
     /// The past that is compacted, since the first step.
@@ -69,6 +71,17 @@ pub struct CompactionJob {
     then: Option<Arc<Version>>,
 }
 
+/// What a compaction does besides leaving out what is superseded, and to how many segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// What the request says, to all.
+    Purge,
+    /// Nothing, to all.
+    MergeAll,
+    /// Nothing, to the newest ([`merge::first_of_newest`]).
+    MergeNewest,
+}
+
 /// Bytes of records, and of the output.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bytes {
@@ -82,6 +95,7 @@ enum Compacting {
     Begin,
     Seal(Box<SealJob>),
     Read,
+    Highest(Box<Run>, Pass, Highest),
     Collection(Box<Run>, DroppedCollection, Pass),
     Prepare(Box<Run>, Pass),
     SystemEvent(Box<Run>, Pass),
@@ -92,22 +106,6 @@ enum Compacting {
     SyncDirectory(Box<Merged>),
     Publish(Box<Merged>, Arc<Segment>),
     Done,
-}
-
-/// What is compacted, as it was when the run began, and what was found to go.
-#[derive(Debug)]
-struct Run {
-    place: Place,
-    views: Vec<SegmentView>,
-    /// Of all segments, by victim.
-    kills: Vec<Kill>,
-    /// Ends of batches, by rising high seqno.
-    boundaries: Vec<Watermarks>,
-    /// `None` when only what is superseded goes.
-    rules: Option<Rules>,
-    /// Still to be passed over.
-    dropped: VecDeque<DroppedCollection>,
-    found: Found,
 }
 
 impl CompactionJob {
@@ -121,7 +119,7 @@ impl CompactionJob {
             shard,
             vbucket,
             request,
-            purges: true,
+            work: Work::Purge,
             output,
             state: Compacting::Begin,
             place: None,
@@ -159,7 +157,10 @@ impl CompactionJob {
 
     fn stage(&self) -> CompactionStage {
         match &self.state {
-            Compacting::Begin | Compacting::Seal(_) | Compacting::Read => CompactionStage::Start,
+            Compacting::Begin
+            | Compacting::Seal(_)
+            | Compacting::Read
+            | Compacting::Highest(..) => CompactionStage::Start,
             Compacting::Collection(_, dropped, _) => {
                 CompactionStage::Collection(dropped.collection)
             }
@@ -187,7 +188,7 @@ impl CompactionJob {
                 };
                 self.output.begin(busy);
                 self.place = Some(version.place);
-                if self.purges {
+                if self.work == Work::Purge {
                     let (shard, floor) = (Arc::clone(&self.shard), self.request.history_floor);
                     Compacting::Seal(Box::new(SealJob::one(shard, self.vbucket, floor)))
                 } else {
@@ -204,6 +205,7 @@ impl CompactionJob {
                 let version = self.shard.version(self.vbucket)?;
                 return self.read(&version);
             }
+            Compacting::Highest(run, pass, highest) => self.highest(run, pass, highest)?,
             Compacting::Collection(run, dropped, pass) => self.collection(run, dropped, pass)?,
             Compacting::Prepare(run, pass) => self.prepare(run, pass)?,
             Compacting::SystemEvent(run, pass) => self.system_event(run, pass)?,
@@ -240,11 +242,36 @@ impl CompactionJob {
         if planted::is(Bug::PublishReplacesAll) {
             self.then = replaced::frozen(version);
         }
-        let run = Box::new(Run::of(version, self.purges.then_some(&self.request))?);
+        let run = Box::new(match self.work {
+            Work::Purge => Run::of_all(version, &self.request)?,
+            Work::MergeAll => Run::from(version, 0),
+            Work::MergeNewest => Run::from(version, merge::first_of_newest(&version.segments)),
+        });
         let views = run.views.iter().map(|view| view.segment.meta().data_bytes);
         self.bytes.total = views.sum();
-        self.state = self.next_pass(run)?;
+        self.state = if run.rules.as_ref().is_some_and(Rules::has_history) {
+            Compacting::Highest(run, Pass::over_all(), Highest::default())
+        } else {
+            self.next_pass(run)?
+        };
         Ok(Outcome::Yielded)
+    }
+
+    /// Below a history floor what is highest is not what the counts say.
+    fn highest(
+        &mut self,
+        mut run: Box<Run>,
+        mut pass: Pass,
+        mut highest: Highest,
+    ) -> Result<Compacting, StorageError> {
+        let floor = self.request.history_floor;
+        if pass.step_highest(&run.views, floor, &mut highest)? {
+            return Ok(Compacting::Highest(run, pass, highest));
+        }
+        if let Some(rules) = &mut run.rules {
+            rules.set_highest(highest);
+        }
+        self.next_pass(run)
     }
 
     /// The next pass there is, or the writing.
@@ -338,7 +365,9 @@ impl CompactionJob {
             epoch,
         };
         let writer = SegmentWriter::new(extent, self.shard.options.segment_options(), ident);
-        Ok(Compacting::Copy(Box::new(Copying::new(*run, writer))))
+        let batch_ends_max = self.shard.options.batch_ends_max;
+        let copying = Copying::new(*run, writer, batch_ends_max)?;
+        Ok(Compacting::Copy(Box::new(copying)))
     }
 
     /// The steps in which the output is written.
@@ -383,6 +412,7 @@ impl CompactionJob {
             other @ (Compacting::Begin
             | Compacting::Seal(_)
             | Compacting::Read
+            | Compacting::Highest(..)
             | Compacting::Collection(..)
             | Compacting::Prepare(..)
             | Compacting::SystemEvent(..)
@@ -397,45 +427,6 @@ impl CompactionJob {
             self.state,
             Compacting::Collection(..) | Compacting::Prepare(..) | Compacting::SystemEvent(..)
         )
-    }
-}
-
-impl Run {
-    fn of(version: &Version, request: Option<&CompactionRequest>) -> Result<Run, StorageError> {
-        let mut kills = Vec::new();
-        let mut marks = Vec::new();
-        for view in &version.segments {
-            kills.extend(view.visible_kills()?);
-            let known = view.segment.boundaries()?;
-            marks.extend(known.into_iter().filter(|m| m.high_seqno <= view.high()));
-        }
-        kills.sort_unstable_by_key(|kill| kill.victim);
-        let boundaries = last_at_each_seqno(marks);
-        let rules = request.map(|request| {
-            let mut completions = Completions::default();
-            let mut last = Watermarks::default();
-            for mark in boundaries.iter().copied().chain(version.before_unsealed()) {
-                completions.note(&mark);
-                last = mark;
-            }
-            Rules::new(request.clone(), &last, &version.counts, completions)
-        });
-        let erases = |one: &&DroppedCollection| rules.as_ref().is_some_and(|r| r.erases(one));
-        let dropped = version.dropped.iter().filter(erases).copied().collect();
-        let exact_from = version.segments.iter();
-        let exact_from = exact_from.map(|view| view.segment.meta().exact_from).max();
-        Ok(Run {
-            place: version.place,
-            views: version.segments.clone(),
-            kills,
-            boundaries,
-            rules,
-            dropped,
-            found: Found {
-                exact_from: exact_from.unwrap_or_default(),
-                ..Found::default()
-            },
-        })
     }
 }
 

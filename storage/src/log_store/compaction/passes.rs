@@ -7,12 +7,13 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 use crate::collections::DroppedCollection;
-use crate::compaction::{ErasedPrepare, Rules};
+use crate::compaction::{ErasedPrepare, Highest, Rules};
 use crate::document::{CollectionId, DocumentKey, Namespace, split};
 use crate::error::StorageError;
 use crate::leb128;
 use crate::log_store::segment::{IndexEntry, KeyCursor};
 use crate::log_store::version::SegmentView;
+use crate::seqno::Seqno;
 
 use super::found::{Found, Gone};
 
@@ -58,6 +59,17 @@ impl Pass {
         Pass::over(vec![Namespace::SystemEvent as u8])
     }
 
+    /// Everything there is.
+    pub(super) fn over_all() -> Pass {
+        Pass {
+            first: Vec::new(),
+            end: vec![u8::MAX],
+            view: 0,
+            cursor: None,
+            found: Found::default(),
+        }
+    }
+
     /// All index keys that begin with `prefix`, whose last byte is never the highest there is.
     fn over(prefix: Vec<u8>) -> Pass {
         let mut end = prefix.clone();
@@ -71,6 +83,20 @@ impl Pass {
             cursor: None,
             found: Found::default(),
         }
+    }
+
+    /// Finds each collection's highest item at or below `floor`; `false` at the end.
+    pub(super) fn step_highest(
+        &mut self,
+        views: &[SegmentView],
+        floor: Seqno,
+        highest: &mut Highest,
+    ) -> Result<bool, StorageError> {
+        self.step(views, |_, met| {
+            if met.is_live && met.gone.seqno <= floor {
+                highest.note(met.gone.collection, met.gone.seqno);
+            }
+        })
     }
 
     /// Finds what is left of a dropped collection, but for what is `known` to go; `false` at the end.

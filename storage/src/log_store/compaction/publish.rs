@@ -5,6 +5,7 @@
 //! carried over (rule R7), kills of what goes are not subtracted again, drops since stay listed. The bulk is made ready
 //! without the writer's lock; under it nothing grows with the vbucket. What is told is durable by then.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
@@ -21,6 +22,7 @@ use crate::outcome::{AbortReason, Outcome};
 use crate::seqno::Seqno;
 use crate::vbucket::VbucketStateRecord;
 
+use super::places::Places;
 use super::{Compacting, CompactionJob, Run};
 
 /// How often a publish is made ready anew because something was sealed meanwhile, before the rest is done under the
@@ -32,13 +34,11 @@ const TRIES_MAX: u32 = 8;
 pub(super) struct Merged {
     run: Run,
     pub(super) meta: SegmentMeta,
-    /// Length of every record of the output, by seqno.
-    lengths: Vec<(Seqno, u32)>,
+    /// The records of the output.
+    places: Places,
     /// Dead versions in the output since before the run, and their bytes.
     dead: RoaringTreemap,
     dead_bytes: u64,
-    /// What the counts lose.
-    counts: VbucketCounts,
     tries: u32,
 }
 
@@ -48,53 +48,58 @@ struct Ready {
     view: SegmentView,
     /// What the counts lose besides what they lost meanwhile.
     counts: VbucketCounts,
-    /// The inputs it was made ready for.
+    /// The inputs it was made ready for, and where they are among the segments.
     inputs: Vec<SegmentView>,
+    range: Range<usize>,
 }
 
 impl Merged {
     pub(super) fn new(
         run: Run,
         meta: SegmentMeta,
-        lengths: Vec<(Seqno, u32)>,
+        places: Places,
         (dead, dead_bytes): (RoaringTreemap, u64),
     ) -> Merged {
-        let counts = run.found.counts();
         Merged {
             run,
             meta,
-            lengths,
+            places,
             dead,
             dead_bytes,
-            counts,
             tries: 0,
         }
     }
 
     /// Makes the publish ready; `None` when the inputs are no longer all there.
-    fn ready(&self, version: &Version, segment: &Arc<Segment>) -> Option<Ready> {
-        let (inputs, _) = version.segments.split_at_checked(self.run.views.len())?;
+    fn ready(
+        &self,
+        version: &Version,
+        segment: &Arc<Segment>,
+    ) -> Result<Option<Ready>, StorageError> {
+        let Some(range) = self.run.inputs_in(version) else {
+            return Ok(None);
+        };
+        let inputs = version.segments.get(range.clone()).unwrap_or_default();
         let mut dead = self.dead.clone();
         let mut dead_bytes = self.dead_bytes;
-        let mut counts = self.counts.clone();
+        let mut gone = RoaringTreemap::new();
         for (now, then) in inputs.iter().zip(&self.run.views) {
-            if now.segment.meta().id != then.segment.meta().id {
-                return None;
-            }
             if Arc::ptr_eq(&now.dead, &then.dead) {
                 continue;
             }
             for seqno in &*now.dead - &*then.dead {
-                if let Some(length) = self.length_at(Seqno(seqno)) {
+                if let Some(location) = self.places.find(Seqno(seqno)) {
                     dead.insert(seqno);
-                    dead_bytes = dead_bytes.saturating_add(u64::from(length));
-                } else if let Some(gone) = self.run.found.live_at(Seqno(seqno)) {
-                    // Whatever killed it has taken it off the counts.
-                    counts.gained(gone.collection, gone.weight, Seqno::ZERO);
+                    dead_bytes = dead_bytes.saturating_add(u64::from(location.length));
+                } else if self.run.found.live.contains(seqno) {
+                    gone.insert(seqno);
                 }
             }
         }
-        Some(Ready {
+        let mut counts = self.run.found.counts.clone();
+        // Whatever killed these has taken them off the counts.
+        counts.apply(&self.run.counts_of(&gone)?);
+        Ok(Some(Ready {
             view: SegmentView {
                 segment: Arc::clone(segment),
                 dead: Arc::new(dead),
@@ -102,14 +107,8 @@ impl Merged {
             },
             counts,
             inputs: inputs.to_vec(),
-        })
-    }
-
-    fn length_at(&self, seqno: Seqno) -> Option<u32> {
-        let at = self
-            .lengths
-            .binary_search_by_key(&seqno, |(seqno, _)| *seqno);
-        at.ok().and_then(|at| self.lengths.get(at)).map(|one| one.1)
+            range,
+        }))
     }
 
     fn edit(&self, ready: &Ready) -> Edit {
@@ -128,9 +127,10 @@ impl Merged {
     fn applied_to(&self, version: &Version, ready: &Ready) -> Version {
         let found = &self.run.found;
         let mut next = Version::clone(version);
-        let newer = next.segments.split_off(ready.inputs.len());
-        next.segments = vec![ready.view.clone()];
-        next.segments.extend(newer);
+        let inputs = next
+            .segments
+            .splice(ready.range.clone(), [ready.view.clone()]);
+        drop(inputs);
         if !found.live.is_empty() {
             next.purges = next.purges.saturating_add(1);
         }
@@ -167,11 +167,11 @@ impl Merged {
 
 impl Ready {
     fn is_for(&self, version: &Version) -> bool {
-        let now = version.segments.iter();
-        let same = |(now, then): (&SegmentView, &SegmentView)| {
-            now.segment.meta().id == then.segment.meta().id && Arc::ptr_eq(&now.dead, &then.dead)
-        };
-        version.segments.len() >= self.inputs.len() && now.zip(&self.inputs).all(same)
+        let now = version.segments.get(self.range.clone());
+        now.is_some_and(|now| {
+            let mut both = now.iter().zip(&self.inputs);
+            both.all(|(now, then)| now.is_same(then))
+        })
     }
 }
 
@@ -186,7 +186,7 @@ impl CompactionJob {
             Ok(version) => version,
             Err(reason) => return Ok(Outcome::Aborted(reason)),
         };
-        let Some(ready) = merged.ready(&version, &segment) else {
+        let Some(ready) = merged.ready(&version, &segment)? else {
             return Ok(Outcome::Aborted(AbortReason::Superseded));
         };
         let Some(writer) = self.lock_writer() else {
@@ -205,7 +205,7 @@ impl CompactionJob {
             self.state = Compacting::Publish(merged, segment);
             return Ok(Outcome::Yielded);
         } else {
-            match merged.ready(&version, &segment) {
+            match merged.ready(&version, &segment)? {
                 Some(ready) => ready,
                 None => return Ok(Outcome::Aborted(AbortReason::Superseded)),
             }
@@ -238,7 +238,7 @@ impl CompactionJob {
         ready: &Ready,
     ) -> Result<Compacted, StorageError> {
         let state = version.state().ok_or(StorageError::Closed)?;
-        self.output.hand_over();
+        self.output.hand_over([&merged.meta]);
         let next = writer.log.last_sequence().saturating_add(1);
         let edits = [merged.edit(ready)];
         let written = if merged.run.found.is_told() {
@@ -262,7 +262,8 @@ impl CompactionJob {
         self.shard.publish(self.vbucket, slot);
         drop(writer);
         // Where they lie now: a container may have been copied out meanwhile.
-        let inputs = version.segments.iter().take(ready.inputs.len());
+        let inputs = version.segments.get(ready.range.clone());
+        let inputs = inputs.unwrap_or_default().iter();
         self.shard
             .retire(inputs.map(|view| view.segment.meta()), sequence);
         Ok(merged.told(purge_seqno))

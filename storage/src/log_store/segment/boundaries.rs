@@ -3,8 +3,14 @@
 //! Invariant: high seqnos never fall, and every field comes back exactly. A rollback or a view of the past takes
 //! the state of the vbucket from here; nothing else reads it.
 
+use std::sync::Arc;
+
 use super::fields::{Decoded, Fields, saturating_usize};
+use super::reader::Segment;
+use super::section_cursor::SectionCursor;
+use crate::error::StorageError;
 use crate::leb128::put_u64;
+use crate::seqno::Seqno;
 use crate::vbucket::{SnapshotKind, Watermarks};
 
 /// Fewest bytes an entry takes: one per field.
@@ -49,6 +55,49 @@ fn signed_fields(watermarks: &Watermarks) -> [u64; 8] {
         watermarks.snapshot.end.0,
         watermarks.commit_time_ms,
     ]
+}
+
+/// A position among the boundaries of a segment.
+#[derive(Debug)]
+pub(crate) struct MarkCursor {
+    section: SectionCursor,
+    left: u64,
+    before: Watermarks,
+    at_most: Seqno,
+}
+
+impl MarkCursor {
+    /// At the first boundary, of those up to `at_most` (and the cut).
+    pub(crate) fn new(segment: Arc<Segment>, at_most: Seqno) -> Result<MarkCursor, StorageError> {
+        let at_most = at_most.min(segment.meta.visible_last());
+        let footer = &segment.footer;
+        let (section, left) = (footer.sections.boundaries, footer.boundaries);
+        Ok(MarkCursor {
+            section: SectionCursor::open(segment, section)?,
+            left,
+            before: Watermarks::default(),
+            at_most,
+        })
+    }
+
+    /// The next boundary; `None` at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Watermarks>, StorageError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let before = self.before;
+        self.before = self.section.take(|fields| take(fields, &before))?;
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 {
+            self.section.end()?;
+        }
+        if self.before.high_seqno > self.at_most {
+            // High seqnos never fall.
+            self.left = 0;
+            return Ok(None);
+        }
+        Ok(Some(self.before))
+    }
 }
 
 /// The list of `count` entries that fills `bytes`.

@@ -60,21 +60,27 @@ pub(super) struct Filter {
 }
 
 impl Filter {
+    /// An empty filter with room for so many keys.
+    pub(super) fn with_room(keys: usize) -> Filter {
+        let bits = keys.saturating_mul(BITS_PER_KEY);
+        Filter {
+            lines: vec![Line::default(); bits.div_ceil(LINE_BITS).max(1)],
+        }
+    }
+
+    /// Puts in a key of that hash.
+    pub(super) fn insert(&mut self, key_hash: u64) {
+        let place = self.line_of(key_hash);
+        if let Some(line) = self.lines.get_mut(place) {
+            line.insert(key_hash);
+        }
+    }
+
     /// A filter of the keys with these hashes.
     pub(super) fn build(key_hashes: &[u64]) -> Filter {
-        let count = key_hashes
-            .len()
-            .saturating_mul(BITS_PER_KEY)
-            .div_ceil(LINE_BITS)
-            .max(1);
-        let mut filter = Filter {
-            lines: vec![Line::default(); count],
-        };
+        let mut filter = Filter::with_room(key_hashes.len());
         for &key_hash in key_hashes {
-            let place = filter.line_of(key_hash);
-            if let Some(line) = filter.lines.get_mut(place) {
-                line.insert(key_hash);
-            }
+            filter.insert(key_hash);
         }
         filter
     }

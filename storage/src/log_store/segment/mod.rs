@@ -27,6 +27,7 @@ mod extent_writer;
 mod writer;
 mod page_cache;
 mod reader;
+mod section_cursor;
 mod seqno_cursor;
 mod key_cursor;
 mod verify;
@@ -41,17 +42,18 @@ use crate::document::{DocumentKey, Namespace};
 use crate::seqno::Seqno;
 
 pub(crate) use block::Compression;
+pub(crate) use boundaries::MarkCursor;
 pub(crate) use extent_writer::ExtentWriter;
 pub(crate) use filter::hash;
 pub(crate) use key_cursor::KeyCursor;
 pub(crate) use key_index::{FoundEntry, IndexEntry};
-pub(crate) use kill_list::Kill;
+pub(crate) use kill_list::{Kill, KillCursor};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use lies::{decode_parts, reseal};
 pub(crate) use page_cache::PageCache;
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
-pub(crate) use seqno_cursor::SeqnoCursor;
+pub(crate) use seqno_cursor::{Chunk, RawRecord, SeqnoCursor};
 pub(crate) use writer::{SegmentIdent, SegmentOptions, SegmentTail, SegmentWriter};
 
 /// Version of everything between a segment's first and last byte.

@@ -238,6 +238,11 @@ impl Segment {
         Ok(kills)
     }
 
+    /// How many batches it knows the end of, those above the cut included.
+    pub(crate) fn boundary_count(&self) -> u64 {
+        self.footer.boundaries
+    }
+
     /// How far the vbucket had come with each visible batch, by rising high seqno. Read from the disk.
     pub(crate) fn boundaries(&self) -> Result<Vec<Watermarks>, StorageError> {
         let section = self.footer.sections.boundaries;

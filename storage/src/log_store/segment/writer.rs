@@ -1,8 +1,9 @@
 //! Writes a segment: records by rising seqno, then index entries by rising key, then the rest.
 //!
 //! Invariant: what `finish` returns a meta for is complete and in order; a call out of order is refused and nothing
-//! is named by a meta. The writer holds one block, one index page and the hash of every key in memory. It neither
-//! flushes nor syncs: many segments share one writer and one sync.
+//! is named by a meta. The writer holds one block, one index page, the kills as bytes, and the filter (or, where it is not
+//! told how many keys there are, the hash of each) in memory. It neither flushes nor syncs: many segments share one
+//! writer and one sync.
 
 use super::block::{BlockHeader, BlockTable, Compression, TARGET_BYTES_MAX};
 use super::boundaries;
@@ -11,7 +12,7 @@ use super::fields::{saturating_u32, saturating_usize};
 use super::filter::{Filter, hash};
 use super::footer::{Footer, Section, Sections};
 use super::key_index::{IndexEntry, PageBuilder, order};
-use super::kill_list::{self, Kill};
+use super::kill_list::{Kill, KillList};
 use super::record_location::{self, RecordLocation};
 use super::{IndexKey, SegmentMeta};
 use crate::document::Document;
@@ -59,7 +60,7 @@ pub(crate) struct SegmentTail<'a> {
     pub(crate) container: u64,
     /// Lowest seqno a rollback to which is exact.
     pub(crate) exact_from: Seqno,
-    /// What its items replaced, by rising (victim, killer).
+    /// What its items replaced, by rising (victim, killer), behind those that were pushed.
     pub(crate) kills: &'a [Kill],
     /// How far the vbucket had come with each batch, by rising high seqno.
     pub(crate) boundaries: &'a [Watermarks],
@@ -96,7 +97,16 @@ pub(crate) struct SegmentWriter {
     index_entries: u64,
     last_key: Vec<u8>,
     last_key_seqno: Seqno,
-    key_hashes: Vec<u64>,
+    keys: Keys,
+    kills: KillList,
+}
+
+/// The distinct keys, as the filter will know them.
+#[derive(Debug)]
+enum Keys {
+    /// Their number is not known: their hashes.
+    Hashes(Vec<u64>),
+    Filter(Filter),
 }
 
 impl SegmentWriter {
@@ -129,7 +139,8 @@ impl SegmentWriter {
             index_entries: 0,
             last_key: Vec::new(),
             last_key_seqno: Seqno::ZERO,
-            key_hashes: Vec::new(),
+            keys: Keys::Hashes(Vec::new()),
+            kills: KillList::default(),
         }
     }
 
@@ -206,6 +217,18 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Adds a kill, by rising (victim, killer).
+    pub(crate) fn push_kill(&mut self, kill: &Kill) -> Result<(), StorageError> {
+        self.kills.push(kill).ok_or_else(|| self.misuse(KILL_ORDER))
+    }
+
+    /// As [`SegmentWriter::begin_index`], where it is known how many distinct keys there are: nothing is kept for each.
+    pub(crate) fn begin_index_of(&mut self, keys: u64) -> Result<(), StorageError> {
+        self.begin_index()?;
+        self.keys = Keys::Filter(Filter::with_room(saturating_usize(keys)));
+        Ok(())
+    }
+
     /// Ends the items; index entries follow.
     pub(crate) fn begin_index(&mut self) -> Result<(), StorageError> {
         if self.phase != Phase::Blocks {
@@ -213,7 +236,6 @@ impl SegmentWriter {
         }
         self.end_block()?;
         self.block = BlockBuilder::default();
-        self.key_hashes.reserve(saturating_usize(self.records));
         self.phase = Phase::Index;
         Ok(())
     }
@@ -235,7 +257,10 @@ impl SegmentWriter {
             self.page.try_push(&entry);
         }
         if self.last_key != entry.key {
-            self.key_hashes.push(hash(entry.key));
+            match &mut self.keys {
+                Keys::Hashes(hashes) => hashes.push(hash(entry.key)),
+                Keys::Filter(filter) => filter.insert(hash(entry.key)),
+            }
             self.last_key.clear();
             self.last_key.extend_from_slice(entry.key);
         }
@@ -262,10 +287,13 @@ impl SegmentWriter {
             return Err(self.misuse("an index that is not complete"));
         }
         self.end_page()?;
-        let kills = kill_list::encode(tail.kills).ok_or_else(|| self.misuse(KILL_ORDER))?;
+        for kill in tail.kills {
+            self.push_kill(kill)?;
+        }
+        let kills = std::mem::take(&mut self.kills);
         let boundaries =
             boundaries::encode(tail.boundaries).ok_or_else(|| self.misuse(BOUNDARY_ORDER))?;
-        let sections = self.write_sections(&kills, &boundaries)?;
+        let sections = self.write_sections(&kills.bytes, &boundaries)?;
         let last_seqno = self
             .last_seqno
             .unwrap_or_default()
@@ -282,7 +310,7 @@ impl SegmentWriter {
             records: self.records,
             index_entries: self.index_entries,
             data_bytes: self.data_bytes,
-            kills: tail.kills.len() as u64,
+            kills: kills.count,
             boundaries: tail.boundaries.len() as u64,
             sections,
         };
@@ -321,7 +349,11 @@ impl SegmentWriter {
             length: self.written().saturating_sub(blocks.end()),
             crc: 0,
         };
-        let filter = Filter::build(&self.key_hashes).encode();
+        let filter = match std::mem::replace(&mut self.keys, Keys::Hashes(Vec::new())) {
+            Keys::Hashes(hashes) => Filter::build(&hashes),
+            Keys::Filter(filter) => filter,
+        };
+        let filter = filter.encode();
         let block_table = self.blocks.encode();
         let index_top = std::mem::take(&mut self.index_top);
         Ok(Sections {

@@ -1,0 +1,144 @@
+//! A run in hand: the job, what it is allowed, and what it found and cost so far.
+//!
+//! Invariant: it is given up between two steps only, and never once a step of the publish was done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::compactor::desk::Compactor;
+use crate::compactor::policy::VbucketFigures;
+use crate::compactor::state::{Assignment, Purge, RunEnd};
+use crate::compactor::vbucket::{Compactable, Expiring};
+use crate::store_handle::StoreLease;
+use messages::compactor::CompactError;
+use messages::{DownCause, FailureCause};
+use storage::disk::{DiskError, DiskErrorKind, Verb};
+use storage::{
+    AbortReason, Compacted, CompactionFailure, CompactionJob, CompactionProgress,
+    CompactionRequest, CompactionStage, Outcome, StorageError,
+};
+
+/// A run in hand.
+pub(super) struct Working {
+    pub(super) assignment: Assignment,
+    pub(super) span: tracing::Span,
+    pub(super) vbucket: Arc<dyn Compactable>,
+    // Dropped before the lease: see `StoreLease`.
+    pub(super) job: Option<CompactionJob>,
+    pub(super) lease: StoreLease,
+    /// How the vbucket stood before it read anything.
+    pub(super) began: Option<VbucketFigures>,
+    /// Bytes read and written so far.
+    pub(super) spent: u64,
+    /// From then on (monotonic) the budget lets it go on.
+    pub(super) resume_at: Duration,
+    /// A step of the publish was done: what it did cannot be taken back.
+    pub(super) is_publishing: bool,
+    /// A fault a test asked for, as the store will tell it.
+    pub(super) injected: Option<(StorageError, FailureCause)>,
+}
+
+impl Working {
+    /// Why it ends before its next step, if it does.
+    pub(super) fn must_end(&self, compactor: &Compactor) -> Option<RunEnd> {
+        if self.is_publishing {
+            return None;
+        }
+        if let Some(reason) = compactor.must_abort(self.assignment) {
+            return Some(RunEnd::Aborted(reason));
+        }
+        self.lease.is_recalled().then_some(RunEnd::Interrupted)
+    }
+
+    pub(super) fn stage(&self) -> CompactionStage {
+        let job = self.job.as_ref();
+        job.map_or(CompactionStage::Start, |job| job.progress().stage)
+    }
+
+    pub(super) fn make_job(&mut self, compactor: &Compactor, purge: Purge) -> Result<(), RunEnd> {
+        let request = CompactionRequest {
+            drop_deletes: purge.drop_deletes,
+            purge_before_s: purge.purge_before_s,
+            expired_at_s: compactor.now_s(),
+            history_floor: compactor.config().history_floor,
+            ..CompactionRequest::default()
+        };
+        let vbucket = self.assignment.vbucket;
+        // First: what is dropped or sealed between this and its reading it erases or merges, and looks at once more.
+        self.began = compactor.before(vbucket, self.lease.store());
+        match self.lease.store().compaction_job(vbucket, request) {
+            Ok(job) => {
+                self.job = Some(job);
+                Ok(())
+            }
+            // Nothing was begun: the store is not to be had for this now.
+            Err(error) => Err(unserved(&error).unwrap_or(RunEnd::Interrupted)),
+        }
+    }
+
+    /// The next step fails, as if the disk had said so.
+    pub(super) fn inject(&mut self, cause: FailureCause) {
+        let told = StorageError::Disk(DiskError {
+            verb: Verb::Read,
+            file: "none".to_owned(),
+            kind: DiskErrorKind::Other(cause.to_string()),
+        });
+        if let Some(job) = &mut self.job {
+            job.fail_next_step(told.clone());
+        }
+        self.injected = Some((told, cause));
+    }
+
+    /// What a step found and cost.
+    pub(super) fn account(&mut self, compactor: &Compactor) {
+        let Some(job) = &mut self.job else {
+            return;
+        };
+        let mut deleted = 0u64;
+        for document in job.take_expired() {
+            match self.vbucket.expire(&document) {
+                Expiring::Deleted => deleted = deleted.saturating_add(1),
+                // The next compaction finds it again, if it is still there.
+                Expiring::Left | Expiring::PutOff => {}
+            }
+        }
+        let progress = job.progress();
+        let spent = spent(&progress);
+        let bytes = spent.saturating_sub(self.spent);
+        self.spent = spent;
+        self.resume_at = compactor.note_step(self.assignment, progress, bytes, deleted);
+    }
+}
+
+/// What a run published, if it did: of all collections, or of those whose passes did not fail.
+pub(super) fn published(outcome: &Outcome<Compacted, CompactionFailure>) -> Option<&Compacted> {
+    match outcome {
+        Outcome::Complete(compacted) => Some(compacted),
+        Outcome::Failed(failure) => failure.published.as_deref(),
+        Outcome::Yielded | Outcome::Aborted(_) => None,
+    }
+}
+
+fn spent(progress: &CompactionProgress) -> u64 {
+    let CompactionProgress {
+        bytes_read,
+        bytes_written,
+        ..
+    } = progress;
+    bytes_read.saturating_add(*bytes_written)
+}
+
+/// How a run ends whose vbucket the store does not serve; `None`: the error is a failure.
+pub(super) fn unserved(error: &StorageError) -> Option<RunEnd> {
+    if let StorageError::UnknownVbucket(_) = error {
+        // It was there when it was asked for.
+        return Some(RunEnd::Aborted(AbortReason::Deleted));
+    }
+    if let StorageError::VbucketDown { vbucket, cause } = error {
+        return Some(RunEnd::Refused(CompactError::VbucketDown {
+            vbucket: *vbucket,
+            cause: DownCause::Storage(Arc::clone(cause)),
+        }));
+    }
+    None
+}
