@@ -7,7 +7,8 @@
 //! Whoever drives it looks, after every call, at [`ActiveMonitor::next_decision`] and [`ActiveMonitor::next_tick`]: both
 //! are states, not events, so none can be missed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use storage::{CollectionId, DocumentKey, DurabilityLevel, Seqno};
@@ -16,6 +17,7 @@ use super::prepare::{
     OutOfOrder, Prepare, Tracked, first_above, pop_front_if, take_out, take_out_life,
 };
 use super::topology::{Chains, NodeName, Requirements};
+use super::words::Words;
 
 /// What becomes of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,11 @@ pub struct ActiveMonitor {
     /// Deadlines of what is tracked that have not passed.
     ahead: BTreeSet<(Duration, Seqno)>,
     /// Of every node but this one, also of such as are in no chain yet.
-    acknowledged: BTreeMap<NodeName, Seqno>,
+    words: Words,
+    /// Fences that are given up and not done.
+    fences_given_up: BTreeSet<Seqno>,
+    /// What the log holds up to here was tracked when the monitor was made.
+    read_before: Seqno,
     last_tracked: Seqno,
     last_committed: Seqno,
     pub(super) high_prepared: Seqno,
@@ -113,7 +119,9 @@ impl ActiveMonitor {
             ahead: tracked.iter().filter_map(deadline).collect(),
             tracked,
             decided: VecDeque::new(),
-            acknowledged: BTreeMap::new(),
+            words: Words::default(),
+            fences_given_up: BTreeSet::new(),
+            read_before: Seqno::ZERO,
             last_tracked: last,
             last_committed: Seqno::ZERO,
             high_prepared,
@@ -124,6 +132,12 @@ impl ActiveMonitor {
         monitor
     }
 
+    /// What the one before it heard, and how far it had read, or could have: what comes again is passed over.
+    pub(super) fn resume(&mut self, words: Words, read_before: Seqno) {
+        self.words = words;
+        self.read_before = read_before;
+    }
+
     /// A prepare is in the log. With `deadline` (monotonic) it is given up when that has passed.
     pub fn track(
         &mut self,
@@ -131,6 +145,9 @@ impl ActiveMonitor {
         deadline: Option<Duration>,
     ) -> Result<(), OutOfOrder> {
         let (seqno, last) = (prepare.seqno, self.last_tracked);
+        if seqno <= self.read_before {
+            return Ok(());
+        }
         if seqno <= last {
             return Err(OutOfOrder { seqno, last });
         }
@@ -153,46 +170,30 @@ impl ActiveMonitor {
     }
 
     /// A node holds everything up to `seqno`, each prepare as strongly as it asks. Kept for one that is in no chain yet
-    /// (MB-34091); one that says less than before says nothing.
+    /// (MB-34091); one that says less than before says nothing. Whoever calls this has checked that the word is of this role
+    /// and of a stream that lives, and that the stream sent as much.
     pub fn acknowledge(&mut self, node: &NodeName, seqno: Seqno) {
-        if self.is_own(node) {
-            return;
-        }
-        match self.acknowledged.get_mut(node) {
-            Some(before) if *before >= seqno => return,
-            Some(before) => *before = seqno,
-            None => {
-                self.acknowledged.insert(node.clone(), seqno);
-            }
-        }
-        self.decide_held();
-    }
-
-    /// The stream to a node ended: what it acknowledged is forgotten, unless it is in a chain.
-    pub fn forget_stranger(&mut self, node: &NodeName) {
-        let is_known = self
-            .chains
-            .as_ref()
-            .is_some_and(|chains| chains.contains(node));
-        if !is_known {
-            self.acknowledged.remove(node);
+        if self.words.hear(node, seqno) {
+            self.decide_held();
         }
     }
 
-    /// The topology is this from now on. A node that leaves it is asked anew when it comes back; what the others hold
-    /// counts in the new chains as it did in the old.
+    /// The stream to a node ended: what it acknowledged is forgotten, unless it is in a chain, or once it is in none.
+    pub fn end_stream(&mut self, node: &NodeName) {
+        self.words.end_stream(node, self.chains.as_ref());
+    }
+
+    /// The topology is this from now on. What a node holds counts in the new chains as it did in the old, also when it
+    /// left them and comes back on the same stream. Everything in the log is tracked by now.
     pub fn set_chains(&mut self, chains: Option<Chains>) {
-        if let Some(before) = std::mem::replace(&mut self.chains, chains) {
-            let stays = |node: &NodeName| {
-                let after = self.chains.as_ref();
-                !before.contains(node) || after.is_some_and(|after| after.contains(node))
-            };
-            self.acknowledged.retain(|node, _| stays(node));
-        }
+        self.chains = chains;
+        self.words.forget(self.chains.as_ref());
         self.give_up_impossible();
         self.advance();
         if self.chains.is_some() {
+            // The high prepared seqno passed what it could; what is over holds nobody up any more.
             self.tracked.retain(|one| !one.is_completed);
+            self.advance();
         }
     }
 
@@ -246,6 +247,7 @@ impl ActiveMonitor {
         if pop_front_if(&mut self.decided, is_next).is_none() {
             return Err(OutOfTurn { seqno });
         }
+        self.fences_given_up.remove(&seqno);
         if settled == Settled::Committed {
             self.last_committed = seqno;
         }
@@ -256,8 +258,8 @@ impl ActiveMonitor {
         Ok(())
     }
 
-    /// The prepare is erased from the disk, with its collection: there is nothing to decide. Whether it was there; then
-    /// whoever waits is to be told that its outcome is not known (MB-44167).
+    /// The prepare is erased from the disk, with its collection: there is nothing to decide. Whether it was there; whoever
+    /// waits is to be told, in any case, that its outcome is not known (MB-44167).
     pub fn erase(&mut self, key: &DocumentKey, seqno: Seqno) -> bool {
         let was_there = if let Some(erased) = take_out(&mut self.tracked, key, seqno) {
             self.forget_deadline(&erased);
@@ -265,6 +267,7 @@ impl ActiveMonitor {
         } else {
             let is_it = |one: &Decision| one.write.seqno() == seqno && one.prepare().key == *key;
             let at = self.decided.iter().position(is_it);
+            self.fences_given_up.remove(&seqno);
             at.and_then(|at| self.decided.remove(at)).is_some()
         };
         self.advance();
@@ -283,6 +286,7 @@ impl ActiveMonitor {
         erased.extend(take_out_life(&mut self.tracked, collection, end));
         let is_erased = |seqno: &Seqno| erased.binary_search(seqno).is_ok();
         self.ahead.retain(|(_, seqno)| !is_erased(seqno));
+        self.fences_given_up.retain(|seqno| !is_erased(seqno));
         self.advance();
         erased
     }
@@ -342,11 +346,9 @@ impl ActiveMonitor {
     fn advance(&mut self) {
         let before = self.high_prepared;
         // What is given up and not done may be undecided again, and then must not be passed already.
-        let given_up = self.decided.iter().map(|one| &one.write);
-        let fence = given_up
-            .filter(|one| !is_held(one, self.persisted))
-            .map(Tracked::seqno);
-        let fence = fence.min().unwrap_or(Seqno::MAX);
+        let unheld = (Bound::Excluded(self.persisted), Bound::Unbounded);
+        let fence = self.fences_given_up.range(unheld).next();
+        let fence = fence.copied().unwrap_or(Seqno::MAX);
         let from = first_above(&self.tracked, before);
         for one in self.tracked.range(from..) {
             let may_pass = one.seqno() < fence && is_held(one, self.persisted);
@@ -355,7 +357,8 @@ impl ActiveMonitor {
             }
             self.high_prepared = one.seqno();
         }
-        if self.high_prepared > before {
+        // Under a topology nothing that is over is kept.
+        if self.chains.is_none() && self.high_prepared > before {
             let passed = self.high_prepared;
             let is_needed = |one: &Tracked| !one.is_completed || one.seqno() > passed;
             self.tracked.retain(is_needed);
@@ -371,7 +374,11 @@ impl ActiveMonitor {
         };
         let acknowledged = |node: &NodeName| self.acknowledged_by(chains, node);
         let held = chains.held(acknowledged, self.requirements.is_fallback);
-        let by_majority = chains.held(acknowledged, false);
+        let by_majority = if self.requirements.is_fallback {
+            chains.held(acknowledged, false)
+        } else {
+            held
+        };
         let persisted = self.persisted;
         let is_enough = |one: &Tracked| one.seqno() <= held && is_held(one, persisted);
         while let Some(first) = pop_front_if(&mut self.tracked, is_enough) {
@@ -399,6 +406,10 @@ impl ActiveMonitor {
 
     fn decide(&mut self, write: Tracked, verdict: Verdict) {
         self.forget_deadline(&write);
+        let is_fence = write.prepare.level != DurabilityLevel::Majority;
+        if is_fence && verdict == Verdict::Abort {
+            self.fences_given_up.insert(write.seqno());
+        }
         self.decided.push_back(Decision { write, verdict });
     }
 
@@ -413,16 +424,11 @@ impl ActiveMonitor {
         write.deadline.is_some_and(|deadline| !is_ahead(deadline))
     }
 
-    fn is_own(&self, node: &NodeName) -> bool {
-        let own = self.chains.as_ref().and_then(Chains::active);
-        own == Some(node)
-    }
-
     fn acknowledged_by(&self, chains: &Chains, node: &NodeName) -> Seqno {
         if chains.active() == Some(node) {
             return self.high_prepared;
         }
-        self.acknowledged.get(node).copied().unwrap_or_default()
+        self.words.of(node)
     }
 }
 
@@ -450,7 +456,7 @@ impl ActiveMonitor {
     pub fn held_by(&self, node: &NodeName) -> Seqno {
         match &self.chains {
             Some(chains) => self.acknowledged_by(chains, node),
-            None => self.acknowledged.get(node).copied().unwrap_or_default(),
+            None => self.words.of(node),
         }
     }
 
@@ -464,6 +470,12 @@ impl ActiveMonitor {
     #[must_use]
     pub fn last_committed(&self) -> Seqno {
         self.last_committed
+    }
+
+    /// How far it was told the disk is.
+    #[must_use]
+    pub fn persisted(&self) -> Seqno {
+        self.persisted
     }
 
     /// What it asks of its chains.

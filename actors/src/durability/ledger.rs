@@ -4,12 +4,14 @@
 //! Invariant: whoever waits is answered exactly once: a reply can only be taken out, and everything that ends a wait takes
 //! it out here. What was acknowledged in one role of the vbucket says nothing in the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use storage::Seqno;
 
-use super::topology::NodeName;
+use super::prepare::Prepare;
+use super::topology::{Chains, NodeName};
+use super::words::Words;
 
 /// Counts the roles a vbucket had; a commit or abort names the one it was decided in, and is refused in another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +31,7 @@ struct Parked<R> {
 pub struct Ledger<R> {
     role: RoleEpoch,
     parked: BTreeMap<Seqno, Parked<R>>,
-    acknowledged: BTreeMap<NodeName, Seqno>,
+    words: Words,
     high_prepared: Seqno,
 }
 
@@ -38,7 +40,7 @@ impl<R> Default for Ledger<R> {
         Ledger {
             role: RoleEpoch::default(),
             parked: BTreeMap::new(),
-            acknowledged: BTreeMap::new(),
+            words: Words::default(),
             high_prepared: Seqno::ZERO,
         }
     }
@@ -75,7 +77,7 @@ impl<R> Ledger<R> {
     #[must_use]
     pub fn begin_role(&mut self) -> Vec<R> {
         self.role = RoleEpoch(self.role.0.saturating_add(1));
-        self.acknowledged.clear();
+        self.words.clear();
         let parked = std::mem::take(&mut self.parked);
         parked.into_values().filter_map(|one| one.reply).collect()
     }
@@ -98,24 +100,38 @@ impl<R> Ledger<R> {
         self.parked.contains_key(&seqno)
     }
 
-    /// A node acknowledged everything up to `seqno`. Never goes back.
+    /// A node acknowledged everything up to `seqno`, in this role and on a stream that lives: whoever calls this has
+    /// checked both, and that the stream sent as much. Never goes back.
     pub fn acknowledge(&mut self, node: &NodeName, seqno: Seqno) {
-        match self.acknowledged.get_mut(node) {
-            Some(before) => *before = seqno.max(*before),
-            None => {
-                self.acknowledged.insert(node.clone(), seqno);
-            }
-        }
+        let _is_more = self.words.hear(node, seqno);
     }
 
-    /// What a node acknowledged is forgotten: it left the topology, or was in none and its stream ended.
-    pub fn forget_node(&mut self, node: &NodeName) {
-        self.acknowledged.remove(node);
+    /// The stream to a node ended; as [`super::ActiveMonitor::end_stream`].
+    pub fn end_stream(&mut self, node: &NodeName, chains: Option<&Chains>) {
+        self.words.end_stream(node, chains);
+    }
+
+    /// The topology is this from now on; as [`super::ActiveMonitor::set_chains`].
+    pub fn set_chains(&mut self, chains: Option<&Chains>) {
+        self.words.forget(chains);
     }
 
     /// What every node acknowledged in this role.
-    pub fn acknowledged(&self) -> impl Iterator<Item = (&NodeName, Seqno)> {
-        self.acknowledged.iter().map(|(node, seqno)| (node, *seqno))
+    pub(super) fn words(&self) -> &Words {
+        &self.words
+    }
+
+    /// The monitor is made anew, and these are the prepares that are not over: whoever waits for another is to be told
+    /// that its outcome is not known. Its prepare ended, or was erased, and the one who was to tell it panicked.
+    #[must_use]
+    pub fn complete_all_but(&mut self, outstanding: &[Prepare]) -> Vec<R> {
+        let stays: BTreeSet<Seqno> = outstanding.iter().map(|prepare| prepare.seqno).collect();
+        let parked = std::mem::take(&mut self.parked);
+        let (stay, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = parked
+            .into_iter()
+            .partition(|(seqno, _)| stays.contains(seqno));
+        self.parked = stay;
+        gone.into_values().filter_map(|one| one.reply).collect()
     }
 
     /// The monitor's high prepared seqno is this. Never goes back, but by [`Ledger::roll_back`].
@@ -129,7 +145,7 @@ impl<R> Ledger<R> {
         self.high_prepared
     }
 
-    /// The vbucket was rolled back, and its store says this.
+    /// The vbucket was rolled back, and its store says this. To be told before the monitor is made anew.
     pub fn roll_back(&mut self, high_prepared: Seqno) {
         self.high_prepared = high_prepared;
     }
@@ -167,18 +183,35 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_for_what_is_over_is_told_by_the_next_monitor() {
+        let mut ledger = Ledger::default();
+        for (seqno, reply) in [(1, "one"), (2, "two"), (3, "three")] {
+            ledger.park(Seqno(seqno), SOON, reply);
+        }
+        assert_eq!(ledger.answer_early(Seqno(1)), Some("one"));
+        let outstanding = Prepare {
+            seqno: Seqno(3),
+            key: storage::DocumentKey::new(storage::CollectionId::DEFAULT, b"k").unwrap(),
+            level: storage::DurabilityLevel::Majority,
+        };
+        assert_eq!(ledger.complete_all_but(&[outstanding]), ["two"]);
+        assert!(!ledger.is_parked(Seqno(1)));
+        assert_eq!(ledger.complete(Seqno(3)), Some("three"));
+    }
+
+    #[test]
     fn a_new_role_knows_no_acknowledgement_and_no_deadline() {
         let mut ledger = Ledger::default();
         let node = NodeName::new("b");
         ledger.acknowledge(&node, Seqno(9));
         ledger.acknowledge(&node, Seqno(4));
-        assert_eq!(ledger.acknowledged().next(), Some((&node, Seqno(9))));
+        assert_eq!(ledger.words().of(&node), Seqno(9));
         ledger.park(Seqno(1), SOON, "one");
         ledger.raise_high_prepared(Seqno(7));
         let before = ledger.role();
         assert_eq!(ledger.begin_role(), ["one"]);
         assert!(ledger.role() > before);
-        assert_eq!(ledger.acknowledged().count(), 0);
+        assert_eq!(ledger.words().of(&node), Seqno::ZERO);
         assert_eq!(ledger.deadline(Seqno(1)), None);
         assert_eq!(ledger.high_prepared(), Seqno(7));
     }

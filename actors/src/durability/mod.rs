@@ -14,6 +14,7 @@
 
 mod topology;
 mod prepare;
+mod words;
 mod active;
 mod passive;
 mod dead;

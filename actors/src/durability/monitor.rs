@@ -66,7 +66,9 @@ impl Monitor {
         let mut prepares = outstanding.prepares;
         prepares.sort_unstable_by_key(|prepare| prepare.seqno);
         let tracked = prepares.into_iter().map(|prepare| {
-            let deadline = ledger.deadline(prepare.seqno);
+            // Only an active gives anything up.
+            let is_active = state == VbucketState::Active;
+            let deadline = ledger.deadline(prepare.seqno).filter(|_| is_active);
             let mut tracked = Tracked::inherited(prepare);
             tracked.deadline = deadline;
             for (collection, end) in &outstanding.dropped {
@@ -77,18 +79,17 @@ impl Monitor {
         // Nobody completes what is dropped, and as a rule nobody waits for it.
         let is_asked_for = |one: &Tracked| !one.is_dropped || ledger.is_parked(one.seqno());
         let tracked = tracked.filter(is_asked_for);
+        let high_prepared = outstanding.high_prepared.max(ledger.high_prepared());
         let inherited = Inherited {
             tracked: tracked.collect(),
-            high_prepared: outstanding.high_prepared.max(ledger.high_prepared()),
+            high_prepared: high_prepared.min(view.high_seqno),
             high_completed: outstanding.high_completed,
             persisted: view.persisted,
         };
         match state {
             VbucketState::Active => {
                 let mut active = ActiveMonitor::new(inherited, view.requirements);
-                for (node, seqno) in ledger.acknowledged() {
-                    active.acknowledge(node, seqno);
-                }
+                active.resume(ledger.words().clone(), view.high_seqno);
                 active.set_chains(chains);
                 Monitor::Active(active)
             }
@@ -99,31 +100,28 @@ impl Monitor {
         }
     }
 
-    /// The vbucket becomes this. An active one begins without a topology, whatever it was before.
-    #[must_use]
-    pub fn become_state(self, state: VbucketState, view: &Standing) -> Monitor {
-        match (self, state) {
-            (Monitor::Active(active), VbucketState::Active) => Monitor::Active(active),
-            (Monitor::Passive(passive), VbucketState::Replica | VbucketState::Pending) => {
-                Monitor::Passive(passive)
-            }
-            (Monitor::Dead(dead), VbucketState::Dead) => Monitor::Dead(dead),
-            (before, _) => {
-                let (inherited, whole) = before.retire(view);
-                match state {
-                    VbucketState::Active => promoted(inherited, view.requirements),
-                    VbucketState::Replica | VbucketState::Pending => {
-                        Monitor::Passive(PassiveMonitor::new(inherited, whole))
-                    }
-                    VbucketState::Dead => Monitor::Dead(DeadMonitor::new(inherited, whole)),
-                }
-            }
+    /// The vbucket becomes this; what the log holds up to [`Standing::high_seqno`] is tracked by now. An active one begins
+    /// without a topology, whatever it was before. Whatever fails, the monitor is what it was, or what it shall be (MB-72147).
+    pub fn become_state(&mut self, state: VbucketState, view: &Standing) {
+        let stays = match self {
+            Monitor::Active(_) => state == VbucketState::Active,
+            Monitor::Passive(_) => matches!(state, VbucketState::Replica | VbucketState::Pending),
+            Monitor::Dead(_) => state == VbucketState::Dead,
+        };
+        if stays {
+            return;
         }
+        let (inherited, whole) = self.clone().retire(view);
+        *self = match state {
+            VbucketState::Active => promoted(inherited, view.requirements),
+            VbucketState::Replica | VbucketState::Pending => {
+                Monitor::Passive(PassiveMonitor::new(inherited, whole))
+            }
+            VbucketState::Dead => Monitor::Dead(DeadMonitor::new(inherited, whole)),
+        };
     }
 
-    fn retire(mut self, view: &Standing) -> (Inherited, Option<SnapshotEnd>) {
-        // What is on disk by now may have been written, and not told: the state record counts it as prepared.
-        self.note_persisted(view.persisted);
+    fn retire(self, view: &Standing) -> (Inherited, Option<SnapshotEnd>) {
         let (mut inherited, whole) = match self {
             // What it wrote itself is whole, and may be acknowledged to the next active.
             Monitor::Active(active) => {

@@ -227,8 +227,15 @@ impl PassiveMonitor {
             return Err(PassiveError::CompletedOutOfOrder { seqno, next });
         }
         // Nobody ends what is dropped: it goes when what stands behind it ends.
-        let stays = |one: &Tracked| one.is_completed || !one.is_dropped || one.seqno() > seqno;
-        self.tracked.retain(stays);
+        let goes = |one: &Tracked| one.is_dropped && !one.is_completed && one.seqno() < seqno;
+        if self
+            .tracked
+            .iter()
+            .take_while(|one| one.seqno() < seqno)
+            .any(goes)
+        {
+            self.tracked.retain(|one| !goes(one));
+        }
         Ok(first_above(&self.tracked, seqno).saturating_sub(1))
     }
 

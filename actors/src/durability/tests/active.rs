@@ -121,12 +121,12 @@ fn mb_35226_a_stranger_is_forgotten_with_its_stream() {
     active.track(prepare(1, Majority), LATER).unwrap();
     active.acknowledge(&node("d"), Seqno(1));
     active.acknowledge(&node("b"), Seqno(0));
-    active.forget_stranger(&node("d"));
+    active.end_stream(&node("d"));
     active.set_chains(chains(&[&["a", "d"]]));
     assert_eq!(decided(&active), [0; 0]);
     // One that is in a chain holds what it held.
     active.acknowledge(&node("d"), Seqno(1));
-    active.forget_stranger(&node("d"));
+    active.end_stream(&node("d"));
     assert_eq!(active.held_by(&node("d")), Seqno(1));
 }
 
@@ -163,13 +163,47 @@ fn mb_35189_mb_41300_no_change_moves_a_node_back() {
 }
 
 #[test]
-fn a_node_that_left_the_topology_is_asked_anew() {
-    let mut active = active(&[&["a", "b", "c", "d"]]);
-    active.track(prepare(1, Majority), LATER).unwrap();
+fn a_node_that_left_the_topology_counts_again_while_its_stream_lives() {
+    let mut active = active(&[&["a", "b", "c"]]);
+    active
+        .track(prepare(1, MajorityAndPersistOnActive), None)
+        .unwrap();
     active.acknowledge(&node("b"), Seqno(1));
-    active.set_chains(chains(&[&["a", "c", "d"]]));
-    active.set_chains(chains(&[&["a", "b", "c"]]));
+    active.set_chains(chains(&[&["a", "", ""]]));
+    active.note_persisted(Seqno(1));
     assert_eq!(decided(&active), [0; 0]);
+    active.set_chains(chains(&[&["a", "b", "c"]]));
+    assert_eq!(decided(&active), [1]);
+    // Not so when the stream ended, before it left or after.
+    for ends_first in [true, false] {
+        let seqno = if ends_first { 2 } else { 3 };
+        active.track(prepare(seqno, Majority), None).unwrap();
+        active.set_chains(chains(&[&["a", "b", "c", "d"]]));
+        active.acknowledge(&node("b"), Seqno(seqno));
+        if ends_first {
+            active.end_stream(&node("b"));
+        }
+        active.set_chains(chains(&[&["a", "c", "d"]]));
+        if !ends_first {
+            active.end_stream(&node("b"));
+        }
+        active.set_chains(chains(&[&["a", "b", "c"]]));
+        assert_eq!(active.held_by(&node("b")), Seqno::ZERO);
+    }
+}
+
+/// An erased fence lets the next one go.
+#[test]
+fn an_erased_fence_holds_nobody_up() {
+    let mut active = active(&[&["a", "b"]]);
+    active
+        .track(prepare_of("x", 1, PersistToMajority), LATER)
+        .unwrap();
+    active.track(prepare(2, Majority), LATER).unwrap();
+    active.acknowledge(&node("b"), Seqno(2));
+    assert_eq!(decided(&active), [0; 0]);
+    assert!(active.erase(&key("x"), Seqno(1)));
+    assert_eq!(decided(&active), [2]);
 }
 
 /// MB-33959: in a rebalance the active to be must hold the write, whoever else does.

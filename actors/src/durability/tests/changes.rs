@@ -29,7 +29,7 @@ fn mb_36102_mb_36372_mb_36563_a_decision_not_done_is_undone_when_the_active_leav
     }
     active.acknowledge(&node("b"), Seqno(2));
     assert_eq!(decided(&active), [1, 2]);
-    let monitor = Monitor::Active(active).become_state(REPLICA, &view(3, 0));
+    let monitor = become_state(Monitor::Active(active), REPLICA, &view(3, 0));
     let mut passive = passive_of(monitor);
     assert_eq!(incomplete(&passive), [1, 2, 3]);
     // It holds all of it, and says so.
@@ -53,7 +53,7 @@ fn mb_41300_mb_35332_high_seqnos_stay_through_every_change() {
     active.settle(Seqno(2), Settled::Committed).unwrap();
     let mut monitor = Monitor::Active(active);
     for state in [DEAD, REPLICA, PENDING, ACTIVE, DEAD, ACTIVE, REPLICA] {
-        monitor = monitor.become_state(state, &view(4, 0));
+        monitor = become_state(monitor, state, &view(4, 0));
         assert_eq!(monitor.high_prepared(), Seqno(4), "{state:?}");
         assert_eq!(monitor.high_completed(), Seqno(2), "{state:?}");
     }
@@ -65,8 +65,8 @@ fn mb_41300_mb_35332_high_seqnos_stay_through_every_change() {
 #[test]
 fn mb_34996_mb_70387_inherited_prepares_are_committed_again() {
     let monitor = replica_with(&[prepare(1, Majority), prepare(2, PersistToMajority)], 2);
-    let monitor = monitor.become_state(PENDING, &view(2, 0));
-    let mut active = active_of(monitor.become_state(ACTIVE, &view(2, 0)));
+    let monitor = become_state(monitor, PENDING, &view(2, 0));
+    let mut active = active_of(become_state(monitor, ACTIVE, &view(2, 0)));
     assert_eq!(active.next_tick(), None);
     assert_eq!(active.tick(Duration::MAX), []);
     active.set_chains(chains(&[&["b", "", ""]]));
@@ -96,7 +96,7 @@ fn without_a_topology_only_what_is_over_and_held_is_passed() {
             .complete(&key(&format!("key {seqno}")), Completion::Commit, order)
             .unwrap();
     }
-    let mut active = active_of(monitor.become_state(ACTIVE, &view(3, 0)));
+    let mut active = active_of(become_state(monitor, ACTIVE, &view(3, 0)));
     assert_eq!(active.high_prepared(), Seqno::ZERO);
     active.note_persisted(Seqno(1));
     assert_eq!(active.high_prepared(), Seqno(1));
@@ -110,7 +110,7 @@ fn without_a_topology_only_what_is_over_and_held_is_passed() {
 #[test]
 fn mb_35275_the_first_topology_moves_nothing_back() {
     let monitor = replica_with(&[prepare(1, Majority), prepare(2, Majority)], 2);
-    let mut active = active_of(monitor.become_state(ACTIVE, &view(2, 2)));
+    let mut active = active_of(become_state(monitor, ACTIVE, &view(2, 2)));
     // Told before there was a topology.
     active.acknowledge(&node("c"), Seqno(1));
     let before = active.high_prepared();
@@ -126,7 +126,7 @@ fn mb_36484_active_to_active_changes_nothing() {
     active.track(prepare(1, Majority), LATER).unwrap();
     active.track(prepare(2, Majority), LATER).unwrap();
     active.acknowledge(&node("b"), Seqno(1));
-    let monitor = Monitor::Active(active).become_state(ACTIVE, &view(2, 0));
+    let monitor = become_state(Monitor::Active(active), ACTIVE, &view(2, 0));
     let active = active_of(monitor);
     assert_eq!(decided(&active), [1]);
     assert!(active.next_tick().is_some());
@@ -136,11 +136,11 @@ fn mb_36484_active_to_active_changes_nothing() {
 #[test]
 fn mb_51606_what_was_flushed_while_dead_counts_afterwards() {
     let monitor = replica_with(&[prepare(1, PersistToMajority)], 2);
-    let mut monitor = monitor.become_state(DEAD, &view(2, 0));
+    let mut monitor = become_state(monitor, DEAD, &view(2, 0));
     monitor.note_persisted(Seqno(2));
     monitor.acknowledge(&node("c"), Seqno(1));
     assert_eq!(monitor.high_prepared(), Seqno::ZERO);
-    let monitor = monitor.become_state(REPLICA, &view(2, 2));
+    let monitor = become_state(monitor, REPLICA, &view(2, 2));
     assert_eq!(monitor.high_prepared(), Seqno(1));
 }
 
@@ -152,12 +152,15 @@ fn a_dead_vbucket_remembers_where_its_snapshot_came_from() {
         passive.prepare(prepare(1, Majority), None).unwrap();
         let end = SnapshotEnd::disk((Seqno(0), Seqno(2)), None, Seqno(0)).unwrap();
         passive.snapshot_end(end);
+        // One from memory behind it does not hide it.
+        passive.prepare(prepare(3, Majority), None).unwrap();
+        passive.snapshot_end(SnapshotEnd::memory(Seqno(3)));
     }
-    let monitor = monitor.become_state(DEAD, &view(2, 1));
-    let mut monitor = monitor.become_state(REPLICA, &view(2, 1));
+    let monitor = become_state(monitor, DEAD, &view(3, 1));
+    let mut monitor = become_state(monitor, REPLICA, &view(3, 1));
     assert_eq!(monitor.high_prepared(), Seqno::ZERO);
-    monitor.note_persisted(Seqno(2));
-    assert_eq!(monitor.high_prepared(), Seqno(2));
+    monitor.note_persisted(Seqno(3));
+    assert_eq!(monitor.high_prepared(), Seqno(3));
 }
 
 /// MB-35768, MB-34996: a warmup loads what is outstanding under a topology that cannot commit it, gives nothing up, and
@@ -239,7 +242,7 @@ fn mb_41235_nobody_waits_for_what_was_inherited() {
     };
     let mut monitor = replica_with(&[of_dropped, prepare(2, Majority)], 3);
     monitor.note_collection_dropped(dropped, Seqno(3));
-    let mut active = active_of(monitor.become_state(ACTIVE, &view(3, 0)));
+    let mut active = active_of(become_state(monitor, ACTIVE, &view(3, 0)));
     let mut ledger = Ledger::<u64>::default();
     active.set_chains(chains(&[&["b"]]));
     assert_eq!(decided(&active), [2]);
@@ -285,4 +288,72 @@ fn mb_51639_mb_51806_what_is_whole_on_disk_is_prepared() {
         ..at(9, 9)
     };
     assert_eq!(high_prepared_on_disk(&further), Seqno(9));
+}
+
+/// What is given up and not done is no fence any more for the active, but it is one again when the active leaves.
+#[test]
+fn a_fence_that_is_given_up_and_not_done_is_not_passed() {
+    let mut active = active(&[&["a", "b"]]);
+    active.track(prepare(1, PersistToMajority), LATER).unwrap();
+    active.track(prepare(2, Majority), LATER).unwrap();
+    active.set_chains(chains(&[&["a", ""]]));
+    assert_eq!(decided(&active), [-1, -2]);
+    active.set_chains(chains(&[&["a", "b"]]));
+    active.track(prepare(3, Majority), LATER).unwrap();
+    assert_eq!(active.high_prepared(), Seqno::ZERO);
+    let passive = passive_of(become_state(
+        Monitor::Active(active.clone()),
+        REPLICA,
+        &view(3, 0),
+    ));
+    assert_eq!(passive.high_prepared(), Seqno::ZERO);
+    active.settle(Seqno(1), Settled::Aborted).unwrap();
+    assert_eq!(active.high_prepared(), Seqno(3));
+}
+
+/// As a replica it held it in memory, and rightly said so; as the active it must have it on disk.
+#[test]
+fn an_inherited_write_for_the_active_disk_waits_for_it() {
+    let monitor = replica_with(&[prepare(1, MajorityAndPersistOnActive)], 1);
+    assert_eq!(monitor.high_prepared(), Seqno(1));
+    let mut active = active_of(become_state(monitor, ACTIVE, &view(1, 0)));
+    active.set_chains(chains(&[&["b", "c"]]));
+    active.acknowledge(&node("c"), Seqno(1));
+    assert_eq!(decided(&active), [0; 0]);
+    active.note_persisted(Seqno(1));
+    assert_eq!(decided(&active), [1]);
+}
+
+/// What is over and inherited holds nobody up under a topology.
+#[test]
+fn what_is_over_is_no_fence_under_a_topology() {
+    let mut monitor = replica_with(&[prepare(1, PersistToMajority), prepare(2, Majority)], 2);
+    if let Monitor::Passive(passive) = &mut monitor {
+        let order = CompletionOrder::Ordered(Seqno(1));
+        passive
+            .complete(&key("key 1"), Completion::Commit, order)
+            .unwrap();
+    }
+    let mut active = active_of(become_state(monitor, ACTIVE, &view(2, 0)));
+    active.acknowledge(&node("c"), Seqno(2));
+    active.set_chains(chains(&[&["b", "c"]]));
+    assert_eq!(decided(&active), [2]);
+}
+
+/// A cursor that goes on where the last one was shows again what the monitor was made with.
+#[test]
+fn a_monitor_made_anew_passes_over_what_it_was_made_with() {
+    let outstanding = Outstanding {
+        prepares: vec![prepare(5, Majority)],
+        ..Outstanding::default()
+    };
+    let ledger = Ledger::<()>::default();
+    let chains = chains(&[&["a", "b"]]);
+    let monitor = Monitor::rebuild(ACTIVE, chains, outstanding, &view(6, 0), &ledger);
+    let mut active = active_of(monitor);
+    // The fourth is over meanwhile, the fifth is tracked.
+    active.track(prepare(4, Majority), LATER).unwrap();
+    active.track(prepare(5, Majority), LATER).unwrap();
+    active.track(prepare(7, Majority), LATER).unwrap();
+    assert_eq!(undecided(&active), [5, 7]);
 }

@@ -114,3 +114,9 @@ fn undecided(active: &ActiveMonitor) -> Vec<u64> {
 fn incomplete(passive: &PassiveMonitor) -> Vec<u64> {
     passive.incomplete().map(|one| one.seqno.0).collect()
 }
+
+/// The monitor once the vbucket is this.
+fn become_state(mut monitor: Monitor, state: VbucketState, view: &Standing) -> Monitor {
+    monitor.become_state(state, view);
+    monitor
+}

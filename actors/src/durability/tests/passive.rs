@@ -254,3 +254,21 @@ fn an_erased_prepare_moves_nothing() {
     assert_eq!(passive.high_prepared(), Seqno(2));
     assert_eq!(incomplete(&passive), [1]);
 }
+
+/// A disk snapshot that shows a collection only in its last life takes a document of that for the end of a prepare of the
+/// first; what goes on before it is still the next to end.
+#[test]
+fn the_next_to_end_is_the_first_that_goes_on() {
+    let mut passive = passive();
+    passive.prepare(prepare(1, Majority), None).unwrap();
+    passive.prepare(prepare(2, Majority), None).unwrap();
+    passive.prepare(prepare(3, Majority), None).unwrap();
+    let unordered = CompletionOrder::Unordered;
+    passive
+        .complete(&key("key 2"), Completion::Commit, unordered)
+        .unwrap();
+    assert_eq!(passive.high_completed(), Seqno(2));
+    commit(&mut passive, 1).unwrap();
+    commit(&mut passive, 3).unwrap();
+    assert_eq!(incomplete(&passive), [0; 0]);
+}

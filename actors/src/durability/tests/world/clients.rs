@@ -36,8 +36,7 @@ impl World {
         let deadline = self.now + Duration::from_millis(1 + self.random.below(60));
         let Some(at) = self.active else { return };
         let node = &self.nodes[at];
-        let requirements = Requirements::default();
-        let is_possible = |chains: &Chains| chains.is_possible(requirements);
+        let is_possible = |chains: &Chains| chains.is_possible(REQUIREMENTS);
         // Without a topology, or with one that cannot: nothing is accepted.
         if !node.topology.as_ref().is_some_and(is_possible) || node.pending_of(&key).is_some() {
             return;
@@ -145,6 +144,7 @@ impl World {
     }
 
     fn drain_one(&mut self) -> bool {
+        let panics = self.random.chance(20);
         let Some(at) = self.active else { return false };
         let node = &mut self.nodes[at];
         let Monitor::Active(active) = &mut node.monitor else {
@@ -183,6 +183,12 @@ impl World {
             Verdict::Abort => (Operation::Abort(seqno), Settled::Aborted, Answer::Ambiguous),
         };
         node.enter(Item::new(next, key, operation, id));
+        if panics {
+            // The commit is in the log; whoever was to say so is gone.
+            self.judged.remove(&seqno);
+            self.make_monitor_anew(at);
+            return true;
+        }
         node.monitor_mut().settle(seqno, settled).unwrap();
         node.note_high();
         let reply = node.ledger.complete(seqno);

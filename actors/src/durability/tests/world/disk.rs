@@ -120,6 +120,7 @@ impl World {
         node.branches.retain(|(_, start)| *start <= to);
         node.receiving = None;
         node.went_back = true;
+        node.own_from = node.own_from.min(to);
         node.persisted = node.records.last().map_or(Seqno::ZERO, |(end, _)| *end);
         if to > node.persisted {
             node.ledger.roll_back(Seqno::ZERO);
@@ -146,43 +147,46 @@ impl World {
 
     /// What is left of ended lives goes, or, when the pass over the prepares fails, stays all of it.
     pub(in crate::durability) fn compact(&mut self, at: usize, fails: bool) {
+        if self.active == Some(at) {
+            self.catch_up(at);
+        }
         let node = &mut self.nodes[at];
         let ends = node.ended.iter().filter(|end| **end <= node.persisted);
-        let Some(end) = ends.copied().max() else {
+        let Some(end) = ends.copied().max().filter(|_| node.is_up) else {
             return;
         };
-        if !node.is_up {
-            return;
-        }
-        if fails {
-            self.failed_compactions += 1;
-            return;
-        }
-        self.erasures += 1;
         let is_old = |item: &Item| item.key.collection() == COLLECTION && item.seqno < end;
+        let is_prepare = |item: &Item| matches!(item.operation, Operation::Prepare(_));
+        let items = node.log.iter();
+        let found = items.filter(|item| is_old(item) && is_prepare(item));
+        let found: Vec<Item> = found.cloned().collect();
         let completed = node.record().completed;
-        let is_prepare = |item: &&Item| matches!(item.operation, Operation::Prepare(_));
-        let found: Vec<_> = node
-            .log
-            .iter()
-            .filter(|item| is_old(item))
-            .filter(is_prepare)
-            .collect();
-        let mut gone = Vec::new();
-        for item in found.into_iter().filter(|item| item.seqno > completed) {
-            if node.monitor.erase(&item.key, item.seqno) {
-                gone.push(item.seqno);
+        // A run that fails erased some prepares, and left the rest and the list as they were.
+        let done = if fails { found.len() / 2 } else { found.len() };
+        let mut gone: BTreeSet<Seqno> = BTreeSet::new();
+        for item in found.into_iter().take(done) {
+            gone.insert(item.seqno);
+            if item.seqno > completed {
+                node.monitor.erase(&item.key, item.seqno);
+                // A run that comes again finds nothing.
+                assert!(!node.monitor.erase(&item.key, item.seqno));
             }
         }
-        gone.extend(node.monitor.erase_life(COLLECTION, end));
-        node.note_high();
-        node.unread
-            .retain(|(one, _)| one.key.collection() != COLLECTION || one.seqno >= end);
         let last = node.high();
-        node.log.retain(|item| !is_old(item) || item.seqno == last);
-        node.pending
-            .retain(|key, one| key.collection() != COLLECTION || one.seqno >= end);
-        node.ended.retain(|one| *one > end);
+        if fails {
+            self.failed_compactions += 1;
+            node.log
+                .retain(|item| !gone.contains(&item.seqno) || item.seqno == last);
+            node.pending.retain(|_, one| !gone.contains(&one.seqno));
+        } else {
+            self.erasures += 1;
+            gone.extend(node.monitor.erase_life(COLLECTION, end));
+            node.log.retain(|item| !is_old(item) || item.seqno == last);
+            node.pending
+                .retain(|key, one| key.collection() != COLLECTION || one.seqno >= end);
+            node.ended.retain(|one| *one > end);
+        }
+        node.note_high();
         node.floor = node.floor.max(end);
         node.history_floor = node.history_floor.max(end);
         let replies = gone
@@ -272,6 +276,7 @@ impl Node {
         self.whole.retain(|(end, _)| end.seqno <= persisted);
         self.ended.retain(|end| *end <= persisted);
         self.unread.clear();
+        self.own_from = self.own_from.min(persisted);
         self.ledger = Ledger::default();
         self.floor = persisted;
         self.went_back = true;

@@ -92,15 +92,10 @@ impl World {
         let name = self.nodes[to].name.clone();
         let Some(at) = self.active else { return };
         let node = &mut self.nodes[at];
+        let chains = node.topology.clone();
+        node.ledger.end_stream(&name, chains.as_ref());
         if let Monitor::Active(active) = &mut node.monitor {
-            active.forget_stranger(&name);
-        }
-        let is_known = node
-            .topology
-            .as_ref()
-            .is_some_and(|chains| chains.contains(&name));
-        if !is_known {
-            node.ledger.forget_node(&name);
+            active.end_stream(&name);
         }
     }
 

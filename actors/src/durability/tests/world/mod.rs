@@ -23,6 +23,12 @@ use crate::simulation::SimulatedRandom;
 /// Names a client's write, wherever it is.
 pub(super) type WriteId = u64;
 
+/// What the bucket asks of its chains.
+pub(super) const REQUIREMENTS: Requirements = Requirements {
+    replicas_max: 3,
+    is_fallback: false,
+};
+
 pub(super) const COLLECTION: CollectionId = CollectionId(8);
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -46,6 +52,8 @@ pub(super) struct World {
     /// Decisions to commit that were looked at, promotions too.
     pub(super) commits_judged: u64,
     pub(super) failovers: u64,
+    /// Writes a client was told of, at a failover somebody who held them survived.
+    pub(super) promises_judged: u64,
     pub(super) rollbacks: u64,
     pub(super) warmups_judged: u64,
     pub(super) erasures: u64,
@@ -69,6 +77,7 @@ impl World {
             faults: Vec::new(),
             commits_judged: 0,
             failovers: 0,
+            promises_judged: 0,
             rollbacks: 0,
             warmups_judged: 0,
             erasures: 0,
@@ -91,6 +100,15 @@ impl World {
 
     pub(super) fn fault(&mut self, what: String) {
         self.faults.push(what);
+    }
+
+    /// Writes clients were told of that no promise covers any more.
+    pub(super) fn excused(&self) -> u64 {
+        let told = self
+            .clients
+            .values()
+            .filter(|one| one.answers.contains(&Answer::Success));
+        told.filter(|one| one.is_excused).count() as u64
     }
 
     pub(super) fn replicas(&self) -> impl Iterator<Item = usize> + '_ {
@@ -129,12 +147,14 @@ impl World {
             name(others[2]),
         );
         match self.random.below(10) {
-            0..=3 => chains(&[&[a, b, c]]),
+            0 | 2 | 3 => chains(&[&[a, b, c]]),
             4 => chains(&[&[a, b]]),
             5 => chains(&[&[a]]),
             6 => chains(&[&[a, b, ""]]),
             // A node is exchanged, or the active.
             7 => chains(&[&[a, b, c], &[a, b, d]]),
+            // A majority that needs two of the others.
+            1 => chains(&[&[a, b, c, d]]),
             8 => chains(&[&[a, b, c], &[b, a, c]]),
             // Nothing can be committed.
             _ => chains(&[&[a, "", ""]]),

@@ -106,6 +106,8 @@ pub(in crate::durability) struct Node {
     pub(in crate::durability) records: Vec<(Seqno, Record)>,
     /// Prepares in the log that the monitor has not read yet.
     pub(in crate::durability) unread: Vec<(Prepare, Option<Duration>)>,
+    /// What its monitor was made with.
+    pub(in crate::durability) rebuilt_at: Seqno,
     /// Went back since the invariants were last checked.
     pub(in crate::durability) went_back: bool,
     /// Highest it ever acknowledged to the active of now.
@@ -133,6 +135,7 @@ impl Node {
             persisted: Seqno::ZERO,
             records: Vec::new(),
             unread: Vec::new(),
+            rebuilt_at: Seqno::ZERO,
             went_back: false,
             acknowledged: Seqno::ZERO,
         }
@@ -146,7 +149,7 @@ impl Node {
         Standing {
             high_seqno: self.high(),
             persisted: self.persisted,
-            requirements: Requirements::default(),
+            requirements: REQUIREMENTS,
         }
     }
 
@@ -247,6 +250,7 @@ impl Node {
             dropped: self.ended.iter().map(|end| (COLLECTION, *end)).collect(),
         };
         let view = self.view();
+        self.rebuilt_at = view.high_seqno;
         let chains = self
             .topology
             .clone()

@@ -19,8 +19,7 @@ impl World {
         node.own_from = node.high();
         node.state = VbucketState::Active;
         let replies = node.ledger.begin_role();
-        let monitor = std::mem::replace(&mut node.monitor, fresh(VbucketState::Dead));
-        node.monitor = monitor.become_state(VbucketState::Active, &view);
+        node.monitor.become_state(VbucketState::Active, &view);
         node.note_high();
         self.active = Some(at);
         self.held.clear();
@@ -66,8 +65,7 @@ impl World {
         let node = &mut self.nodes[at];
         let view = node.view();
         node.state = state;
-        let monitor = std::mem::replace(&mut node.monitor, fresh(VbucketState::Dead));
-        node.monitor = monitor.become_state(state, &view);
+        node.monitor.become_state(state, &view);
         node.note_high();
     }
 
@@ -121,6 +119,7 @@ impl World {
                 self.nodes[**at].has(client, *id) && said.is_some_and(|held| held.contains(*at))
             };
             if candidates.iter().any(|at| holds(&at)) {
+                self.promises_judged += 1;
                 if !self.nodes[best].has(client, *id) {
                     let what = format!("11: {client:?} is gone with the failover to node {best}");
                     self.faults.push(what);
@@ -136,18 +135,8 @@ impl World {
         let Some(at) = self.active else { return };
         self.catch_up(at);
         self.judge_decisions();
-        let names: Vec<_> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let node = &mut self.nodes[at];
-        for name in names {
-            let was_in = node
-                .topology
-                .as_ref()
-                .is_some_and(|before| before.contains(&name));
-            let is_in = chains.as_ref().is_some_and(|after| after.contains(&name));
-            if was_in && !is_in {
-                node.ledger.forget_node(&name);
-            }
-        }
+        node.ledger.set_chains(chains.as_ref());
         node.topology.clone_from(&chains);
         node.monitor_mut().set_chains(chains);
         node.note_high();
@@ -159,16 +148,16 @@ impl World {
         if !node.is_up {
             return;
         }
-        // What is read from the document map holds what the cursor has yet to show.
-        node.unread.clear();
         if self.active == Some(at) {
             self.judged.clear();
         }
         let node = &mut self.nodes[at];
         let completed = node.monitor.high_completed();
         let prepares = node.pending_prepares();
+        let orphans = node.ledger.complete_all_but(&prepares);
         node.rebuild_monitor(prepares, completed);
         node.note_high();
+        self.answer(orphans, Answer::Ambiguous);
         self.acknowledge_due(at);
     }
 }
