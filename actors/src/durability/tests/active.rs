@@ -351,6 +351,12 @@ fn mb_39717_an_erased_life_takes_what_lies_under_newer_prepares() {
     assert_eq!(active.erase_life(CollectionId(8), Seqno(2)), [Seqno(1)]);
     assert_eq!(undecided(&active), [3]);
     assert_eq!(active.erase_life(CollectionId(8), Seqno(2)), []);
+    // Nor what is decided and not done.
+    active.acknowledge(&node("b"), Seqno(3));
+    assert_eq!(decided(&active), [3]);
+    assert_eq!(active.erase_life(CollectionId(8), Seqno(4)), [Seqno(3)]);
+    assert!(active.is_idle());
+    assert_eq!(active.next_tick(), None);
 }
 
 /// MB-35934: what is decided is there for whoever looks, however late, and whatever is decided meanwhile.

@@ -39,6 +39,11 @@ fn mb_36102_mb_36372_mb_36563_a_decision_not_done_is_undone_when_the_active_leav
         .complete(&key("key 1"), Completion::Commit, order)
         .unwrap();
     assert_eq!(incomplete(&passive), [2, 3]);
+    // Whoever is active next, nothing of it is given up: it may be committed elsewhere.
+    let monitor = become_state(Monitor::Passive(passive), ACTIVE, &view(3, 0));
+    let mut active = active_of(monitor);
+    assert_eq!(active.tick(Duration::MAX), []);
+    assert_eq!(undecided(&active), [2, 3]);
 }
 
 /// MB-41300, MB-35332: no high seqno moves when an active becomes a replica.

@@ -34,6 +34,10 @@ impl World {
         if from == to || !replica.is_up || !is_replica || self.links[to].is_some() {
             return;
         }
+        let replica = &mut self.nodes[to];
+        let high = replica.high();
+        // A snapshot of which nothing came was never begun.
+        replica.receiving.take_if(|one| high <= one.start);
         self.roll_back_to_common(from, to);
         let branches = self.nodes[from].branches.clone();
         let replica = &mut self.nodes[to];

@@ -142,7 +142,9 @@ impl Node {
     }
 
     pub(in crate::durability) fn high(&self) -> Seqno {
-        self.log.last().map_or(Seqno::ZERO, |item| item.seqno)
+        // What was erased had a seqno all the same.
+        let last = self.log.last().map_or(Seqno::ZERO, |item| item.seqno);
+        last.max(self.persisted)
     }
 
     pub(in crate::durability) fn view(&self) -> Standing {
