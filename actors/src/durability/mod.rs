@@ -15,6 +15,7 @@
 mod topology;
 mod prepare;
 mod words;
+mod open;
 mod active;
 mod passive;
 mod dead;

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use storage::{CollectionId, DocumentKey, DurabilityLevel, Seqno, SnapshotKind};
 
 use super::active::Inherited;
+use super::open::Open;
 use super::prepare::{Prepare, Tracked, first_above, pop_front_if, take_out, take_out_life};
 
 /// The end of a snapshot that came whole.
@@ -119,6 +120,8 @@ pub enum PassiveError {
 #[derive(Clone, Debug)]
 pub struct PassiveMonitor {
     tracked: VecDeque<Tracked>,
+    /// Those of them that go on.
+    open: Open,
     /// Not passed yet, as they came.
     snapshot_ends: VecDeque<SnapshotEnd>,
     last_end: Option<SnapshotEnd>,
@@ -137,8 +140,14 @@ impl PassiveMonitor {
             high_completed,
             persisted,
         } = inherited;
+        let mut open = Open::default();
+        let goes_on = |one: &&Tracked| !one.is_completed && !one.is_dropped;
+        for one in tracked.iter().filter(goes_on) {
+            open.insert(&one.prepare);
+        }
         let mut monitor = PassiveMonitor {
             tracked,
+            open,
             snapshot_ends: whole.into_iter().collect(),
             last_end: whole,
             high_prepared,
@@ -162,13 +171,14 @@ impl PassiveMonitor {
             return Err(PassiveError::OutOfOrder { seqno, last });
         }
         // One of an ended collection is in nobody's way: the collection began anew.
-        let is_same = |one: &&Tracked| one.is_open_of(&prepare.key);
-        if let Some(before) = self.tracked.iter().find(is_same).map(Tracked::seqno) {
+        if let Some(before) = self.open.of(&prepare.key) {
             if replaces != Some(before) {
                 return Err(PassiveError::StillPrepared { seqno, before });
             }
+            self.open.remove(&prepare.key, before);
             drop(take_out(&mut self.tracked, &prepare.key, before));
         }
+        self.open.insert(&prepare);
         self.tracked.push_back(Tracked::inherited(prepare));
         self.drop_passed();
         Ok(())
@@ -197,57 +207,52 @@ impl PassiveMonitor {
         completion: Completion,
         order: CompletionOrder,
     ) -> Result<(), PassiveError> {
-        let found = match order {
-            CompletionOrder::Ordered(seqno) => Some(self.next_in_order(key, seqno)?),
-            CompletionOrder::Unordered => self.tracked.iter().position(|one| one.is_open_of(key)),
+        let seqno = match order {
+            CompletionOrder::Ordered(seqno) => Some(self.check_next(key, seqno)?),
+            CompletionOrder::Unordered => self.open.of(key),
         };
-        let found = found.and_then(|at| self.tracked.get_mut(at));
-        match (found, completion) {
-            (Some(found), _) => {
-                found.is_completed = true;
-                self.high_completed = self.high_completed.max(found.seqno());
-            }
+        match (seqno, completion) {
+            (Some(seqno), _) => self.end(key, seqno),
             (None, Completion::Abort) => {}
             (None, Completion::Commit) => return Err(PassiveError::NothingPrepared),
         }
-        self.drop_passed();
         Ok(())
     }
 
-    /// Where the prepare lies that is the next to end, which must be this one. Not the first above the high completed
-    /// seqno: a disk snapshot that shows a collection only in its last life may have raised that over prepares that go on.
-    fn next_in_order(&mut self, key: &DocumentKey, seqno: Seqno) -> Result<usize, PassiveError> {
-        let is_open = |one: &&Tracked| !one.is_completed && !one.is_dropped;
-        let next = self.tracked.iter().find(is_open);
-        let next = next
-            .map(|one| &one.prepare)
-            .ok_or(PassiveError::NothingPrepared)?;
-        if next.seqno != seqno || next.key != *key {
-            let next = next.seqno;
+    /// Whether this is the next to end. Not the first above the high completed seqno: a disk snapshot that shows a
+    /// collection only in its last life may have raised that over prepares that go on.
+    fn check_next(&self, key: &DocumentKey, seqno: Seqno) -> Result<Seqno, PassiveError> {
+        let next = self.open.first().ok_or(PassiveError::NothingPrepared)?;
+        if next != seqno || self.open.of(key) != Some(seqno) {
             return Err(PassiveError::CompletedOutOfOrder { seqno, next });
         }
-        // Nobody ends what is dropped: it goes when what stands behind it ends.
-        let goes = |one: &Tracked| one.is_dropped && !one.is_completed && one.seqno() < seqno;
-        if self
-            .tracked
-            .iter()
-            .take_while(|one| one.seqno() < seqno)
-            .any(goes)
-        {
-            self.tracked.retain(|one| !goes(one));
+        Ok(seqno)
+    }
+
+    fn end(&mut self, key: &DocumentKey, seqno: Seqno) {
+        self.open.remove(key, seqno);
+        let at = self.tracked.binary_search_by_key(&seqno, Tracked::seqno);
+        if let Some(found) = at.ok().and_then(|at| self.tracked.get_mut(at)) {
+            found.is_completed = true;
         }
-        Ok(first_above(&self.tracked, seqno).saturating_sub(1))
+        self.high_completed = self.high_completed.max(seqno);
+        self.drop_passed();
     }
 
     /// A collection ended at `end`: nobody completes its prepares. They stay until they are erased, or passed over.
     pub fn note_collection_dropped(&mut self, collection: CollectionId, end: Seqno) {
         for one in &mut self.tracked {
             one.note_dropped(collection, end);
+            if one.is_dropped {
+                self.open.remove(&one.prepare.key, one.prepare.seqno);
+            }
         }
+        self.drop_passed();
     }
 
     /// The prepare is erased from the disk, with its collection; whether it was there.
     pub fn erase(&mut self, key: &DocumentKey, seqno: Seqno) -> bool {
+        self.open.remove(key, seqno);
         let was_there = take_out(&mut self.tracked, key, seqno).is_some();
         // What is over may have stood behind it.
         self.drop_passed();
@@ -256,6 +261,7 @@ impl PassiveMonitor {
 
     /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it.
     pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
+        self.note_collection_dropped(collection, end);
         let erased = take_out_life(&mut self.tracked, collection, end);
         self.drop_passed();
         erased
@@ -344,10 +350,11 @@ impl PassiveMonitor {
         true
     }
 
-    /// Forgets what is over and passed, up to the first that is not over (MB-36262).
+    /// Forgets what is over and passed, up to the first that is not over (MB-36262). Nobody ends what is dropped.
     fn drop_passed(&mut self) {
         let passed = self.high_prepared;
-        let is_passed = |one: &Tracked| one.is_completed && one.seqno() <= passed;
+        let is_over = |one: &Tracked| one.is_completed || one.is_dropped;
+        let is_passed = |one: &Tracked| is_over(one) && one.seqno() <= passed;
         while pop_front_if(&mut self.tracked, is_passed).is_some() {}
     }
 }

@@ -54,11 +54,6 @@ impl Tracked {
     pub(super) fn is_of_life(&self, collection: CollectionId, end: Seqno) -> bool {
         self.prepare.key.collection() == collection && self.prepare.seqno < end
     }
-
-    /// Whether the prepare of this key is waited for to end.
-    pub(super) fn is_open_of(&self, key: &DocumentKey) -> bool {
-        !self.is_completed && !self.is_dropped && self.prepare.key == *key
-    }
 }
 
 /// A prepare came that does not follow the last one.

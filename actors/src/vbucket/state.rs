@@ -24,7 +24,8 @@ use crate::sync::atomic::Ordering;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
 use messages::{Busy, OperationError};
 use storage::{
-    ManifestUid, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
+    ManifestUid, Topology, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid,
+    Watermarks,
 };
 
 impl VbucketCore {
@@ -45,6 +46,9 @@ impl VbucketCore {
         identity.state = request.state;
         if let Some(topology) = request.topology {
             identity.topology = topology;
+        } else if is_promotion || (before == VbucketState::Active && request.state != before) {
+            // Who held what in another role says nothing in this one.
+            identity.topology = Topology::default();
         }
         let high = locked.log.last_seqno();
         if is_promotion && !request.is_takeover {

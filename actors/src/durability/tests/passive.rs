@@ -234,7 +234,9 @@ fn mb_43176_mb_50060_a_dropped_collection_holds_nobody_up() {
     passive.note_collection_dropped(dropped, Seqno(3));
     passive.prepare(of(4), None).unwrap();
     commit(&mut passive, 2).unwrap();
-    assert_eq!(incomplete(&passive), [4]);
+    assert_eq!(passive.tracked_seqnos(), [1, 2, 4]);
+    passive.snapshot_end(memory_end(4));
+    assert_eq!(passive.tracked_seqnos(), [4]);
     // The new life's own is not dropped with the old one.
     let order = CompletionOrder::Ordered(Seqno(4));
     passive
