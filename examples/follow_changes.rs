@@ -1,8 +1,8 @@
 //! A search index that follows a bucket: kept up to date while documents are written, and taken up again where it was
 //! after the index, and then the bucket, came back.
 //!
-//! `cargo run --example follow_changes`. The token is kept with the index; were it in a file, it would be written with it in
-//! one go. What a crash of the bucket takes back is told as a rollback of its vbucket.
+//! `cargo run --example follow_changes`. The token is saved with the index, in one go, so that neither is ahead of the other.
+//! What a crash of the bucket takes back is told as a rollback of its vbucket.
 #![expect(clippy::print_stdout, reason = "an example tells what it sees")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +65,38 @@ impl Index {
         Ok(taken)
     }
 
+    /// What it would write to a file, in one go: how far it is, then what it has.
+    fn saved(&self) -> String {
+        let token = self.token.as_ref();
+        let mut lines = vec![token.map_or(String::new(), ToString::to_string)];
+        for (vbucket, documents) in &self.documents {
+            for (key, words) in documents {
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                let key = String::from_utf8_lossy(key);
+                lines.push(format!("{vbucket} {key} {}", words.join(" ")));
+            }
+        }
+        lines.join("\n")
+    }
+
+    /// The index that was saved.
+    fn restored(saved: &str) -> Result<Index, Box<dyn Error>> {
+        let mut lines = saved.lines();
+        let mut index = Index {
+            token: Some(lines.next().unwrap_or_default().parse()?),
+            ..Index::default()
+        };
+        for line in lines {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            let vbucket = words.next().unwrap_or_default().parse()?;
+            let vbucket = VbucketId::new(vbucket).ok_or("no vbucket has that number")?;
+            let key = words.next().unwrap_or_default().into_bytes();
+            let documents = index.documents.entry(vbucket).or_default();
+            documents.insert(key, words.collect());
+        }
+        Ok(index)
+    }
+
     fn find(&self, word: &str) -> Vec<String> {
         let documents = self.documents.values().flatten();
         let holds = documents.filter(|(_, words)| words.contains(word));
@@ -95,9 +127,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{} changes taken", index.catch_up(&bucket).await?);
         println!("wooden: {:?}", index.find("wooden"));
 
-        // The index was away; now it gets what happened meanwhile, and nothing else.
+        // The index is closed; when it comes back it gets what happened meanwhile, and nothing else.
+        let saved = index.saved();
+        drop(index);
         bucket.set("pail", "A vessel with a handle").await?;
         bucket.delete("piggin").await?;
+        let mut index = Index::restored(&saved)?;
         println!("{} changes taken", index.catch_up(&bucket).await?);
         println!(
             "wooden: {:?}, handle: {:?}",
@@ -105,8 +140,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             index.find("handle")
         );
 
-        // Now the bucket comes back, and tells what happened since.
+        // Now both come back, and the bucket tells what happened since.
+        let saved = index.saved();
         bucket.shutdown().await?;
+        let mut index = Index::restored(&saved)?;
         let bucket = Bucket::open(BucketConfig::at(&directory)).await?;
         bucket
             .set("stave", "One wooden stave is the handle")

@@ -37,8 +37,8 @@ pub use supervisor::{
     Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Change, Changes,
     ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
     CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, Location, ProducerAddr,
-    Shutdown, ShutdownReport, Since, SizeTier, TokenError, Until, VbucketAddr, WriteFuture,
-    WriteRequest, vbucket_of,
+    ReplicateError, Replication, Shutdown, ShutdownReport, Since, SizeTier, TokenError, Until,
+    VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

@@ -27,6 +27,7 @@ pub mod backfill;
 pub mod stream;
 pub mod durability;
 pub mod warmup;
+pub mod rollback;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 mod split_mix;

@@ -21,11 +21,12 @@ use piggin_actors::compactor::{
     CompactorLimits, Expiring,
 };
 use piggin_actors::executor::Worker;
+use piggin_actors::store_handle::StoreHandle;
 use storage::disk::{Disk, SimulatedDisk};
 use storage::{
     Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, DurabilityLevel,
-    ErasedPrepare, ExpiredDocument, Item, KvStore, LogStore, ManifestUid, Operation, ScopeId,
-    Seqno, SystemEvent, VbucketId,
+    ErasedPrepare, ExpiredDocument, Item, KvStore, LogStore, ManifestUid, Operation, Outcome,
+    ScopeId, Seqno, SystemEvent, VbucketId, VbucketPosition,
 };
 
 use disk_side::{Ground, rig};
@@ -72,13 +73,18 @@ fn request() -> Compact {
     }
 }
 
-fn compactor(ground: &Ground, table: &Arc<Table>, fill: impl FnOnce(&LogStore)) -> Compactor {
+fn compactor(
+    ground: &Ground,
+    table: &Arc<Table>,
+    fill: impl FnOnce(&LogStore),
+) -> (Compactor, StoreHandle) {
     let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
     let store = rig::create(&disk);
     fill(&store);
-    Compactor::new(CompactorConfig {
+    let store = rig::handle(&disk, store);
+    let compactor = Compactor::new(CompactorConfig {
         workers: ChildName::new("compaction"),
-        store: rig::handle(&disk, store),
+        store: store.clone(),
         environment: ground.environment(),
         table: Arc::<Table>::clone(table),
         limits: CompactorLimits {
@@ -90,7 +96,8 @@ fn compactor(ground: &Ground, table: &Arc<Table>, fill: impl FnOnce(&LogStore)) 
         purge_age: Duration::from_secs(9),
         bytes_per_second: 0,
         history_floor: Seqno::MAX,
-    })
+    });
+    (compactor, store)
 }
 
 fn worker(compactor: &Compactor, generation: u64) -> CompactionWorker {
@@ -102,7 +109,7 @@ fn worker(compactor: &Compactor, generation: u64) -> CompactionWorker {
 fn a_run_that_is_taken_and_not_yet_in_hand_is_settled() {
     let ground = Ground::new(7);
     let table = Arc::new(Table::default());
-    let compactor = compactor(&ground, &table, |_| ());
+    let (compactor, _) = compactor(&ground, &table, |_| ());
     for generation in 0..4 {
         let mut answer = compactor.compact(request());
         let mut panicking = worker(&compactor, generation);
@@ -130,6 +137,11 @@ fn a_run_that_is_taken_and_not_yet_in_hand_is_settled() {
     });
     compacted.expect("an answer").expect("a compaction");
     assert_eq!(table.vbucket.0.lock().len(), 1, "told how far it is purged");
+}
+
+fn position(store: &LogStore) -> VbucketPosition {
+    let status = store.vbuckets().swap_remove(0);
+    status.position.unwrap()
 }
 
 /// A prepare that was not completed, in a collection that was dropped.
@@ -163,8 +175,7 @@ fn leave_a_prepare(store: &LogStore) -> ErasedPrepare {
         item.operation = operation;
         Arc::new(item)
     });
-    let status = store.vbuckets().swap_remove(0);
-    let position = status.position.unwrap();
+    let position = position(store);
     let mut batch = Batch::of_documents(VBUCKET, &position, items.collect(), 1);
     batch.watermarks.prepared_seqno = Seqno(2);
     let written = store.commit(&[batch], CommitDurability::Synced);
@@ -210,7 +221,7 @@ fn what_was_erased_is_told_though_its_worker_panicked_before_it_was() {
         let ground = Ground::new(8);
         let table = Arc::new(Table::default());
         let mut erased = None;
-        let compactor = compactor(&ground, &table, |store| {
+        let (compactor, store) = compactor(&ground, &table, |store| {
             erased = Some(leave_a_prepare(store));
         });
         let monitor = Monitor::default().start();
@@ -231,10 +242,19 @@ fn what_was_erased_is_told_though_its_worker_panicked_before_it_was() {
         );
         let told = monitor.send(Say).await.expect("it lives");
         assert_eq!(told, [], "nobody was there to tell it");
+        // Meanwhile the vbucket gets another past, in which there may be another prepare of that key and seqno.
+        let lease = store.lease().expect("the store");
+        let then = position(lease.store());
+        let rolled_back = lease.store().rollback(VBUCKET, Seqno(0));
+        assert!(matches!(rolled_back, Outcome::Complete(_)));
+        assert!(position(lease.store()).epoch > then.epoch);
+        drop(lease);
         let _ = worker(&compactor, 1).step();
         let told = monitor.send(Say).await.expect("it lives");
         let expected = PreparesErased {
             vbucket: VBUCKET,
+            incarnation: then.incarnation,
+            epoch: then.epoch,
             prepares: erased.into_iter().collect(),
         };
         assert_eq!(told, [expected]);

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use shuttle::future::block_on;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -328,6 +329,34 @@ fn behind_the_end_of_a_collection_nothing_of_it_is_written_or_seen() {
             }
         }
         assert_eq!(bench.core.high_seqno(), ended_at);
+    });
+}
+
+#[test]
+fn what_was_on_disk_before_a_rollback_is_not_believed_behind_it() {
+    in_every_order(|| {
+        let Bench { core, .. } = active();
+        let before = core.state_record();
+        let written = core.set(set("a", "value")).unwrap().token.seqno;
+        let replica = SetVbucketState {
+            state: VbucketState::Replica,
+            topology: None,
+            is_takeover: false,
+        };
+        core.set_state(replica).unwrap();
+        let taken = core.take_for_flush(usize::MAX, usize::MAX).unwrap();
+        let writer = thread::spawn({
+            let core = Arc::clone(&core);
+            move || core.note_persisted(taken.watermarks.high_seqno)
+        });
+        core.begin_rollback().unwrap();
+        while !core.withdraw() {
+            thread::yield_now();
+        }
+        core.reset(&before);
+        writer.join().unwrap();
+        let wait = core.wait_persisted(written).unwrap();
+        assert_eq!(wait.now_or_never(), None, "it was taken back");
     });
 }
 

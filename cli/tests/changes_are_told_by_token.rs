@@ -4,6 +4,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -181,4 +186,93 @@ fn a_load_tells_its_changes_as_they_happen() {
     place
         .run(&["load", file, "--key", "id", "--changes", nowhere])
         .expect(1);
+}
+
+/// Waits until the file holds this.
+fn await_told(file: &Path, what: &str) {
+    // Nothing to wait for but time itself: nobody ever sends.
+    let (_never, nothing) = mpsc::channel::<()>();
+    for _ in 0..6000 {
+        if std::fs::read_to_string(file).is_ok_and(|text| text.contains(what)) {
+            return;
+        }
+        nothing.recv_timeout(Duration::from_millis(10)).unwrap_err();
+    }
+    panic!("no {what} in {file:?}");
+}
+
+#[test]
+fn what_is_loaded_is_told_before_the_next_line_comes() {
+    let place = Place::new();
+    let told = place.path("changes.json");
+    let arguments = [
+        "load",
+        "-",
+        "--key",
+        "id",
+        "--changes",
+        told.to_str().unwrap(),
+    ];
+    let mut command = place.command(&arguments);
+    let mut load = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = load.stdin.take().unwrap();
+    for number in 0..3 {
+        writeln!(lines, "{{\"id\":\"line-{number}\"}}").unwrap();
+        await_told(&told, &format!("\"key\":\"line-{number}\""));
+    }
+    drop(lines);
+    assert!(load.wait().unwrap().success());
+    await_told(&told, "\"event\":\"token\"");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "damage is done past the store")]
+fn a_vbucket_that_is_down_is_told_and_the_others_are_told_whole() {
+    let place = Place::new();
+    place.run(&["create", "--vbuckets", "2"]).expect(0);
+    let input: String = (0..2000)
+        .map(|number| format!("{{\"id\":\"{number}\",\"x\":\"{}\"}}\n", "x".repeat(200)))
+        .collect();
+    place
+        .feed(&["load", "-", "--key", "id"], input.as_bytes())
+        .expect(0);
+    place.run(&["compact"]).expect(0);
+    let files = std::fs::read_dir(place.data()).unwrap().flatten();
+    let container = files.into_iter().find(|file| {
+        let name = file.file_name();
+        name.to_string_lossy().starts_with("container")
+    });
+    let path = container.unwrap().path();
+    let whole = std::fs::read(&path).unwrap();
+    // Wherever documents lie.
+    let broken = (1..64).find_map(|part| {
+        let mut damaged = whole.clone();
+        damaged[whole.len() * part / 64] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let ended = place.run(&["changes"]);
+        ended
+            .stderr
+            .contains("broke off: vbucket_down")
+            .then_some(ended)
+    });
+    let broken = broken.expect("a place that the opening reads");
+    broken.expect(2).says(&["see why: piggin stat"]);
+    let (all, token) = lines(&broken);
+    let mut reasons: Vec<&str> = of(&all, "stream_end")
+        .iter()
+        .map(|line| line["reason"].as_str().unwrap())
+        .collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["ok", "vbucket_down"]);
+    let told = of(&all, "mutation").len();
+    assert!(told > 0 && told < 2000, "{told}");
+    // Once it is mended the token brings the rest, and nothing twice.
+    std::fs::write(&path, whole).unwrap();
+    let (rest, _) = lines(place.run(&["changes", "--from", &token]).expect(0));
+    assert_eq!(told + of(&rest, "mutation").len(), 2000);
 }

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use actix::Message;
-use storage::{AbortReason, Compacted, CompactionStage, ErasedPrepare, VbucketId};
+use storage::{
+    AbortReason, Compacted, CompactionStage, ErasedPrepare, Incarnation, RollbackEpoch, VbucketId,
+};
 
 use crate::failure::FailureCause;
 use crate::lifecycle::ChildName;
@@ -62,6 +64,11 @@ pub struct CancelCompaction {
 pub struct PreparesErased {
     /// Whose.
     pub vbucket: VbucketId,
+    /// Of which life of it,
+    pub incarnation: Incarnation,
+    /// and which rollback epoch. It may come late: under the same key and seqno another past may have another prepare,
+    /// and whoever tracks that one compares before he forgets anything.
+    pub epoch: RollbackEpoch,
     /// Which.
     pub prepares: Vec<ErasedPrepare>,
 }

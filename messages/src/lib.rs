@@ -26,6 +26,7 @@ pub mod collections;
 pub mod flusher;
 pub mod compactor;
 pub mod stream;
+pub mod replication;
 
 pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
 pub use compactor::{CompactError, CompactOptions};

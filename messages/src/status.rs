@@ -125,6 +125,9 @@ pub enum Busy {
     /// A child of the bucket is being restarted.
     #[error("the actor is being restarted")]
     Restarting,
+    /// The vbucket, a replica, is being taken back to where its source's history parted from its own.
+    #[error("the vbucket is being rolled back")]
+    RollingBack,
 }
 
 /// Why a vbucket is out of service.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 use storage::{
-    CollectionId, FailoverEntry, Item, ScopeId, Seqno, SnapshotRange, SystemEvent, VbucketId,
+    Cas, CollectionId, FailoverEntry, Item, ScopeId, Seqno, SnapshotRange, SystemEvent, VbucketId,
     VbucketUuid,
 };
 
@@ -350,6 +350,8 @@ impl StreamEvent {
 pub struct SystemEventAt {
     /// Its place in the vbucket's history.
     pub seqno: Seqno,
+    /// Its version.
+    pub cas: Cas,
     /// The event.
     pub event: SystemEvent,
 }

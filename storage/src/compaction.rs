@@ -17,6 +17,9 @@ pub(crate) use rules::{Completions, Highest, LostHighs, Rules};
 /// prepares that are completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompactionRequest {
+    /// Merge the newest segments, as many as are worth it, without what is superseded in them at or below the history
+    /// floor, and nothing else of all this: for a vbucket that has too many segments.
+    pub newest_only: bool,
     /// Forget every tombstone that may be forgotten at all, whatever its age.
     pub drop_deletes: bool,
     /// Forget tombstones of deletions before this, in seconds since the Unix epoch; zero: none because of its age.
@@ -40,6 +43,7 @@ impl Default for CompactionRequest {
     /// Only what nobody can ask for any more goes; no tombstone does.
     fn default() -> CompactionRequest {
         CompactionRequest {
+            newest_only: false,
             drop_deletes: false,
             purge_before_s: 0,
             purge_up_to: None,
@@ -83,7 +87,7 @@ impl std::fmt::Display for CompactionStage {
 /// What a compaction came to: durable when it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compacted {
-    /// Bytes of the vbucket before.
+    /// Bytes of the vbucket before; of the segments merged, where only the newest were asked for.
     pub bytes_before: u64,
     /// Bytes of what took their place.
     pub bytes_after: u64,

@@ -98,8 +98,8 @@ pub trait KvStore: std::fmt::Debug + Send + Sync + 'static {
     fn seal(&self, vbucket: VbucketId, history_floor: Seqno) -> Outcome<()>;
 
     /// Writes anew what stays of a vbucket: without what is superseded at or below the history floor, without
-    /// dropped collections, completed prepares and the tombstones the request names. Seals first. One publish makes
-    /// all of it visible, durable when it is told.
+    /// dropped collections, completed prepares and the tombstones the request names. Seals first, unless only the
+    /// newest segments are asked for. One publish makes all of it visible, durable when it is told.
     fn compact(
         &self,
         vbucket: VbucketId,

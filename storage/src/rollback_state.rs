@@ -2,7 +2,7 @@
 //!
 //! Invariant: every watermark afterwards is what it was when `to` was the high seqno (MB-41985), as far as the last
 //! batch boundary at or below `to` and the items above it tell; only the purge seqno stays, because what was purged
-//! does not come back. Pure functions, called by every `rollback`.
+//! does not come back. No snapshot is said to be whole that was not stored as whole. Pure functions, called by every `rollback`.
 
 use std::sync::Arc;
 
@@ -27,13 +27,25 @@ pub(crate) fn state_at(
     }
     watermarks.high_seqno = to;
     watermarks.purge_seqno = boundary.purge_seqno.max(current.watermarks.purge_seqno);
-    watermarks.snapshot = SnapshotRange {
-        start: boundary.snapshot.start.min(to),
-        end: boundary.snapshot.end.min(to),
-    };
+    if to > boundary.high_seqno {
+        watermarks.snapshot = snapshot_within(&current.watermarks, boundary);
+        watermarks.snapshot_kind = current.watermarks.snapshot_kind;
+    }
     VbucketStateRecord {
         identity: pruned(&current.identity, to),
         watermarks,
+    }
+}
+
+/// The snapshot of a moment between two batches. What a newer version took the place of before it was stored is missing
+/// here, and the newer version was taken back: all there is is whole no further than the batch before, and would be again
+/// where everything there was is.
+fn snapshot_within(current: &Watermarks, boundary: &Watermarks) -> SnapshotRange {
+    let SnapshotRange { start, end } = boundary.snapshot;
+    let is_whole = end <= boundary.high_seqno;
+    SnapshotRange {
+        start: if is_whole { boundary.high_seqno } else { start },
+        end: current.snapshot.end.max(current.high_seqno),
     }
 }
 

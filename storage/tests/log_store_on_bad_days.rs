@@ -258,6 +258,36 @@ fn vbucket_whose_creation_is_damaged_is_down_and_its_files_stay() {
     }
 }
 
+/// What was not readable may be so again: a manifest written meanwhile does not stand for it.
+#[test]
+fn vbucket_whose_creation_could_not_be_read_for_a_while_returns() {
+    for writes in [0, 1, 2] {
+        let disk = SimulatedDisk::new();
+        let (store, shared) = create(&disk, small_options(1));
+        let mut healthy = Writer::create(&shared, 0);
+        let mut damaged = Writer::create(&shared, 1);
+        for seqno in 1..=writes {
+            damaged.write(vec![mutation(seqno, "a", "value")]);
+            damaged.seal(Seqno::ZERO);
+        }
+        healthy.write(vec![mutation(1, "a", "value")]);
+        let expected = image(&store, 1);
+        drop((healthy, damaged, shared, store));
+        let mut logs = disk.files().into_iter();
+        let (name, bytes) = logs.find(|(name, _)| name.starts_with("log.")).unwrap();
+        let creation = frames(&bytes)[1] + 70;
+        disk.flip_bit(&name, creation, 0).unwrap();
+        let store = open(&disk, 2);
+        store.snapshot(vbucket(1)).unwrap_err();
+        store.checkpoint().unwrap();
+        drop(store);
+        disk.flip_bit(&name, creation, 0).unwrap();
+        let store = open(&disk, 3);
+        assert_eq!(image(&store, 1), expected, "{writes} writes");
+        assert_eq!(store.verify().faults, []);
+    }
+}
+
 #[test]
 fn checkpoint_that_fails_leaves_no_file_behind() {
     let disk = SimulatedDisk::new();

@@ -79,11 +79,12 @@ fn in_the_middle_of_a_batch() {
             completed_seqno: Seqno(1),
             high_prepared_seqno: Seqno(0),
             purge_seqno: Seqno(0),
+            // Of the snapshot that was cut nothing is whole.
             snapshot: SnapshotRange {
-                start: Seqno(0),
-                end: Seqno(2),
+                start: Seqno(2),
+                end: Seqno(16),
             },
-            snapshot_kind: SnapshotKind::Memory,
+            snapshot_kind: SnapshotKind::Disk,
             commit_time_ms: 5,
         };
         assert_eq!(writer.stored_watermarks(), expected);

@@ -93,6 +93,7 @@ pub mod metric_names;
 mod statistics;
 mod streaming;
 pub mod changes;
+mod replication;
 mod stop;
 mod background;
 mod shutdown;
@@ -114,6 +115,7 @@ pub use changes::{
     Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, TokenError, Until,
 };
 pub use compaction::CompactionReport;
+pub use replication::{ReplicateError, Replication};
 pub use shutdown::ShutdownReport;
 pub use statistics::{BucketStatistics, CollectionStatistics};
 pub use streaming::ProducerAddr;

@@ -24,6 +24,10 @@ pub const VBUCKETS_DOWN: &str = "piggin_vbuckets_down";
 pub const BACKFILLS: &str = "piggin_backfills";
 /// Bytes read for streams and not sent yet.
 pub const BACKFILL_BUFFER_BYTES: &str = "piggin_backfill_buffer_bytes";
+/// Vbuckets that follow those of another bucket.
+pub const REPLICAS: &str = "piggin_replicas";
+/// Bytes sent to them, for which their sources got no room back yet.
+pub const REPLICATION_UNACKNOWLEDGED_BYTES: &str = "piggin_replication_unacknowledged_bytes";
 /// Restarts of all children.
 pub const CHILD_RESTARTS: &str = "piggin_child_restarts";
 

@@ -2,9 +2,9 @@
 //!
 //! A child lives so: not started -> starting -> up -> (failed) backing off -> restarting -> up. A coupled sibling is
 //! *held* until all that start before it, and restart with it, are up. Too many restarts in a group's window: the
-//! group fails its parent, or goes out of service ([`Excess`](crate::tree::Excess)). Invariant: it reads no clock, draws no number, and
-//! does nothing; every failure that is told yields one report for the child, and one more for each group that has
-//! had too much.
+//! group fails its parent, or goes out of service ([`Excess`](crate::tree::Excess)). Invariant: it reads no clock,
+//! draws no number, and does nothing; every failure that is told yields one report for the child, and one more for
+//! each group that has had too much.
 
 mod words;
 mod causes;

@@ -15,6 +15,7 @@ use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::Supervisor;
+use crate::replication::Replicating;
 use crate::statistics::BucketStatistics;
 use crate::stop::StopRequest;
 use crate::streaming::Streaming;
@@ -33,6 +34,7 @@ pub(crate) struct Running {
     pub(crate) store: StoreHandle,
     pub(crate) warmup: Warmup,
     pub(crate) streaming: Streaming,
+    pub(crate) replicating: Replicating,
     pub(crate) tree: Arc<Supervisor>,
     pub(crate) failures: Arc<FailureBus>,
     pub(crate) stop: Arc<StopRequest>,
@@ -54,6 +56,7 @@ impl Running {
     pub(crate) fn perish(&self, why: &str) {
         self.tree.forsake(why);
         self.streaming.stop();
+        self.replicating.stop();
         self.table.close();
         self.compactor.close();
         self.stop.over(&crate::ShutdownReport {
@@ -71,6 +74,7 @@ impl Running {
             .collect();
         let cores = self.table.cores();
         let streaming = self.streaming.figures();
+        let replicating = self.replicating.figures();
         let mut statistics = BucketStatistics {
             documents: vbuckets.iter().map(|vbucket| vbucket.documents).sum(),
             // Of the accounts, not of the pool, which learns of them in steps.
@@ -82,6 +86,8 @@ impl Running {
             unpersisted_items: vbuckets.iter().map(unpersisted).sum(),
             backfills: streaming.backfills as u64,
             backfill_buffer_bytes: streaming.buffered_bytes,
+            replicas: replicating.vbuckets,
+            replication_unacknowledged_bytes: replicating.unacknowledged_bytes,
             failures: self
                 .failures
                 .counters()

@@ -215,6 +215,7 @@ impl Engine {
     async fn stop_workers(&self, within: Duration, report: &mut ShutdownReport) {
         // What is read holds the store.
         self.running.streaming.stop();
+        self.running.replicating.stop();
         match timeout(within, self.running.tree.shutdown()).await {
             Ok(stopped) => report
                 .stuck

@@ -29,6 +29,10 @@ pub struct BucketStatistics {
     pub backfills: u64,
     /// Bytes read for streams and not sent yet.
     pub backfill_buffer_bytes: u64,
+    /// Vbuckets that follow those of another bucket.
+    pub replicas: u64,
+    /// Bytes their sources sent, for which they got no room back yet.
+    pub replication_unacknowledged_bytes: u64,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
     /// The children, in the order of the tree.
@@ -74,6 +78,11 @@ impl BucketStatistics {
             (names::PENDING_COMPACTIONS, self.compaction.pending),
             (names::BACKFILLS, self.backfills),
             (names::BACKFILL_BUFFER_BYTES, self.backfill_buffer_bytes),
+            (names::REPLICAS, self.replicas),
+            (
+                names::REPLICATION_UNACKNOWLEDGED_BYTES,
+                self.replication_unacknowledged_bytes,
+            ),
             (names::VBUCKETS_DOWN, down.count() as u64),
             (names::CHILD_RESTARTS, restarts.fold(0, u64::saturating_add)),
         ];

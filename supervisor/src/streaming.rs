@@ -48,10 +48,10 @@ impl Streaming {
         }
     }
 
-    /// A name for a consumer that has none.
-    pub(crate) fn name(&self) -> String {
+    /// A name for a consumer of that kind that has none.
+    pub(crate) fn name(&self, kind: &str) -> String {
         let number = self.nameless.fetch_add(1, Ordering::Relaxed);
-        format!("changes-{number}")
+        format!("{kind}-{number}")
     }
 
     /// The producer of a vbucket's thread.

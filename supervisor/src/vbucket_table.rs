@@ -2,6 +2,7 @@
 //!
 //! Invariant: slots and cores are owned by the bucket, not by any actor, so that they outlive every restart.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -256,6 +257,27 @@ impl MemoryUse for Table {
 
     fn spare_bytes(&self) -> u64 {
         self.cores().map(|(_, core)| core.spare_bytes()).sum()
+    }
+
+    fn expel(&self, from_bytes: u64) {
+        for (_, core) in self.cores() {
+            if core.checkpoint_bytes() >= from_bytes {
+                core.shrink_log();
+            }
+        }
+    }
+
+    fn drop_cursors(&self, from_bytes: u64) -> usize {
+        let kept = self.cores();
+        let kept = kept.map(|(_, core)| (core.bytes_kept_for_streams(), core));
+        let mut slow: Vec<_> = kept.filter(|(bytes, _)| *bytes >= from_bytes).collect();
+        slow.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        let needed = slow.into_iter().take_while(|_| self.is_short());
+        needed.map(|(_, core)| core.drop_stream_cursors()).sum()
+    }
+
+    fn vbuckets(&self) -> u16 {
+        CompactionTable::vbuckets(self)
     }
 }
 

@@ -19,8 +19,10 @@ use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, F
 use actors::guardian::Guardian;
 use actors::hooks::Hooks;
 use actors::maintenance::{self, MaintenanceConfig};
+use actors::rollback::{RollbackConfig, Rollbacks};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
+use actors::stream::consumer::{ConsumerCore, Follows};
 use actors::stream::{ProducerConfig, ProducerCore};
 use actors::vbucket::{VbucketActor, VbucketSlot};
 use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
@@ -36,6 +38,7 @@ use crate::collections::Collections;
 use crate::failure_bus::FailureBus;
 use crate::guardian::{Supervisor, SupervisorParts};
 use crate::opening::{self, Opened};
+use crate::replication::{self, Replicating};
 use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
@@ -89,6 +92,8 @@ pub(crate) async fn start(
     let tree = tree(config, shape, threads);
     let compactor = compactor(config, &store, &environment, &table);
     let (out_of_service, uncompacted) = (Arc::clone(&table), compactor.on_out_of_service());
+    let (follows, rollbacks) = (Arc::<Follows>::default(), rollbacks(&store, &environment));
+    let (unfed, stuck) = (Arc::clone(&follows), rollbacks.clone());
     let supervisor = Supervisor::new(
         tree,
         SupervisorParts {
@@ -98,6 +103,7 @@ pub(crate) async fn start(
             hooks: environment.hooks.clone(),
             on_out_of_service: Box::new(move |what| {
                 out_of_service.take_down(what);
+                replication::out_of_service(&out_of_service, &unfed, &stuck, what);
                 if what.is_whole_tree {
                     uncompacted(&what.scope, &what.why);
                 }
@@ -111,6 +117,8 @@ pub(crate) async fn start(
         environment,
         store,
         table,
+        follows,
+        rollbacks,
     };
     let writers = parts.start_writers(&compactor)?;
     let compactor_address = parts.start_compactor(&compactor, &arbiters)?;
@@ -122,6 +130,7 @@ pub(crate) async fn start(
     let flushers = parts.start_flushers(&writers, &arbiters);
     let addresses = parts.start_vbuckets(&arbiters);
     let streaming = parts.start_streaming(&arbiters)?;
+    let replicating = parts.start_replication(&arbiters)?;
     if config.waits_for_warmup {
         // What could not be loaded is out of service and says so; the rest serves.
         let WarmupEnd { .. } = warm.await.map_err(closed)??;
@@ -139,6 +148,7 @@ pub(crate) async fn start(
         store: parts.store,
         warmup,
         streaming,
+        replicating,
         tree: supervisor,
         failures,
         stop: Arc::new(StopRequest::default()),
@@ -162,6 +172,8 @@ struct Parts<'c> {
     environment: Environment,
     store: StoreHandle,
     table: Arc<Table>,
+    follows: Arc<Follows>,
+    rollbacks: Rollbacks,
 }
 
 impl Parts<'_> {
@@ -302,6 +314,23 @@ impl Parts<'_> {
         Ok(Streaming::new(backfills, producers))
     }
 
+    /// Who takes replicas back, and the consumers that feed them.
+    fn start_replication(&self, arbiters: &[ArbiterHandle]) -> Result<Replicating, BucketError> {
+        let rollbacks = self.rollbacks.clone();
+        rollbacks.start(&self.guardian).map_err(not_started)?;
+        let replicating = Replicating::new(&self.table, Arc::clone(&self.follows), rollbacks);
+        let configs = replicating
+            .links(&self.table, &self.environment)
+            .into_iter();
+        for ((number, config), arbiter) in configs.enumerate().zip(arbiters) {
+            let shell = self.shell(&replication::consumer_child(number));
+            let make = move |_| ConsumerCore::new(config.clone());
+            // Told by its edge, never by its address.
+            drop(shell::start(arbiter, shell, make));
+        }
+        Ok(replicating)
+    }
+
     /// The other door of every vbucket.
     fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
@@ -354,6 +383,7 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
     for number in 0..config.reader_threads.max(1) {
         tree = tree.child(child(&format!("reader-{number}"), "disk"));
     }
+    tree = tree.child(child(replication::ROLLBACK, "disk"));
     tree = tree.group(Group::new("flushers"));
     for number in 0..threads {
         tree = tree.child(child(&format!("flusher-{number}"), "flushers"));
@@ -364,6 +394,13 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
         tree = tree.child(child(
             streaming::producer_child(number).as_str(),
             "producers",
+        ));
+    }
+    tree = tree.group(Group::new("consumers"));
+    for number in 0..threads {
+        tree = tree.child(child(
+            replication::consumer_child(number).as_str(),
+            "consumers",
         ));
     }
     // A vbucket that fails too often goes out of service alone.
@@ -402,6 +439,17 @@ fn compactor(
         purge_age: compaction.purge_age,
         bytes_per_second: compaction.bytes_per_second,
         history_floor,
+    })
+}
+
+/// Who takes replicas back, not at work yet.
+fn rollbacks(store: &StoreHandle, environment: &Environment) -> Rollbacks {
+    Rollbacks::new(RollbackConfig {
+        name: ChildName::new(replication::ROLLBACK),
+        store: store.clone(),
+        environment: environment.clone(),
+        backoff: Backoff::DISK,
+        step_bytes: WarmupConfig::STEP_BYTES,
     })
 }
 

@@ -90,8 +90,8 @@ fn a_change_is_in_force_for_all_before_all_were_told() -> Result {
     assert!(polled(change.as_mut()).is_pending());
     let told = followed(&bucket);
     assert!(0 < told && told < usize::from(VBUCKETS), "{told}");
-    assert_gone(&bucket, &collection, NEXT);
     assert_eq!(bucket.statistics().documents, 0);
+    assert_gone(&bucket, &collection, NEXT);
     assert_eq!(block_on(change)?, NEXT);
     assert_gone_for_good(bucket.clone(), &disk)
 }

@@ -11,6 +11,7 @@ mod events;
 mod expiry;
 mod policy;
 mod prepares;
+mod scans;
 
 /// No bug; `tests/planted` has others.
 fn plant() {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use parking_lot::Mutex;
 use piggin::messages::compactor::PreparesErased;
+use piggin::storage::{Incarnation, RollbackEpoch};
 use supervisor::testing::World;
 
 use crate::seeds::past::{self, PLAIN, VBUCKET};
@@ -42,6 +43,8 @@ fn a_full_mailbox_delays_and_loses_nothing() {
         world.sleep(Duration::from_millis(1)).await;
         let filler = PreparesErased {
             vbucket: VBUCKET,
+            incarnation: Incarnation(0),
+            epoch: RollbackEpoch(0),
             prepares: Vec::new(),
         };
         let mut fillers = 0;

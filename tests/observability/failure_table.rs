@@ -2,9 +2,8 @@
 //! answered, the failure is told on the bus once, exactly one counter moves by one, and it is logged once with its
 //! fields.
 //!
-//! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: `Scan` but a backfill's (a
-//! warmup's scan fails as the phase of the warmup; range reads and repairs are to come), `Fetch`,
-//! `Warmup` in its phase of prepares, `Rollback`.
+//! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: `Scan` for a client (range
+//! reads are to come) or a warmup (it fails as the phase of the warmup), `Fetch`, `Warmup` in its phase of prepares.
 
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use piggin::storage::{
     ManifestUid, OpenOptions, ScopeId, SystemEvent, VbucketUuid,
 };
 use piggin::supervisor::metric_names as names;
-use piggin::{Bucket, BucketConfig, ChangesOptions, CompactionPolicy, Until};
+use piggin::{Bucket, BucketConfig, ChangesOptions, CompactionPolicy, Replication, Until};
 
 use crate::capture::{Fields, Turn};
 use crate::support::{
@@ -214,7 +213,7 @@ fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
     }
 }
 
-const TABLE: [Row; 15] = [
+const TABLE: [Row; 17] = [
     Row {
         kind: FailureKind::Flush,
         child: "writer-0",
@@ -350,6 +349,42 @@ const TABLE: [Row; 15] = [
         },
     },
     Row {
+        kind: FailureKind::Rollback,
+        child: "rollback",
+        next: is_retried,
+        force: || {
+            let scene = Scene::set(None)?;
+            scene.disk.fail_on("rollback", 2, DiskErrorKind::Full);
+            let replication = followed_by(&scene.bucket)?;
+            // Answered once the retry came through.
+            let caught = block_on(replication.caught_up());
+            caught.map_err(|status| format!("{status:?}"))?;
+            assert!(scene.disk.has_struck());
+            Ok(scene)
+        },
+    },
+    Row {
+        kind: FailureKind::Scan {
+            purpose: ScanPurpose::Rollback,
+        },
+        child: "rollback",
+        next: is_out,
+        force: || {
+            let scene = Scene::set(None)?;
+            let purpose = ScanPurpose::Rollback;
+            scene.arm(FaultPoint::Scan { purpose });
+            let replication = followed_by(&scene.bucket)?;
+            let broken = loop {
+                match &replication.status()[0].last_error {
+                    Some(broken) => break broken.clone(),
+                    None => std::thread::yield_now(),
+                }
+            };
+            assert!(broken.to_string().contains("injected"), "{broken}");
+            Ok(scene)
+        },
+    },
+    Row {
         kind: FailureKind::ChildPanicked,
         child: "writer-0",
         next: is_restarted,
@@ -412,6 +447,14 @@ const TABLE: [Row; 15] = [
         },
     },
 ];
+
+/// A vbucket of the bucket follows another bucket, of whose history it has nothing: it must go back first.
+fn followed_by(bucket: &Bucket) -> Result<Replication> {
+    let config = made_small(BucketConfig::on(Arc::new(SimulatedDisk::new())));
+    let source = block_on(Bucket::create(config))?;
+    fill(&source, 2);
+    Ok(source.replicate([vbucket(1)], bucket)?)
+}
 
 /// How the streams of all vbuckets end.
 async fn ends_of_changes(bucket: &Bucket) -> Vec<StreamEvent> {

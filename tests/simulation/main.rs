@@ -13,4 +13,5 @@ mod promotion_crash;
 mod many_seeds;
 mod plants;
 mod scenario;
+mod warmup_scans;
 mod workloads;

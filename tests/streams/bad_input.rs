@@ -5,7 +5,7 @@ use piggin::messages::stream::{
     BufferAcknowledge, CloseStream, GetFailoverLog, OpenStream, StreamBatch, StreamError,
     StreamFilter, StreamFlags, StreamId, StreamOptions, StreamRequest, StreamRequestError,
 };
-use piggin::storage::{CollectionId, Seqno, SnapshotRange, VbucketId, VbucketUuid};
+use piggin::storage::{CollectionId, ScopeId, Seqno, SnapshotRange, VbucketId, VbucketUuid};
 use piggin::{Bucket, ChangesError, ChangesOptions, ChangesToken, Since, TokenError};
 use supervisor::testing::{Probe, World};
 
@@ -92,17 +92,31 @@ fn a_wrong_request_is_refused_with_its_reason() {
                 ..request()
             };
             assert!(matches!(
-                refused(vbucket).await,
+                refused(vbucket.clone()).await,
                 StreamRequestError::Vbucket(OperationError::UnknownVbucket(_))
             ));
-            let nameless = StreamRequest {
-                consumer: "".into(),
+            let scope = StreamRequest {
+                filter: StreamFilter::Scope(ScopeId(77)),
                 ..request()
             };
-            assert!(matches!(
-                refused(nameless).await,
-                StreamRequestError::ConsumerName { .. }
-            ));
+            let unknown = StreamRequestError::UnknownScope(ScopeId(77));
+            assert_eq!(refused(scope).await, unknown);
+            let nothing = StreamRequest {
+                filter: StreamFilter::Collections(Vec::new()),
+                ..request()
+            };
+            assert_eq!(refused(nothing).await, StreamRequestError::EmptyFilter);
+            for length in [0, 201] {
+                let named = StreamRequest {
+                    consumer: "n".repeat(length).into(),
+                    // Of no vbucket either: words come first.
+                    vbucket: vbucket.vbucket,
+                    ..request()
+                };
+                let refused = refused(named).await;
+                assert_eq!(refused, StreamRequestError::ConsumerName { length });
+            }
+            assert_eq!(probe.received(), []);
         })
         .await;
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use piggin::messages::stream::{StreamEndReason, StreamEvent};
-use piggin::storage::{Item, OpenOptions, Seqno, VbucketId};
+use piggin::storage::{CollectionId, Item, OpenOptions, Seqno, SystemEvent, VbucketId};
 use piggin::{Bucket, BucketConfig, Change, ChangesOptions, ChangesToken, Until};
 use supervisor::testing::World;
 
@@ -69,14 +69,27 @@ pub(crate) fn all() -> ChangesOptions {
 /// What a consumer makes of changes, and what it checks of them on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
+    /// Those of the default collection.
     pub(crate) documents: BTreeMap<VbucketId, BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Those of others.
+    pub(crate) others: BTreeMap<(VbucketId, CollectionId), BTreeMap<Vec<u8>, Vec<u8>>>,
     pub(crate) ends: BTreeMap<VbucketId, StreamEndReason>,
     last: BTreeMap<VbucketId, Seqno>,
     /// End of the snapshot that is under way.
     awaited: BTreeMap<VbucketId, Seqno>,
+    /// It sees every end of a stream, so that no snapshot may begin in another.
+    is_of_one_stream: bool,
 }
 
 impl Mirror {
+    /// Of a stream whose every end is told.
+    pub(crate) fn of_one_stream() -> Mirror {
+        Mirror {
+            is_of_one_stream: true,
+            ..Mirror::default()
+        }
+    }
+
     /// Another stream of changes begins: streams end anew.
     pub(crate) fn begin(&mut self) {
         self.ends.clear();
@@ -104,20 +117,25 @@ impl Mirror {
                 self.awaited.remove(&vbucket);
             }
         }
-        let documents = self.documents.entry(vbucket).or_default();
-        let key = |item: &Item| item.document.key.key().to_vec();
         match event {
             StreamEvent::SnapshotMarker(marker) => {
                 assert!(marker.start <= marker.end);
-                self.awaited.insert(vbucket, marker.end);
+                let before = self.awaited.insert(vbucket, marker.end);
+                assert!(before.is_none() || !self.is_of_one_stream, "{before:?}");
             }
             StreamEvent::Mutation(item) => {
-                documents.insert(key(&item), item.document.value.to_vec());
+                let value = item.document.value.to_vec();
+                self.of(vbucket, &item).insert(key_of(&item), value);
             }
             StreamEvent::Deletion(item) | StreamEvent::Expiration(item) => {
-                documents.remove(&key(&item));
+                self.of(vbucket, &item).remove(&key_of(&item));
             }
-            StreamEvent::SystemEvent(_) | StreamEvent::SeqnoAdvanced(_) => {}
+            StreamEvent::SystemEvent(event) => {
+                if let SystemEvent::CollectionEnd { collection, .. } = event.event {
+                    self.others.remove(&(vbucket, collection));
+                }
+            }
+            StreamEvent::SeqnoAdvanced(_) => {}
             StreamEvent::StreamEnd(reason) => {
                 if reason == StreamEndReason::Ok {
                     assert_eq!(self.awaited.get(&vbucket), None, "{vbucket}");
@@ -127,9 +145,18 @@ impl Mirror {
         }
     }
 
+    /// The documents an item is one of.
+    fn of(&mut self, vbucket: VbucketId, item: &Item) -> &mut BTreeMap<Vec<u8>, Vec<u8>> {
+        match item.document.key.collection() {
+            CollectionId::DEFAULT => self.documents.entry(vbucket).or_default(),
+            collection => self.others.entry((vbucket, collection)).or_default(),
+        }
+    }
+
     /// Forgets what is known of a vbucket that was rolled back.
     pub(crate) fn forget(&mut self, vbucket: VbucketId) {
         self.documents.remove(&vbucket);
+        self.others.retain(|(of, _), _| *of != vbucket);
         self.last.remove(&vbucket);
         self.awaited.remove(&vbucket);
     }
@@ -151,11 +178,28 @@ impl Mirror {
         changes.token()
     }
 
+    /// Whether it is in no snapshot whose end did not come.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
+    /// Those of one collection that is not the default one.
+    pub(crate) fn documents_of(&self, collection: CollectionId) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let of_it = self.others.iter().filter(|((_, of), _)| *of == collection);
+        let all = of_it.flat_map(|(_, documents)| documents);
+        all.map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
     pub(crate) fn all_documents(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let all = self.documents.values().flatten();
         all.map(|(key, value)| (key.clone(), value.clone()))
             .collect()
     }
+}
+
+fn key_of(item: &Item) -> Vec<u8> {
+    item.document.key.key().to_vec()
 }
 
 /// Nothing of any stream is left.

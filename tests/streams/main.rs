@@ -7,7 +7,14 @@ mod bad_input;
 mod common;
 mod disk_reads;
 mod equals;
+mod flags;
+mod follower;
 mod follows;
+mod heard;
+mod mailboxes;
 mod mb_47790;
 #[cfg(feature = "planted")]
 mod planted;
+mod pressure;
+mod purged;
+mod rollback;

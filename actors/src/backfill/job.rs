@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | create | nobody needs it | aborted |
 //! | | the store is being opened anew; it does not hold enough, or has gaps | later |
-//! | | no lease, no snapshot | **failed** |
+//! | | no lease, no snapshot, no counts of it | **failed** |
 //! | | tombstones that would be needed may be gone | purged |
 //! | scan | nobody needs it; the store is called back | aborted |
 //! | | memory is used up and what was read is not taken | later |
@@ -30,7 +30,7 @@ use messages::FailureCause;
 use messages::failure::ScanPurpose;
 use storage::{
     DroppedCollection, Item, ItemView, KvStore, Namespace, Outcome, Scan, ScanEnd, Seqno,
-    SeqnoRange, StorageError,
+    SeqnoRange, Snapshot, StorageError,
 };
 
 /// What a stream asks for.
@@ -183,8 +183,10 @@ impl Backfill {
             }
             return Stepped::Later;
         }
-        if self.misses_tombstones(watermarks.purge_seqno) {
-            return ended(BackfillEnd::Purged);
+        match self.misses_tombstones(&*snapshot, watermarks.purge_seqno) {
+            Ok(false) => {}
+            Ok(true) => return ended(BackfillEnd::Purged),
+            Err(cause) => return failed(Chunk::default(), cause.into()),
         }
         let scan = snapshot.scan_by_seqno(SeqnoRange {
             first: range.first,
@@ -202,20 +204,35 @@ impl Backfill {
         Stepped::Again(Chunk::default())
     }
 
-    /// Compaction may have run since the request was checked: what counts is the snapshot that is read (MB-63159).
-    fn misses_tombstones(&self, here: Seqno) -> bool {
+    /// Compaction may have run since the request was checked, and the stream's collections may have changed: what counts
+    /// is the snapshot that is read (MB-63159).
+    fn misses_tombstones(
+        &self,
+        snapshot: &dyn Snapshot,
+        here: Seqno,
+    ) -> Result<bool, StorageError> {
         let BackfillRequest {
             range,
             start,
             nothing_below,
             purged,
+            filter,
             ..
         } = &self.request;
-        let begins = range.first == nothing_below.next();
-        purged.is_some_and(|purged| {
-            let purged = Purged { here, ..purged };
-            !(begins && *start == Seqno::ZERO) && purged.is_missed_by_backfill(*start, range.first)
-        })
+        let begins = *start == Seqno::ZERO && range.first == nothing_below.next();
+        let Some(asked) = purged.filter(|_| !begins) else {
+            return Ok(false);
+        };
+        let mut purged = Purged { here, ..asked };
+        if let Some(high) = &mut purged.collections_high {
+            // It only rises, and an empty collection has no counts.
+            for (id, counts) in &snapshot.counts()?.collections {
+                if filter.has(*id) {
+                    *high = counts.high_seqno.max(*high);
+                }
+            }
+        }
+        Ok(purged.is_missed_by_backfill(*start, range.first))
     }
 }
 
@@ -371,87 +388,4 @@ impl Reading<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use messages::stream::StreamFilter;
-    use storage::{Cas, CollectionId, Document, DocumentKey, ManifestUid, ScopeId, SystemEvent};
-
-    use super::*;
-    use crate::vbucket::tests::support::active;
-
-    const NEW: CollectionId = CollectionId(9);
-
-    fn request() -> BackfillRequest {
-        let scope = StreamFilter::Scope(ScopeId::DEFAULT);
-        BackfillRequest {
-            core: active().core,
-            consumer: "test".into(),
-            range: BackfillRange {
-                first: Seqno(1),
-                last: Seqno(9),
-            },
-            start: Seqno::ZERO,
-            nothing_below: Seqno::ZERO,
-            purged: None,
-            filter: Filter::of(&scope, &[]).expect("a filter"),
-            pipe: Arc::new(Pipe::new(|| {})),
-        }
-    }
-
-    fn begin() -> Item {
-        let event = SystemEvent::CollectionBegin {
-            uid: ManifestUid(3),
-            scope: ScopeId::DEFAULT,
-            collection: NEW,
-            name: "new".to_owned(),
-            max_ttl_s: 0,
-        };
-        let document = Document::new(event.key().expect("a key"), event.value(), Cas(1));
-        let mut item = Item::mutation(Seqno(1), document);
-        item.operation = event.operation();
-        item
-    }
-
-    fn item(seqno: u64, collection: CollectionId) -> Item {
-        let key = DocumentKey::new(collection, b"k").expect("a key");
-        Item::mutation(Seqno(seqno), Document::new(key, "v", Cas(1)))
-    }
-
-    #[test]
-    fn what_begins_in_a_scope_passes_from_then_on() {
-        let mut request = request();
-        // Two steps: what the first one read, the second one knows.
-        for (items, passed) in [
-            (vec![item(1, NEW), begin()], 1),
-            (vec![item(3, NEW), item(4, CollectionId(10))], 1),
-        ] {
-            let mut reading = Reading {
-                request: &mut request,
-                dropped: &[],
-                chunk: Chunk::default(),
-                items: 0,
-                bad: None,
-            };
-            for item in &items {
-                assert!(reading.visit(ItemView::of(item)).is_continue());
-            }
-            assert_eq!(reading.chunk.items.len(), passed);
-            assert_eq!(reading.chunk.skipped.items, 1);
-        }
-    }
-
-    #[test]
-    fn one_that_is_lost_says_so_and_one_that_ended_says_no_more() {
-        let request = request();
-        let lost = Arc::clone(&request.pipe);
-        drop(Backfill::new(request.clone()));
-        assert_eq!(lost.broken(), Some(BackfillEnd::Panicked));
-        let pipe = Arc::new(Pipe::new(|| {}));
-        let request = BackfillRequest {
-            pipe: Arc::clone(&pipe),
-            ..request
-        };
-        pipe.end(BackfillEnd::Aborted);
-        drop(Backfill::new(request));
-        assert_eq!(pipe.broken(), Some(BackfillEnd::Aborted));
-    }
-}
+mod tests;

@@ -42,7 +42,7 @@ pub struct Backfills {
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) queues: Mutex<Queues<Backfill>>,
+    pub(super) queues: Mutex<Queues<Backfill, Arc<Pipe>>>,
     pub(super) store: StoreHandle,
     pub(super) environment: Environment,
     pub(super) limits: BackfillLimits,
@@ -157,10 +157,10 @@ impl Shared {
         }
     }
 
-    pub(super) fn release(&self, consumer: &Arc<str>, bytes: u64) {
+    pub(super) fn release(&self, of: (&Arc<str>, BackfillId), bytes: u64) {
         let goes_on = bytes > 0 && {
             let now = self.now();
-            self.queues.lock().released(consumer, bytes, now)
+            self.queues.lock().released(of, bytes, now)
         };
         if goes_on {
             self.wake();
@@ -190,7 +190,7 @@ impl BackfillHandle {
     pub fn take(&self) -> Piped {
         let piped = self.pipe.take();
         if let Piped::Chunk(Chunk { bytes, .. }) = &piped {
-            self.shared.release(&self.consumer, *bytes);
+            self.shared.release((&self.consumer, self.id), *bytes);
             if self.pipe.is_empty() {
                 self.hasten();
             }
@@ -235,6 +235,7 @@ impl Drop for BackfillHandle {
         };
         // With its snapshot, outside the lock.
         drop(taken);
-        self.shared.release(&self.consumer, self.pipe.drain());
+        let left = self.pipe.drain();
+        self.shared.release((&self.consumer, self.id), left);
     }
 }

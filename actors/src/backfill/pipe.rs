@@ -1,7 +1,8 @@
 //! Between the reader of a backfill and its stream: what was read, and how it ended.
 //!
 //! Invariant: a reader puts, a stream takes, neither waits for the other; the end is seen behind everything that was
-//! read before it, but for an end that is not a completion, behind which nothing that was read counts any more.
+//! read before it, but for an end that is not a completion, behind which nothing that was read counts any more. The first
+//! end counts, unless it is a completion whose end nobody comes for.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -132,6 +133,18 @@ impl Pipe {
 
     pub(super) fn put(&self, chunk: Chunk) {
         self.inner.lock().chunks.push_back(chunk);
+        (self.nudge)();
+    }
+
+    /// Nothing was taken for too long: what is left in it is not waited for any longer, also when it is all there is.
+    pub(super) fn give_up(&self) {
+        let mut inner = self.inner.lock();
+        if let None | Some(BackfillEnd::Complete(_)) = inner.end
+            && !inner.chunks.is_empty()
+        {
+            inner.end = Some(BackfillEnd::Slow);
+        }
+        drop(inner);
         (self.nudge)();
     }
 

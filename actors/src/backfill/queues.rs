@@ -1,7 +1,7 @@
 //! Whose backfill is read next: queues, limits, turns, and who must wait because its consumer takes nothing.
 //!
-//! Pure; `T` is the backfill itself. Invariant: an entry is in one queue, or in the hands of one reader; a consumer that
-//! takes nothing holds up nobody else's backfills; what was buffered is given back exactly once.
+//! Pure; `T` is the backfill itself, `P` its pipe. Invariant: an entry is in one queue, or in the hands of one reader; a
+//! consumer that takes nothing holds up nobody else's backfills; what was buffered is given back exactly once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct BackfillLimits {
     pub buffer_bytes_max: u64,
     /// Bytes of a step.
     pub step_bytes: usize,
-    /// After so long with a full buffer of which nothing was taken a backfill is given up.
+    /// After so long with a full buffer a backfill of which nothing was taken is given up.
     pub idle_max: Duration,
     /// What cannot be done yet is tried again after this, unless somebody says earlier that it can.
     pub retry: Duration,
@@ -56,11 +56,12 @@ pub struct Entry<T> {
 /// What a reader does next.
 #[must_use]
 #[derive(Debug)]
-pub enum Next<T> {
+pub enum Next<T, P> {
     /// A step of this, which then goes back by [`Queues::put_back`], or is [`Queues::done`].
     Run(Entry<T>),
-    /// This is given up: its consumer took nothing for too long.
-    GiveUp(Entry<T>),
+    /// The backfills of these pipes are given up: nothing was taken of them for too long. Whoever has the other end
+    /// cancels them.
+    GiveUp(Vec<P>),
     /// Nothing before this time.
     WaitUntil(Duration),
     /// Nothing until somebody says so.
@@ -78,8 +79,17 @@ pub enum Turn {
     Later(Duration),
 }
 
+/// What was read by one backfill, which may be over by now, and not taken.
 #[derive(Debug)]
-struct Group<T> {
+struct Unread<P> {
+    pipe: P,
+    bytes: u64,
+    /// When something of it was taken last.
+    taken_at: Duration,
+}
+
+#[derive(Debug)]
+struct Group<T, P> {
     /// Over the limits: hold nothing yet.
     pending: VecDeque<Entry<T>>,
     /// Never run.
@@ -89,13 +99,15 @@ struct Group<T> {
     running: BTreeSet<BackfillId>,
     /// Of those running: to be run again at once, whatever they say.
     hastened: BTreeSet<BackfillId>,
+    unread: BTreeMap<BackfillId, Unread<P>>,
+    /// The bytes of all of them.
     buffered: u64,
-    is_full: bool,
-    taken_at: Duration,
+    /// Since when there are too many, if there are.
+    full_since: Option<Duration>,
 }
 
-impl<T> Group<T> {
-    fn new() -> Group<T> {
+impl<T, P: Clone> Group<T, P> {
+    fn new() -> Group<T, P> {
         Group {
             pending: VecDeque::new(),
             initializing: VecDeque::new(),
@@ -103,9 +115,9 @@ impl<T> Group<T> {
             snoozing: Vec::new(),
             running: BTreeSet::new(),
             hastened: BTreeSet::new(),
+            unread: BTreeMap::new(),
             buffered: 0,
-            is_full: false,
-            taken_at: Duration::ZERO,
+            full_since: None,
         }
     }
 
@@ -137,22 +149,50 @@ impl<T> Group<T> {
         let at = self.snoozing.iter().position(|(_, entry)| entry.id == id)?;
         Some(self.snoozing.swap_remove(at).1)
     }
+
+    /// Of a buffer that is full: the pipes of which nothing was taken for `idle_max`, or when the first of them will be
+    /// one.
+    fn idle(&mut self, full_since: Duration, idle_max: Duration, now: Duration) -> Idle<P> {
+        let (mut pipes, mut first) = (Vec::new(), None::<Duration>);
+        for unread in self.unread.values_mut() {
+            let since = unread.taken_at.max(full_since);
+            let until = since.saturating_add(idle_max);
+            if until <= now {
+                pipes.push(unread.pipe.clone());
+                // Should nobody listen, it is said again.
+                unread.taken_at = now;
+            } else {
+                first = Some(first.map_or(until, |first| first.min(until)));
+            }
+        }
+        if pipes.is_empty() {
+            Idle::NotBefore(first)
+        } else {
+            Idle::Since(pipes)
+        }
+    }
+}
+
+/// What of a full buffer stands still.
+enum Idle<P> {
+    Since(Vec<P>),
+    NotBefore(Option<Duration>),
 }
 
 /// All backfills of a bucket.
 #[derive(Debug)]
-pub struct Queues<T> {
+pub struct Queues<T, P> {
     limits: BackfillLimits,
-    groups: BTreeMap<Arc<str>, Group<T>>,
+    groups: BTreeMap<Arc<str>, Group<T, P>>,
     last_served: Option<Arc<str>>,
     next_id: u64,
     is_stopped: bool,
 }
 
-impl<T> Queues<T> {
+impl<T, P: Clone> Queues<T, P> {
     /// Nothing to do yet.
     #[must_use]
-    pub fn new(limits: BackfillLimits) -> Queues<T> {
+    pub fn new(limits: BackfillLimits) -> Queues<T, P> {
         Queues {
             limits,
             groups: BTreeMap::new(),
@@ -184,7 +224,7 @@ impl<T> Queues<T> {
     }
 
     /// What to do next. Consumers take turns.
-    pub fn next(&mut self, now: Duration) -> Next<T> {
+    pub fn next(&mut self, now: Duration) -> Next<T, P> {
         if self.is_stopped {
             return Next::End;
         }
@@ -198,13 +238,10 @@ impl<T> Queues<T> {
             group.wake_snoozing(now);
             let first = group.snoozing.iter().map(|(until, _)| *until).min();
             first.into_iter().for_each(&mut wake_by);
-            if group.is_full {
-                let until = group.taken_at.saturating_add(self.limits.idle_max);
-                if until > now {
-                    wake_by(until);
-                } else if let Some(entry) = group.active.pop_front() {
-                    group.taken_at = now;
-                    return Next::GiveUp(entry);
+            if let Some(full_since) = group.full_since {
+                match group.idle(full_since, self.limits.idle_max, now) {
+                    Idle::Since(pipes) => return Next::GiveUp(pipes),
+                    Idle::NotBefore(until) => until.into_iter().for_each(&mut wake_by),
                 }
                 continue;
             }
@@ -267,31 +304,50 @@ impl<T> Queues<T> {
         true
     }
 
-    /// So much was read for a consumer.
-    pub fn buffered(&mut self, consumer: &Arc<str>, bytes: u64, now: Duration) {
+    /// So much was read by a backfill, and put in this pipe.
+    pub fn buffered(&mut self, of: (&Arc<str>, BackfillId), pipe: &P, bytes: u64, now: Duration) {
+        if bytes == 0 {
+            return;
+        }
+        let (consumer, id) = of;
         let group = self.groups.entry(Arc::clone(consumer));
         let group = group.or_insert_with(Group::new);
+        let unread = group.unread.entry(id).or_insert_with(|| Unread {
+            pipe: pipe.clone(),
+            bytes: 0,
+            taken_at: now,
+        });
+        unread.bytes = unread.bytes.saturating_add(bytes);
         group.buffered = group.buffered.saturating_add(bytes);
-        if !group.is_full && group.buffered >= self.limits.buffer_bytes_max {
-            group.is_full = true;
-            group.taken_at = now;
+        if group.buffered >= self.limits.buffer_bytes_max {
+            group.full_since.get_or_insert(now);
         }
     }
 
     /// So much of it was taken, or thrown away; whether reading goes on because of that.
-    pub fn released(&mut self, consumer: &Arc<str>, bytes: u64, now: Duration) -> bool {
+    pub fn released(&mut self, of: (&Arc<str>, BackfillId), bytes: u64, now: Duration) -> bool {
+        let (consumer, id) = of;
         let Some(group) = self.groups.get_mut(consumer) else {
             return false;
         };
-        if bytes > group.buffered {
-            tracing::error!(%consumer, bytes, buffered = group.buffered, "more was taken than was read");
+        let unread = group.unread.get_mut(&id);
+        let there = unread.as_ref().map_or(0, |unread| unread.bytes);
+        if bytes > there {
+            tracing::error!(%consumer, bytes, there, "more was taken than was read");
         }
+        let bytes = bytes.min(there);
+        if let Some(unread) = unread {
+            unread.bytes = unread.bytes.saturating_sub(bytes);
+            unread.taken_at = now;
+        }
+        group.unread.retain(|_, unread| unread.bytes > 0);
         group.buffered = group.buffered.saturating_sub(bytes);
-        group.taken_at = now;
         let max = self.limits.buffer_bytes_max;
         let has_room = group.buffered == 0 || group.buffered < max.saturating_sub(max / 4);
-        let goes_on = group.is_full && has_room;
-        group.is_full &= !has_room;
+        let goes_on = has_room && group.full_since.is_some();
+        if has_room {
+            group.full_since = None;
+        }
         self.forget(consumer);
         goes_on
     }
@@ -338,7 +394,7 @@ impl<T> Queues<T> {
     #[must_use]
     pub fn figures(&self) -> (usize, u64) {
         let groups = self.groups.values();
-        let count = |group: &Group<T>| group.pending.len().saturating_add(group.in_progress());
+        let count = |group: &Group<T, P>| group.pending.len().saturating_add(group.in_progress());
         let backfills = groups.clone().map(count).sum();
         (backfills, groups.map(|group| group.buffered).sum())
     }

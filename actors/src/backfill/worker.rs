@@ -47,7 +47,11 @@ impl Reader {
         let next = self.shared.queues.lock().next(now);
         match next {
             Next::Run(entry) => self.in_hand = Some(entry),
-            Next::GiveUp(entry) => entry.job.request().pipe.end(BackfillEnd::Slow),
+            Next::GiveUp(pipes) => {
+                for pipe in pipes {
+                    pipe.give_up();
+                }
+            }
             Next::WaitUntil(until) => return Step::IdleFor(until.saturating_sub(now)),
             Next::Wait => return Step::Idle,
             Next::End => return Step::Ended,
@@ -118,14 +122,12 @@ impl Reader {
         if chunk.items.is_empty() && chunk.skipped.items == 0 {
             return;
         }
+        let of = (&entry.consumer, entry.id);
         let (bytes, now) = (chunk.bytes, self.shared.now());
-        self.shared
-            .queues
-            .lock()
-            .buffered(&entry.consumer, bytes, now);
+        self.shared.queues.lock().buffered(of, pipe, bytes, now);
         pipe.put(chunk);
         if pipe.is_cancelled() {
-            self.shared.release(&entry.consumer, pipe.drain());
+            self.shared.release(of, pipe.drain());
         }
     }
 }

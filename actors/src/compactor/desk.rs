@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use super::budget::IoBudget;
 use super::look::Look;
 use super::policy::{CompactionPolicy, VbucketFigures};
-use super::prepares::ErasedPrepares;
+use super::prepares::{ErasedPrepares, PastOf};
 use super::state::{
     Assignment, CompactionFigures, CompactorLimits, CompactorState, Effect, Purge, RunEnd, Taken,
     WaiterId,
 };
-use super::vbucket::{Compactable, CompactionTable};
+use super::vbucket::CompactionTable;
 use super::worker::CompactionWorker;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
@@ -295,36 +295,18 @@ impl Compactor {
     }
 
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
-    pub(super) fn settle(&self, of: Assignment, core: Option<&dyn Compactable>, end: RunEnd) {
-        match &end {
-            RunEnd::Complete(published) => self.published(core, published),
-            RunEnd::Failed {
-                published: Some(published),
-                ..
-            } => self.published(core, published),
-            RunEnd::Failed {
-                published: None, ..
-            }
-            | RunEnd::Aborted(_)
-            | RunEnd::Refused(_)
-            | RunEnd::Interrupted
-            | RunEnd::Crashed(_) => {}
+    pub(super) fn settle(&self, of: Assignment, end: RunEnd) {
+        // One that panicked is unwinding. What is left, or finds no room, is told by whoever looks for work next.
+        if !matches!(end, RunEnd::Crashed(_)) {
+            self.shared.prepares.lock().tell();
         }
         let now = self.now();
         self.change(|state| state.settle(of, end, now));
     }
 
-    fn published(&self, core: Option<&dyn Compactable>, published: &Compacted) {
-        if let Some(core) = core {
-            core.purged(published.purge_seqno);
-        }
-        // What there is no room for is told later, by whoever looks for work.
-        self.shared.prepares.lock().tell();
-    }
-
     /// These prepares are erased, and that is on disk: from now on they are told, whatever becomes of whoever found it.
-    pub(super) fn note_erased(&self, vbucket: VbucketId, prepares: &[ErasedPrepare]) {
-        self.shared.prepares.lock().erased(vbucket, prepares);
+    pub(super) fn note_erased(&self, of: PastOf, prepares: &[ErasedPrepare]) {
+        self.shared.prepares.lock().erased(of, prepares);
     }
 
     /// Tells what is to be told; when (monotonic) to try again, if there was no room for all of it.

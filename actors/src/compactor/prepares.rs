@@ -1,6 +1,6 @@
 //! Who is told which prepares compactions erased, and what was not told yet.
 //!
-//! Invariant: at most one entry for each vbucket, kept until it was handed over; a receiver whose mailbox is full delays
+//! Invariant: at most one entry for each past of a vbucket (rule R2), kept until it was handed over; a receiver whose mailbox is full delays
 //! it and loses nothing (rule R18). After a crash, or a store that was opened anew, nothing needs to be told: whoever
 //! tracks prepares reads them anew then.
 
@@ -11,14 +11,17 @@ use actix::Recipient;
 use actix::prelude::SendError;
 
 use messages::compactor::PreparesErased;
-use storage::{ErasedPrepare, VbucketId};
+use storage::{ErasedPrepare, Incarnation, RollbackEpoch, VbucketId};
+
+/// Which past of which vbucket.
+pub type PastOf = (VbucketId, Incarnation, RollbackEpoch);
 
 /// What is to be told, to whom.
 #[derive(Default)]
 pub struct ErasedPrepares {
     receiver: Option<Recipient<PreparesErased>>,
     /// On disk, not told yet.
-    untold: BTreeMap<VbucketId, Vec<ErasedPrepare>>,
+    untold: BTreeMap<PastOf, Vec<ErasedPrepare>>,
 }
 
 impl ErasedPrepares {
@@ -28,9 +31,9 @@ impl ErasedPrepares {
     }
 
     /// These are erased, and that is on disk.
-    pub fn erased(&mut self, vbucket: VbucketId, prepares: &[ErasedPrepare]) {
+    pub fn erased(&mut self, of: PastOf, prepares: &[ErasedPrepare]) {
         if self.receiver.is_some() && !prepares.is_empty() {
-            let untold = self.untold.entry(vbucket).or_default();
+            let untold = self.untold.entry(of).or_default();
             untold.extend_from_slice(prepares);
         }
     }
@@ -40,13 +43,19 @@ impl ErasedPrepares {
         let Some(receiver) = &self.receiver else {
             return true;
         };
-        while let Some((vbucket, prepares)) = self.untold.pop_first() {
-            let message = PreparesErased { vbucket, prepares };
+        while let Some((of, prepares)) = self.untold.pop_first() {
+            let (vbucket, incarnation, epoch) = of;
+            let message = PreparesErased {
+                vbucket,
+                incarnation,
+                epoch,
+                prepares,
+            };
             match receiver.try_send(message) {
                 // One whose address is closed has nothing to forget any more.
                 Ok(()) | Err(SendError::Closed(_)) => {}
                 Err(SendError::Full(message)) => {
-                    self.untold.insert(vbucket, message.prepares);
+                    self.untold.insert(of, message.prepares);
                     return false;
                 }
             }

@@ -97,6 +97,7 @@ impl CompactionWorker {
                     vbucket,
                     job: None,
                     lease,
+                    of: None,
                     began: None,
                     spent: 0,
                     resume_at: Duration::ZERO,
@@ -129,7 +130,8 @@ impl CompactionWorker {
         if hooks.hold(place, || self.compactor.waker()) {
             return Step::Idle;
         }
-        if working.job.is_none() {
+        let is_first = working.job.is_none();
+        if is_first {
             let begun = self.compactor.begun(working.assignment);
             self.is_in_store = true;
             let begun = begun.map(|purge| working.make_job(&self.compactor, purge));
@@ -157,11 +159,15 @@ impl CompactionWorker {
         self.is_in_store = true;
         let outcome = working.span.in_scope(|| job.step());
         self.is_in_store = false;
-        // First: nobody looks for them again, so a panic from here on must not lose them.
-        let vbucket = working.assignment.vbucket;
-        if let Some(published) = published(&outcome) {
+        if is_first && !working.is_of_its_past() {
+            self.end(RunEnd::Interrupted);
+            return Step::Again;
+        }
+        // First: nobody looks for it again, so a panic from here on must not lose it.
+        if let Some((published, of)) = published(&outcome).zip(working.of) {
             let prepares = &published.prepares_erased;
-            self.compactor.note_erased(vbucket, prepares);
+            self.compactor.note_erased(of, prepares);
+            working.vbucket.purged(published.purge_seqno);
         }
         working.is_publishing |= stage == CompactionStage::Publish;
         working.account(&self.compactor);
@@ -263,21 +269,10 @@ impl CompactionWorker {
 
     /// Lets go of the run in hand, then settles it.
     fn end(&mut self, end: RunEnd) {
-        let mut core = None;
-        if let Some(working) = self.working.take() {
-            let Working {
-                vbucket,
-                job,
-                lease,
-                ..
-            } = working;
-            // Nobody who is answered finds the store still in use.
-            drop(job);
-            drop(lease);
-            core = Some(vbucket);
-        }
+        // Nobody who is answered finds the store still in use.
+        drop(self.working.take());
         if let Some(assignment) = self.in_hand {
-            self.compactor.settle(assignment, core.as_deref(), end);
+            self.compactor.settle(assignment, end);
             self.in_hand = None;
         }
     }

@@ -4,7 +4,8 @@
 //! Never in the way of a commit for longer than a publish, whatever the size of a merge (MB-38428). Woken by the
 //! writers; level-triggered, because what is to be done is a function of the store's own figures. Invariant: what
 //! failed is told once a try and waits longer each time, while other kinds of work go on; an aborted piece moves no
-//! figure. While memory is short the log shards are sealed before their time, but other work has its turn in between.
+//! figure. While memory is short the log shards are sealed before their time, but other work has its turn in between;
+//! once nothing more is to be sealed, the checkpoint logs give back what they can.
 
 mod pressure;
 
@@ -56,6 +57,8 @@ pub struct MaintenanceWorker {
     next_shard: u16,
     /// The last piece was a seal for lack of memory: the next one is something else, if there is anything.
     has_relieved: bool,
+    /// The logs are not asked to give anything back before then (monotonic).
+    next_relief: Duration,
     /// Failures in a row, by log shard and kind.
     failures: BTreeMap<(u16, FailureKind), u32>,
     /// Log shards left alone, and until when (monotonic).
@@ -82,6 +85,7 @@ impl MaintenanceWorker {
             is_in_store: false,
             next_shard: 0,
             has_relieved: false,
+            next_relief: Duration::ZERO,
             failures: BTreeMap::new(),
             put_off: BTreeMap::new(),
         }
@@ -114,10 +118,24 @@ impl MaintenanceWorker {
                 return Step::Again;
             }
         }
-        match self.put_off.values().min() {
+        // What the logs give back is freed without the store.
+        drop(lease);
+        let times = [self.relieve(now), self.put_off.values().min().copied()];
+        match times.into_iter().flatten().min() {
             Some(until) => Step::IdleFor(until.saturating_sub(now)),
             None => Step::Idle,
         }
+    }
+
+    /// Behind sealing: has the checkpoint logs give back what they can, if memory is short. When to look again.
+    fn relieve(&mut self, now: Duration) -> Option<Duration> {
+        if self.next_relief <= now {
+            if !pressure::relieve_logs(&*self.config.memory) {
+                return None;
+            }
+            self.next_relief = now.saturating_add(pressure::AGAIN);
+        }
+        Some(self.next_relief)
     }
 
     /// The next piece of work of a log shard.

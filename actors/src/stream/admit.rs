@@ -2,11 +2,12 @@
 //!
 //! Pure. Invariant: what is admitted starts inside the vbucket's history, and nothing was changed for what is not.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use messages::OperationError;
 use messages::stream::{StreamFlags, StreamRequest, StreamRequestError};
-use storage::{FailoverTable, Seqno, SnapshotRange, VbucketId, VbucketState, VbucketUuid};
+use storage::{FailoverTable, ScopeId, Seqno, SnapshotRange, VbucketId, VbucketState, VbucketUuid};
 
 use super::filter::{Filter, OpenCollection};
 use super::rollback::{Purged, RollbackQuestion, rollback_to};
@@ -35,6 +36,8 @@ pub struct VbucketView {
     pub failover_table: FailoverTable,
     /// The collections it has.
     pub collections: Vec<OpenCollection>,
+    /// The scopes it has, also those without a collection.
+    pub scopes: BTreeSet<ScopeId>,
 }
 
 /// A stream that may begin.
@@ -62,14 +65,14 @@ pub struct Admitted {
     pub purged: Option<Purged>,
 }
 
-/// Checks a request. `is_open`: whether there is such a stream that is not dead.
+/// Checks a request. `is_open`: whether there is such a stream that is not dead. What can be said of its words alone was
+/// said by [`check_words`], before anybody looked for the vbucket.
 pub fn admit(
     request: &StreamRequest,
     view: &VbucketView,
     is_open: bool,
 ) -> Result<Admitted, StreamRequestError> {
     let flags = request.flags;
-    check_words(request)?;
     check_state(flags, view)?;
     let (mut start, mut snapshot) = (request.start, request.snapshot);
     let mut vbucket_uuid = request.vbucket_uuid;
@@ -93,7 +96,7 @@ pub fn admit(
     if start < snapshot.start || start > snapshot.end {
         return Err(StreamRequestError::OutsideSnapshot { start, snapshot });
     }
-    let filter = Filter::of(&request.filter, &view.collections)?;
+    let filter = Filter::of(&request.filter, &view.collections, &view.scopes)?;
     if is_open {
         return Err(StreamRequestError::StreamExists {
             consumer: Arc::clone(&request.consumer),
@@ -147,7 +150,8 @@ pub fn admit(
     })
 }
 
-fn check_words(request: &StreamRequest) -> Result<(), StreamRequestError> {
+/// What is wrong with a request whatever it is asked of.
+pub fn check_words(request: &StreamRequest) -> Result<(), StreamRequestError> {
     let unknown = request.flags.0 & !StreamFlags::KNOWN.0;
     if unknown != 0 {
         return Err(StreamRequestError::UnknownFlags { unknown });
@@ -203,7 +207,7 @@ fn end_of(
 #[cfg(test)]
 mod tests {
     use messages::stream::StreamFilter;
-    use storage::{CollectionId, ScopeId};
+    use storage::CollectionId;
 
     use super::*;
 
@@ -233,6 +237,7 @@ mod tests {
                     high: Seqno(60),
                 },
             ],
+            scopes: [ScopeId::DEFAULT, ScopeId(9), ScopeId(10)].into(),
         }
     }
 
@@ -279,7 +284,8 @@ mod tests {
         let is_open = true;
         let mut answers = Vec::new();
         let mut ask = |bad: &StreamRequest, vbucket: &VbucketView| {
-            answers.push(admit(bad, vbucket, is_open).expect_err("a refusal"));
+            let answer = check_words(bad).and_then(|()| admit(bad, vbucket, is_open));
+            answers.push(answer.expect_err("a refusal"));
         };
         ask(&bad, &vbucket);
         bad.flags = StreamFlags::ACTIVE_VB_ONLY;
@@ -379,6 +385,20 @@ mod tests {
             ..from(90)
         };
         assert_eq!(admitted(&behind).end, Seqno(60));
+    }
+
+    #[test]
+    fn a_scope_is_streamed_from_where_its_first_collection_began() {
+        let of = |scope| StreamRequest {
+            filter: StreamFilter::Scope(ScopeId(scope)),
+            ..request()
+        };
+        let admitted = |scope| admit(&of(scope), &view(), false).expect("a stream");
+        assert_eq!(admitted(9).nothing_below, Seqno(19));
+        // One without collections may get some.
+        assert_eq!(admitted(10).nothing_below, Seqno::ZERO);
+        let unknown = refused(&of(11), &view());
+        assert_eq!(unknown, StreamRequestError::UnknownScope(ScopeId(11)));
     }
 
     #[test]

@@ -52,10 +52,11 @@ pub enum Sight {
 }
 
 impl Filter {
-    /// The filter for a request, among the collections there are.
+    /// The filter for a request, among the collections and scopes there are.
     pub fn of(
         request: &StreamFilter,
         open: &[OpenCollection],
+        scopes: &BTreeSet<ScopeId>,
     ) -> Result<Filter, StreamRequestError> {
         let wanted = match request {
             StreamFilter::All => Wanted::All,
@@ -73,13 +74,12 @@ impl Filter {
                 }
             }
             StreamFilter::Scope(scope) => {
-                let of_it = open.iter().filter(|one| one.scope == *scope);
-                let collections: BTreeSet<_> = of_it.map(|one| one.id).collect();
-                if collections.is_empty() && *scope != ScopeId::DEFAULT {
+                if !scopes.contains(scope) {
                     return Err(StreamRequestError::UnknownScope(*scope));
                 }
+                let of_it = open.iter().filter(|one| one.scope == *scope);
                 Wanted::Some {
-                    collections,
+                    collections: of_it.map(|one| one.id).collect(),
                     scope: Some(*scope),
                 }
             }
@@ -116,6 +116,7 @@ impl Filter {
                     let seqno = item.seqno;
                     Sight::Event(StreamEvent::SystemEvent(Box::new(SystemEventAt {
                         seqno,
+                        cas: item.document.cas,
                         event,
                     })))
                 }
@@ -231,6 +232,10 @@ mod tests {
 
     const FRUIT: CollectionId = CollectionId(8);
 
+    fn filter_for(wanted: &StreamFilter) -> Filter {
+        Filter::of(wanted, &open(), &[ScopeId::DEFAULT].into()).expect("a filter")
+    }
+
     fn open() -> [OpenCollection; 2] {
         let collection = |id, start| OpenCollection {
             id,
@@ -264,10 +269,10 @@ mod tests {
 
     #[test]
     fn only_what_is_wanted_passes() {
-        let filter = Filter::of(&StreamFilter::Collections(vec![FRUIT]), &open()).expect("it");
+        let filter = filter_for(&StreamFilter::Collections(vec![FRUIT]));
         assert!(matches!(filter.sees(&item(FRUIT)), Sight::Event(_)));
         assert_eq!(filter.sees(&item(CollectionId::DEFAULT)), Sight::Other);
-        let all = Filter::of(&StreamFilter::All, &open()).expect("it");
+        let all = filter_for(&StreamFilter::All);
         assert!(matches!(all.sees(&item(FRUIT)), Sight::Event(_)));
         assert!(matches!(
             all.sees(&event_item(&end(FRUIT))),
@@ -277,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_end_of_its_last_collection_empties_it() {
-        let mut filter = Filter::of(&StreamFilter::Collections(vec![FRUIT]), &open()).expect("it");
+        let mut filter = filter_for(&StreamFilter::Collections(vec![FRUIT]));
         let other = event_item(&end(CollectionId(9)));
         assert_eq!(filter.sees(&other), Sight::Other);
         assert!(matches!(
@@ -292,7 +297,7 @@ mod tests {
     #[test]
     fn a_scope_gains_what_begins_in_it() {
         let scope = StreamFilter::Scope(ScopeId::DEFAULT);
-        let mut filter = Filter::of(&scope, &open()).expect("it");
+        let mut filter = filter_for(&scope);
         let begin = SystemEvent::CollectionBegin {
             uid: ManifestUid(3),
             scope: ScopeId::DEFAULT,
@@ -310,7 +315,8 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_refused() {
-        let ask = |filter| Filter::of(&filter, &open()).expect_err("no filter");
+        let scopes = [ScopeId::DEFAULT].into();
+        let ask = |filter| Filter::of(&filter, &open(), &scopes).expect_err("no filter");
         let unknown = ask(StreamFilter::Collections(vec![CollectionId(77)]));
         assert_eq!(
             unknown,

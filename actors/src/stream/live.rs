@@ -10,7 +10,9 @@ use storage::VbucketId;
 
 use super::admit::Admitted;
 use super::sink::{Farewells, Nobody, Offer, StreamSink};
-use super::state::{StreamState, Want};
+use super::slice::Slice;
+use super::state::StreamState;
+use super::want::{BackfillRange, Want};
 use super::window::Window;
 use crate::backfill::{BackfillHandle, BackfillRequest, Backfills, Pipe, Piped};
 use crate::vbucket::checkpoint::{CursorName, TakeLimits};
@@ -110,32 +112,35 @@ impl Live {
         self.state.end(reason);
     }
 
-    /// Does a bounded piece of what there is to do.
-    pub(super) fn look(&mut self) -> Looked {
+    /// Does a bounded piece of what there is to do: one at least, more while there is some of the slice left.
+    pub(super) fn look(&mut self, slice: &mut Slice) -> Looked {
         if self.sink.is_gone() {
             self.is_over = true;
             return Looked::Over;
         }
         self.notice();
         for _ in 0..PIECES_MAX {
-            match self.send() {
+            match self.send(slice) {
                 Some(looked) => {
                     if looked == Looked::SinkIsFull {
-                        self.lag();
+                        self.lag(slice);
                     }
                     return looked;
                 }
                 None if self.window.room() == 0 => {
-                    self.lag();
+                    self.lag(slice);
                     return Looked::Waits;
                 }
                 None => {}
             }
-            if let Moved::Nowhere = self.move_on() {
+            if let Moved::Nowhere = self.move_on(slice) {
                 self.let_go();
                 if !self.state.has_output() {
                     return Looked::Waits;
                 }
+            }
+            if slice.is_used_up() {
+                break;
             }
         }
         Looked::More
@@ -178,11 +183,12 @@ impl Live {
     }
 
     /// Sends what there is, as far as it may; what the look comes to, if that is decided.
-    fn send(&mut self) -> Option<Looked> {
+    fn send(&mut self, slice: &mut Slice) -> Option<Looked> {
         if self.unsent.is_none() && self.state.has_output() {
             let (events, bytes) = self.state.take_output(self.window.room());
             if !events.is_empty() {
                 self.window.note_sent(bytes);
+                slice.spend_bytes(bytes);
                 self.unsent = Some(StreamBatch {
                     vbucket: self.vbucket,
                     stream: self.id,
@@ -206,7 +212,7 @@ impl Live {
     }
 
     /// Gets more to send.
-    fn move_on(&mut self) -> Moved {
+    fn move_on(&mut self, slice: &mut Slice) -> Moved {
         if self.state.has_output() {
             return Moved::On;
         }
@@ -226,15 +232,15 @@ impl Live {
                 self.backfill = Some(self.links.backfills.schedule(request));
                 self.state.scheduled();
             }
-            Want::Backfilled => return self.take_backfilled(),
-            Want::Log => return self.take_logged(PIECE_ITEMS_MAX),
+            Want::Backfilled => return self.take_backfilled(slice),
+            Want::Log => return self.take_logged(PIECE_ITEMS_MAX, slice),
             Want::Nothing => return Moved::Nowhere,
         }
         self.let_go();
         Moved::On
     }
 
-    fn request(&self, range: super::state::BackfillRange) -> BackfillRequest {
+    fn request(&self, range: BackfillRange) -> BackfillRequest {
         let admitted = self.state.admitted();
         let (edge, vbucket) = (Arc::clone(&self.links.edge), self.vbucket);
         BackfillRequest {
@@ -249,7 +255,7 @@ impl Live {
         }
     }
 
-    fn take_backfilled(&mut self) -> Moved {
+    fn take_backfilled(&mut self, slice: &mut Slice) -> Moved {
         let Some(backfill) = &self.backfill else {
             self.state.end(StreamEndReason::Disconnected);
             return Moved::On;
@@ -257,9 +263,11 @@ impl Live {
         match backfill.take() {
             Piped::Nothing => return Moved::Nowhere,
             Piped::Ended(end) => self.state.backfill_ended(end),
-            Piped::Chunk(chunk) => self
-                .state
-                .backfilled(&chunk.items, chunk.up_to, chunk.skipped),
+            Piped::Chunk(chunk) => {
+                slice.spend_items(chunk.items.len());
+                self.state
+                    .backfilled(&chunk.items, chunk.up_to, chunk.skipped);
+            }
             Piped::Opened(watermarks) => {
                 let is_disk_only = self.state.admitted().is_disk_only;
                 let (core, held) = (Arc::clone(&self.links.core), watermarks.high_seqno);
@@ -280,7 +288,7 @@ impl Live {
         Moved::On
     }
 
-    fn take_logged(&mut self, items_max: usize) -> Moved {
+    fn take_logged(&mut self, items_max: usize, slice: &mut Slice) -> Moved {
         let Some(cursor) = &self.cursor else {
             self.state.cursor_dropped();
             return Moved::On;
@@ -296,7 +304,11 @@ impl Live {
             .take_for_stream(cursor, self.links.past, limits);
         match taken {
             Ok(taken) if taken.items.is_empty() => return Moved::Nowhere,
-            Ok(taken) => self.state.taken(&taken),
+            Ok(taken) => {
+                // Those it is not for cost time, too.
+                slice.spend_items(taken.items.len());
+                self.state.taken(&taken);
+            }
             Err(broken) => self.broken(broken),
         }
         self.let_go();
@@ -304,7 +316,7 @@ impl Live {
     }
 
     /// Nothing can be sent: if much waits behind the cursor, the cursor goes, and with it what it keeps in memory.
-    fn lag(&mut self) {
+    fn lag(&mut self, slice: &mut Slice) {
         let is_behind = |cursor: &StreamCursor| self.links.core.is_far_behind(cursor);
         if !self.cursor.as_ref().is_some_and(is_behind) {
             return;
@@ -317,7 +329,7 @@ impl Live {
         }
         // The end that was told must be delivered: at most the rest of one checkpoint is kept for that.
         while !self.state.may_drop_cursor() && self.state.want() == Want::Log {
-            if let Moved::Nowhere = self.take_logged(1) {
+            if let Moved::Nowhere = self.take_logged(1, slice) {
                 return;
             }
         }

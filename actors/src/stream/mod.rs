@@ -10,21 +10,25 @@ mod filter;
 mod size;
 mod admit;
 mod snapshot;
+mod want;
 mod state;
 mod window;
+mod slice;
 mod sink;
 mod live;
 mod producer;
 mod actor;
+pub mod consumer;
 
 pub use actor::{OpenStreamInto, ProducerCore};
-pub use admit::{Admitted, VbucketView, admit};
+pub use admit::{Admitted, VbucketView, admit, check_words};
 pub use filter::{Filter, OpenCollection, Sight};
 pub use producer::{Producer, ProducerConfig, StreamNumbers};
 pub use rollback::{Purged, RollbackQuestion, rollback_to};
 pub use sink::{Farewells, Offer, StreamSink};
 pub use size::flow_bytes;
-pub use state::{BackfillEnd, BackfillRange, Skipped, StreamState, Want};
+pub use state::StreamState;
+pub use want::{BackfillEnd, BackfillRange, Skipped, Want};
 pub use window::Acknowledged;
 
 #[cfg(test)]

@@ -14,14 +14,15 @@ use messages::stream::{
 };
 use storage::{FailoverEntry, VbucketId};
 
-use super::admit::admit;
+use super::admit::{admit, check_words};
 use super::live::{Links, Live, Looked};
 use super::sink::{Farewells, StreamSink};
+use super::slice::Slice;
 use super::window::{Acknowledged, Window};
 use crate::backfill::Backfills;
 use crate::vbucket::{DirtyVbuckets, VbucketCore, VbucketSlot};
 
-/// Vbuckets looked at before others of the thread have their turn.
+/// Vbuckets looked at before others of the thread have their turn, however little each needs.
 const VBUCKETS_PER_LOOK: usize = 32;
 
 /// What a producer works with.
@@ -79,6 +80,7 @@ impl Producer {
         sink: Box<dyn StreamSink>,
         acknowledged: Acknowledged,
     ) -> Result<StreamOpened, StreamRequestError> {
+        check_words(request)?;
         let vbucket = request.vbucket;
         let core = Arc::clone(self.core(vbucket)?);
         let (view, past) = core.stream_view()?;
@@ -152,11 +154,15 @@ impl Producer {
     pub fn look(&mut self) -> bool {
         self.config.edge.clear_wake();
         let is_kept = self.config.farewells.say_again();
+        let mut slice = Slice::default();
         for _ in 0..VBUCKETS_PER_LOOK {
+            if slice.is_used_up() {
+                break;
+            }
             let Some(vbucket) = self.config.edge.take() else {
                 break;
             };
-            self.look_at(vbucket);
+            self.look_at(vbucket, &mut slice);
         }
         self.config.edge.wake_for_rest();
         is_kept || !self.full.is_empty()
@@ -169,17 +175,27 @@ impl Producer {
         }
     }
 
-    fn look_at(&mut self, vbucket: VbucketId) {
+    fn look_at(&mut self, vbucket: VbucketId, slice: &mut Slice) {
         let Some(streams) = self.streams.get_mut(&vbucket) else {
             return;
         };
         let (mut is_more, mut is_full) = (false, false);
+        let mut served = 0usize;
         streams.retain_mut(|stream| {
-            let looked = stream.look();
+            if slice.is_used_up() {
+                is_more = true;
+                return true;
+            }
+            let looked = stream.look(slice);
             is_more |= looked == Looked::More;
             is_full |= looked == Looked::SinkIsFull;
-            looked != Looked::Over
+            let stays = looked != Looked::Over;
+            served = served.saturating_add(usize::from(stays));
+            stays
         });
+        // Those that had no turn are the first next time.
+        let served = served.min(streams.len());
+        streams.rotate_left(served);
         if streams.is_empty() {
             self.streams.remove(&vbucket);
         }

@@ -4,7 +4,7 @@
 //! start above the end of the one before.
 
 use messages::stream::{SnapshotFlags, SnapshotMarker};
-use storage::{Seqno, Watermarks};
+use storage::{Seqno, SnapshotKind, Watermarks};
 
 use crate::vbucket::checkpoint::SnapshotPiece;
 
@@ -16,6 +16,8 @@ pub(super) struct Told {
     pub(super) is_sent: bool,
     /// The last event sent lies here.
     pub(super) sent_up_to: Seqno,
+    /// It was read from disk in part, and its rest is to come from memory.
+    pub(super) is_in_part: bool,
     /// There was something of the stream's collections that is not to be seen.
     pub(super) has_invisible: bool,
     /// Passed over since the last event.
@@ -28,17 +30,26 @@ impl Told {
             marker,
             is_sent: false,
             sent_up_to: Seqno::ZERO,
+            is_in_part: false,
             has_invisible: false,
             skipped: 0,
         }
     }
 }
 
-/// The marker of a backfill that reads `first` and everything above, of a store that stands at these watermarks.
-pub(super) fn of_disk(first: Seqno, watermarks: &Watermarks) -> SnapshotMarker {
+/// The marker of a backfill that reads `first` and everything above, of a store that stands at these watermarks. What a
+/// replica got in part of its source's disk is whole only at that snapshot's end, as the store itself names it: the rest
+/// comes from memory (`is_followed`), under the same marker.
+pub(super) fn of_disk(first: Seqno, watermarks: &Watermarks, is_followed: bool) -> SnapshotMarker {
+    let (high, source) = (watermarks.high_seqno, watermarks.snapshot);
+    let is_in_part = watermarks.snapshot_kind == SnapshotKind::Disk && source.end > high;
     SnapshotMarker {
         start: first,
-        end: watermarks.high_seqno,
+        end: if is_in_part && is_followed {
+            source.end
+        } else {
+            high
+        },
         flags: SnapshotFlags::DISK.with(SnapshotFlags::CHECKPOINT),
         max_visible_seqno: Some(watermarks.max_visible_seqno),
         high_completed_seqno: Some(watermarks.completed_seqno),
@@ -49,6 +60,13 @@ pub(super) fn of_disk(first: Seqno, watermarks: &Watermarks) -> SnapshotMarker {
                 .max(watermarks.prepared_seqno),
         ),
         purge_seqno: Some(watermarks.purge_seqno),
+    }
+}
+
+impl Told {
+    /// Whether a piece of the log is the rest of it.
+    pub(super) fn goes_on_with(&self, piece: &SnapshotPiece) -> bool {
+        self.is_in_part && piece.kind.is_disk() && piece.end == self.marker.end
     }
 }
 

@@ -20,56 +20,11 @@ use super::admit::Admitted;
 use super::filter::{Filter, Sight};
 use super::size::flow_bytes;
 use super::snapshot::{self, Told};
+use super::want::{BackfillEnd, BackfillRange, Skipped, Want};
 use crate::vbucket::checkpoint::{Opening, Registered, Taken};
 
 /// So many items in a row may be passed over in a backfill before the consumer is told how far the stream is.
 const ANTILAG_ITEMS: u64 = 10_000;
-
-/// What a stream needs next.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// A cursor for a reader that holds everything up to here; then [`StreamState::registered`].
-    Register {
-        /// Up to here.
-        held: Seqno,
-    },
-    /// A backfill; then [`StreamState::scheduled`].
-    Backfill(BackfillRange),
-    /// What the backfill has read, or how it ended.
-    Backfilled,
-    /// What lies behind the cursor.
-    Log,
-    /// Nothing: it is over.
-    Nothing,
-}
-
-/// What a backfill must read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackfillRange {
-    /// From here on.
-    pub first: Seqno,
-    /// At least up to here.
-    pub last: Seqno,
-}
-
-/// How a backfill ended.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackfillEnd {
-    /// It was read up to here, the end of its snapshot, and everything that was found was handed over.
-    Complete(Seqno),
-    /// It was broken off: cancelled, or its snapshot was taken back.
-    Aborted,
-    /// A tombstone it would have needed may have been purged.
-    Purged,
-    /// Reading failed.
-    Failed,
-    /// Nobody took what it read for too long.
-    Slow,
-    /// It panicked.
-    Panicked,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -77,7 +32,8 @@ enum Phase {
     Scheduling(BackfillRange),
     Backfilling {
         first: Seqno,
-        is_open: bool,
+        /// Up to where it reads, once its snapshot is open.
+        last: Option<Seqno>,
         /// The cursor was dropped meanwhile: another backfill follows.
         is_followed: bool,
     },
@@ -203,7 +159,7 @@ impl StreamState {
         if let Phase::Scheduling(range) = self.phase {
             self.phase = Phase::Backfilling {
                 first: range.first,
-                is_open: false,
+                last: None,
                 is_followed: false,
             };
         }
@@ -219,17 +175,21 @@ impl StreamState {
             return;
         };
         let is_behind = registered.is_some_and(|one| one.backfill_needed);
+        let high = watermarks.high_seqno;
         self.phase = Phase::Backfilling {
             first,
-            is_open: true,
+            last: Some(high),
             is_followed: is_followed || is_behind,
         };
-        self.tell(snapshot::of_disk(first, watermarks));
+        self.tell(snapshot::of_disk(first, watermarks, registered.is_some()));
+        if let Some(told) = &mut self.told {
+            told.is_in_part = told.marker.end > high;
+        }
     }
 
     /// The backfill read these, and passed over others, up to `up_to`.
     pub fn backfilled(&mut self, items: &[Arc<Item>], up_to: Seqno, skipped: Skipped) {
-        let Phase::Backfilling { is_open: true, .. } = self.phase else {
+        let Phase::Backfilling { last: Some(_), .. } = self.phase else {
             return;
         };
         for item in items {
@@ -252,7 +212,10 @@ impl StreamState {
 
     /// The backfill is over.
     pub fn backfill_ended(&mut self, end: BackfillEnd) {
-        let Phase::Backfilling { is_followed, .. } = self.phase else {
+        let Phase::Backfilling {
+            is_followed, last, ..
+        } = self.phase
+        else {
             return;
         };
         let read = match end {
@@ -263,11 +226,14 @@ impl StreamState {
             BackfillEnd::Slow => return self.end(StreamEndReason::Slow),
             BackfillEnd::Panicked => return self.end(StreamEndReason::Disconnected),
         };
-        if self.told.is_none_or(|told| told.marker.end != read) {
+        if self.told.is_none() || last != Some(read) {
             tracing::error!(vbucket = %self.admitted.vbucket, %read, "a backfill ended where it was not to end");
             return self.end(StreamEndReason::BackfillFail);
         }
         self.last_read = self.last_read.max(read);
+        if self.told.is_some_and(|told| told.is_in_part) {
+            return self.go_on_in_memory(is_followed);
+        }
         self.close_snapshot();
         if self.last_read >= self.admitted.end || self.admitted.is_disk_only {
             self.end(StreamEndReason::Ok);
@@ -275,6 +241,19 @@ impl StreamState {
             self.phase = Phase::Registering;
         } else {
             self.enter_memory();
+        }
+    }
+
+    /// The rest of what was read in part lies behind the cursor; without one its end could not be delivered as it was told.
+    fn go_on_in_memory(&mut self, is_followed: bool) {
+        if !is_followed {
+            self.begins_checkpoint = true;
+            self.phase = Phase::InMemory;
+        } else if self.told.is_some_and(|told| told.is_sent) {
+            self.end(StreamEndReason::StateChanged);
+        } else {
+            self.told = None;
+            self.phase = Phase::Registering;
         }
     }
 
@@ -306,7 +285,16 @@ impl StreamState {
             return;
         }
         for piece in &taken.pieces {
+            let goes_on = self.told.is_some_and(|told| told.goes_on_with(piece));
+            let is_inside = self
+                .told
+                .is_some_and(|told| told.is_in_part && told.is_sent);
             match piece.opening {
+                Opening::Checkpoint | Opening::Snapshot if goes_on => {}
+                // Its source gave up what was read in part.
+                Opening::Checkpoint | Opening::Snapshot if is_inside => {
+                    return self.end(StreamEndReason::StateChanged);
+                }
                 Opening::Continues if self.told.is_some() => {}
                 Opening::AfterCut if self.told.is_some_and(|told| told.is_sent) => {
                     return self.end(StreamEndReason::StateChanged);
@@ -484,13 +472,4 @@ impl StreamState {
         self.last_read = self.last_read.max(seqno);
         self.out.push_back(StreamEvent::SeqnoAdvanced(seqno));
     }
-}
-
-/// What a backfill passed over by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Skipped {
-    /// How many.
-    pub items: u64,
-    /// Whether one was of the stream's collections, and not to be seen.
-    pub has_invisible: bool,
 }

@@ -16,6 +16,7 @@ use super::lock::Locked;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
 use super::producing::{Producing, Watched};
 use super::replica::StreamEpoch;
+use super::rollback::Rollback;
 use super::snapshots::Snapshots;
 use super::state::queue_identity;
 use super::status::Status;
@@ -104,6 +105,8 @@ pub(super) struct Inner {
     pub(super) stream: StreamEpoch,
     pub(super) tombstones: Tombstones,
     pub(super) producing: Producing,
+    /// The rollback under way.
+    pub(super) rollback: Option<Rollback>,
 }
 
 impl VbucketCore {
@@ -128,6 +131,7 @@ impl VbucketCore {
             stream: StreamEpoch::default(),
             tombstones: Tombstones::default(),
             producing: Producing::default(),
+            rollback: None,
             identity,
         };
         let uid = ManifestUid(inner.identity.manifest_uid);

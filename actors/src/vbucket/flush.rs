@@ -34,6 +34,8 @@ pub(super) struct Flushed {
     persisted: Stored,
     /// What each batch under way makes of it, in order. A flusher has one, as a rule.
     under_way: VecDeque<Stored>,
+    /// Highest tombstone a replica's source had purged when it sent what came from its disk.
+    source_purged: Seqno,
 }
 
 /// What a store holds after a batch.
@@ -52,12 +54,29 @@ impl Flushed {
                 settled: watermarks.high_seqno,
             },
             under_way: VecDeque::new(),
+            source_purged: Seqno::ZERO,
         }
     }
 
     /// How far it is known to have come.
     pub(super) fn persisted(&self) -> &Watermarks {
         &self.persisted.watermarks
+    }
+
+    /// Whether nothing is on its way to the disk.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// A snapshot of the source's disk lacks the tombstones up to here, and so will what is stored of it.
+    pub(super) fn note_source_purged(&mut self, seqno: Seqno) {
+        self.source_purged = self.source_purged.max(seqno);
+    }
+
+    /// Highest tombstone that a vbucket with everything up to `high` may lack.
+    pub(super) fn purged_up_to(&self, high: Seqno) -> Seqno {
+        let purge_seqno = self.persisted().purge_seqno;
+        purge_seqno.max(self.source_purged.min(high))
     }
 
     /// What it holds once everything under way is there.
@@ -96,7 +115,7 @@ impl VbucketCore {
             bytes_max,
         };
         let mut locked = self.lock();
-        if self.may_not_flush() || !locked.log.has_unflushed() {
+        if self.may_not_flush() || locked.rollback.is_some() || !locked.log.has_unflushed() {
             return None;
         }
         // The log always has this cursor.
@@ -117,8 +136,11 @@ impl VbucketCore {
 
     /// Everything up to `seqno` is on disk: answers who waits for it, lets the log free it. Never goes back.
     pub fn note_persisted(&self, seqno: Seqno) {
-        let settled = {
+        let answered = {
             let mut locked = self.lock();
+            if locked.is_withdrawn() {
+                return;
+            }
             let seqno = seqno.min(locked.flushed.taken().watermarks.high_seqno);
             if seqno > self.persisted_seqno() {
                 self.set_persisted(seqno);
@@ -127,9 +149,9 @@ impl VbucketCore {
             locked.flushed.note(seqno);
             locked.snapshots.forget(seqno);
             self.drop_tombstones(&mut locked);
-            locked.flushed.persisted.settled
+            self.waiters.settle_up_to(locked.flushed.persisted.settled)
         };
-        self.waiters.answer_up_to(settled);
+        answered.tell();
         // A backfill may wait for it.
         self.mark_streams();
     }
@@ -146,6 +168,9 @@ impl VbucketCore {
     pub fn resync(&self, persisted: Seqno) {
         let reset = {
             let mut locked = self.lock();
+            if locked.is_withdrawn() {
+                return;
+            }
             let reset = locked.log.reset_flush_cursor(persisted);
             if reset.is_ok() {
                 locked.flushed.note(persisted);
@@ -154,10 +179,11 @@ impl VbucketCore {
                 self.set_persisted(persisted);
                 locked.note_change();
             }
-            reset.map(|()| locked.flushed.persisted.settled.min(persisted))
+            let settled = locked.flushed.persisted.settled.min(persisted);
+            reset.map(|()| self.waiters.settle_up_to(settled))
         };
         match reset {
-            Ok(settled) => self.waiters.answer_up_to(settled),
+            Ok(answered) => answered.tell(),
             Err(error) => {
                 tracing::error!(vbucket = %self.id, %error, "memory and store fell apart");
                 self.take_down(DownCause::Escalated(error.to_string()));
@@ -176,7 +202,7 @@ impl VbucketCore {
     #[must_use]
     pub fn has_unflushed(&self) -> bool {
         let locked = self.lock();
-        !self.may_not_flush() && locked.log.has_unflushed()
+        !self.may_not_flush() && locked.rollback.is_none() && locked.log.has_unflushed()
     }
 
     fn may_not_flush(&self) -> bool {
@@ -195,6 +221,9 @@ impl VbucketCore {
             high_seqno,
             snapshot,
             snapshot_kind,
+            purge_seqno: before
+                .purge_seqno
+                .max(inner.flushed.source_purged.min(high_seqno)),
             commit_time_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
             ..before
         };

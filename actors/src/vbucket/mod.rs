@@ -22,9 +22,11 @@ mod expiry;
 mod manifest;
 mod state;
 mod replica;
+mod rollback;
 mod loading;
 mod flush;
 mod producing;
+mod relief;
 mod slot;
 mod actor;
 
@@ -37,7 +39,7 @@ pub use document_map::MapFigures;
 pub use fault::ChangeStep;
 pub use flush::FlushTake;
 pub use producing::{Past, StreamBreak, StreamCursor, StreamWatch, WholeFlushes};
-pub use replica::StreamEpoch;
+pub use replica::{Resume, StreamEpoch};
 pub use slot::VbucketSlot;
 pub use waiters::{PersistPlace, Persisted, WAITERS_MAX};
 

@@ -14,7 +14,7 @@ use super::memory;
 use super::status::Status;
 use crate::stream::{OpenCollection, VbucketView};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use messages::OperationError;
+use messages::{Busy, CollectionsManifest, OperationError};
 use storage::{Item, Seqno, VbucketState};
 
 /// Who is told of changes of a vbucket because of its streams.
@@ -91,18 +91,23 @@ impl VbucketCore {
         self.keep_up();
         let locked = self.lock();
         self.admit_engine()?;
+        if locked.rollback.is_some() {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
         let (_, _, snapshot_end, kind) = locked.log.open_snapshot();
         let high = locked.log.last_seqno();
+        let manifest = self.collections_manifest();
         let view = VbucketView {
             vbucket: self.id(),
             state: locked.identity.state,
             high,
             persisted: self.persisted_seqno(),
-            purge_seqno: locked.flushed.persisted().purge_seqno,
+            purge_seqno: locked.flushed.purged_up_to(high),
             snapshot_end,
             is_receiving_initial: kind == CheckpointKind::InitialDisk && high < snapshot_end,
             failover_table: locked.identity.failover_table.clone(),
-            collections: self.open_collections(),
+            collections: self.open_collections(&manifest),
+            scopes: manifest.scopes.keys().copied().collect(),
         };
         Ok((view, locked.producing.past()))
     }
@@ -194,18 +199,6 @@ impl VbucketCore {
         locked.log.set_whole_flushes(is_wanted);
     }
 
-    /// Gives memory back that only slow streams keep: closes the open checkpoint, then drops the cursors behind what is
-    /// on disk; how many. Their streams read from disk what they have not read.
-    pub fn drop_stream_cursors(&self) -> usize {
-        let dropped = {
-            let mut locked = self.lock();
-            locked.log.open_checkpoint();
-            locked.log.drop_cursors().len()
-        };
-        self.mark_streams();
-        dropped
-    }
-
     /// How many cursors the checkpoint log has, the flusher's included.
     #[must_use]
     pub fn cursors(&self) -> usize {
@@ -227,9 +220,15 @@ impl VbucketCore {
         pool.held_bytes() >= quota.saturating_sub(quota / BACKFILL_RESERVE_DIVISOR)
     }
 
+    /// Whether the bucket's memory is used up: a source gets no more room until some is free.
+    #[must_use]
+    pub fn is_memory_full(&self) -> bool {
+        let pool = self.memory.pool();
+        pool.held_bytes() >= pool.quota_bytes()
+    }
+
     /// The collections it has, as of memory.
-    fn open_collections(&self) -> Vec<OpenCollection> {
-        let manifest = self.collections_manifest();
+    fn open_collections(&self, manifest: &CollectionsManifest) -> Vec<OpenCollection> {
         let entries = manifest.collections.iter();
         let open = entries.filter_map(|(id, entry)| {
             let opened = self.collections.read().opened(*id)?;

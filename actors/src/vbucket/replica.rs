@@ -10,8 +10,11 @@ use super::checkpoint::ReplicaSnapshot;
 use super::core::{Inner, VbucketCore};
 use super::lock::Locked;
 use super::memory;
-use messages::OperationError;
-use storage::{CollectionId, FailoverTable, Item, Operation, ScopeId, SystemEvent, VbucketState};
+use messages::{Busy, OperationError};
+use storage::{
+    CollectionId, FailoverEntry, FailoverTable, Item, Operation, ScopeId, Seqno, SnapshotKind,
+    SnapshotRange, SystemEvent, VbucketState,
+};
 
 /// Which stream may write; a new one ends the right of those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,13 +27,62 @@ impl StreamEpoch {
     }
 }
 
+/// Where a replica stands when it asks for a stream: what its source is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The right to write that begins here.
+    pub epoch: StreamEpoch,
+    /// Its newest item.
+    pub high: Seqno,
+    /// The snapshot that lies in; both ends equal to it where all is whole.
+    pub snapshot: SnapshotRange,
+    /// The branches of its history, newest first.
+    pub branches: Vec<FailoverEntry>,
+    /// Highest tombstone it lacks itself.
+    pub purge_seqno: Seqno,
+}
+
 impl VbucketCore {
     /// A stream from the active vbucket begins, or comes back: only it may write from now on.
     pub fn begin_stream(&self) -> Result<StreamEpoch, OperationError> {
+        self.resume_stream().map(|resume| resume.epoch)
+    }
+
+    /// The same, with where the vbucket stands at that moment.
+    pub fn resume_stream(&self) -> Result<Resume, OperationError> {
         let mut locked = self.lock();
         self.admit_engine()?;
         self.admit_source(&locked)?;
-        Ok(locked.stream.bump())
+        if locked.rollback.is_some() {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
+        let epoch = locked.stream.bump();
+        let high = locked.log.last_seqno();
+        Ok(Resume {
+            epoch,
+            high,
+            snapshot: locked.snapshots.newest(high),
+            branches: locked.identity.failover_table.clone().into(),
+            purge_seqno: locked.flushed.purged_up_to(high),
+        })
+    }
+
+    /// Whether it could be made a replica now.
+    pub fn admit_replication(&self) -> Result<(), OperationError> {
+        let locked = self.lock();
+        self.admit_engine()?;
+        if locked.rollback.is_some() && locked.identity.state != VbucketState::Replica {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
+        Ok(())
+    }
+
+    /// The right of a stream to write ends, if it still has it.
+    pub fn end_stream(&self, epoch: StreamEpoch) {
+        let mut locked = self.lock();
+        if locked.stream == epoch {
+            locked.stream.bump();
+        }
     }
 
     /// Takes over the source's failover table, which came with the answer to the stream's request.
@@ -64,6 +116,19 @@ impl VbucketCore {
         locked
             .snapshots
             .begin_source(high, snapshot.end, snapshot.kind);
+        if let (SnapshotKind::Disk, Some(purged)) = (snapshot.kind, snapshot.purge_seqno) {
+            locked.flushed.note_source_purged(purged);
+        }
+        self.drop_tombstones(&mut locked);
+        Ok(())
+    }
+
+    /// The snapshot under way came to its end without an item there: the newest item completes it.
+    pub fn apply_snapshot_end(&self, epoch: StreamEpoch) -> Result<(), OperationError> {
+        let mut locked = self.lock_for_stream(epoch)?;
+        locked.log.end_snapshot();
+        let high = locked.log.last_seqno();
+        locked.snapshots.end_source(high);
         self.drop_tombstones(&mut locked);
         Ok(())
     }
@@ -132,7 +197,7 @@ impl VbucketCore {
     }
 
     /// A pending vbucket still gets the rest of a takeover.
-    fn admit_source(&self, inner: &Inner) -> Result<(), OperationError> {
+    pub(super) fn admit_source(&self, inner: &Inner) -> Result<(), OperationError> {
         match inner.identity.state {
             VbucketState::Replica | VbucketState::Pending => Ok(()),
             state @ (VbucketState::Active | VbucketState::Dead) => {

@@ -73,6 +73,16 @@ impl Snapshots {
         }
     }
 
+    /// The source's snapshot came whole, though its end is no item: what is here up to `high` is all of it.
+    pub(super) fn end_source(&mut self, high: Seqno) {
+        if let Some((above, Origin::Source(end, _))) = self.origins.back_mut()
+            && *above < high
+        {
+            *end = high;
+        }
+        self.note_whole(high);
+    }
+
     /// End of the last whole snapshot in memory: where a new branch begins at promotion.
     pub(super) fn newest_whole(&self, high: Seqno) -> Seqno {
         match self.origins.back() {
@@ -105,9 +115,10 @@ impl Snapshots {
             Some((_, Origin::Own)) | None => (start, high, SnapshotKind::Memory),
             Some((_, Origin::Source(end, kind))) => (start, *end, *kind),
         };
-        // A range that ends at the high seqno says that nothing is missing.
-        let end = if start < high && end <= high {
-            newest
+        // A range that ends at the high seqno says that nothing is missing; and what is missing may have its newer version
+        // behind the snapshot of the newest item, where two snapshots lie in one checkpoint.
+        let end = if start < high && (end <= high || settled < high) {
+            end.max(newest)
         } else {
             end
         };

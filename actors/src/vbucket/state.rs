@@ -41,6 +41,9 @@ impl VbucketCore {
         let mut locked = self.lock();
         self.admit_engine()?;
         let before = locked.identity.state;
+        if locked.rollback.is_some() && request.state != before {
+            return Err(OperationError::TemporaryFailure(Busy::RollingBack));
+        }
         let is_promotion = request.state == VbucketState::Active && before != request.state;
         let mut identity = locked.identity.as_ref().clone();
         identity.state = request.state;
@@ -76,7 +79,11 @@ impl VbucketCore {
         }
         if is_promotion {
             self.raise_manifest();
-            self.follow(&mut locked)?;
+            if let Err(error) = self.follow(&mut locked) {
+                // Whoever reconciles it goes on with the promotion, and queues it then.
+                locked.suspect();
+                return Err(error);
+            }
         }
         if is_changed {
             // Last: a promotion is on disk with the manifest it brings, or not at all.
@@ -125,9 +132,10 @@ impl VbucketCore {
     /// this vbucket may be under way to the disk.
     pub fn reset(&self, record: &VbucketStateRecord) {
         let high = record.watermarks.high_seqno;
-        let state = {
+        let refused = {
             let mut locked = self.lock();
             self.raise(Status::WARMING);
+            locked.rollback = None;
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
@@ -146,11 +154,11 @@ impl VbucketCore {
             self.become_this(&mut locked, identity);
             queue_identity(&mut locked);
             self.publish_high(&locked);
-            locked.identity.state
+            let (vbucket, state) = (self.id, locked.identity.state);
+            let taken_back = OperationError::NotMyVbucket { vbucket, state };
+            self.waiters.refuse_above(high, taken_back)
         };
-        let vbucket = self.id;
-        let taken_back = OperationError::NotMyVbucket { vbucket, state };
-        self.waiters.refuse_above(high, &taken_back);
+        refused.tell();
     }
 
     /// From now on the vbucket is this.
@@ -182,7 +190,7 @@ impl VbucketCore {
             vbucket_uuid: inner.uuid,
             high_seqno,
             persisted_seqno: self.persisted_seqno(),
-            purge_seqno: inner.flushed.persisted().purge_seqno,
+            purge_seqno: inner.flushed.purged_up_to(high_seqno),
             snapshot: inner.snapshots.newest(high_seqno),
             documents: self.documents(),
             persisted_counts: None,

@@ -73,29 +73,25 @@ impl Waiters {
         self.awaited.load(Ordering::Acquire) > 0
     }
 
-    /// Everything up to `seqno` is on disk.
-    pub(super) fn answer_up_to(&self, seqno: Seqno) {
+    /// Everything up to `seqno` is on disk. Said under the vbucket's lock, so that nothing is believed of a past that
+    /// was given up meanwhile; told behind it.
+    pub(super) fn settle_up_to(&self, seqno: Seqno) -> Answered {
         let mut inner = self.inner.lock();
         inner.persisted = inner.persisted.max(seqno);
         let first_left = (inner.persisted.next(), 0);
         let left = inner.waiting.split_off(&first_left);
-        let answered = std::mem::replace(&mut inner.waiting, left);
-        drop(inner);
-        for waiting in answered.into_values() {
-            // A caller that went away meanwhile needs no answer.
-            drop(waiting.send(Ok(())));
-        }
+        let callers = std::mem::replace(&mut inner.waiting, left);
+        let answer = Ok(());
+        Answered { callers, answer }
     }
 
-    /// What is above `seqno` will never be on disk: it was taken back.
-    pub(super) fn refuse_above(&self, seqno: Seqno, reason: &OperationError) {
+    /// What is above `seqno` will never be on disk: it was taken back. Said under the vbucket's lock, told behind it.
+    pub(super) fn refuse_above(&self, seqno: Seqno, reason: OperationError) -> Answered {
         let mut inner = self.inner.lock();
         inner.persisted = seqno;
-        let refused = inner.waiting.split_off(&(seqno.next(), 0));
-        drop(inner);
-        for waiting in refused.into_values() {
-            drop(waiting.send(Err(reason.clone())));
-        }
+        let callers = inner.waiting.split_off(&(seqno.next(), 0));
+        let answer = Err(reason);
+        Answered { callers, answer }
     }
 
     /// Answers everybody with `reason`, and whoever comes from now on.
@@ -117,6 +113,24 @@ impl Waiters {
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.inner.lock().waiting.len()
+    }
+}
+
+/// Callers whose wait is over.
+#[derive(Debug)]
+#[must_use = "they wait to be told"]
+pub(super) struct Answered {
+    callers: BTreeMap<(Seqno, u64), oneshot::Sender<Answer>>,
+    answer: Answer,
+}
+
+impl Answered {
+    /// Tells them, with no lock held.
+    pub(super) fn tell(self) {
+        for caller in self.callers.into_values() {
+            // A caller that went away meanwhile needs no answer.
+            drop(caller.send(self.answer.clone()));
+        }
     }
 }
 

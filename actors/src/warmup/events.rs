@@ -14,7 +14,7 @@ use storage::{
 const STEP_BYTES: usize = 1 << 20;
 
 /// The newest event of each slot. A vbucket that never followed a manifest has none, and is not searched.
-pub(super) fn read(
+pub(crate) fn read(
     store: &LogStore,
     vbucket: VbucketId,
     state: &VbucketStateRecord,

@@ -10,8 +10,9 @@
 //! of service with the cause, and never looks empty or complete (MB-47933).
 
 pub mod clean_shutdown;
-mod events;
+pub(crate) mod events;
 mod plan;
+mod reading;
 mod states;
 mod worker;
 

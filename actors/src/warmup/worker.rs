@@ -3,11 +3,8 @@
 //! Invariant: a task in hand goes back when the worker ends, in order or by a panic; a vbucket with which workers
 //! panicked again and again goes out of service. Whatever is read twice is inserted once (rule R21).
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
-
-use bytes::Bytes;
 
 use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
@@ -16,12 +13,13 @@ use crate::store_handle::StoreLease;
 use crate::warmup::Warmup;
 use crate::warmup::clean_shutdown::CleanMark;
 use crate::warmup::plan::{Load, Task, by_shard};
+use crate::warmup::reading::{Reading, Stepped};
 use crate::warmup::states::{Found, StatesJob};
 use messages::failure::{ScanPurpose, WarmupPhase};
 use messages::{ChildName, DownCause, FailureCause, FailureKind, Generation, NextStep};
 use storage::{
-    Advice, Batch, CommitDurability, ItemView, Job, KvStore, LogStore, Namespace, Outcome, Scan,
-    SeqnoRange, StorageError, VbucketId, VbucketIdentity,
+    Advice, Batch, CommitDurability, Job, KvStore, LogStore, Outcome, SeqnoRange, StorageError,
+    VbucketId, VbucketIdentity,
 };
 
 type Results = Vec<Result<(), StorageError>>;
@@ -54,7 +52,8 @@ enum Claim {
 enum InHand {
     States(StatesJob, StoreLease),
     Persist(Persisting),
-    Load(Load, Box<dyn Scan>, StoreLease),
+    // The scan is dropped before the lease.
+    Load(Load, Reading, StoreLease),
 }
 
 /// New state records on their way, one log shard after the other.
@@ -330,10 +329,11 @@ impl WarmupWorker {
         let config = &self.warmup.config;
         let opened = config.store.lease().and_then(|lease| {
             let snapshot = lease.store().snapshot(load.vbucket)?;
-            Ok((snapshot.scan_by_seqno(SeqnoRange::ALL), lease))
+            let scan = snapshot.scan_by_seqno(SeqnoRange::ALL);
+            Ok((Reading::new(scan, load.position.high_seqno), lease))
         });
         match opened {
-            Ok((scan, lease)) => self.task = Some(InHand::Load(load, scan, lease)),
+            Ok((reading, lease)) => self.task = Some(InHand::Load(load, reading, lease)),
             Err(_) if config.store.wants_reopening() => {
                 self.put_back(false);
                 // Woken when the store is back.
@@ -347,16 +347,16 @@ impl WarmupWorker {
         Step::Again
     }
 
-    fn step_load(&mut self, load: Load, mut scan: Box<dyn Scan>, lease: StoreLease) {
+    fn step_load(&mut self, load: Load, mut reading: Reading, lease: StoreLease) {
         if lease.is_recalled() {
             return self.put_back(false);
         }
-        let outcome = match self.read(&mut *scan, &load) {
+        let outcome = match self.read(&mut reading, &load) {
             Ok(outcome) => outcome,
             Err(cause) => return self.load_failed(&load, cause),
         };
         match outcome {
-            Outcome::Yielded => self.task = Some(InHand::Load(load, scan, lease)),
+            Outcome::Yielded => self.task = Some(InHand::Load(load, reading, lease)),
             Outcome::Complete(()) => {
                 self.release();
                 self.warmup.plan.lock().loaded(&load);
@@ -367,40 +367,21 @@ impl WarmupWorker {
         }
     }
 
-    fn read(&mut self, scan: &mut dyn Scan, load: &Load) -> Result<Outcome<()>, FailureCause> {
+    fn read(&self, reading: &mut Reading, load: &Load) -> Result<Outcome<()>, FailureCause> {
         let purpose = ScanPurpose::Warmup;
-        let hooks = &self.warmup.config.environment.hooks;
-        hooks.fault(FaultPoint::Scan { purpose })?;
-        let (mut items, mut bytes) = (0u64, 0u64);
-        let mut bad = None;
-        let mut visit = |view: ItemView<'_>| {
-            items = items.saturating_add(1);
-            let length = view.key.len().saturating_add(view.value.len());
-            bytes = bytes.saturating_add(length as u64);
-            if view.namespace() != Namespace::Committed {
-                return ControlFlow::Continue(());
-            }
-            match view.to_item(Bytes::copy_from_slice(view.value)) {
-                Ok(item) => {
-                    load.core.warm_insert(item);
-                    ControlFlow::Continue(())
-                }
-                Err(cause) => {
-                    bad = Some(StorageError::Key(cause));
-                    ControlFlow::Break(())
-                }
-            }
-        };
-        let outcome = scan.step(self.warmup.config.step_bytes, &mut visit);
+        let config = &self.warmup.config;
+        // A test's fault strikes where the store's own would.
+        config
+            .environment
+            .hooks
+            .fault(FaultPoint::Scan { purpose })?;
+        let Stepped {
+            items,
+            bytes,
+            outcome,
+        } = reading.step(&*load.core, config.step_bytes);
         self.warmup.plan.lock().note_read(items, bytes);
-        Ok(match (bad, outcome) {
-            (Some(cause), _) => Outcome::Failed(cause),
-            // A scan proves that it is complete, or it is not (MB-47933).
-            (None, Outcome::Complete(end)) if end.high_seqno < load.position.high_seqno => {
-                Outcome::Failed(StorageError::Gone)
-            }
-            (None, outcome) => outcome.map(|_| ()),
-        })
+        Ok(outcome)
     }
 
     fn load_failed(&mut self, load: &Load, cause: FailureCause) {

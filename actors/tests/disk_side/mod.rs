@@ -4,6 +4,7 @@
 
 pub(crate) mod cores;
 pub(crate) mod panicking_disk;
+pub(crate) mod readers;
 pub(crate) mod rig;
 pub(crate) mod table;
 pub(crate) mod vbucket;

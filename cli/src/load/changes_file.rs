@@ -1,7 +1,8 @@
 //! `load --changes FILE`: the changes a load makes, told in a file as they happen.
 //!
-//! A thread of its own follows the bucket while the load goes on. Invariant: when the load is over the file holds every
-//! change it made, each vbucket's in order, and a token behind them; a file that cannot be written fails the load.
+//! A thread of its own follows the bucket while the load goes on. Invariant: what was told is in the file before more is
+//! waited for; when the load is over the file holds every change it made, each vbucket's in order, and a token behind
+//! them; a file that cannot be written fails the load.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -58,7 +59,7 @@ impl ChangesFile {
         let (over, mut is_over) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             block_on(async {
-                while let Some(change) = until(&mut changes, &mut is_over).await {
+                while let Some(change) = until(&mut changes, &mut is_over, &mut lines).await? {
                     lines.change(&change)?;
                 }
                 Ok((lines, changes.token()))
@@ -101,16 +102,21 @@ impl ChangesFile {
     }
 }
 
-/// The next change, unless it is over before.
+/// The next change, unless it is over before. Before it waits it has what was told written.
 async fn until(
     changes: &mut piggin::Changes,
     is_over: &mut oneshot::Receiver<()>,
-) -> Option<Change> {
+    lines: &mut Lines<File>,
+) -> io::Result<Option<Change>> {
     std::future::poll_fn(|context| {
         if is_over.poll_unpin(context).is_ready() {
-            return Poll::Ready(None);
+            return Poll::Ready(Ok(None));
         }
-        pin!(&mut *changes).poll_next(context)
+        let next = pin!(&mut *changes).poll_next(context);
+        if next.is_pending() {
+            lines.flush()?;
+        }
+        next.map(Ok)
     })
     .await
 }

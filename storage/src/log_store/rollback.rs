@@ -19,7 +19,7 @@ use crate::log_store::shard::{Shard, Slot, WriterGuard};
 use crate::log_store::version::{RollbackMark, SegmentView, Version};
 use crate::outcome::{Job, Outcome};
 use crate::rollback_state;
-use crate::seqno::Seqno;
+use crate::seqno::{Seqno, SnapshotRange};
 use crate::vbucket::{RollbackEpoch, VbucketId, VbucketStateRecord, Watermarks};
 
 const STEP_BYTES: usize = 1 << 20;
@@ -248,6 +248,11 @@ fn state_at(
     }
     let boundary = boundary.unwrap_or_else(|| Watermarks {
         high_seqno: version.exact_from,
+        // Known, but not as the end of anything.
+        snapshot: SnapshotRange {
+            start: Seqno::ZERO,
+            end: to.next(),
+        },
         ..Watermarks::default()
     });
     let above = operations(version, views, boundary.high_seqno, to)?;

@@ -1,9 +1,11 @@
 //! The seal: unsealed items of many vbuckets become segments in one container file, with one sync.
 //!
 //! Invariant: the commit path is touched to freeze the layers and to publish, a few pointers for each vbucket, a few
-//! vbuckets at a time; nothing under the writer's lock grows with a vbucket. Until the publish the items are served from the frozen layers; a seal that fails leaves them there, and the next one
-//! takes them. Versions whose killer is above the history floor are kept (rule R11).
+//! vbuckets at a time; nothing under the writer's lock grows with a vbucket. Until the publish the items are served from
+//! the frozen layers; a seal that fails leaves them there, and the next one takes them. Versions whose killer is above
+//! the history floor are kept (rule R11).
 
+mod ready;
 mod run;
 
 use std::collections::VecDeque;
@@ -17,12 +19,13 @@ use crate::log_store::containers::EXTENT_ALIGNMENT;
 use crate::log_store::layer::{Layer, LayerView};
 use crate::log_store::log::payload::{Edit, Place};
 use crate::log_store::output::Output;
+use crate::log_store::seal::ready::{Opened, Ready};
 use crate::log_store::seal::run::Run;
 use crate::log_store::segment::{
-    ExtentWriter, Kill, Segment, SegmentIdent, SegmentMeta, SegmentTail, SegmentWriter,
+    ExtentWriter, Kill, SegmentIdent, SegmentMeta, SegmentTail, SegmentWriter,
 };
 use crate::log_store::shard::{Shard, Slot};
-use crate::log_store::version::{SegmentView, Version, apply_kills, last_at_each_seqno};
+use crate::log_store::version::{Version, last_at_each_seqno};
 use crate::outcome::{AbortReason, Job, Outcome};
 use crate::seqno::Seqno;
 use crate::vbucket::VbucketId;
@@ -81,24 +84,6 @@ struct Sealed {
     counts: VbucketCounts,
     /// [`Version::purges`] of the version its kills and counts were worked out against.
     purges: u64,
-}
-
-#[derive(Debug)]
-struct Opened {
-    sealed: Sealed,
-    segment: Arc<Segment>,
-}
-
-/// A seal of a vbucket, made ready to be published.
-#[derive(Debug)]
-struct Ready {
-    opened: Opened,
-    /// The segments and counts it was made ready for.
-    was: Vec<SegmentView>,
-    counted: Arc<VbucketCounts>,
-    /// Those that take their place.
-    segments: Vec<SegmentView>,
-    counts: Arc<VbucketCounts>,
 }
 
 impl SealJob {
@@ -406,73 +391,6 @@ fn frozen_layers(version: &Version) -> &[Arc<Layer>] {
         .layers
         .split_last()
         .map_or(&[], |(_, frozen)| frozen)
-}
-
-impl Opened {
-    fn edit(&self) -> Edit {
-        let Sealed {
-            place,
-            meta,
-            counts,
-            ..
-        } = &self.sealed;
-        Edit::Seal {
-            place: *place,
-            segment: meta.clone(),
-            sealed: meta.last_seqno,
-            counts: counts.clone(),
-        }
-    }
-
-    /// Works out what grows with the vbucket: which versions are dead then, and the counts.
-    fn ready(self, version: &Version) -> Ready {
-        let mut segments = version.segments.clone();
-        segments.push(SegmentView {
-            segment: Arc::clone(&self.segment),
-            dead: Arc::default(),
-            dead_bytes: 0,
-        });
-        apply_kills(&mut segments, &self.sealed.kills);
-        let mut counts = VbucketCounts::clone(&version.counts);
-        counts.apply(&self.sealed.counts);
-        Ready {
-            opened: self,
-            was: version.segments.clone(),
-            counted: Arc::clone(&version.counts),
-            segments,
-            counts: Arc::new(counts),
-        }
-    }
-}
-
-impl Ready {
-    /// Whether nothing of what it was made ready for has changed, nor lies elsewhere. What is only committed meanwhile
-    /// changes nothing of it.
-    fn is_for(&self, version: &Version) -> bool {
-        version.place == self.opened.sealed.place
-            && version.purges == self.opened.sealed.purges
-            && Arc::ptr_eq(&version.counts, &self.counted)
-            && version.segments.len() == self.was.len()
-            && version
-                .segments
-                .iter()
-                .zip(&self.was)
-                .all(|(now, then)| now.is_same(then) && Arc::ptr_eq(&now.segment, &then.segment))
-    }
-
-    /// The version with the new segment in place of the layers.
-    fn applied_to(&self, version: &Version) -> Version {
-        let sealed = &self.opened.sealed;
-        let mut next = Version {
-            segments: self.segments.clone(),
-            counts: Arc::clone(&self.counts),
-            sealed: sealed.meta.last_seqno,
-            ..Version::clone(version)
-        };
-        next.layers
-            .retain(|layer| !sealed.layers.iter().any(|gone| Arc::ptr_eq(gone, layer)));
-        next
-    }
 }
 
 impl Job for SealJob {

@@ -27,6 +27,13 @@ struct Gone {
 impl Vbucket {
     /// Takes away what the request and the rules say.
     pub(super) fn compact(&mut self, request: &CompactionRequest) -> Compacted {
+        if request.newest_only {
+            self.seal(request.history_floor);
+            return Compacted {
+                purge_seqno: self.state.watermarks.purge_seqno,
+                ..Compacted::default()
+            };
+        }
         let completions = self.completions.clone();
         let watermarks = self.state.watermarks;
         let highest = self.highest(request.history_floor);

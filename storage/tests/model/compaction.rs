@@ -20,6 +20,7 @@ pub(crate) fn request(random: &mut Random, high: Seqno) -> CompactionRequest {
         Seqno(random.within(0, high.0 + 1))
     };
     CompactionRequest {
+        newest_only: random.percent(20),
         drop_deletes: random.percent(40),
         purge_before_s: random.pick(&[0, 1 << 31, u32::MAX]),
         purge_up_to: random
@@ -34,7 +35,8 @@ pub(crate) fn request(random: &mut Random, high: Seqno) -> CompactionRequest {
 impl ModelVbucket {
     /// The dropped collections that a compaction erases.
     pub(crate) fn erasable(&self, request: &CompactionRequest) -> Vec<DroppedCollection> {
-        let may = |one: &&DroppedCollection| one.end <= request.history_floor;
+        let may =
+            |one: &&DroppedCollection| !request.newest_only && one.end <= request.history_floor;
         self.dropped.iter().filter(may).copied().collect()
     }
 
@@ -46,8 +48,13 @@ impl ModelVbucket {
     ) -> Compacted {
         let mut told = Compacted {
             erased: erased.to_vec(),
+            purge_seqno: self.state.watermarks.purge_seqno,
             ..Compacted::default()
         };
+        if request.newest_only {
+            self.seal(request.history_floor);
+            return told;
+        }
         // Of what may go and was not found, everything stays.
         let mut kept = self.erasable(request);
         kept.retain(|one| !erased.contains(one));

@@ -257,12 +257,19 @@ impl ModelVbucket {
         let mut most = Watermarks {
             high_seqno: to,
             purge_seqno,
-            snapshot: SnapshotRange {
-                start: boundary.snapshot.start.min(to),
-                end: boundary.snapshot.end.min(to),
-            },
             ..boundary
         };
+        if to > boundary.high_seqno {
+            // Whole is what was whole at the batch before, and again all there was.
+            let before = self.state.watermarks;
+            let is_whole = boundary.snapshot.end <= boundary.high_seqno;
+            let whole = [boundary.snapshot.start, boundary.high_seqno][usize::from(is_whole)];
+            most.snapshot = SnapshotRange {
+                start: whole,
+                end: before.snapshot.end.max(before.high_seqno),
+            };
+            most.snapshot_kind = before.snapshot_kind;
+        }
         let mut least = most;
         let above = |version: &&Version| version.item.seqno > boundary.high_seqno;
         for version in self.versions.iter().filter(above) {

@@ -38,7 +38,7 @@ impl Collection {
         self.id
     }
 
-    /// A key of this collection, for what takes whole keys such as [`Bucket::write_batch`].
+    /// A key of this collection, for what takes whole keys such as [`Bucket::write_batch`](crate::Bucket::write_batch).
     pub fn key(&self, key: impl AsRef<[u8]>) -> Result<DocumentKey, KeyError> {
         DocumentKey::new(self.id, key.as_ref())
     }

@@ -60,7 +60,8 @@ pub struct Bucket {
     default: Collection,
 }
 
-/// A bucket has the verbs of its default collection.
+/// A bucket has the verbs of its default collection, its number and its keys: `bucket.get("key")` is
+/// `bucket.collection("_default", "_default")?.get("key")`. As a path a verb is `Collection::get`, not `Bucket::get`.
 impl Deref for Bucket {
     type Target = Collection;
 
@@ -154,6 +155,11 @@ impl Bucket {
         self.running().table.count()
     }
 
+    /// All of them, in order.
+    pub fn vbuckets(&self) -> impl Iterator<Item = VbucketId> + use<> {
+        (0..self.vbucket_count()).filter_map(VbucketId::new)
+    }
+
     /// The address of a vbucket's actor. It takes every message of [`messages::vbucket`].
     #[must_use]
     pub fn vbucket(&self, vbucket: VbucketId) -> Option<VbucketAddr> {
@@ -196,11 +202,13 @@ impl Bucket {
             tree,
             table,
             compactor,
+            replicating,
             ..
         } = self.running();
         tree.restart(child)?;
         table.bring_back(child);
         compactor.bring_back(child);
+        replicating.bring_back(child);
         Ok(())
     }
 
@@ -284,7 +292,6 @@ impl Bucket {
         self.running().store.clone()
     }
 
-    #[cfg(test)]
     pub(crate) fn shared(&self) -> Arc<Running> {
         Arc::clone(&self.held().0)
     }

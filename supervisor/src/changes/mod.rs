@@ -172,7 +172,7 @@ impl Changes {
             token = given;
         }
         let share = buffer_bytes.checked_div(u64::from(vbuckets)).unwrap_or(0);
-        let name = consumer.unwrap_or_else(|| running.streaming.name());
+        let name = consumer.unwrap_or_else(|| running.streaming.name("changes"));
         let ids: Vec<VbucketId> = running.table.slots.iter().map(|slot| slot.id()).collect();
         let mut changes = Changes {
             filter,

@@ -1,7 +1,7 @@
 //! From group to group: who restarts when a group has had too much, and who goes out of service.
 //!
-//! Invariant: a group that has had too many restarts in its window is told of once, and its count begins anew; what goes out
-//! of service does so whole, with all that is coupled to it.
+//! Invariant: a group that has had too many restarts in its window is told of once, and its count begins anew; a child goes
+//! out of service with all that is coupled to it, a group with all that is in it.
 
 use std::time::Duration;
 

@@ -100,6 +100,18 @@ impl World {
             late_permille: settings.late_permille,
         };
         let harness = Harness::in_world(Arc::new(clock.clone()), in_world);
+        World::of_parts(seed, settings, &clock, &trace, root, harness)
+    }
+
+    fn of_parts(
+        seed: u64,
+        settings: &WorldSettings,
+        clock: &SimulatedClock,
+        trace: &Trace,
+        root: SimulatedRandom,
+        harness: Harness,
+    ) -> World {
+        let (clock, trace) = (clock.clone(), trace.clone());
         let executor = SimulatedExecutor::new(
             root.stream("executor"),
             settings.latencies.clone(),
@@ -123,6 +135,28 @@ impl World {
                 disk: Mutex::new(SimulatedDisk::new()),
             }),
         }
+    }
+
+    /// Another machine of this world, with a disk, buckets and faults of its own; time and the trace are the same, and its
+    /// numbers come from the same seed. Asked twice for a name, it gives two machines with the same numbers.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> World {
+        let Inner { clock, trace, .. } = &*self.inner;
+        let root = self.inner.root.stream(&format!("beside {name}"));
+        let in_world = InWorld {
+            trace: trace.clone(),
+            delays: root.stream("late messages"),
+            late_permille: self.inner.settings.late_permille,
+        };
+        let harness = Harness::in_world(Arc::new(clock.clone()), in_world);
+        World::of_parts(
+            self.inner.seed,
+            &self.inner.settings,
+            clock,
+            trace,
+            root,
+            harness,
+        )
     }
 
     /// The seed.

@@ -54,7 +54,12 @@ async fn cleans_up(world: &World, past: &Past, left: &[CollectionId]) {
     let ids: Vec<_> = compacted.erased.iter().map(|one| one.collection).collect();
     assert_eq!(ids, left);
     let told = monitor.await_received(1).await;
-    let [PreparesErased { vbucket, prepares }] = &told[..] else {
+    let [
+        PreparesErased {
+            vbucket, prepares, ..
+        },
+    ] = &told[..]
+    else {
         panic!("told {} times", told.len());
     };
     assert_eq!((*vbucket, prepares), (VBUCKET, &erased(past, left)));

@@ -16,7 +16,8 @@ fn consumer(name: &str) -> Arc<str> {
     name.into()
 }
 
-fn queues(of: &[(&str, u32)]) -> Queues<u32> {
+/// The pipes are known by the numbers of their backfills.
+fn queues(of: &[(&str, u32)]) -> Queues<u32, u32> {
     let mut queues = Queues::new(LIMITS);
     for (name, job) in of {
         assert!(queues.schedule(&consumer(name), |_| *job).is_ok());
@@ -24,14 +25,29 @@ fn queues(of: &[(&str, u32)]) -> Queues<u32> {
     queues
 }
 
-fn run(queues: &mut Queues<u32>) -> Option<Entry<u32>> {
+fn run(queues: &mut Queues<u32, u32>) -> Option<Entry<u32>> {
     match queues.next(NOW) {
         Next::Run(entry) => Some(entry),
         Next::GiveUp(_) | Next::WaitUntil(_) | Next::Wait | Next::End => None,
     }
 }
 
-fn turns(queues: &mut Queues<u32>, count: usize) -> Vec<u32> {
+fn buffered(queues: &mut Queues<u32, u32>, name: &str, job: u32, bytes: u64, now: Duration) {
+    let of = (&consumer(name), BackfillId(u64::from(job)));
+    queues.buffered(of, &job, bytes, now);
+}
+
+fn released(
+    queues: &mut Queues<u32, u32>,
+    name: &str,
+    job: u32,
+    bytes: u64,
+    now: Duration,
+) -> bool {
+    queues.released((&consumer(name), BackfillId(u64::from(job))), bytes, now)
+}
+
+fn turns(queues: &mut Queues<u32, u32>, count: usize) -> Vec<u32> {
     let mut turns = Vec::new();
     for _ in 0..count {
         let entry = run(queues).expect("a turn");
@@ -64,36 +80,76 @@ fn limits_let_others_wait_and_a_place_that_is_free_is_taken() {
 fn a_full_buffer_holds_up_its_consumer_until_a_quarter_is_free() {
     let mut queues = queues(&[("a", 1), ("b", 2)]);
     turns(&mut queues, 2);
-    queues.buffered(&consumer("a"), 100, NOW);
+    buffered(&mut queues, "a", 1, 100, NOW);
     assert_eq!(turns(&mut queues, 3), [2, 2, 2]);
-    assert!(!queues.released(&consumer("a"), 25, NOW));
+    assert!(!released(&mut queues, "a", 1, 25, NOW));
     assert_eq!(turns(&mut queues, 2), [2, 2]);
-    assert!(queues.released(&consumer("a"), 1, NOW));
+    assert!(released(&mut queues, "a", 1, 1, NOW));
     assert_eq!(turns(&mut queues, 2), [1, 2]);
 }
 
 #[test]
 fn an_item_larger_than_the_buffer_passes() {
     let mut queues = queues(&[("a", 1)]);
-    queues.buffered(&consumer("a"), 1000, NOW);
+    buffered(&mut queues, "a", 1, 1000, NOW);
     assert!(run(&mut queues).is_none());
-    assert!(queues.released(&consumer("a"), 1000, NOW));
+    assert!(released(&mut queues, "a", 1, 1000, NOW));
     assert!(run(&mut queues).is_some());
 }
 
+/// The backfills that are given up.
+fn given_up(queues: &mut Queues<u32, u32>, now: Duration) -> Option<Vec<u32>> {
+    match queues.next(now) {
+        Next::GiveUp(pipes) => Some(pipes),
+        Next::Run(_) | Next::WaitUntil(_) | Next::Wait | Next::End => None,
+    }
+}
+
 #[test]
-fn who_takes_nothing_for_too_long_is_given_up() {
-    let mut queues = queues(&[("a", 1)]);
-    turns(&mut queues, 1);
-    queues.buffered(&consumer("a"), 100, NOW);
+fn all_that_stand_still_for_too_long_are_given_up_at_once() {
+    let mut queues = queues(&[("a", 1), ("a", 2), ("a", 3)]);
+    // The third one is over, and lies in its pipe.
+    for id in 1..=3 {
+        buffered(&mut queues, "a", id, 40, NOW);
+    }
+    assert!(queues.cancel(&consumer("a"), BackfillId(3)).is_some());
     let due = NOW + LIMITS.idle_max;
     assert!(matches!(queues.next(NOW), Next::WaitUntil(until) if until == due));
-    let Next::GiveUp(entry) = queues.next(due) else {
-        panic!("it goes on");
-    };
-    assert_eq!(entry.job, 1);
-    queues.released(&consumer("a"), 100, due);
+    assert_eq!(given_up(&mut queues, due), Some(vec![1, 2, 3]));
+    assert_eq!(given_up(&mut queues, due), None, "they were told");
+    for id in 1..=3 {
+        queues.cancel(&consumer("a"), BackfillId(u64::from(id)));
+        released(&mut queues, "a", id, 40, due);
+    }
     assert_eq!(queues.figures(), (0, 0));
+}
+
+#[test]
+fn one_of_which_something_is_taken_is_waited_for() {
+    let mut queues = queues(&[("a", 1), ("a", 2), ("a", 3)]);
+    turns(&mut queues, 3);
+    buffered(&mut queues, "a", 1, 50, NOW);
+    buffered(&mut queues, "a", 2, 60, NOW);
+    let later = NOW + LIMITS.idle_max / 2;
+    assert!(!released(&mut queues, "a", 1, 1, later));
+    let due = NOW + LIMITS.idle_max;
+    // Of the third one nothing was read that could be taken.
+    assert_eq!(given_up(&mut queues, due), Some(vec![2]));
+    let due = later + LIMITS.idle_max;
+    assert!(matches!(queues.next(NOW), Next::WaitUntil(until) if until == due));
+    assert_eq!(given_up(&mut queues, due), Some(vec![1]));
+}
+
+#[test]
+fn a_buffer_that_is_not_full_may_lie_for_ever() {
+    let mut queues = queues(&[("a", 1)]);
+    buffered(&mut queues, "a", 1, 99, NOW);
+    let late = NOW + 10 * LIMITS.idle_max;
+    assert_eq!(given_up(&mut queues, late), None);
+    // The time is counted from when it is full.
+    buffered(&mut queues, "a", 1, 1, late);
+    assert_eq!(given_up(&mut queues, late + LIMITS.idle_max / 2), None);
+    assert_eq!(given_up(&mut queues, late + LIMITS.idle_max), Some(vec![1]));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::compactor::desk::Compactor;
 use crate::compactor::policy::VbucketFigures;
+use crate::compactor::prepares::PastOf;
 use crate::compactor::state::{Assignment, Purge, RunEnd};
 use crate::compactor::vbucket::{Compactable, Expiring};
 use crate::store_handle::StoreLease;
@@ -15,7 +16,7 @@ use messages::{DownCause, FailureCause};
 use storage::disk::{DiskError, DiskErrorKind, Verb};
 use storage::{
     AbortReason, Compacted, CompactionFailure, CompactionJob, CompactionProgress,
-    CompactionRequest, CompactionStage, Outcome, StorageError,
+    CompactionRequest, CompactionStage, KvStore, LogStore, Outcome, StorageError, VbucketId,
 };
 
 /// A run in hand.
@@ -26,6 +27,8 @@ pub(super) struct Working {
     // Dropped before the lease: see `StoreLease`.
     pub(super) job: Option<CompactionJob>,
     pub(super) lease: StoreLease,
+    /// Which past it reads, as soon as there is a job.
+    pub(super) of: Option<PastOf>,
     /// How the vbucket stood before it read anything.
     pub(super) began: Option<VbucketFigures>,
     /// Bytes read and written so far.
@@ -64,6 +67,9 @@ impl Working {
             ..CompactionRequest::default()
         };
         let vbucket = self.assignment.vbucket;
+        let past = past_of(self.lease.store(), vbucket);
+        let past = past.map_err(|error| unserved(&error).unwrap_or(RunEnd::Interrupted));
+        self.of = Some(past?);
         // First: what is dropped or sealed between this and its reading it erases or merges, and looks at once more.
         self.began = compactor.before(vbucket, self.lease.store());
         match self.lease.store().compaction_job(vbucket, request) {
@@ -74,6 +80,11 @@ impl Working {
             // Nothing was begun: the store is not to be had for this now.
             Err(error) => Err(unserved(&error).unwrap_or(RunEnd::Interrupted)),
         }
+    }
+
+    /// Whether the vbucket still has the past it had when the job was made: then that is what the job reads.
+    pub(super) fn is_of_its_past(&self) -> bool {
+        past_of(self.lease.store(), self.assignment.vbucket).ok() == self.of
     }
 
     /// The next step fails, as if the disk had said so.
@@ -108,6 +119,11 @@ impl Working {
         self.spent = spent;
         self.resume_at = compactor.note_step(self.assignment, progress, bytes, deleted);
     }
+}
+
+fn past_of(store: &LogStore, vbucket: VbucketId) -> Result<PastOf, StorageError> {
+    let snapshot = store.snapshot(vbucket)?;
+    Ok((vbucket, snapshot.incarnation(), snapshot.epoch()))
 }
 
 /// What a run published, if it did: of all collections, or of those whose passes did not fail.

@@ -278,6 +278,16 @@ impl CheckpointLog {
         Ok(Applied::Extended)
     }
 
+    /// The source's snapshot came whole, though its end is no item: it ends with the newest, and nothing more of the
+    /// source is taken before the next is begun. Who was told of a later end reads no further in it.
+    pub fn end_snapshot(&mut self) {
+        if self.chain.open.of_source {
+            self.open_anew();
+            self.complete = Some(self.last);
+            self.free_unneeded();
+        }
+    }
+
     /// The newest item, if its seqno is `seqno`: whether a change that was under way happened.
     #[must_use]
     pub fn newest_item(&self, seqno: Seqno) -> Option<&Arc<Item>> {

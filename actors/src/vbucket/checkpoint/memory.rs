@@ -71,6 +71,15 @@ impl CheckpointLog {
         }
     }
 
+    /// Bytes of checkpoints that the flusher is done with and other readers keep.
+    #[must_use]
+    pub fn kept_for_readers(&self) -> usize {
+        let flushed = self.cursors.flush.held.checkpoint;
+        let closed = self.chain.closed.iter();
+        let kept = closed.take_while(|one| one.id < flushed);
+        kept.fold(0, |sum, one| sum.saturating_add(one.bytes))
+    }
+
     /// What was detached since the last call. Left alone, it is dropped when more is detached.
     pub fn take_garbage(&mut self) -> Garbage {
         std::mem::take(&mut self.garbage)

@@ -79,11 +79,17 @@ impl VbucketCore {
         }
     }
 
-    /// Live documents of open collections in memory; of an expired one, too, until it is deleted. Needs the lock to be
-    /// held.
+    /// Live documents in memory of collections that are open in the bucket, whether or not this vbucket was told of its
+    /// manifest yet; of an expired one, too, until it is deleted. Needs the lock to be held.
     pub(in crate::vbucket) fn documents(&self) -> u64 {
-        let all = self.map.figures().documents;
-        all.saturating_sub(self.collections.read().ended_documents())
+        let collections = self.collections.read();
+        let follows = self.state() == VbucketState::Active;
+        let hidden = if follows && collections.manifest().uid < self.manifest.uid() {
+            collections.documents_not_in(&self.manifest.current())
+        } else {
+            collections.ended_documents()
+        };
+        self.map.figures().documents.saturating_sub(hidden)
     }
 
     /// Whether a change of the manifest could be done now; asked of every vbucket before it is done in the first.

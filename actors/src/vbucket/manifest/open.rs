@@ -134,6 +134,14 @@ impl OpenCollections {
         self.ended_documents.load(Ordering::Relaxed)
     }
 
+    /// The same once `to` is followed, which is in force.
+    pub(in crate::vbucket) fn documents_not_in(&self, to: &CollectionsManifest) -> u64 {
+        let lives = self.lives.iter();
+        let ends = lives.filter(|(id, _)| !self.keeps_collection(**id, to));
+        let documents = ends.map(|(_, life)| life.documents.load(Ordering::Relaxed));
+        documents.fold(self.ended_documents(), u64::saturating_add)
+    }
+
     /// Where a version, not of the default collection, is counted.
     fn counter(&self, item: &Item) -> &AtomicU64 {
         let life = self.lives.get(&item.document.key.collection());

@@ -52,6 +52,9 @@ fn a_whole_snapshot_of_which_something_is_missing_is_none() {
     // What item 5 wrote was written again by item 15, in the same checkpoint.
     let cut = snapshots.range_at(Seqno(10), Seqno(4), Seqno(20)).0;
     assert_eq!((cut.start, cut.end), (Seqno(0), Seqno(20)));
+    // The same, with an end in the middle of a snapshot: what is missing came with the one behind it.
+    let cut = snapshots.range_at(Seqno(9), Seqno(4), Seqno(20)).0;
+    assert_eq!((cut.start, cut.end), (Seqno(0), Seqno(20)));
 }
 
 #[test]

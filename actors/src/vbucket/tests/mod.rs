@@ -405,6 +405,21 @@ fn a_panic_in_a_change_of_state_is_put_right() {
 }
 
 #[test]
+fn a_log_that_a_panic_is_repaired_from_gives_nothing_back() {
+    let Bench { core, .. } = active();
+    core.set(set("k0", "1")).unwrap();
+    core.panic_at(ChangeStep::Appended);
+    let panicked = catch_unwind(AssertUnwindSafe(|| core.set(set("k0", "2"))));
+    assert!(panicked.is_err() && core.is_suspect());
+    let before = core.checkpoint_bytes();
+    assert_eq!(core.shrink_log(), 0);
+    assert_eq!(core.drop_stream_cursors(), 0);
+    assert_eq!(core.checkpoint_bytes(), before);
+    core.reconcile();
+    assert_eq!(support::value(&core, "k0").unwrap(), "2");
+}
+
+#[test]
 fn a_panic_while_unwinding_elsewhere_blames_nobody() {
     struct WritesWhenDropped<'a>(&'a VbucketCore);
     impl Drop for WritesWhenDropped<'_> {

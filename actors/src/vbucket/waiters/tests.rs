@@ -47,7 +47,7 @@ fn a_full_queue_refuses_the_place_not_the_answer() {
     let busy = OperationError::TemporaryFailure(Busy::Queue);
     assert_eq!(waiters.reserve().err(), Some(busy));
     let mut last = places.pop().unwrap().wait_for(Seqno(1));
-    waiters.answer_up_to(Seqno(1));
+    waiters.settle_up_to(Seqno(1)).tell();
     assert_eq!(poll(&mut last), Poll::Ready(Ok(())));
     drop(last);
     assert!(waiters.reserve().is_ok());
@@ -76,8 +76,10 @@ fn the_end_answers_all_until_it_is_taken_back() {
 fn what_was_rolled_back_is_refused_and_waits_anew() {
     let waiters = Waiters::new(Seqno(3));
     let (mut low, mut high) = (wait(&waiters, 4), wait(&waiters, 9));
-    waiters.answer_up_to(Seqno(4));
-    waiters.refuse_above(Seqno(2), &OperationError::StaleStream);
+    waiters.settle_up_to(Seqno(4)).tell();
+    waiters
+        .refuse_above(Seqno(2), OperationError::StaleStream)
+        .tell();
     assert_eq!(poll(&mut low), Poll::Ready(Ok(())));
     assert_eq!(
         poll(&mut high),
@@ -103,7 +105,7 @@ proptest! {
                 1 => {}
                 _ => {
                     persisted = persisted.max(number);
-                    waiters.answer_up_to(Seqno(number));
+                    waiters.settle_up_to(Seqno(number)).tell();
                 }
             }
             let is_due = |seqno: u64| seqno <= persisted;

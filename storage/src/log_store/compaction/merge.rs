@@ -27,7 +27,13 @@ pub(crate) struct MergeJob(CompactionJob);
 impl MergeJob {
     /// All become one.
     pub(crate) fn of_all(shard: Arc<Shard>, vbucket: VbucketId, history_floor: Seqno) -> MergeJob {
-        MergeJob::new(shard, vbucket, history_floor, Work::MergeAll)
+        let request = CompactionRequest {
+            history_floor,
+            ..CompactionRequest::default()
+        };
+        let mut job = CompactionJob::new(shard, vbucket, request);
+        job.work = Work::MergeAll;
+        MergeJob(job)
     }
 
     /// The newest become one: as many as are worth it.
@@ -36,17 +42,12 @@ impl MergeJob {
         vbucket: VbucketId,
         history_floor: Seqno,
     ) -> MergeJob {
-        MergeJob::new(shard, vbucket, history_floor, Work::MergeNewest)
-    }
-
-    fn new(shard: Arc<Shard>, vbucket: VbucketId, history_floor: Seqno, work: Work) -> MergeJob {
         let request = CompactionRequest {
+            newest_only: true,
             history_floor,
             ..CompactionRequest::default()
         };
-        let mut job = CompactionJob::new(shard, vbucket, request);
-        job.work = work;
-        MergeJob(job)
+        MergeJob(CompactionJob::new(shard, vbucket, request))
     }
 }
 

@@ -115,11 +115,16 @@ impl CompactionJob {
         request: CompactionRequest,
     ) -> CompactionJob {
         let output = Output::new(Arc::clone(&shard));
+        let work = if request.newest_only {
+            Work::MergeNewest
+        } else {
+            Work::Purge
+        };
         CompactionJob {
             shard,
             vbucket,
             request,
-            work: Work::Purge,
+            work,
             output,
             state: Compacting::Begin,
             place: None,

@@ -131,12 +131,18 @@ impl Recovery {
         let sequence = frame.position.sequence;
         self.note_numbers(&edit);
         let vbucket = edit.place().vbucket;
+        // A manifest written while its creation could not be read covers nothing of it.
+        let is_unknown = match self.states.get(&vbucket) {
+            Some(State::Down(down)) => down.is_unknown(),
+            Some(State::Up { .. }) | None => false,
+        };
+        let is_news = sequence > self.record.covers || is_unknown;
         match edit {
             Edit::Create {
                 place,
                 identity,
                 watermarks,
-            } if sequence > self.record.covers => {
+            } if is_news => {
                 let replay = Replay::created(place, identity, watermarks, sequence);
                 let entry = RawEntry::of(&replay.image).ok();
                 let state = State::Up {
@@ -145,7 +151,7 @@ impl Recovery {
                 };
                 self.states.insert(vbucket, state);
             }
-            Edit::Delete { .. } if sequence > self.record.covers => {
+            Edit::Delete { .. } if is_news => {
                 self.states.remove(&vbucket);
             }
             edit @ (Edit::Create { .. }

@@ -66,13 +66,17 @@ fn cursors_before_the_flush_cursor_are_dropped_if_their_clients_allow_it() {
     let quick = register(&mut log, "quick", 3).cursor;
     drop(take_all(&mut log, CursorId::FLUSH));
     assert_eq!(log.drop_cursors(), [], "nothing is persisted yet");
+    assert_eq!(log.kept_for_readers(), 0);
     log.note_persisted(Seqno(4));
+    let kept_bytes = log.figures().bytes - log.chain.open.bytes;
+    assert_eq!(log.kept_for_readers(), kept_bytes);
     assert_eq!(log.drop_cursors(), [(slow, CursorName::new("slow"))]);
     let gone = log.take(slow, TakeLimits::NONE).unwrap_err();
     assert_eq!(gone, CursorError::Gone(slow));
     assert_eq!(log.figures().checkpoints, 2, "others still need it");
+    assert_eq!(log.kept_for_readers(), kept_bytes);
     assert!(log.remove_cursor(kept) && log.remove_cursor(monitor));
-    assert_eq!(log.figures().checkpoints, 1);
+    assert_eq!((log.figures().checkpoints, log.kept_for_readers()), (1, 0));
     assert_eq!(seqnos(&take_all(&mut log, quick)), [4]);
     check(&log);
 }

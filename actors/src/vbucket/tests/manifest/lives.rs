@@ -241,6 +241,7 @@ fn a_vbucket_that_was_not_told_yet_answers_as_all_others_do() {
         collection: "d".to_owned(),
     };
     announce(&bench, change);
+    assert_eq!(documents(core), (2, 3), "before it followed");
     let manifest_uid = storage::ManifestUid(manifest.uid.0 + 1);
     let unknown = || Err(OperationError::UnknownCollection { manifest_uid });
     assert_eq!(write(core, 9, "k"), unknown());

@@ -1,0 +1,13 @@
+//! What is promised of replicas that follow another bucket, by public means only.
+#![cfg(test)]
+
+mod bad_input;
+mod collections;
+mod common;
+mod dishonest;
+mod equals;
+mod follows;
+mod memory;
+mod panics;
+mod rollback;
+mod states;
