@@ -261,14 +261,15 @@ impl ActiveMonitor {
     /// The prepare is erased from the disk, with its collection: there is nothing to decide. Whether it was there; whoever
     /// waits is to be told, in any case, that its outcome is not known (MB-44167).
     pub fn erase(&mut self, key: &DocumentKey, seqno: Seqno) -> bool {
+        let is_it = |one: &Decision| one.write.seqno() == seqno && one.prepare().key == *key;
         let was_there = if let Some(erased) = take_out(&mut self.tracked, key, seqno) {
             self.forget_deadline(&erased);
             true
-        } else {
-            let is_it = |one: &Decision| one.write.seqno() == seqno && one.prepare().key == *key;
-            let at = self.decided.iter().position(is_it);
+        } else if let Some(at) = self.decided.iter().position(is_it) {
             self.fences_given_up.remove(&seqno);
-            at.and_then(|at| self.decided.remove(at)).is_some()
+            self.decided.remove(at).is_some()
+        } else {
+            false
         };
         self.advance();
         was_there
