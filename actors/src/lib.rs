@@ -25,6 +25,7 @@ pub mod maintenance;
 pub mod compactor;
 pub mod backfill;
 pub mod stream;
+pub mod durability;
 pub mod warmup;
 pub mod rollback;
 #[cfg(any(test, feature = "testing"))]

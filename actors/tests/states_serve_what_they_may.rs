@@ -364,6 +364,55 @@ proptest! {
 }
 
 #[test]
+fn a_topology_nobody_can_have_is_refused_before_anything_changes() {
+    let Bench { core, .. } = active();
+    let before = core.state_record();
+    let malformed = Topology {
+        chains: vec![vec![Some("a".to_owned()), Some("a".to_owned())]],
+    };
+    let refused = core.set_state(SetVbucketState {
+        state: VbucketState::Dead,
+        topology: Some(malformed),
+        is_takeover: false,
+    });
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(error, OperationError::InvalidTopology(_)),
+        "{error}"
+    );
+    assert_eq!(error.advice(), storage::Advice::FixRequest);
+    assert_eq!(core.state_record(), before);
+    core.set(set("a", "1")).unwrap();
+}
+
+#[test]
+fn a_topology_ends_with_the_role_it_was_set_for() {
+    let Bench { core, .. } = active();
+    let topology = Topology {
+        chains: vec![vec![Some("a".to_owned())]],
+    };
+    let become_it = |state, topology| {
+        let request = SetVbucketState {
+            state,
+            topology,
+            is_takeover: false,
+        };
+        core.set_state(request).unwrap();
+        core.state_record().identity.topology.clone()
+    };
+    let set = become_it(VbucketState::Active, Some(topology.clone()));
+    assert_eq!(set, topology);
+    assert_eq!(become_it(VbucketState::Active, None), topology);
+    assert_eq!(become_it(VbucketState::Replica, None), Topology::default());
+    // A replica may be told of one; whoever promotes it says which it is then.
+    assert_eq!(
+        become_it(VbucketState::Replica, Some(topology.clone())),
+        topology
+    );
+    assert_eq!(become_it(VbucketState::Active, None), Topology::default());
+}
+
+#[test]
 fn every_change_marks_the_vbucket_dirty() {
     let Bench { core, dirty, .. } = active();
     assert!(dirty.is_empty());

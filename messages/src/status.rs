@@ -95,6 +95,9 @@ pub enum OperationError {
     /// A replicated item that does not fit the vbucket's history.
     #[error("the replicated item does not fit: {0}")]
     BadReplication(String),
+    /// Replication chains no vbucket can have.
+    #[error("the topology is not valid: {0}")]
+    InvalidTopology(String),
     /// The bucket was shut down.
     #[error("the bucket is shut down; open it again")]
     Closed,
@@ -152,7 +155,8 @@ impl OperationError {
             | OperationError::UnknownCollection { .. }
             | OperationError::UnknownVbucket(_)
             | OperationError::NotMyVbucket { .. }
-            | OperationError::BadReplication(_) => Advice::FixRequest,
+            | OperationError::BadReplication(_)
+            | OperationError::InvalidTopology(_) => Advice::FixRequest,
             OperationError::Crashed { .. }
             | OperationError::ActorCrashed { .. }
             | OperationError::TemporaryFailure(_) => Advice::RetryLater,

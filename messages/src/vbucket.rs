@@ -241,7 +241,8 @@ pub struct WriteBatch {
 pub struct SetVbucketState {
     /// What it shall be.
     pub state: VbucketState,
-    /// Its replication chains from now on; `None` leaves them.
+    /// Its replication chains from now on, of none to take them away. `None` leaves them while the vbucket stays active,
+    /// and takes them away when it becomes active or ceases to be.
     pub topology: Option<Topology>,
     /// A takeover: the new active goes on with the old one's history, no failover entry is made.
     pub is_takeover: bool,

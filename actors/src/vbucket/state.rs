@@ -19,20 +19,25 @@ use super::manifest::OpenCollections;
 use super::producing::ends_streams;
 use super::snapshots::Snapshots;
 use super::status::Status;
+use crate::durability::{Chains, TopologyError};
 use crate::sync::atomic::Ordering;
 use messages::vbucket::{SetVbucketState, VbucketDescription};
 use messages::{Busy, OperationError};
 use storage::{
-    ManifestUid, Seqno, SystemEvent, VbucketIdentity, VbucketState, VbucketStateRecord,
+    ManifestUid, Seqno, SystemEvent, Topology, VbucketIdentity, VbucketState, VbucketStateRecord,
     VbucketUuid, Watermarks,
 };
 
 impl VbucketCore {
-    /// Makes the vbucket active, replica, pending or dead.
+    /// Makes the vbucket active, replica, pending or dead. A topology nobody can have is refused before anything changes.
     pub fn set_state(
         &self,
         request: SetVbucketState,
     ) -> Result<VbucketDescription, OperationError> {
+        if let Some(topology) = &request.topology {
+            let invalid = |error: TopologyError| OperationError::InvalidTopology(error.to_string());
+            Chains::of(topology).map_err(invalid)?;
+        }
         let mut locked = self.lock();
         self.admit_engine()?;
         let before = locked.identity.state;
@@ -44,6 +49,9 @@ impl VbucketCore {
         identity.state = request.state;
         if let Some(topology) = request.topology {
             identity.topology = topology;
+        } else if is_promotion || (before == VbucketState::Active && request.state != before) {
+            // Who held what in another role says nothing in this one.
+            identity.topology = Topology::default();
         }
         let high = locked.log.last_seqno();
         if is_promotion && !request.is_takeover {
