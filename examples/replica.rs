@@ -17,6 +17,7 @@ const DOCUMENTS: usize = 2000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = std::env::temp_dir().join(format!("piggin-replica-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
     let told = block_on(run(&directory));
     std::fs::remove_dir_all(&directory)?;
     told
