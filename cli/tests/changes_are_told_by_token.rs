@@ -235,8 +235,9 @@ fn what_is_loaded_is_told_before_the_next_line_comes() {
 fn a_vbucket_that_is_down_is_told_and_the_others_are_told_whole() {
     let place = Place::new();
     place.run(&["create", "--vbuckets", "2"]).expect(0);
-    let line = |number| format!("{{\"id\":\"{number}\",\"x\":\"{}\"}}\n", "x".repeat(200));
-    let input: String = (0..2000).map(line).collect();
+    let filler = "x".repeat(200);
+    let line = |number| format!("{{\"id\":\"{number}\",\"x\":\"{filler}\"}}");
+    let input = (0..2000).map(line).collect::<Vec<_>>().join("\n");
     place
         .feed(&["load", "-", "--key", "id"], input.as_bytes())
         .expect(0);
