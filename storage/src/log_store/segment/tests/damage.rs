@@ -109,26 +109,7 @@ fn bytes_of_another_segment_are_never_taken_for_this_one() {
     let written = small();
     let mut items = small_items();
     items[7].document.cas = Cas(1);
-    let kills = [
-        Kill {
-            victim: Seqno(1),
-            killer: Seqno(4),
-            victim_bytes: 60,
-        },
-        Kill {
-            victim: Seqno(10),
-            killer: Seqno(26),
-            victim_bytes: 75,
-        },
-    ];
-    let boundaries = [watermarks(4), watermarks(9), watermarks(29)];
-    let tail = SegmentTail {
-        kills: &kills,
-        boundaries: &boundaries,
-        exact_from: Seqno(1),
-        ..tail()
-    };
-    let other = write(&items, plain(600), tail);
+    let other = small_of(&items, plain(600));
     assert_eq!(written.meta.length, other.meta.length);
     let wrong = written.with_bytes(other.file.0.read().clone());
     assert!(matches!(wrong.open(), Err(StorageError::Corruption { .. })));

@@ -451,7 +451,8 @@ pub(super) fn small_items() -> Vec<Item> {
     items
 }
 
-pub(super) fn small_with(options: SegmentOptions) -> Written {
+/// `items` with kills and boundaries, as a small segment has them.
+pub(super) fn small_of(items: &[Item], options: SegmentOptions) -> Written {
     let kills = [
         Kill {
             victim: Seqno(1),
@@ -471,7 +472,11 @@ pub(super) fn small_with(options: SegmentOptions) -> Written {
         exact_from: Seqno(1),
         ..tail()
     };
-    write(&small_items(), options, tail)
+    write(items, options, tail)
+}
+
+pub(super) fn small_with(options: SegmentOptions) -> Written {
+    small_of(&small_items(), options)
 }
 
 pub(super) fn small() -> Written {
