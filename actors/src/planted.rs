@@ -4,29 +4,31 @@
 
 /// A bug that was real once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Bug {
     /// None.
-    Nothing = 0,
+    Nothing,
     /// A scan that failed counts as complete (MB-47790).
-    FailedScanIsComplete = 1,
+    FailedScanIsComplete,
 }
 
 #[cfg(feature = "planted")]
 mod switch {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::cell::Cell;
 
     use super::Bug;
 
-    static PLANTED: AtomicU8 = AtomicU8::new(0);
+    thread_local! {
+        // A simulated world is one thread, and the tests beside it are others.
+        static PLANTED: Cell<Bug> = const { Cell::new(Bug::Nothing) };
+    }
 
-    /// Plants a bug in this process, in place of the one before.
+    /// Plants a bug on this thread, in place of the one before.
     pub fn plant(bug: Bug) {
-        PLANTED.store(bug as u8, Ordering::SeqCst);
+        PLANTED.set(bug);
     }
 
     pub(crate) fn is_planted(bug: Bug) -> bool {
-        PLANTED.load(Ordering::SeqCst) == bug as u8
+        PLANTED.get() == bug
     }
 }
 

@@ -7,9 +7,12 @@ use crate::mb_47790;
 
 #[test]
 fn mb_47790_planted_is_found() {
-    plant(Bug::FailedScanIsComplete);
-    let found = std::panic::catch_unwind(|| run(1, mb_47790::check));
-    plant(Bug::Nothing);
+    let found = std::panic::catch_unwind(|| {
+        run(1, async |world| {
+            plant(Bug::FailedScanIsComplete);
+            mb_47790::check(world).await;
+        });
+    });
     assert!(
         found.is_err(),
         "a failed scan counted as complete, and nobody noticed"
