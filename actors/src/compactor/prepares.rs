@@ -1,8 +1,9 @@
 //! Who is told which prepares compactions erased, and what was not told yet.
 //!
-//! Invariant: at most one entry for each past of a vbucket (rule R2), kept until it was handed over; a receiver whose mailbox is full delays
-//! it and loses nothing (rule R18). After a crash, or a store that was opened anew, nothing needs to be told: whoever
-//! tracks prepares reads them anew then.
+//! Invariant: at most one entry for each past of a vbucket (rule R2), kept until it was handed over; a receiver whose
+//! mailbox is full delays it and loses nothing (rule R18). What a publish may have erased that did not come back is in
+//! doubt until the store was opened anew, and then told if it is gone. After a start of the process nothing needs to be
+//! told: whoever tracks prepares reads them from disk then.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +12,11 @@ use actix::Recipient;
 use actix::prelude::SendError;
 
 use messages::compactor::PreparesErased;
-use storage::{ErasedPrepare, Incarnation, RollbackEpoch, VbucketId};
+use storage::{
+    ErasedPrepare, Incarnation, KvStore, LogStore, RollbackEpoch, Seqno, StorageError, VbucketId,
+};
+
+use crate::store_handle::StoreGeneration;
 
 /// Which past of which vbucket.
 pub type PastOf = (VbucketId, Incarnation, RollbackEpoch);
@@ -22,6 +27,41 @@ pub struct ErasedPrepares {
     receiver: Option<Recipient<PreparesErased>>,
     /// On disk, not told yet.
     untold: BTreeMap<PastOf, Vec<ErasedPrepare>>,
+    /// Erased by a publish that did not come back, if it took effect.
+    in_doubt: BTreeMap<PastOf, Doubt>,
+}
+
+/// What a publish may have erased: a store of a later generation says.
+#[derive(Clone)]
+pub(super) struct Doubt {
+    since: StoreGeneration,
+    prepares: BTreeMap<Seqno, ErasedPrepare>,
+}
+
+impl Doubt {
+    /// Those that a store does not have any more. Nothing where it has another past: whoever tracks its prepares reads
+    /// them anew.
+    pub(super) fn gone_from(
+        &self,
+        of: PastOf,
+        store: &LogStore,
+    ) -> Result<Vec<ErasedPrepare>, StorageError> {
+        let (vbucket, incarnation, epoch) = of;
+        let snapshot = match store.snapshot(vbucket) {
+            Err(StorageError::UnknownVbucket(_)) => return Ok(Vec::new()),
+            snapshot => snapshot?,
+        };
+        if (snapshot.incarnation(), snapshot.epoch()) != (incarnation, epoch) {
+            return Ok(Vec::new());
+        }
+        let mut gone = Vec::new();
+        for prepare in self.prepares.values() {
+            if prepare.is_gone_from(snapshot.as_ref())? {
+                gone.push(prepare.clone());
+            }
+        }
+        Ok(gone)
+    }
 }
 
 impl ErasedPrepares {
@@ -30,8 +70,42 @@ impl ErasedPrepares {
         self.receiver = Some(receiver);
     }
 
+    /// A publish that erases these begins; nothing is known of it before it comes back.
+    pub fn begins(&mut self, of: PastOf, now: StoreGeneration, prepares: &[ErasedPrepare]) {
+        if self.receiver.is_none() || prepares.is_empty() {
+            return;
+        }
+        let doubt = self.in_doubt.entry(of).or_insert_with(|| Doubt {
+            since: now,
+            prepares: BTreeMap::new(),
+        });
+        doubt.since = now;
+        let more = prepares.iter().map(|one| (one.seqno, one.clone()));
+        doubt.prepares.extend(more);
+    }
+
+    /// What was in doubt before the store of this generation was opened.
+    pub(super) fn doubts_before(&self, now: StoreGeneration) -> Vec<(PastOf, Doubt)> {
+        let due = self.in_doubt.iter().filter(|(_, doubt)| doubt.since < now);
+        due.map(|(of, doubt)| (*of, doubt.clone())).collect()
+    }
+
+    /// A store that was opened since says that these are gone, and the others there.
+    pub(super) fn is_settled(&mut self, of: PastOf, gone: &[ErasedPrepare]) {
+        self.in_doubt.remove(&of);
+        self.erased(of, gone);
+    }
+
     /// These are erased, and that is on disk.
     pub fn erased(&mut self, of: PastOf, prepares: &[ErasedPrepare]) {
+        if let Some(doubt) = self.in_doubt.get_mut(&of) {
+            for told in prepares {
+                doubt.prepares.remove(&told.seqno);
+            }
+            if doubt.prepares.is_empty() {
+                self.in_doubt.remove(&of);
+            }
+        }
         if self.receiver.is_some() && !prepares.is_empty() {
             let untold = self.untold.entry(of).or_default();
             untold.extend_from_slice(prepares);
