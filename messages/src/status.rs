@@ -8,6 +8,7 @@ use storage::{
     Advice, Cas, Document, KeyError, ManifestUid, StorageError, VbucketId, VbucketState,
 };
 
+use crate::collections::ManifestClash;
 use crate::lifecycle::ChildName;
 
 /// Why a request was not done.
@@ -98,6 +99,18 @@ pub enum OperationError {
     /// Replication chains no vbucket can have.
     #[error("the topology is not valid: {0}")]
     InvalidTopology(String),
+    /// The vbucket would become active, or follow a source, and its collections and those its bucket has elsewhere cannot
+    /// both be: they were made in different buckets.
+    #[error(
+        "vbucket {vbucket} has other collections than its bucket: {clash}; \
+         drop the one in the bucket, or make its other vbuckets follow the same source"
+    )]
+    ManifestClash {
+        /// Which.
+        vbucket: VbucketId,
+        /// What cannot be both.
+        clash: Box<ManifestClash>,
+    },
     /// The bucket was shut down.
     #[error("the bucket is shut down; open it again")]
     Closed,
@@ -156,7 +169,8 @@ impl OperationError {
             | OperationError::UnknownVbucket(_)
             | OperationError::NotMyVbucket { .. }
             | OperationError::BadReplication(_)
-            | OperationError::InvalidTopology(_) => Advice::FixRequest,
+            | OperationError::InvalidTopology(_)
+            | OperationError::ManifestClash { .. } => Advice::FixRequest,
             OperationError::Crashed { .. }
             | OperationError::ActorCrashed { .. }
             | OperationError::TemporaryFailure(_) => Advice::RetryLater,

@@ -13,7 +13,8 @@ use piggin::{Bucket, Replication};
 use supervisor::testing::{DiskFault, Fault, World};
 
 use crate::common::{
-    assert_same, become_state, caught_up, copied, created, key, opened, replicate, run, write,
+    assert_same, become_state, caught_up, contents, copied, created, key, opened, replicate, run,
+    write,
 };
 
 /// A source that lost what it had not stored and its replica had, and went on from there.
@@ -205,6 +206,37 @@ fn who_missed_purged_tombstones_begins_anew() {
         {
             assert!(new.purge_seqno >= old.purge_seqno, "{old:?}, {new:?}");
         }
+    });
+}
+
+#[test]
+fn a_rollback_nobody_waits_for_any_more_is_given_up() {
+    run(8, async |here, there| {
+        let (source, target) = parted(&here, &there).await;
+        let before = contents(&target);
+        // What is under way to the disk does not get there, and nothing goes back before it does.
+        for _ in 0..1000 {
+            there.inject(Fault::FlushCommit(1));
+        }
+        let replication = replicate(&source, &target);
+        there.sleep(Duration::from_secs(1)).await;
+        let rolling = || {
+            let all = target.vbuckets();
+            let cores = all.map(|id| target.vbucket_core(id).expect("it"));
+            cores.filter(|core| core.is_rolling_back()).count()
+        };
+        assert!(rolling() > 0);
+        drop(replication);
+        there.sleep(Duration::from_millis(1)).await;
+        assert_eq!(rolling(), 0);
+        become_state(&target, VbucketState::Active).await;
+        assert_eq!(contents(&target), before, "nothing was given up");
+        there.clear_faults();
+        target.flush().await.expect("a flush");
+        there.cut_power();
+        let target = opened(&there).await;
+        assert_eq!(contents(&target), before);
+        drop(all_followed(&source, &target).await);
     });
 }
 
