@@ -191,7 +191,9 @@ impl Collections {
     fn highest_uid(&self) -> ManifestUid {
         let cores = self.table.cores();
         let uids = cores.map(|(_, core)| core.collections_manifest().uid);
-        uids.max().unwrap_or_default().max(self.shared().highest_uid())
+        uids.max()
+            .unwrap_or_default()
+            .max(self.shared().highest_uid())
     }
 
     /// All vbuckets, with a place among those who wait for the disk for each that is active and in service. Whatever could be

@@ -11,9 +11,7 @@ use piggin::storage::{CollectionId, VbucketId, VbucketState};
 use piggin::{Bucket, ReplicateError, Replication};
 use supervisor::testing::World;
 
-use crate::common::{
-    assert_same, become_state, caught_up, copied, created, opened, replicate, run, write,
-};
+use crate::common::{assert_same, become_state, caught_up, copied, created, opened, run, write};
 
 const KEYS: usize = 40;
 
@@ -34,7 +32,10 @@ async fn fill(bucket: &Bucket, scope: &str, name: &str, value: &str) {
     let collection = bucket.collection(scope, name).expect("it");
     for number in 0..KEYS {
         let key = format!("{name} {number}");
-        collection.set(key, value.to_owned()).await.expect("a write");
+        collection
+            .set(key, value.to_owned())
+            .await
+            .expect("a write");
     }
 }
 

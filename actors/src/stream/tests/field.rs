@@ -69,14 +69,22 @@ fn mb_47437_a_marker_ends_with_what_was_sent() {
     for last_is_wanted in [false, true] {
         let mut state = opened(of_fruit(0, u64::MAX), 9);
         let items = [item_of(FRUIT, 4, "a"), item_of(FRUIT, 9, "b")];
-        let wanted = if last_is_wanted { &items[..] } else { &items[..1] };
+        let wanted = if last_is_wanted {
+            &items[..]
+        } else {
+            &items[..1]
+        };
         let others = Skipped {
             items: 9 - wanted.len() as u64,
             has_invisible: false,
         };
         state.backfilled(wanted, Seqno(9), others);
         state.backfill_ended(BackfillEnd::Complete(Seqno(9)));
-        let last = if last_is_wanted { "set 9" } else { "advanced 9" };
+        let last = if last_is_wanted {
+            "set 9"
+        } else {
+            "advanced 9"
+        };
         assert_eq!(said(&mut state), ["disk+ 0-9", "set 4", last]);
     }
     let mut nothing = opened(of_fruit(0, u64::MAX), 9);

@@ -153,7 +153,8 @@ pub(super) const fn highest_number(uid: ManifestUid) -> u64 {
 
 /// The number of what a manifest has first.
 fn number(uid: ManifestUid) -> Result<u32, ManifestError> {
-    u32::try_from(highest_number(uid)).map_err(|_| too_many("numbers for collections", u32::MAX as usize))
+    u32::try_from(highest_number(uid))
+        .map_err(|_| too_many("numbers for collections", u32::MAX as usize))
 }
 
 const fn too_many(what: &'static str, max: usize) -> ManifestError {

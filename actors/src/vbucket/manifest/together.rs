@@ -123,9 +123,7 @@ fn both(bucket: &CollectionsManifest, own: &CollectionsManifest) -> CollectionsM
     CollectionsManifest {
         uid: bucket.uid,
         scopes: scopes.map(|(name, id)| (id, name.clone())).collect(),
-        collections: collections
-            .map(|(id, entry)| (id, entry.clone()))
-            .collect(),
+        collections: collections.map(|(id, entry)| (id, entry.clone())).collect(),
     }
 }
 
@@ -204,7 +202,10 @@ mod tests {
         let both = together(&bucket, &own).expect("one");
         assert_eq!(names(&both), ["_default", "a", "y", "c"]);
         assert!(both.uid > bucket.uid.max(own.uid));
-        assert_eq!(both.collection(DEFAULT_NAME, "c"), own.collection(DEFAULT_NAME, "c"));
+        assert_eq!(
+            both.collection(DEFAULT_NAME, "c"),
+            own.collection(DEFAULT_NAME, "c")
+        );
     }
 
     #[test]

@@ -127,10 +127,16 @@ fn what_is_kept_is_bounded_however_many_snapshots_come_before_one_is_on_disk() {
         let high = Seqno(high);
         let (range, kind) = snapshots.range_at(high, high, newest);
         let (least, _) = exact.range_at(high, high, newest);
-        assert!(range.start <= least.start && range.end >= least.end, "{high}");
+        assert!(
+            range.start <= least.start && range.end >= least.end,
+            "{high}"
+        );
         assert!(range.start <= high && high <= range.end, "{high}");
         // What says that it is whole is.
-        assert!(range.start != range.end || least.start == least.end, "{high}");
+        assert!(
+            range.start != range.end || least.start == least.end,
+            "{high}"
+        );
         assert_eq!(kind, SnapshotKind::Memory);
     }
     assert_eq!(at(&snapshots, last), (last, last));

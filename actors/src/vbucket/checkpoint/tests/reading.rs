@@ -46,7 +46,10 @@ fn mb_24244_a_snapshot_has_each_key_once() {
         let cursor = register(&mut log, "stream", 0).cursor;
         for (seqno, name) in [(1, "a"), (2, "b"), (3, "c")] {
             let done = put(&mut log, name, Operation::Mutation, None);
-            assert_eq!((done, log.last_seqno()), (Disposition::Append, Seqno(seqno)));
+            assert_eq!(
+                (done, log.last_seqno()),
+                (Disposition::Append, Seqno(seqno))
+            );
         }
         let mut snapshots: Vec<Vec<Arc<Item>>> = Vec::new();
         let mut add = |taken: &Taken| {

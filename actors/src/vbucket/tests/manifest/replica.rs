@@ -89,9 +89,7 @@ fn a_replica_brings_what_its_source_told_it_when_it_becomes_active() {
 #[test]
 fn a_number_that_is_another_collection_in_the_bucket_is_refused() {
     let bench = told_replica(3);
-    bench
-        .manifest
-        .note_state(other(), VbucketState::Active);
+    bench.manifest.note_state(other(), VbucketState::Active);
     let before = announce(&bench, create("_default", "c"));
     let refused = bench.core.set_state(PROMOTE);
     let Err(OperationError::ManifestClash { vbucket, clash }) = refused else {
@@ -101,9 +99,7 @@ fn a_number_that_is_another_collection_in_the_bucket_is_refused() {
     assert_eq!(bench.core.state(), VbucketState::Replica);
     assert_eq!(bench.manifest.current(), before);
     // Once nobody has it any more it can.
-    bench
-        .manifest
-        .note_state(other(), VbucketState::Replica);
+    bench.manifest.note_state(other(), VbucketState::Replica);
     become_state(&bench.core, VbucketState::Active);
     assert_eq!(get(&bench.core, 8, "k"), Ok(()));
 }
@@ -111,9 +107,7 @@ fn a_number_that_is_another_collection_in_the_bucket_is_refused() {
 #[test]
 fn what_an_active_one_has_of_two_histories_is_on_disk_with_its_state() {
     let bench = told_replica(3);
-    bench
-        .manifest
-        .note_state(other(), VbucketState::Active);
+    bench.manifest.note_state(other(), VbucketState::Active);
     // As many changes, the last of them another.
     let mut parted = bench.core.collections_manifest().as_ref().clone();
     let entry = parted.collections.remove(&CollectionId(9)).unwrap();
@@ -127,7 +121,10 @@ fn what_an_active_one_has_of_two_histories_is_on_disk_with_its_state() {
     let active = |one: &&(VbucketState, u64, usize)| one.0 == VbucketState::Active;
     let promoted = (VbucketState::Active, 3, 4);
     assert_eq!(found.last(), Some(&promoted));
-    assert!(found.iter().filter(active).all(|one| *one == promoted), "{found:?}");
+    assert!(
+        found.iter().filter(active).all(|one| *one == promoted),
+        "{found:?}"
+    );
 }
 
 #[test]
