@@ -1,11 +1,14 @@
 //! The machine of one stream, step by step: what it wants, what it says, how it ends.
 
+mod field;
+
 use std::sync::Arc;
 
 use messages::stream::{SnapshotFlags, StreamEndReason, StreamEvent, StreamFilter};
 use storage::{
     Cas, CollectionId, Document, DocumentKey, Item, ManifestUid, Operation, ScopeId, Seqno,
-    SnapshotKind, SnapshotRange, SystemEvent, VbucketId, Watermarks,
+    SnapshotKind, SnapshotRange, SystemEvent, VbucketId, VbucketStateRecord, VbucketUuid,
+    Watermarks,
 };
 
 use super::admit::Admitted;
