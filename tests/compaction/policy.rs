@@ -86,7 +86,7 @@ fn the_newest_segments_are_merged_alone() {
             bucket.flush().await.expect("a flush");
             world.sleep(Duration::from_millis(500)).await;
         };
-        write(0..200).await;
+        write(0..1000).await;
         let options = CompactOptions::default();
         let whole = bucket.compact(VbucketId::FIRST, options).await;
         let whole = whole.expect("a compaction").bytes_after;
@@ -95,7 +95,7 @@ fn the_newest_segments_are_merged_alone() {
             stage: CompactionStage::Publish,
         });
         for round in 0..6 {
-            write(1000 + 10 * round..1010 + 10 * round).await;
+            write(1000 + 60 * round..1060 + 60 * round).await;
         }
         hold.reached().await;
         let [status] = bucket.compactions()[..] else {
@@ -119,7 +119,7 @@ fn the_newest_segments_are_merged_alone() {
         let files = files.expect("figures");
         assert_eq!(files.segments, 2, "the old one, and one of all newer ones");
         drop(lease);
-        assert_eq!(bucket.statistics().documents, 260);
+        assert_eq!(bucket.statistics().documents, 1360);
         assert_eq!(bucket.failures(FailureId(0)).failures, []);
         bucket.shutdown().await.expect("an orderly end");
     });
