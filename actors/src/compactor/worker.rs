@@ -325,6 +325,10 @@ impl Worker for CompactionWorker {
         self.is_stepping = false;
         step
     }
+
+    fn gives_way(&self) -> bool {
+        true
+    }
 }
 
 /// A life that ends, by a panic or in order, with a run in hand: whoever waits for it is told, or waits on. No I/O.
