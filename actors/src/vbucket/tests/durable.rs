@@ -73,9 +73,6 @@ impl World {
     pub(super) fn decide(&mut self, max: usize, fault: Option<ChangeStep>) {
         let (core, now) = (&self.bench.core, self.bench.now());
         let crashed = crashing(core, fault, || core.do_durability(now, max)).is_none();
-        if crashed && fault == Some(ChangeStep::Locked) {
-            return self.model.rebuild();
-        }
         let mut ended: Vec<_> = self
             .model
             .tick(self.bench.clock.seconds())
@@ -83,7 +80,7 @@ impl World {
             .map(|seqno| (seqno, Ended::Unknown))
             .collect();
         let done = match (crashed, fault) {
-            (true, Some(ChangeStep::Noted)) => 0,
+            (true, Some(ChangeStep::Locked | ChangeStep::Noted)) => 0,
             (true, _) => 1,
             (false, _) => max,
         };

@@ -174,6 +174,23 @@ fn mb_36112_half_a_disk_snapshot_is_read_to_its_end() {
     assert_eq!(world.open(), [7]);
 }
 
+/// The end of the disk snapshot never comes: this one is active now.
+#[test]
+fn what_ended_in_half_a_disk_snapshot_is_over_after_a_promotion() {
+    let (world, epoch) = World::follower();
+    let core = world.core();
+    from_memory(core, epoch, &[prepared(1, "x"), prepared(2, "y")]);
+    let snapshot = ReplicaSnapshot::disk(Seqno(3), Seqno(99), Seqno(2));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    core.apply_item(epoch, mutation(8, "x")).unwrap();
+    become_state(core, VbucketState::Active);
+    core.set(set("x", "newer")).unwrap();
+    assert_eq!(world.open(), [2]);
+    world.flush();
+    let world = world.restart(1 << 30);
+    assert_eq!(world.open(), [2]);
+}
+
 #[test]
 fn nothing_is_loaded_of_a_store_where_all_is_over() {
     let (world, epoch) = World::follower();
