@@ -153,6 +153,15 @@ impl Locked<'_> {
         inner.log.raise_high_prepared(prepared);
     }
 
+    /// Everything up to `settled` is on disk.
+    pub(super) fn tell_persisted(&mut self, settled: Seqno) {
+        let inner: &mut Inner = self;
+        let stored = inner.flushed.persisted();
+        inner.durable.announced.note_stored(stored);
+        inner.durable.monitor.note_persisted(settled);
+        self.after_monitor();
+    }
+
     /// Whoever waits for this prepare is told, once the lock is free.
     pub(super) fn complete(&mut self, seqno: Seqno, answer: super::durable::Answer) {
         if let Some(reply) = self.durable.ledger.complete(seqno) {
@@ -278,15 +287,6 @@ impl VbucketCore {
         }
     }
 
-    /// Everything up to there is on disk.
-    pub(super) fn tell_persisted(&self, locked: &mut Locked<'_>, settled: Seqno) {
-        let inner: &mut Inner = locked;
-        let stored = inner.flushed.persisted();
-        inner.durable.announced.note_stored(stored);
-        inner.durable.monitor.note_persisted(settled);
-        locked.after_monitor();
-    }
-
     /// Does what a change of identity means for durable writes. Nothing, if neither state nor topology is another.
     pub(super) fn follow_role(&self, locked: &mut Locked<'_>) {
         let state = locked.identity.state;
@@ -362,7 +362,11 @@ impl VbucketCore {
             Operation::Abort { prepare_seqno, .. } => {
                 (prepare_seqno, Err(OperationError::SyncWriteAmbiguous))
             }
-            _ => return,
+            Operation::Mutation
+            | Operation::Deletion { .. }
+            | Operation::Prepare { .. }
+            | Operation::SystemEventBegin
+            | Operation::SystemEventEnd => return,
         };
         let completed = &mut locked.durable.high_completed;
         *completed = prepare.max(*completed);

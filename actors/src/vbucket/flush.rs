@@ -171,7 +171,7 @@ impl VbucketCore {
             locked.snapshots.forget(seqno);
             self.drop_tombstones(&mut locked);
             let settled = locked.flushed.persisted.settled;
-            self.tell_persisted(&mut locked, settled);
+            locked.tell_persisted(settled);
             self.waiters.settle_up_to(settled)
         };
         answered.tell();
@@ -220,7 +220,7 @@ impl VbucketCore {
             let settled = locked.flushed.persisted.settled.min(persisted);
             if reset.is_ok() {
                 // What was under way may have arrived, and nobody else would say so.
-                self.tell_persisted(&mut locked, settled);
+                locked.tell_persisted(settled);
             }
             reset.map(|()| self.waiters.settle_up_to(settled))
         };

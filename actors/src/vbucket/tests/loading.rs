@@ -30,7 +30,7 @@ fn found(store: &MemoryStore) -> Vec<Item> {
         match reading.step(64) {
             Outcome::Yielded => {}
             Outcome::Complete(prepares) => return prepares,
-            other => panic!("{other:?}"),
+            other @ (Outcome::Failed(_) | Outcome::Aborted(_)) => panic!("{other:?}"),
         }
     }
 }

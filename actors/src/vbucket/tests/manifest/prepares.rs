@@ -11,8 +11,8 @@ use super::{begin_of, document_item, end_of, event_item, get, write};
 use messages::OperationError;
 use storage::{DurabilityLevel, Item, Operation, Seqno, VbucketState};
 
-fn with(item: Arc<Item>, operation: Operation) -> Arc<Item> {
-    let mut item = Item::clone(&item);
+fn with(item: &Item, operation: Operation) -> Arc<Item> {
+    let mut item = item.clone();
     item.operation = operation;
     Arc::new(item)
 }
@@ -20,7 +20,7 @@ fn with(item: Arc<Item>, operation: Operation) -> Arc<Item> {
 fn prepared(seqno: u64, name: &str) -> Arc<Item> {
     let (level, is_deletion) = (DurabilityLevel::Majority, false);
     with(
-        document_item(seqno, 8, name),
+        &document_item(seqno, 8, name),
         Operation::Prepare { level, is_deletion },
     )
 }
@@ -51,7 +51,7 @@ fn one_of_the_life_before_is_in_nobody_s_way() {
             prepared(6, "k"),
             // The first that goes on.
             with(
-                document_item(7, 8, "k"),
+                &document_item(7, 8, "k"),
                 Operation::CommitMutation { prepare_seqno },
             ),
         ],
@@ -88,7 +88,7 @@ fn what_ended_with_its_collection_is_not_tracked_by_the_next_monitor() {
     feed(
         core,
         vec![with(
-            document_item(6, 8, "other"),
+            &document_item(6, 8, "other"),
             Operation::CommitMutation { prepare_seqno },
         )],
     );
