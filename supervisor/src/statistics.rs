@@ -29,6 +29,8 @@ pub struct BucketStatistics {
     pub backfills: u64,
     /// Bytes read for streams and not sent yet.
     pub backfill_buffer_bytes: u64,
+    /// Places of streams in memory that were given up since the bucket was opened: they read from disk what they had not read.
+    pub stream_cursors_dropped: u64,
     /// Vbuckets that follow those of another bucket.
     pub replicas: u64,
     /// Bytes their sources sent, for which they got no room back yet.
@@ -108,6 +110,7 @@ impl BucketStatistics {
                 self.compaction.collection_items_purged,
             ),
             (names::EXPIRED_COMPACTOR, self.compaction.expired),
+            (names::STREAM_CURSORS_DROPPED, self.stream_cursors_dropped),
         ];
         for (name, value) in counters {
             metrics::counter!(name).absolute(value);

@@ -105,24 +105,15 @@ impl Filter {
 
     /// How an item is told, if it is; an event that cannot be read is of no concern to anybody.
     #[must_use]
-    pub fn sees(&self, item: &Arc<Item>) -> Sight {
-        match item.namespace() {
-            Namespace::Prepared if self.has(item.document.key.collection()) => Sight::Invisible,
-            Namespace::Committed if self.has(item.document.key.collection()) => {
-                Sight::Event(told(item))
-            }
-            Namespace::SystemEvent => match SystemEvent::of(item) {
-                Ok(event) if self.has_event(&event) => {
-                    let seqno = item.seqno;
-                    Sight::Event(StreamEvent::SystemEvent(Box::new(SystemEventAt {
-                        seqno,
-                        cas: item.document.cas,
-                        event,
-                    })))
-                }
-                Ok(_) | Err(_) => Sight::Other,
-            },
-            Namespace::Prepared | Namespace::Committed => Sight::Other,
+    pub fn sees(&self, item: Arc<Item>) -> Sight {
+        if self.passes(&item) {
+            event_of(item).map_or(Sight::Other, Sight::Event)
+        } else if item.namespace() == Namespace::Prepared
+            && self.has(item.document.key.collection())
+        {
+            Sight::Invisible
+        } else {
+            Sight::Other
         }
     }
 
@@ -204,10 +195,10 @@ impl Filter {
     }
 }
 
-/// A committed item as consumers without sync-writes see it.
-fn told(item: &Arc<Item>) -> StreamEvent {
-    let item = Arc::clone(item);
-    match item.operation {
+/// An item that passes a filter, as it is told; none is told of a prepare, nor of an event that cannot be read.
+#[must_use]
+pub fn event_of(item: Arc<Item>) -> Option<StreamEvent> {
+    Some(match item.operation {
         Operation::Deletion {
             source: DeleteSource::Expiration,
             ..
@@ -215,13 +206,16 @@ fn told(item: &Arc<Item>) -> StreamEvent {
         Operation::Deletion { .. } | Operation::CommitDeletion { .. } => {
             StreamEvent::Deletion(item)
         }
-        Operation::Mutation
-        | Operation::CommitMutation { .. }
-        | Operation::Prepare { .. }
-        | Operation::Abort { .. }
-        | Operation::SystemEventBegin
-        | Operation::SystemEventEnd => StreamEvent::Mutation(item),
-    }
+        Operation::Mutation | Operation::CommitMutation { .. } => StreamEvent::Mutation(item),
+        Operation::SystemEventBegin | Operation::SystemEventEnd => {
+            StreamEvent::SystemEvent(Box::new(SystemEventAt {
+                seqno: item.seqno,
+                cas: item.document.cas,
+                event: SystemEvent::of(&item).ok()?,
+            }))
+        }
+        Operation::Prepare { .. } | Operation::Abort { .. } => return None,
+    })
 }
 
 #[cfg(test)]
@@ -270,23 +264,20 @@ mod tests {
     #[test]
     fn only_what_is_wanted_passes() {
         let filter = filter_for(&StreamFilter::Collections(vec![FRUIT]));
-        assert!(matches!(filter.sees(&item(FRUIT)), Sight::Event(_)));
-        assert_eq!(filter.sees(&item(CollectionId::DEFAULT)), Sight::Other);
+        assert!(matches!(filter.sees(item(FRUIT)), Sight::Event(_)));
+        assert_eq!(filter.sees(item(CollectionId::DEFAULT)), Sight::Other);
         let all = filter_for(&StreamFilter::All);
-        assert!(matches!(all.sees(&item(FRUIT)), Sight::Event(_)));
-        assert!(matches!(
-            all.sees(&event_item(&end(FRUIT))),
-            Sight::Event(_)
-        ));
+        assert!(matches!(all.sees(item(FRUIT)), Sight::Event(_)));
+        assert!(matches!(all.sees(event_item(&end(FRUIT))), Sight::Event(_)));
     }
 
     #[test]
     fn the_end_of_its_last_collection_empties_it() {
         let mut filter = filter_for(&StreamFilter::Collections(vec![FRUIT]));
         let other = event_item(&end(CollectionId(9)));
-        assert_eq!(filter.sees(&other), Sight::Other);
+        assert_eq!(filter.sees(other), Sight::Other);
         assert!(matches!(
-            filter.sees(&event_item(&end(FRUIT))),
+            filter.sees(event_item(&end(FRUIT))),
             Sight::Event(_)
         ));
         assert!(!filter.is_empty());
@@ -305,10 +296,10 @@ mod tests {
             name: "new".to_owned(),
             max_ttl_s: 0,
         };
-        assert!(matches!(filter.sees(&event_item(&begin)), Sight::Event(_)));
+        assert!(matches!(filter.sees(event_item(&begin)), Sight::Event(_)));
         filter.follow(&begin);
         assert!(matches!(
-            filter.sees(&item(CollectionId(9))),
+            filter.sees(item(CollectionId(9))),
             Sight::Event(_)
         ));
     }

@@ -49,6 +49,8 @@ pub(super) enum Looked {
 /// What moving on came to.
 enum Moved {
     On,
+    /// There was no more in the log: what is written from now on marks the vbucket anew.
+    ToTheEnd,
     Nowhere,
 }
 
@@ -104,6 +106,11 @@ impl Live {
         is_alive && &*admitted.consumer == consumer && admitted.stream_number == number
     }
 
+    /// Whether nobody takes what it sends any more.
+    pub(super) fn is_orphan(&self) -> bool {
+        self.sink.is_gone()
+    }
+
     pub(super) fn acknowledge(&self, bytes: u64) -> Result<(), StreamError> {
         self.window.acknowledge(bytes)
     }
@@ -119,6 +126,7 @@ impl Live {
             return Looked::Over;
         }
         self.notice();
+        let mut is_at_end = false;
         for _ in 0..PIECES_MAX {
             match self.send(slice) {
                 Some(looked) => {
@@ -133,10 +141,17 @@ impl Live {
                 }
                 None => {}
             }
-            if let Moved::Nowhere = self.move_on(slice) {
-                self.let_go();
-                if !self.state.has_output() {
-                    return Looked::Waits;
+            if is_at_end && !self.state.has_output() {
+                return Looked::Waits;
+            }
+            match self.move_on(slice) {
+                Moved::On => {}
+                Moved::ToTheEnd => is_at_end = true,
+                Moved::Nowhere => {
+                    self.let_go();
+                    if !self.state.has_output() {
+                        return Looked::Waits;
+                    }
                 }
             }
             if slice.is_used_up() {
@@ -264,9 +279,8 @@ impl Live {
             Piped::Nothing => return Moved::Nowhere,
             Piped::Ended(end) => self.state.backfill_ended(end),
             Piped::Chunk(chunk) => {
-                slice.spend_items(chunk.items.len());
-                self.state
-                    .backfilled(&chunk.items, chunk.up_to, chunk.skipped);
+                slice.spend_items(chunk.read.events.len());
+                self.state.backfilled(chunk.read);
             }
             Piped::Opened(watermarks) => {
                 let is_disk_only = self.state.admitted().is_disk_only;
@@ -307,7 +321,13 @@ impl Live {
             Ok(taken) => {
                 // Those it is not for cost time, too.
                 slice.spend_items(taken.items.len());
-                self.state.taken(&taken);
+                let is_all = !taken.more;
+                self.state.taken(taken);
+                self.let_go();
+                if is_all && self.state.want() == Want::Log {
+                    return Moved::ToTheEnd;
+                }
+                return Moved::On;
             }
             Err(broken) => self.broken(broken),
         }
@@ -323,9 +343,7 @@ impl Live {
         }
         if self.state.is_backfilling() {
             // Another backfill follows this one.
-            self.cursor = None;
-            self.state.cursor_dropped();
-            return;
+            return self.drop_cursor();
         }
         // The end that was told must be delivered: at most the rest of one checkpoint is kept for that.
         while !self.state.may_drop_cursor() && self.state.want() == Want::Log {
@@ -334,9 +352,14 @@ impl Live {
             }
         }
         if self.state.may_drop_cursor() {
-            self.cursor = None;
-            self.state.cursor_dropped();
+            self.drop_cursor();
         }
+    }
+
+    fn drop_cursor(&mut self) {
+        self.cursor = None;
+        self.links.core.note_cursors_dropped(1);
+        self.state.cursor_dropped();
     }
 }
 

@@ -13,7 +13,7 @@ use super::dirty::DirtyVbuckets;
 use super::memory;
 use super::status::Status;
 use crate::stream::{OpenCollection, VbucketView};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use messages::{Busy, CollectionsManifest, OperationError};
 use storage::{Item, Seqno, VbucketState};
 
@@ -22,6 +22,7 @@ use storage::{Item, Seqno, VbucketState};
 pub(super) struct Watched {
     edge: OnceLock<Arc<DirtyVbuckets>>,
     watchers: AtomicUsize,
+    cursors_dropped: AtomicU64,
 }
 
 /// What the lock guards of it.
@@ -82,7 +83,7 @@ impl VbucketCore {
         if self.watched.watchers.load(Ordering::SeqCst) > 0
             && let Some(edge) = self.watched.edge.get()
         {
-            edge.mark(self.id());
+            edge.mark_for_next_look(self.id());
         }
     }
 
@@ -172,6 +173,19 @@ impl VbucketCore {
     #[must_use]
     pub fn is_far_behind(&self, cursor: &StreamCursor) -> bool {
         self.lock().log.is_far_behind(cursor.id)
+    }
+
+    /// Cursors of streams were given up, so that what they kept in memory can go.
+    pub fn note_cursors_dropped(&self, number: usize) {
+        let number = u64::try_from(number).unwrap_or(u64::MAX);
+        let dropped = &self.watched.cursors_dropped;
+        dropped.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// How many were since the vbucket was opened.
+    #[must_use]
+    pub fn cursors_dropped(&self) -> u64 {
+        self.watched.cursors_dropped.load(Ordering::Relaxed)
     }
 
     /// Whether a stream that was begun in `past` may go on.

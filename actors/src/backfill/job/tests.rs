@@ -128,8 +128,8 @@ fn what_begins_in_a_scope_passes_from_then_on() {
         for item in &items {
             assert!(reading.visit(ItemView::of(item)).is_continue());
         }
-        assert_eq!(reading.chunk.items.len(), passed);
-        assert_eq!(reading.chunk.skipped.items, 1);
+        assert_eq!(reading.chunk.read.events.len(), passed);
+        assert_eq!(reading.chunk.read.skipped.items, 1);
     }
 }
 

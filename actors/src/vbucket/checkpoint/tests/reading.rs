@@ -19,6 +19,30 @@ fn a_slice_is_bounded_but_never_empty() {
     assert!(taken.items.is_empty() && taken.pieces.is_empty() && !taken.more);
 }
 
+/// A change of a manifest of many names goes to the store as a whole, and through a stream in slices like all else.
+#[test]
+fn a_run_of_system_events_is_cut_for_streams_and_for_the_store_is_not() {
+    let mut log = log_of(1);
+    let cursor = register(&mut log, "stream", 0).cursor;
+    for number in 0..2000 {
+        put(&mut log, &format!("event {number}"), EVENT, None);
+    }
+    append(&mut log, 1);
+    let counts = |log: &mut CheckpointLog, cursor: CursorId| {
+        let mut counts = Vec::new();
+        loop {
+            let taken = take_items(log, cursor, 512);
+            counts.push(taken.items.len());
+            if !taken.more {
+                return counts;
+            }
+        }
+    };
+    assert_eq!(counts(&mut log, cursor), [512, 512, 512, 466]);
+    assert_eq!(counts(&mut log, CursorId::FLUSH), [2001, 1]);
+    check(&log);
+}
+
 #[test]
 fn a_snapshot_is_told_whole_and_kept_over_slices() {
     let mut log = log_of(5);
@@ -36,6 +60,44 @@ fn a_snapshot_is_told_whole_and_kept_over_slices() {
     assert_eq!(told(&third), (Opening::Continues, 1, 5, true));
     let fourth = take_all(&mut log, cursor);
     assert_eq!(told(&fourth), (Opening::Snapshot, 6, 7, true));
+}
+
+#[test]
+fn mb_24244_a_snapshot_has_each_key_once() {
+    // Wherever the slice ends behind which the key is written again.
+    for taken_before in 0..4 {
+        let mut log = log();
+        let cursor = register(&mut log, "stream", 0).cursor;
+        for (seqno, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            let done = put(&mut log, name, Operation::Mutation, None);
+            assert_eq!(
+                (done, log.last_seqno()),
+                (Disposition::Append, Seqno(seqno))
+            );
+        }
+        let mut snapshots: Vec<Vec<Arc<Item>>> = Vec::new();
+        let mut add = |taken: &Taken| {
+            for piece in &taken.pieces {
+                if piece.opening != Opening::Continues {
+                    snapshots.push(Vec::new());
+                }
+                let items = taken.items[piece.items.clone()].iter();
+                snapshots.last_mut().unwrap().extend(items.cloned());
+            }
+        };
+        if taken_before > 0 {
+            add(&take_items(&mut log, cursor, taken_before));
+        }
+        put(&mut log, "a", Operation::Mutation, Seqno(1));
+        add(&take_all(&mut log, cursor));
+        for snapshot in snapshots {
+            let mut keys: Vec<_> = snapshot.iter().map(|item| &item.document.key).collect();
+            let count = keys.len();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), count, "{taken_before}: {snapshot:?}");
+        }
+    }
 }
 
 #[test]
