@@ -191,6 +191,22 @@ fn what_ended_in_half_a_disk_snapshot_is_over_after_a_promotion() {
     assert_eq!(world.open(), [2]);
 }
 
+/// The stream goes on behind what came before the restart, and tells of no prepare.
+#[test]
+fn mb_51805_the_end_of_a_snapshot_counts_though_its_prepare_came_before_a_restart() {
+    let (world, epoch) = World::follower();
+    let core = world.core();
+    let snapshot = ReplicaSnapshot::memory(Seqno(1), Seqno(5));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    core.apply_item(epoch, prepared(1, "x")).unwrap();
+    world.flush();
+    let world = world.restart(1 << 30);
+    let epoch = world.core().begin_stream().unwrap();
+    assert_eq!(world.core().prepared_to_acknowledge(epoch), None);
+    from_memory(world.core(), epoch, &[mutation(2, "y"), mutation(5, "z")]);
+    assert_eq!(world.core().prepared_to_acknowledge(epoch), Some(Seqno(1)));
+}
+
 #[test]
 fn nothing_is_loaded_of_a_store_where_all_is_over() {
     let (world, epoch) = World::follower();
