@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | client | [`vbucket::Get`], [`vbucket::GetMeta`], [`vbucket::GetMany`] | vbucket | the documents, or why not |
 //! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
+//! | client | [`durability::WriteDurably`] | vbucket | [`vbucket::Mutated`], once it is decided |
 //! | operator | [`vbucket::SetVbucketState`], [`vbucket::DescribeVbucket`] | vbucket | [`vbucket::VbucketDescription`] |
 //! | operator | [`collections::ChangeManifest`], [`collections::GetManifest`] | bucket | the new uid, the manifest |
 //! | supervisor | [`vbucket::EraseEnded`] | vbucket | how far it is |
@@ -22,6 +23,7 @@ pub mod status;
 pub mod failure;
 pub mod lifecycle;
 pub mod vbucket;
+pub mod durability;
 pub mod collections;
 pub mod flusher;
 pub mod compactor;
@@ -30,6 +32,7 @@ pub mod replication;
 
 pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
 pub use compactor::{CompactError, CompactOptions};
+pub use durability::{Durability, DurabilityStatus, WriteDurably};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
 pub use lifecycle::{ChildName, Generation};
 pub use status::{Busy, DownCause, OperationError};

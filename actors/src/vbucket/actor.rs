@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use messages::OperationError;
 use messages::vbucket::{
     Add, Delete, DescribeVbucket, EraseEnded, Found, Get, GetAndTouch, GetMany, GetMeta, Meta,
     Mutated, Replace, Set, SetVbucketState, Touch, VbucketDescription, Write, WriteBatch,
 };
+use messages::{OperationError, WriteDurably};
 
 use storage::Outcome;
 
@@ -122,6 +122,20 @@ macro_rules! writes {
 }
 
 writes! { Set Add Replace Delete Touch }
+
+impl On<WriteDurably> for VbucketActor {
+    fn on(
+        &mut self,
+        WriteDurably { write, durability }: WriteDurably,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Mutated, OperationError>> {
+        let core = self.core();
+        match core.and_then(|core| core.write_durably(write, durability)) {
+            Ok(waits) => Reply::later(waits),
+            Err(error) => Reply::Now(Err(error)),
+        }
+    }
+}
 
 impl On<WriteBatch> for VbucketActor {
     fn on(

@@ -48,9 +48,10 @@ impl VbucketCore {
         self.finish(locked, place, item, queued.map(drop)).map(drop)
     }
 
-    /// What a key that is not in the map replaces in the store (rule R8). No system event is in the map.
+    /// What a key that is not in the map replaces in the store (rule R8). No system event is in the map, and of prepares
+    /// only those that are not over.
     fn predecessor_of_new(&self, item: &Item) -> Predecessor {
-        let is_known = item.namespace() != Namespace::SystemEvent && self.map.is_complete();
+        let is_known = item.namespace() == Namespace::Committed && self.map.is_complete();
         if is_known && !self.status().has(Status::WARMING) {
             Predecessor::Absent
         } else {

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use super::checkpoint::{CheckpointLimits, CheckpointLog};
 use super::dirty::DirtyVbuckets;
 use super::document_map::{DocumentMap, MapFigures, Place};
+use super::durability::{Durable, has_prepares};
 use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::lock::Locked;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
+use super::prepares::{Newest, Prepares};
 use super::producing::{Producing, Watched};
 use super::replica::StreamEpoch;
 use super::rollback::Rollback;
@@ -27,9 +29,9 @@ use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use messages::{DownCause, OperationError};
 use storage::{
-    HybridLogicalClock, Item, ManifestUid, MemoryAccount, Namespace, RollbackEpoch, Seqno,
-    VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid,
-    Watermarks,
+    HybridLogicalClock, Incarnation, Item, ManifestUid, MemoryAccount, Operation, RollbackEpoch,
+    Seqno, VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord,
+    VbucketUuid, Watermarks,
 };
 
 /// Told of a vbucket that became suspect, on the thread that panicked: somebody must call
@@ -71,6 +73,8 @@ pub struct VbucketCore {
     pub(super) environment: Environment,
     pub(super) memory: Arc<MemoryAccount>,
     pub(super) map: DocumentMap,
+    pub(super) prepares: Prepares,
+    pub(super) incarnation: Incarnation,
     pub(super) cas: HybridLogicalClock,
     pub(super) waiters: Waiters,
     pub(super) down: RwLock<Option<DownCause>>,
@@ -87,6 +91,7 @@ pub struct VbucketCore {
     high_seqno: AtomicU64,
     persisted_seqno: AtomicU64,
     dirty: Arc<DirtyVbuckets>,
+    pub(super) durability_edge: RwLock<Option<Arc<DirtyVbuckets>>>,
     on_suspect: OnSuspect,
     pub(super) watched: Watched,
     inner: Mutex<Inner>,
@@ -105,6 +110,7 @@ pub(super) struct Inner {
     pub(super) in_flight: Option<Seqno>,
     pub(super) stream: StreamEpoch,
     pub(super) tombstones: Tombstones,
+    pub(super) durable: Durable,
     pub(super) producing: Producing,
     /// The rollback under way.
     pub(super) rollback: Option<Rollback>,
@@ -130,6 +136,7 @@ impl VbucketCore {
             log: CheckpointLog::new(high, config.checkpoints),
             snapshots: Snapshots::stored(&stored, identity.state == VbucketState::Active),
             flushed: Flushed::stored(stored),
+            durable: Durable::stored(&identity, &stored),
             in_flight: None,
             stream: StreamEpoch::default(),
             tombstones: Tombstones::default(),
@@ -142,6 +149,8 @@ impl VbucketCore {
         VbucketCore {
             id: config.id,
             map: DocumentMap::new(),
+            prepares: Prepares::new(has_prepares(&stored)),
+            incarnation: config.position.incarnation,
             cas: HybridLogicalClock::default(),
             waiters: Waiters::new(high),
             down: RwLock::new(None),
@@ -156,6 +165,7 @@ impl VbucketCore {
             environment: config.environment,
             memory: config.memory,
             dirty: config.dirty,
+            durability_edge: RwLock::new(None),
             on_suspect: config.on_suspect,
             watched: Watched::default(),
             inner: Mutex::new(inner),
@@ -204,11 +214,13 @@ impl VbucketCore {
         self.memory.held_bytes()
     }
 
-    /// Bytes of them that are no key's newest version: the store has not sealed them, or the checkpoint log keeps them.
+    /// Bytes of them that are no key's newest version nor a prepare that goes on: the store has not sealed them, or the
+    /// checkpoint log keeps them.
     #[must_use]
     pub fn spare_bytes(&self) -> u64 {
         let held = self.memory.held_bytes();
-        held.saturating_sub(self.map.figures().bytes)
+        let needed = self.map.figures().bytes;
+        held.saturating_sub(needed.saturating_add(self.prepares.bytes()))
     }
 
     /// Bytes its checkpoint log keeps alive. Part of what the memory account holds, never added to it.
@@ -253,10 +265,12 @@ impl VbucketCore {
     }
 
     /// No further writes and state changes: they are answered `Closed` (rule R22). Reads go on, and what was accepted
-    /// goes to disk. When this returns no write is under way any more.
+    /// goes to disk. When this returns no write is under way any more. Durable writes are not decided any more: whoever
+    /// waits is told that the outcome is not known, and they are where they are when the vbucket is loaded again (MB-46272).
     pub fn close_gate(&self) {
-        let _locked = self.lock();
+        let mut locked = self.lock();
         self.raise(Status::CLOSED);
+        locked.answer_all();
     }
 
     /// Whoever still waits for the disk is answered `Closed`: nothing will be written any more.
@@ -272,9 +286,10 @@ impl VbucketCore {
             cause: cause.clone(),
         };
         {
-            let _locked = self.lock();
+            let mut locked = self.lock();
             *self.down.write() = Some(cause);
             self.raise(Status::DOWN);
+            locked.answer_all();
         }
         self.waiters.end(&error);
         self.mark_streams();
@@ -291,6 +306,7 @@ impl VbucketCore {
             }
         }
         self.mark_dirty();
+        self.mark_durability();
     }
 
     /// While set, clients' writes are answered with a temporary failure; reads go on.
@@ -311,6 +327,7 @@ impl VbucketCore {
         } else {
             self.lower(Status::HELD);
             self.follow_when_writable(&mut locked);
+            locked.note_decided();
         }
     }
 
@@ -330,6 +347,7 @@ impl VbucketCore {
                 if let Some(item) = locked.log.newest_item(seqno).map(Arc::clone) {
                     let place = self.map.place(item.document.key.as_encoded());
                     self.enter(&mut locked, place, &item);
+                    self.note_unfinished(&mut locked, &item);
                 }
                 locked.in_flight = None;
             }
@@ -341,6 +359,8 @@ impl VbucketCore {
             }
             self.follow_when_writable(&mut locked);
             self.name_manifest(&mut locked);
+            // Whatever the monitor was told or not.
+            self.rebuild_monitor(&mut locked);
             // Behind the events: a promotion is on disk with the manifest it brings, or not at all.
             queue_identity(&mut locked);
             self.lower(Status::SUSPECT);
@@ -399,12 +419,36 @@ impl VbucketCore {
         self.high_seqno.store(high.0, Ordering::Release);
     }
 
-    /// Puts an item that is in the log in the map; a system event says what is open.
+    /// Puts an item that is in the log in the map, or among the prepares; a system event says what is open.
     pub(super) fn enter(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
         self.cas.observe(item.document.cas);
-        if item.namespace() == Namespace::SystemEvent {
-            return self.enter_event(inner, item);
-        }
+        let abort = match item.operation {
+            Operation::SystemEventBegin | Operation::SystemEventEnd => {
+                return self.enter_event(inner, item);
+            }
+            Operation::Prepare { .. } => {
+                let is_own = inner.identity.state == VbucketState::Active;
+                return self.prepares.put(item, !is_own);
+            }
+            Operation::Abort { .. } => Some(item.seqno),
+            Operation::Mutation
+            | Operation::Deletion { .. }
+            | Operation::CommitMutation { .. }
+            | Operation::CommitDeletion { .. } => {
+                self.enter_document(inner, place, item);
+                None
+            }
+        };
+        // Behind the document, so that no reader of a prepare that is over sees what was before it.
+        let newest = Newest {
+            abort,
+            open_start: inner.log.open_start(),
+        };
+        let key = &item.document.key;
+        self.prepares.end(key, item.seqno, newest, &self.memory);
+    }
+
+    fn enter_document(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
         if item.operation.is_tombstone() {
             inner.tombstones.note(item);
         }

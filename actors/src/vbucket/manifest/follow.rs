@@ -204,7 +204,7 @@ impl VbucketCore {
     }
 
     /// An event is in the log: what it says is so from now on.
-    pub(in crate::vbucket) fn enter_event(&self, inner: &Inner, item: &Item) {
+    pub(in crate::vbucket) fn enter_event(&self, inner: &mut Inner, item: &Item) {
         let event = match SystemEvent::of(item) {
             Ok(event) => event,
             // Looked at before it was queued.
@@ -223,6 +223,11 @@ impl VbucketCore {
             self.map.set_incomplete();
         }
         if applied.has_ended {
+            if let SystemEvent::CollectionBegin { collection, .. }
+            | SystemEvent::CollectionEnd { collection, .. } = event
+            {
+                inner.note_collection_dropped(collection, item.seqno);
+            }
             self.ask_for_erasing();
         }
     }
