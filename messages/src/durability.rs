@@ -62,6 +62,11 @@ pub struct WriteDurably {
     pub durability: Durability,
 }
 
+/// Something is decided, or to be acknowledged: look at the shared state. At most one is under way per edge (rule R18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct LookAtPrepares;
+
 /// How a vbucket stands with durable writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurabilityStatus {

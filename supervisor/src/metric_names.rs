@@ -28,6 +28,12 @@ pub const BACKFILL_BUFFER_BYTES: &str = "piggin_backfill_buffer_bytes";
 pub const REPLICAS: &str = "piggin_replicas";
 /// Bytes sent to them, for which their sources got no room back yet.
 pub const REPLICATION_UNACKNOWLEDGED_BYTES: &str = "piggin_replication_unacknowledged_bytes";
+/// Durable writes that are not over, those of replicas included.
+pub const DURABLE_WRITES: &str = "piggin_durable_writes";
+/// Clients that wait for one.
+pub const DURABLE_WRITES_WAITING: &str = "piggin_durable_writes_waiting";
+/// Durable writes that may have been committed elsewhere: their documents cannot be read.
+pub const DURABLE_WRITES_MAYBE_VISIBLE: &str = "piggin_durable_writes_maybe_visible";
 /// Restarts of all children.
 pub const CHILD_RESTARTS: &str = "piggin_child_restarts";
 

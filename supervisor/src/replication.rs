@@ -85,6 +85,11 @@ impl Replicating {
         self.rollbacks.stop();
     }
 
+    /// How consumers are told that something changed, by actor thread.
+    pub(crate) fn edges(&self) -> &[Arc<DirtyVbuckets>] {
+        &self.edges
+    }
+
     fn edge(&self, table: &Table, vbucket: VbucketId) -> Option<&Arc<DirtyVbuckets>> {
         self.edges.get(table.thread_of(vbucket))
     }
@@ -246,7 +251,7 @@ impl Drop for Replication {
 impl Bucket {
     /// Makes these vbuckets of `to` replicas that follow the active ones of this bucket, from where they stand: what they
     /// hold that is not of this bucket's history is given up. They follow, over crashes of children on both sides, until
-    /// the [`Replication`] is dropped.
+    /// the [`Replication`] is dropped. They take part in durable writes by the name of their bucket ([`Bucket::node_name`]).
     ///
     /// ```
     /// # use piggin_supervisor::{Bucket, ReplicateError};
@@ -279,6 +284,7 @@ impl Bucket {
             checked.map_err(|error| at(*vbucket, error))?;
         }
         let consumer: Arc<str> = source.streaming.name("replication").into();
+        let node = &target.node_name;
         let from: Arc<dyn Source> = Arc::new(SourceBucket(Arc::downgrade(&self.shared())));
         let mut replication = Replication {
             source: self.clone(),
@@ -288,8 +294,8 @@ impl Bucket {
         for vbucket in vbuckets {
             let made = make_replica(target, vbucket);
             made.map_err(|error| at(vbucket, error))?;
-            let (from, consumer) = (Arc::clone(&from), Arc::clone(&consumer));
-            let following = Following::new(vbucket, from, consumer, window(target));
+            let asker = (Arc::clone(&consumer), Arc::clone(node));
+            let following = Following::new(vbucket, Arc::clone(&from), asker, window(target));
             if let Some(edge) = target.replicating.edge(&target.table, vbucket) {
                 let follows = &target.replicating.follows;
                 follows.begin(Arc::clone(&following), edge);

@@ -1,4 +1,5 @@
-//! Who is told which prepares compactions erased, and what was not told yet.
+//! Which prepares compactions erased: what their vbuckets have yet to forget, and what was not told yet to whoever asked
+//! to be told.
 //!
 //! Invariant: at most one entry for each past of a vbucket (rule R2), kept until it was handed over; a receiver whose mailbox is full delays
 //! it and loses nothing (rule R18). After a crash, or a store that was opened anew, nothing needs to be told: whoever
@@ -6,10 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use actix::Recipient;
 use actix::prelude::SendError;
 
+use super::vbucket::Compactable;
 use messages::compactor::PreparesErased;
 use storage::{ErasedPrepare, Incarnation, RollbackEpoch, VbucketId};
 
@@ -22,6 +25,8 @@ pub struct ErasedPrepares {
     receiver: Option<Recipient<PreparesErased>>,
     /// On disk, not told yet.
     untold: BTreeMap<PastOf, Vec<ErasedPrepare>>,
+    /// On disk, and not yet forgotten in memory.
+    unforgotten: BTreeMap<PastOf, (Arc<dyn Compactable>, Vec<ErasedPrepare>)>,
 }
 
 impl ErasedPrepares {
@@ -31,10 +36,40 @@ impl ErasedPrepares {
     }
 
     /// These are erased, and that is on disk.
-    pub fn erased(&mut self, of: PastOf, prepares: &[ErasedPrepare]) {
-        if self.receiver.is_some() && !prepares.is_empty() {
+    pub fn erased(
+        &mut self,
+        of: PastOf,
+        prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
+    ) {
+        if prepares.is_empty() {
+            return;
+        }
+        if self.receiver.is_some() {
             let untold = self.untold.entry(of).or_default();
             untold.extend_from_slice(prepares);
+        }
+        let known = self.unforgotten.entry(of);
+        let (_, unforgotten) = known.or_insert_with(|| (Arc::clone(vbucket), Vec::new()));
+        unforgotten.extend_from_slice(prepares);
+    }
+
+    /// What a vbucket has to forget; it stays known until it has.
+    #[must_use]
+    pub fn next_to_forget(&self) -> Option<(Arc<dyn Compactable>, PreparesErased)> {
+        let (of, (vbucket, prepares)) = self.unforgotten.first_key_value()?;
+        Some((Arc::clone(vbucket), message(*of, prepares.clone())))
+    }
+
+    /// A vbucket has forgotten these.
+    pub fn forgotten(&mut self, erased: &PreparesErased) {
+        let of = (erased.vbucket, erased.incarnation, erased.epoch);
+        if let Some((_, prepares)) = self.unforgotten.get_mut(&of) {
+            // There may be more by now.
+            prepares.retain(|one| !erased.prepares.contains(one));
+            if prepares.is_empty() {
+                self.unforgotten.remove(&of);
+            }
         }
     }
 
@@ -44,14 +79,7 @@ impl ErasedPrepares {
             return true;
         };
         while let Some((of, prepares)) = self.untold.pop_first() {
-            let (vbucket, incarnation, epoch) = of;
-            let message = PreparesErased {
-                vbucket,
-                incarnation,
-                epoch,
-                prepares,
-            };
-            match receiver.try_send(message) {
+            match receiver.try_send(message(of, prepares)) {
                 // One whose address is closed has nothing to forget any more.
                 Ok(()) | Err(SendError::Closed(_)) => {}
                 Err(SendError::Full(message)) => {
@@ -61,6 +89,15 @@ impl ErasedPrepares {
             }
         }
         true
+    }
+}
+
+fn message((vbucket, incarnation, epoch): PastOf, prepares: Vec<ErasedPrepare>) -> PreparesErased {
+    PreparesErased {
+        vbucket,
+        incarnation,
+        epoch,
+        prepares,
     }
 }
 

@@ -166,7 +166,7 @@ impl CompactionWorker {
         // First: nobody looks for it again, so a panic from here on must not lose it.
         if let Some((published, of)) = published(&outcome).zip(working.of) {
             let prepares = &published.prepares_erased;
-            self.compactor.note_erased(of, prepares);
+            self.compactor.note_erased(of, prepares, &working.vbucket);
             working.vbucket.purged(published.purge_seqno);
         }
         working.is_publishing |= stage == CompactionStage::Publish;

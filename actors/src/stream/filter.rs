@@ -28,6 +28,8 @@ pub struct OpenCollection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     wanted: Wanted,
+    /// Whether prepares, commits and aborts are told as such.
+    is_synchronous: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +86,25 @@ impl Filter {
                 }
             }
         };
-        Ok(Filter { wanted })
+        Ok(Filter {
+            wanted,
+            is_synchronous: false,
+        })
+    }
+
+    /// The same, for a consumer that takes part in durable writes, or does not.
+    #[must_use]
+    pub fn synchronous(self, is_synchronous: bool) -> Filter {
+        Filter {
+            is_synchronous,
+            ..self
+        }
+    }
+
+    /// Whether prepares, commits and aborts are told as such.
+    #[must_use]
+    pub fn is_synchronous(&self) -> bool {
+        self.is_synchronous
     }
 
     /// Whether everything passes.
@@ -107,10 +127,13 @@ impl Filter {
     #[must_use]
     pub fn sees(&self, item: &Arc<Item>) -> Sight {
         match item.namespace() {
-            Namespace::Prepared if self.has(item.document.key.collection()) => Sight::Invisible,
-            Namespace::Committed if self.has(item.document.key.collection()) => {
-                Sight::Event(told(item))
+            Namespace::Prepared | Namespace::Committed
+                if !self.has(item.document.key.collection()) =>
+            {
+                Sight::Other
             }
+            Namespace::Prepared if !self.is_synchronous => Sight::Invisible,
+            Namespace::Prepared | Namespace::Committed => Sight::Event(self.told(item)),
             Namespace::SystemEvent => match SystemEvent::of(item) {
                 Ok(event) if self.has_event(&event) => {
                     let seqno = item.seqno;
@@ -122,8 +145,32 @@ impl Filter {
                 }
                 Ok(_) | Err(_) => Sight::Other,
             },
-            Namespace::Prepared | Namespace::Committed => Sight::Other,
         }
+    }
+
+    /// An item of the filter as its consumer sees it.
+    fn told(&self, item: &Arc<Item>) -> StreamEvent {
+        let tell = match item.operation {
+            Operation::Prepare { .. } => StreamEvent::Prepare,
+            Operation::Abort { .. } => StreamEvent::Abort,
+            Operation::CommitMutation { .. } | Operation::CommitDeletion { .. }
+                if self.is_synchronous =>
+            {
+                StreamEvent::Commit
+            }
+            Operation::CommitMutation { .. } | Operation::CommitDeletion { .. } => {
+                return self.told(&written(item));
+            }
+            Operation::Deletion {
+                source: DeleteSource::Expiration,
+                ..
+            } => StreamEvent::Expiration,
+            Operation::Deletion { .. } => StreamEvent::Deletion,
+            Operation::Mutation | Operation::SystemEventBegin | Operation::SystemEventEnd => {
+                StreamEvent::Mutation
+            }
+        };
+        tell(Arc::clone(item))
     }
 
     /// An event was sent: the filter follows it.
@@ -169,7 +216,7 @@ impl Filter {
             Namespace::SystemEvent => {
                 SystemEvent::of(item).is_ok_and(|event| self.has_event(&event))
             }
-            Namespace::Prepared => false,
+            Namespace::Prepared => self.is_synchronous && self.has(item.document.key.collection()),
         }
     }
 
@@ -204,23 +251,28 @@ impl Filter {
     }
 }
 
-/// A committed item as consumers without sync-writes see it.
-fn told(item: &Arc<Item>) -> StreamEvent {
-    let item = Arc::clone(item);
-    match item.operation {
-        Operation::Deletion {
-            source: DeleteSource::Expiration,
-            ..
-        } => StreamEvent::Expiration(item),
-        Operation::Deletion { .. } | Operation::CommitDeletion { .. } => {
-            StreamEvent::Deletion(item)
-        }
-        Operation::Mutation
-        | Operation::CommitMutation { .. }
-        | Operation::Prepare { .. }
-        | Operation::Abort { .. }
-        | Operation::SystemEventBegin
-        | Operation::SystemEventEnd => StreamEvent::Mutation(item),
+/// A commit for those who were told of no prepare: the same document, written as any other.
+fn written(item: &Arc<Item>) -> Arc<Item> {
+    let operation = as_written(item.operation);
+    if operation == item.operation {
+        return Arc::clone(item);
+    }
+    Arc::new(Item {
+        operation,
+        ..item.as_ref().clone()
+    })
+}
+
+/// What a commit did to its document.
+#[must_use]
+pub const fn as_written(operation: Operation) -> Operation {
+    match operation {
+        Operation::CommitMutation { .. } => Operation::Mutation,
+        Operation::CommitDeletion { deleted_at, .. } => Operation::Deletion {
+            deleted_at,
+            source: DeleteSource::Explicit,
+        },
+        other => other,
     }
 }
 
@@ -328,5 +380,65 @@ mod tests {
             ask(StreamFilter::Collections(Vec::new())),
             StreamRequestError::EmptyFilter
         );
+    }
+
+    #[test]
+    fn only_who_takes_part_in_durable_writes_is_told_of_them() {
+        let level = storage::DurabilityLevel::Majority;
+        let prepare_seqno = Seqno(4);
+        let is_deletion = false;
+        let operations = [
+            Operation::Prepare { level, is_deletion },
+            Operation::CommitMutation { prepare_seqno },
+            Operation::CommitDeletion {
+                prepare_seqno,
+                deleted_at: 9,
+            },
+            Operation::Abort {
+                prepare_seqno,
+                deleted_at: 9,
+            },
+        ];
+        let of = |operation| {
+            Arc::new(Item {
+                operation,
+                ..item(FRUIT).as_ref().clone()
+            })
+        };
+        let others = filter_for(&StreamFilter::All);
+        let seen: Vec<_> = operations
+            .iter()
+            .map(|one| others.sees(&of(*one)))
+            .collect();
+        let deletion = Operation::Deletion {
+            deleted_at: 9,
+            source: DeleteSource::Explicit,
+        };
+        assert_eq!(
+            seen,
+            [
+                Sight::Invisible,
+                Sight::Event(StreamEvent::Mutation(of(Operation::Mutation))),
+                Sight::Event(StreamEvent::Deletion(of(deletion))),
+                Sight::Invisible,
+            ]
+        );
+        let replica = filter_for(&StreamFilter::All).synchronous(true);
+        let [prepare, commit, deletion, abort] = operations.map(of);
+        assert_eq!(
+            replica.sees(&prepare),
+            Sight::Event(StreamEvent::Prepare(Arc::clone(&prepare)))
+        );
+        for commit in [commit, deletion] {
+            let event = StreamEvent::Commit(Arc::clone(&commit));
+            assert_eq!(replica.sees(&commit), Sight::Event(event));
+        }
+        assert_eq!(
+            replica.sees(&abort),
+            Sight::Event(StreamEvent::Abort(Arc::clone(&abort)))
+        );
+        // Of collections it is not for it is told nothing either way.
+        let elsewhere = filter_for(&StreamFilter::Collections(vec![CollectionId::DEFAULT]));
+        assert_eq!(elsewhere.synchronous(true).sees(&prepare), Sight::Other);
     }
 }

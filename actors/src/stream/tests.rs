@@ -1,5 +1,7 @@
 //! The machine of one stream, step by step: what it wants, what it says, how it ends.
 
+mod prepares;
+
 use std::sync::Arc;
 
 use messages::stream::{SnapshotFlags, StreamEndReason, StreamEvent, StreamFilter};
@@ -55,6 +57,8 @@ fn admitted(start: u64, end: u64) -> Admitted {
         nothing_below: Seqno(start),
         is_disk_only: false,
         purged: None,
+        node: None,
+        disk_up_to: None,
     }
 }
 
@@ -132,6 +136,9 @@ fn shown(event: &StreamEvent) -> String {
         StreamEvent::Mutation(item) => format!("set {}", item.seqno),
         StreamEvent::Deletion(item) => format!("delete {}", item.seqno),
         StreamEvent::Expiration(item) => format!("expire {}", item.seqno),
+        StreamEvent::Prepare(item) => format!("prepare {}", item.seqno),
+        StreamEvent::Commit(item) => format!("commit {}", item.seqno),
+        StreamEvent::Abort(item) => format!("abort {}", item.seqno),
         StreamEvent::SystemEvent(event) => format!("event {}", event.seqno),
         StreamEvent::SeqnoAdvanced(seqno) => format!("advanced {seqno}"),
         StreamEvent::StreamEnd(reason) => reason.name().to_owned(),

@@ -41,6 +41,7 @@ pub struct LogStore {
 
 #[derive(Debug)]
 struct Inner {
+    id: u64,
     shape: CreateOptions,
     shards: Vec<Arc<Shard>>,
     disk: Arc<dyn Disk>,
@@ -122,6 +123,7 @@ impl LogStore {
         let shape = identity.shape;
         Ok(LogStore {
             inner: Arc::new(Inner {
+                id: identity.store_id,
                 shape,
                 shards,
                 disk,
@@ -129,6 +131,12 @@ impl LogStore {
                 _lock: lock,
             }),
         })
+    }
+
+    /// Its number, drawn at creation; no other store has it but a copy of this one's files.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.inner.id
     }
 
     /// The store's shape, as decided at creation.

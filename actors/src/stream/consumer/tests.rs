@@ -41,6 +41,7 @@ fn having(high: u64, snapshot: SnapshotRange, branches: &[(u64, u64)]) -> Resume
         snapshot,
         branches: branches.iter().map(entry).collect(),
         purge_seqno: Seqno(0),
+        is_in_disk_snapshot: false,
     }
 }
 
@@ -49,7 +50,7 @@ fn whole(high: u64) -> Resume {
 }
 
 fn stream() -> PassiveState {
-    PassiveState::new(VbucketId::FIRST, "test".into(), 1000)
+    PassiveState::new(VbucketId::FIRST, "test".into(), "here".into(), 1000)
 }
 
 fn opened() -> StreamOpened {
