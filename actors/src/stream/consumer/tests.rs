@@ -123,7 +123,7 @@ fn a_replica_that_has_nothing_asks_for_everything() {
     let asked = state.ask(having(0, range(0, 0), &[(9, 0)]));
     let expected = StreamRequest {
         flags: StreamFlags::ACTIVE_VB_ONLY,
-        options: asked.options,
+        options: asked.options.clone(),
         ..StreamRequest::new(VbucketId::FIRST, "test")
     };
     assert_eq!(asked, expected);
