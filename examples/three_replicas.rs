@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use piggin::messages::OperationError;
+use piggin::messages::replication::ReplicaStatus;
 use piggin::messages::vbucket::SetVbucketState;
 use piggin::storage::{Advice, DurabilityLevel, Topology, VbucketId, VbucketState};
 use piggin::{Bucket, BucketConfig, Replication};
@@ -229,7 +230,7 @@ fn key(number: usize) -> String {
     format!("document {number}")
 }
 
-fn over(status: piggin::messages::replication::ReplicaStatus) -> Box<dyn Error> {
+fn over(status: ReplicaStatus) -> Box<dyn Error> {
     format!("it is over: {status:?}").into()
 }
 

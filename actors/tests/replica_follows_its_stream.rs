@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use messages::OperationError;
 use piggin_actors::vbucket::checkpoint::{CheckpointLimits, ReplicaSnapshot};
-use piggin_actors::vbucket::{FlushTake, StreamEpoch};
+use piggin_actors::vbucket::{FlushTake, StreamEpoch, VbucketCore};
 use storage::{
     Cas, CommitDurability, Document, FailoverEntry, FailoverTable, Item, KvStore, MemoryStore,
     Operation, Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange, SnapshotKind, VbucketState,
@@ -179,6 +179,32 @@ fn promotion_in_the_middle_of_a_snapshot_branches_at_the_last_whole_one() {
     let take = core.take_for_flush(3, usize::MAX).unwrap();
     let snapshot = take.watermarks.snapshot;
     assert_eq!((snapshot.start, snapshot.end), (Seqno(2), Seqno(9)));
+}
+
+/// MB-48398: a disk snapshot that goes on where one of before was cut is not the first.
+#[test]
+fn mb_35723_a_first_snapshot_keeps_streams_away_until_it_is_whole_or_given_up() {
+    let is_initial = |core: &VbucketCore| core.stream_view().unwrap().0.is_receiving_initial;
+    for is_promoted in [false, true] {
+        let Bench { core, .. } = in_state(VbucketState::Replica);
+        let epoch = core.begin_stream().unwrap();
+        let disk = ReplicaSnapshot::disk(Seqno(0), Seqno(9), Seqno(0));
+        core.apply_marker(epoch, &disk, true).unwrap();
+        core.apply_item(epoch, item(4, "a")).unwrap();
+        assert!(is_initial(&core));
+        if is_promoted {
+            become_state(&core, VbucketState::Active);
+        } else {
+            core.apply_item(epoch, item(9, "b")).unwrap();
+        }
+        assert!(!is_initial(&core), "promoted: {is_promoted}");
+        if !is_promoted {
+            let epoch = core.begin_stream().unwrap();
+            let disk = ReplicaSnapshot::disk(Seqno(10), Seqno(20), Seqno(0));
+            core.apply_marker(epoch, &disk, true).unwrap();
+            assert!(!is_initial(&core), "there is something already");
+        }
+    }
 }
 
 #[test]

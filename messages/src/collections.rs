@@ -4,6 +4,7 @@
 //! never used again, so that what belonged to one that was dropped is never taken for part of one of the same name.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use actix::Message;
@@ -141,6 +142,55 @@ impl From<ManifestChange> for ChangeManifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Arc<CollectionsManifest>")]
 pub struct GetManifest;
+
+/// A number that a vbucket's manifest and its bucket's give to two things: they come of different buckets.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("number {number} is {in_bucket} in the bucket and {in_vbucket} in the vbucket")]
+pub struct ManifestClash {
+    /// The number.
+    pub number: u32,
+    /// What it is in the bucket.
+    pub in_bucket: Named,
+    /// What it is in the vbucket.
+    pub in_vbucket: Named,
+}
+
+/// A scope or a collection as its users know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A scope.
+    Scope(String),
+    /// A collection.
+    Collection {
+        /// Name of its scope.
+        scope: String,
+        /// Its name.
+        collection: String,
+        /// Longest life of its documents in seconds; zero for no limit.
+        max_ttl_s: u32,
+    },
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Named::Scope(scope) => write!(f, "scope {scope}"),
+            Named::Collection {
+                scope,
+                collection,
+                max_ttl_s: 0,
+            } => write!(f, "collection {scope}.{collection}"),
+            Named::Collection {
+                scope,
+                collection,
+                max_ttl_s,
+            } => write!(
+                f,
+                "collection {scope}.{collection} (documents of at most {max_ttl_s} s)"
+            ),
+        }
+    }
+}
 
 /// Why a manifest was not changed. Nothing was, but for [`ManifestError::InForce`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

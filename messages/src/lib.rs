@@ -31,7 +31,9 @@ pub mod compactor;
 pub mod stream;
 pub mod replication;
 
-pub use collections::{ChangeManifest, CollectionsManifest, ManifestChange, ManifestError};
+pub use collections::{
+    ChangeManifest, CollectionsManifest, ManifestChange, ManifestClash, ManifestError,
+};
 pub use compactor::{CompactError, CompactOptions};
 pub use durability::{Durability, DurabilityStatus, WriteDurably};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};

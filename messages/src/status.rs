@@ -8,6 +8,7 @@ use storage::{
     Advice, Cas, Document, KeyError, ManifestUid, StorageError, VbucketId, VbucketState,
 };
 
+use crate::collections::ManifestClash;
 use crate::lifecycle::ChildName;
 
 /// Why a request was not done.
@@ -122,6 +123,18 @@ pub enum OperationError {
     /// A read of a document whose durable write may have been committed elsewhere, and is being committed anew (0xa4).
     #[error("a durable write of this document is being committed anew; try again later")]
     SyncWriteReCommitInProgress,
+    /// The vbucket would become active, or follow a source, and its collections and those its bucket has elsewhere cannot
+    /// both be: they were made in different buckets.
+    #[error(
+        "vbucket {vbucket} has other collections than its bucket: {clash}; \
+         drop the one in the bucket, or make its other vbuckets follow the same source"
+    )]
+    ManifestClash {
+        /// Which.
+        vbucket: VbucketId,
+        /// What cannot be both.
+        clash: Box<ManifestClash>,
+    },
     /// The bucket was shut down.
     #[error("the bucket is shut down; open it again")]
     Closed,
@@ -186,7 +199,8 @@ impl OperationError {
             | OperationError::InvalidTopology(_)
             | OperationError::DurabilityInvalidLevel
             | OperationError::DurabilityImpossible
-            | OperationError::DurabilityNotSupported => Advice::FixRequest,
+            | OperationError::DurabilityNotSupported
+            | OperationError::ManifestClash { .. } => Advice::FixRequest,
             OperationError::Crashed { .. }
             | OperationError::ActorCrashed { .. }
             | OperationError::SyncWriteInProgress

@@ -80,7 +80,12 @@ impl Collections {
         if let Some(newest) = newest(&manifests) {
             table.manifest.set(Arc::clone(newest));
         }
-        let unread = table.slots.iter().any(|slot| slot.down().is_some());
+        let mut unread = false;
+        for slot in table.slots.iter().filter(|slot| slot.down().is_some()) {
+            unread = true;
+            // It may be active, and what it has is not to be given up for what another brings.
+            table.manifest.note_state(slot.id(), VbucketState::Active);
+        }
         let collections = Collections {
             table: Arc::clone(table),
             changing: Mutex::new(Changing {
@@ -186,7 +191,9 @@ impl Collections {
     fn highest_uid(&self) -> ManifestUid {
         let cores = self.table.cores();
         let uids = cores.map(|(_, core)| core.collections_manifest().uid);
-        uids.max().unwrap_or_default().max(self.manifest().uid)
+        uids.max()
+            .unwrap_or_default()
+            .max(self.shared().highest_uid())
     }
 
     /// All vbuckets, with a place among those who wait for the disk for each that is active and in service. Whatever could be

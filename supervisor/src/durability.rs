@@ -10,7 +10,7 @@ use std::sync::Arc;
 use actors::durability::{Chains, DriverConfig, Requirements, TopologyError};
 use actors::environment::Environment;
 use actors::vbucket::{DirtyVbuckets, VbucketCore};
-use messages::durability::DurabilityStatus;
+use messages::durability::{DurabilityStatus, DurableWrites};
 use messages::vbucket::SetVbucketState;
 use messages::{ChildName, OperationError};
 use storage::{DurabilityLevel, Topology, VbucketId, VbucketState};
@@ -92,6 +92,8 @@ pub struct DurabilityFigures {
     pub maybe_visible: u64,
     /// Clients that wait for an answer.
     pub waiting: u64,
+    /// What was done since the bucket was opened.
+    pub counts: DurableWrites,
 }
 
 impl DurabilityFigures {
@@ -100,6 +102,10 @@ impl DurabilityFigures {
         self.prepares = self.prepares.saturating_add(figure(of.prepares));
         self.maybe_visible = self.maybe_visible.saturating_add(figure(of.maybe_visible));
         self.waiting = self.waiting.saturating_add(figure(of.waiting));
+        let (sum, counts) = (&mut self.counts, of.counts);
+        sum.accepted = sum.accepted.saturating_add(counts.accepted);
+        sum.committed = sum.committed.saturating_add(counts.committed);
+        sum.aborted = sum.aborted.saturating_add(counts.aborted);
     }
 }
 

@@ -28,6 +28,12 @@ pub const BACKFILL_BUFFER_BYTES: &str = "piggin_backfill_buffer_bytes";
 pub const REPLICAS: &str = "piggin_replicas";
 /// Bytes sent to them, for which their sources got no room back yet.
 pub const REPLICATION_UNACKNOWLEDGED_BYTES: &str = "piggin_replication_unacknowledged_bytes";
+/// Durable writes accepted from clients.
+pub const SYNC_WRITE_ACCEPTED: &str = "kv_vb_sync_write_accepted_count";
+/// Durable writes committed.
+pub const SYNC_WRITE_COMMITTED: &str = "kv_vb_sync_write_committed_count";
+/// Durable writes given up.
+pub const SYNC_WRITE_ABORTED: &str = "kv_vb_sync_write_aborted_count";
 /// Durable writes that are not over, those of replicas included.
 pub const DURABLE_WRITES: &str = "piggin_durable_writes";
 /// Clients that wait for one.
@@ -47,6 +53,8 @@ pub const COMPACTION_PREPARES_PURGED: &str = "kv_ep_compaction_prepares_purged";
 pub const COMPACTION_COLLECTION_ITEMS_PURGED: &str = "kv_ep_compaction_collection_items_purged";
 /// Documents that compactions found to be expired, and that were deleted for it.
 pub const EXPIRED_COMPACTOR: &str = "kv_ep_expired_compactor";
+/// Places of streams in memory that were given up; they read from disk what they had not read.
+pub const STREAM_CURSORS_DROPPED: &str = "piggin_stream_cursors_dropped";
 
 /// Every failure, by the label `counter` (see [`FailureKind::counter`]).
 pub const FAILURES: &str = "piggin_failures";

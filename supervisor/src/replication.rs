@@ -165,6 +165,14 @@ pub enum ReplicateError {
     /// A bucket cannot follow itself.
     #[error("a bucket cannot be replicated to itself; name another")]
     SameBucket,
+    /// Both would count as one node where durable writes are counted.
+    #[error(
+        "both buckets are called {name} in replication chains; give one of them another node_name"
+    )]
+    SameNode {
+        /// The name.
+        name: String,
+    },
     /// Keys would lie in other vbuckets there.
     #[error(
         "the source has {source_vbuckets} vbuckets, the target {target_vbuckets}; they must have as many"
@@ -175,8 +183,7 @@ pub enum ReplicateError {
         /// Of the one that follows.
         target_vbuckets: u16,
     },
-    /// A vbucket is not active at the source, or cannot be made a replica at the target. None of those that were named
-    /// follows anything because of this call.
+    /// A vbucket is not active at the source, or cannot follow at the target; nothing has changed.
     #[error("vbucket {vbucket}: {error}")]
     Vbucket {
         /// Which.
@@ -184,6 +191,25 @@ pub enum ReplicateError {
         /// Why.
         error: OperationError,
     },
+    /// A vbucket could not be made a replica when others of those named had been. None follows anything because of this
+    /// call.
+    #[error(
+        "vbucket {vbucket}: {error}; {} are replicas now and follow nothing: replicate again, or make them active",
+        listed(.replicas)
+    )]
+    InPart {
+        /// Which.
+        vbucket: VbucketId,
+        /// Why.
+        error: OperationError,
+        /// Those that are replicas because of this call.
+        replicas: Vec<VbucketId>,
+    },
+}
+
+fn listed(vbuckets: &[VbucketId]) -> String {
+    let names: Vec<String> = vbuckets.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 /// Vbuckets of one bucket that follow those of another, for as long as this is held. It keeps both buckets open, unless
@@ -271,6 +297,10 @@ impl Bucket {
         if std::ptr::eq(source, target) {
             return Err(ReplicateError::SameBucket);
         }
+        if source.node_name == target.node_name {
+            let name = source.node_name.to_string();
+            return Err(ReplicateError::SameNode { name });
+        }
         let (source_vbuckets, target_vbuckets) = (self.vbucket_count(), to.vbucket_count());
         if source_vbuckets != target_vbuckets {
             return Err(ReplicateError::OtherShape {
@@ -281,7 +311,12 @@ impl Bucket {
         let vbuckets: BTreeSet<VbucketId> = vbuckets.into_iter().collect();
         for vbucket in &vbuckets {
             let checked = check(source, target, *vbucket);
-            checked.map_err(|error| at(*vbucket, error))?;
+            checked.map_err(|error| refused(*vbucket, error))?;
+        }
+        let of_source = source.table.manifest.current();
+        let admitted = target.table.manifest.admit_source(&vbuckets, &of_source);
+        if let (Err(error), Some(first)) = (admitted, vbuckets.first()) {
+            return Err(refused(*first, error));
         }
         let consumer: Arc<str> = source.streaming.name("replication").into();
         let node = &target.node_name;
@@ -291,9 +326,8 @@ impl Bucket {
             target: to.clone(),
             followed: Vec::with_capacity(vbuckets.len()),
         };
+        make_all(&vbuckets, |vbucket| make_replica(target, vbucket))?;
         for vbucket in vbuckets {
-            let made = make_replica(target, vbucket);
-            made.map_err(|error| at(vbucket, error))?;
             let asker = (Arc::clone(&consumer), Arc::clone(node));
             let following = Following::new(vbucket, Arc::clone(&from), asker, window(target));
             if let Some(edge) = target.replicating.edge(&target.table, vbucket) {
@@ -306,8 +340,31 @@ impl Bucket {
     }
 }
 
-fn at(vbucket: VbucketId, error: OperationError) -> ReplicateError {
+fn refused(vbucket: VbucketId, error: OperationError) -> ReplicateError {
     ReplicateError::Vbucket { vbucket, error }
+}
+
+/// Makes all of them replicas, and says which are where it comes to an end before.
+fn make_all(
+    vbuckets: &BTreeSet<VbucketId>,
+    mut make: impl FnMut(VbucketId) -> Result<bool, OperationError>,
+) -> Result<(), ReplicateError> {
+    let mut replicas = Vec::new();
+    for vbucket in vbuckets.iter().copied() {
+        match make(vbucket) {
+            Ok(true) => replicas.push(vbucket),
+            Ok(false) => {}
+            Err(error) if replicas.is_empty() => return Err(refused(vbucket, error)),
+            Err(error) => {
+                return Err(ReplicateError::InPart {
+                    vbucket,
+                    error,
+                    replicas,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a vbucket can be followed there and can follow here.
@@ -320,13 +377,17 @@ fn check(source: &Running, target: &Running, vbucket: VbucketId) -> Result<(), O
     target.table.core(vbucket)?.admit_replication()
 }
 
-fn make_replica(target: &Running, vbucket: VbucketId) -> Result<(), OperationError> {
+/// Whether it is one because of this.
+fn make_replica(target: &Running, vbucket: VbucketId) -> Result<bool, OperationError> {
     let replica = SetVbucketState {
         state: VbucketState::Replica,
         topology: None,
         is_takeover: false,
     };
-    target.table.core(vbucket)?.set_state(replica).map(drop)
+    let core = target.table.core(vbucket)?;
+    let was_replica = core.state() == VbucketState::Replica;
+    core.set_state(replica)?;
+    Ok(!was_replica)
 }
 
 /// Bytes that may be under way to one replica vbucket.
@@ -335,4 +396,36 @@ fn window(target: &Running) -> u64 {
     let all = target.memory.quota_bytes() / WINDOW_DIVISOR;
     let share = all.checked_div(vbuckets).unwrap_or(0);
     share.clamp(WINDOW_MIN, StreamOptions::BUFFER_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_in_part_says_which_are_replicas() {
+        let ids: Vec<VbucketId> = (0..4).filter_map(VbucketId::new).collect();
+        let all: BTreeSet<VbucketId> = ids.iter().copied().collect();
+        let closed_at = |last: VbucketId| {
+            make_all(&all, |vbucket| match vbucket {
+                _ if vbucket == last => Err(OperationError::Closed),
+                // One that was a replica before.
+                _ => Ok(vbucket != ids[1]),
+            })
+        };
+        let error = OperationError::Closed;
+        assert_eq!(closed_at(ids[0]), Err(refused(ids[0], error.clone())));
+        let in_part = closed_at(ids[3]);
+        let replicas = vec![ids[0], ids[2]];
+        let vbucket = ids[3];
+        let expected = ReplicateError::InPart {
+            vbucket,
+            error,
+            replicas,
+        };
+        assert_eq!(in_part, Err(expected));
+        let text = in_part.expect_err("in part").to_string();
+        assert!(text.contains("0, 2 are replicas now"), "{text}");
+        assert_eq!(make_all(&all, |_| Ok(true)), Ok(()));
+    }
 }

@@ -93,6 +93,11 @@ impl Running {
             unpersisted_items: vbuckets.iter().map(unpersisted).sum(),
             backfills: streaming.backfills as u64,
             backfill_buffer_bytes: streaming.buffered_bytes,
+            stream_cursors_dropped: self
+                .table
+                .cores()
+                .map(|(_, core)| core.cursors_dropped())
+                .sum(),
             replicas: replicating.vbuckets,
             replication_unacknowledged_bytes: replicating.unacknowledged_bytes,
             durability,

@@ -30,6 +30,8 @@ pub struct BucketStatistics {
     pub backfills: u64,
     /// Bytes read for streams and not sent yet.
     pub backfill_buffer_bytes: u64,
+    /// Places of streams in memory that were given up since the bucket was opened: they read from disk what they had not read.
+    pub stream_cursors_dropped: u64,
     /// Vbuckets that follow those of another bucket.
     pub replicas: u64,
     /// Bytes their sources sent, for which they got no room back yet.
@@ -86,6 +88,12 @@ impl BucketStatistics {
                 names::REPLICATION_UNACKNOWLEDGED_BYTES,
                 self.replication_unacknowledged_bytes,
             ),
+            (names::SYNC_WRITE_ACCEPTED, self.durability.counts.accepted),
+            (
+                names::SYNC_WRITE_COMMITTED,
+                self.durability.counts.committed,
+            ),
+            (names::SYNC_WRITE_ABORTED, self.durability.counts.aborted),
             (names::DURABLE_WRITES, self.durability.prepares),
             (names::DURABLE_WRITES_WAITING, self.durability.waiting),
             (
@@ -117,6 +125,7 @@ impl BucketStatistics {
                 self.compaction.collection_items_purged,
             ),
             (names::EXPIRED_COMPACTOR, self.compaction.expired),
+            (names::STREAM_CURSORS_DROPPED, self.stream_cursors_dropped),
         ];
         for (name, value) in counters {
             metrics::counter!(name).absolute(value);

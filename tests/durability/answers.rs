@@ -6,7 +6,7 @@ use piggin::actors::environment::Clock;
 use piggin::messages::vbucket::SetVbucketState;
 use piggin::messages::{Busy, OperationError};
 use piggin::storage::{DurabilityLevel, Seqno, Topology, VbucketId, VbucketState};
-use piggin::{Bucket, BucketConfig, BucketError};
+use piggin::{Bucket, BucketConfig, BucketError, ReplicateError};
 
 use crate::common::{
     PATIENCE, answer, begin, chain, created, promote, read, replicate, run, settled,
@@ -168,6 +168,11 @@ fn settings_no_bucket_can_have_are_refused() {
         bucket.shutdown().await.expect("an end");
         let bucket = worlds[0].open(drawn).await.expect("the bucket");
         assert_eq!(bucket.node_name(), name, "it stays");
+        // Two of one name would be counted as one.
+        let namesake = created(&worlds[1], &name).await;
+        let refused = bucket.replicate(bucket.vbuckets(), &namesake);
+        let error = refused.expect_err("a refusal");
+        assert_eq!(error, ReplicateError::SameNode { name });
     });
 }
 
@@ -186,6 +191,8 @@ fn one_whose_time_is_up_is_given_up_and_forgotten() {
         assert!(took >= Duration::from_secs(2), "{took:?}");
         assert!(took < Duration::from_millis(2100), "{took:?}");
         settled(&active).await;
+        let counts = active.statistics().durability.counts;
+        assert_eq!((counts.committed, counts.aborted), (0, 1));
         assert_eq!(read(&active, "k").await.as_deref(), Some("old"));
         active.set("k", "plain").await.expect("the key is free");
     });

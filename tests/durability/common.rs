@@ -171,7 +171,11 @@ pub(crate) async fn read(bucket: &Bucket, key: &str) -> Option<String> {
 /// Nothing waits any more.
 pub(crate) async fn settled(bucket: &Bucket) {
     let quiet = async {
-        while bucket.statistics().durability != piggin::DurabilityFigures::default() {
+        loop {
+            let figures = bucket.statistics().durability;
+            if (figures.prepares, figures.maybe_visible, figures.waiting) == (0, 0, 0) {
+                return;
+            }
             sleep(Duration::from_millis(10)).await;
         }
     };

@@ -24,6 +24,11 @@ fn every_level_commits_where_all_nodes_run() {
             }
         }
         settled(active).await;
+        let counts = active.statistics().durability.counts;
+        assert_eq!(
+            (counts.accepted, counts.committed, counts.aborted),
+            (60, 60, 0)
+        );
         for follows in &three.follows {
             crate::common::caught_up(follows).await;
         }

@@ -1,20 +1,21 @@
-//! After any schedule of writes, deletions, collections, cursor drops, compactions, flush failures, panics, stops, losses
-//! of power and exchanges of roles on both sides, a replica holds what its source holds, in memory and on disk.
+//! After any schedule of writes, deletions, collections that are made, dropped and made again, cursor drops, compactions,
+//! flush failures, panics, stops, losses of power and exchanges of roles on both sides, a replica holds what its source
+//! holds, in memory and on disk: documents and collections.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use piggin::messages::ChildName;
+use piggin::messages::collections::Named;
 use piggin::messages::compactor::{Compact, CompactOptions};
-use piggin::storage::{VbucketId, VbucketState};
+use piggin::messages::vbucket::SetVbucketState;
+use piggin::messages::{ChildName, OperationError};
+use piggin::storage::{Advice, VbucketId, VbucketState};
 use piggin::{Bucket, Replication};
 use supervisor::testing::{Fault, Random, SimulatedRandom, World};
 
-use crate::common::{
-    PATIENCE, assert_same, become_state, caught_up, created, key, opened, replicate, run, set,
-};
+use crate::common::{PATIENCE, assert_same, caught_up, created, key, opened, replicate, run, set};
 
 const SEEDS: u64 = 120;
 const KEYS: usize = 24;
@@ -83,10 +84,38 @@ impl Run {
         drop(timeout(PATIENCE, side.bucket.compactor().send(compact)).await);
     }
 
+    /// A collection is made, dropped, or written to. What does not get to the disk in time is in force all the same.
+    async fn step_in_collections(&self) {
+        let bucket = &self.source.bucket;
+        let scope = ["_default", "s"][self.pick(2)];
+        let name = ["a", "b", "c"][self.pick(3)];
+        let what = self.pick(12);
+        let in_time = Duration::from_secs(1);
+        match what {
+            0 => drop(timeout(in_time, bucket.create_scope("s")).await),
+            1 => drop(timeout(in_time, bucket.drop_scope("s")).await),
+            2..4 => drop(timeout(in_time, bucket.create_collection(scope, name)).await),
+            4 => drop(timeout(in_time, bucket.drop_collection(scope, name)).await),
+            _ => {
+                let Ok(collection) = bucket.collection(scope, name) else {
+                    return;
+                };
+                let key = key(self.pick(KEYS));
+                if what == 5 {
+                    drop(collection.delete(key).await);
+                } else {
+                    let value = format!("{}", self.random.next_u64());
+                    drop(collection.set(key, value).await);
+                }
+            }
+        }
+    }
+
     async fn step(&self) {
         let (source, target) = (&self.source, &self.target);
         let key = key(self.pick(KEYS));
-        match self.pick(24) {
+        match self.pick(32) {
+            24.. => self.step_in_collections().await,
             0..10 => {
                 let value = format!("{}", self.random.next_u64());
                 drop(source.bucket.set(key, value).await);
@@ -169,7 +198,22 @@ impl Run {
             set(&self.source.bucket, key, "there").await;
         }
         caught_up(replication).await;
-        assert_same(&self.source.bucket, &self.target.bucket);
+        self.assert_same().await;
+    }
+
+    async fn assert_same(&self) {
+        let (source, target) = (&self.source.bucket, &self.target.bucket);
+        erased(source).await;
+        erased(target).await;
+        assert_same(source, target);
+        for vbucket in source.vbuckets() {
+            let manifest = |bucket: &Bucket| {
+                let core = bucket.vbucket_core(vbucket).expect("it");
+                let manifest = core.collections_manifest();
+                (manifest.scopes.clone(), manifest.collections.clone())
+            };
+            assert_eq!(manifest(source), manifest(target), "vbucket {vbucket}");
+        }
     }
 
     /// What comes between two lives.
@@ -177,13 +221,60 @@ impl Run {
         let how = self.pick(3);
         if self.pick(4) == 0 {
             // The source fails, the replica takes over.
-            become_state(&self.target.bucket, VbucketState::Active).await;
+            take_over(&self.target.bucket).await;
             self.source.end(how).await;
             std::mem::swap(&mut self.source, &mut self.target);
         } else {
             self.source.end(how).await;
         }
     }
+}
+
+/// Until memory is rid of what collections that ended had in it.
+async fn erased(bucket: &Bucket) {
+    let erased = async {
+        for vbucket in bucket.vbuckets() {
+            let core = bucket.vbucket_core(vbucket).expect("it");
+            while core.has_ended() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    timeout(PATIENCE, erased).await.expect("an end of it");
+}
+
+/// The replica's vbuckets become active. Where one brings a number that is another thing in one that is active already,
+/// that is dropped.
+async fn take_over(bucket: &Bucket) {
+    let active = SetVbucketState {
+        state: VbucketState::Active,
+        topology: None,
+        is_takeover: false,
+    };
+    let taken = async {
+        for vbucket in bucket.vbuckets() {
+            let core = bucket.vbucket_core(vbucket).expect("it");
+            while let Err(error) = core.set_state(active.clone()) {
+                if let OperationError::ManifestClash { clash, .. } = error {
+                    drop_it(bucket, clash.in_bucket).await;
+                } else {
+                    assert_eq!(error.advice(), Advice::RetryLater, "{error}");
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    };
+    timeout(PATIENCE, taken).await.expect("another role");
+}
+
+async fn drop_it(bucket: &Bucket, what: Named) {
+    let dropped = match what {
+        Named::Scope(scope) => bucket.drop_scope(&scope).await,
+        Named::Collection {
+            scope, collection, ..
+        } => bucket.drop_collection(&scope, &collection).await,
+    };
+    dropped.expect("it goes");
 }
 
 async fn scenario(here: World, there: World) -> u64 {
@@ -204,7 +295,7 @@ async fn scenario(here: World, there: World) -> u64 {
     run.target.bucket.flush().await.expect("a flush");
     let how = run.pick(3);
     run.target.end(how).await;
-    assert_same(&run.source.bucket, &run.target.bucket);
+    run.assert_same().await;
     run.rollbacks
 }
 
@@ -217,5 +308,8 @@ fn a_replica_has_what_its_source_has() {
     }
     let seeds = number("PIGGIN_SEEDS").unwrap_or(SEEDS);
     let rollbacks: u64 = (0..seeds).map(|seed| run(seed, scenario)).sum();
-    assert!(rollbacks > seeds, "hardly anything went back: {rollbacks}");
+    assert!(
+        rollbacks > seeds / 2,
+        "hardly anything went back: {rollbacks}"
+    );
 }

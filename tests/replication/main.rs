@@ -9,5 +9,6 @@ mod equals;
 mod follows;
 mod memory;
 mod panics;
+mod promotion;
 mod rollback;
 mod states;

@@ -7,13 +7,14 @@ use piggin::messages::failure::ScanPurpose;
 use piggin::messages::replication::{ReplicaError, ReplicaState};
 use piggin::messages::vbucket::SetVbucketState;
 use piggin::messages::{Busy, ChildName, CompactOptions, FailureId, FailureKind, OperationError};
-use piggin::storage::VbucketState;
 use piggin::storage::disk::{DiskErrorKind, Verb};
+use piggin::storage::{VbucketId, VbucketState};
 use piggin::{Bucket, Replication};
 use supervisor::testing::{DiskFault, Fault, World};
 
 use crate::common::{
-    assert_same, become_state, caught_up, copied, created, key, opened, replicate, run, write,
+    assert_same, become_state, caught_up, contents, copied, created, key, opened, replicate, run,
+    write,
 };
 
 /// A source that lost what it had not stored and its replica had, and went on from there.
@@ -206,6 +207,46 @@ fn who_missed_purged_tombstones_begins_anew() {
             assert!(new.purge_seqno >= old.purge_seqno, "{old:?}, {new:?}");
         }
     });
+}
+
+/// Before the store was told: the vbucket is as it was. Whether the one that was on its way back is.
+async fn given_up(here: World, there: World) -> bool {
+    let (source, target) = parted(&here, &there).await;
+    let before = contents(&target);
+    // What is under way to the disk does not get there for a while.
+    for _ in 0..4 {
+        there.inject(Fault::FlushCommit(1));
+    }
+    let replication = replicate(&source, &target);
+    let is_rolling = |id: VbucketId| target.vbucket_core(id).expect("it").is_rolling_back();
+    let vbucket = loop {
+        if let Some(vbucket) = target.vbuckets().find(|id| is_rolling(*id)) {
+            break vbucket;
+        }
+        there.sleep(Duration::from_micros(10)).await;
+    };
+    drop(replication);
+    there.sleep(Duration::from_secs(1)).await;
+    assert!(!target.vbuckets().any(is_rolling), "nothing is left of it");
+    become_state(&target, VbucketState::Active).await;
+    let is_as_before = contents(&target)[&vbucket] == before[&vbucket];
+    let after = contents(&target);
+    there.clear_faults();
+    target.flush().await.expect("a flush");
+    there.cut_power();
+    let target = opened(&there).await;
+    assert!(
+        contents(&target) == after,
+        "memory and disk are of one past"
+    );
+    drop(all_followed(&source, &target).await);
+    is_as_before
+}
+
+#[test]
+fn a_rollback_nobody_waits_for_any_more_is_given_up() {
+    let given_up = (0..8).filter(|seed| run(*seed, given_up)).count();
+    assert!(given_up > 4, "{given_up} of 8");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The power goes at every single call of the disk of a promotion: a replica whose source has a newer manifest, with other
-//! collections, becomes active and follows the bucket; whatever of that is found on disk, the bucket opens with its own
-//! collections and every document in them.
+//! collections, becomes active beside others; whatever of that is found on disk, the bucket opens with its own collections
+//! and every document in them, and with those of the source once one active vbucket has them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,15 +100,18 @@ async fn filled(world: &World) -> Bucket {
     bucket
 }
 
-/// The bucket has its collections, and every vbucket but the one that was rolled over to them what was in them.
-async fn check(bucket: &Bucket, call: u64) {
+/// The bucket has its collections, and every vbucket but the one that was rolled over to them what was in them. Whether it
+/// has that of the source, too.
+async fn check(bucket: &Bucket, call: u64) -> bool {
     let manifest = bucket.manifest();
     let names: Vec<&str> = manifest
         .collections
         .values()
         .map(|entry| entry.name.as_str())
         .collect();
-    assert_eq!(names, ["_default", "a", "b"], "at call {call}");
+    let (own, brought) = (["_default", "a", "b"], ["_default", "a", "b", "x"]);
+    let has_brought = names == brought;
+    assert!(has_brought || names == own, "at call {call}: {names:?}");
     for id in (0..VBUCKETS).filter_map(VbucketId::new) {
         let core = bucket.vbucket_core(id).expect("it");
         if core.state() == VbucketState::Active {
@@ -143,6 +146,7 @@ async fn check(bucket: &Bucket, call: u64) {
             }
         }
     }
+    has_brought
 }
 
 /// Whether the power went before the promotion was on disk.
@@ -161,7 +165,8 @@ async fn cut_at(world: World, call: u64) -> bool {
     drop(core);
     world.cut_power();
     let bucket = world.open(config(&world)).await.expect("the bucket");
-    check(&bucket, call).await;
+    let has_brought = check(&bucket, call).await;
+    assert!(!is_on_disk || has_brought, "at call {call}");
     let core = bucket.vbucket_core(replica()).expect("it");
     let (state, told) = (core.state(), core.collections_manifest().uid);
     drop(core);
@@ -169,7 +174,7 @@ async fn cut_at(world: World, call: u64) -> bool {
         !is_on_disk || state == VbucketState::Active,
         "at call {call}"
     );
-    // Whoever is promoted then has no say either, and no uid is given twice.
+    // Whoever is promoted then brings what it has on disk, and no uid is given twice.
     if state == VbucketState::Replica {
         become_it(&bucket, VbucketState::Active).await;
     }
@@ -179,16 +184,17 @@ async fn cut_at(world: World, call: u64) -> bool {
         .drop_collection("_default", "c")
         .await
         .expect("a drop");
-    check(&bucket, call).await;
+    let brought = check(&bucket, call).await;
+    assert!(brought || !has_brought, "at call {call}");
     bucket.shutdown().await.expect("an orderly end");
     let bucket = world.open(config(&world)).await.expect("the bucket");
-    check(&bucket, call).await;
+    assert_eq!(check(&bucket, call).await, brought, "at call {call}");
     bucket.shutdown().await.expect("an orderly end");
     !is_on_disk
 }
 
 #[test]
-fn a_promotion_leaves_the_bucket_its_collections_wherever_the_power_goes() {
+fn a_promotion_leaves_the_bucket_its_collections_and_adds_to_them_wherever_the_power_goes() {
     let mut calls = 0;
     for call in 1.. {
         let was_cut = World::run(call, |world| cut_at(world, call));

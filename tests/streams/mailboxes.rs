@@ -86,6 +86,24 @@ async fn leave(bucket: &Bucket, mailbox: &Addr<Mailbox>) {
 }
 
 #[test]
+fn a_recipient_that_died_keeps_nothing_where_nothing_changes() {
+    run(9, async |world| {
+        let bucket = filled(&world, DOCUMENTS).await;
+        let batches = Batches::default();
+        let mailbox = Mailbox::resting(&batches, Duration::ZERO);
+        open(&bucket, &mailbox).await.expect("a stream");
+        world.sleep(Duration::from_secs(1)).await;
+        let core = bucket.vbucket_core(VbucketId::FIRST).expect("it");
+        assert_eq!(core.cursors(), 2, "that of the flusher, and its own");
+        mailbox.send(Die).await.expect("its end");
+        world.sleep(Duration::from_secs(11)).await;
+        assert_eq!(core.cursors(), 1);
+        drop(core);
+        assert_at_base(&world, &bucket).await;
+    });
+}
+
+#[test]
 fn a_full_mailbox_delays_and_loses_nothing() {
     run(1, async |world| {
         let bucket = filled(&world, DOCUMENTS).await;

@@ -83,6 +83,7 @@ fn clients_are_served_beside_streams_that_stand_still() {
             last = newest.values().filter(|value| value[0] == b'j').count();
         }
         drop(changes);
+        assert!(bucket.statistics().stream_cursors_dropped > 0);
         assert_at_base(&world, &bucket).await;
         bucket.shutdown().await.expect("an orderly end");
     });
@@ -114,6 +115,7 @@ fn a_bucket_full_of_what_is_needed_sends_nobody_to_the_disk() {
         }
         assert!(number > DOCUMENTS);
         assert_eq!(mirror.all_documents().len(), number);
+        assert_eq!(bucket.statistics().stream_cursors_dropped, 0);
         drop(changes);
         assert_at_base(&world, &bucket).await;
     });

@@ -3,6 +3,7 @@
 //! | stage | finds | comes to |
 //! |---|---|---|
 //! | drain | something is under way to the disk | later |
+//! | drain, store | nobody wants it any more, and the store was not told | given up |
 //! | store | no store now; it is being opened anew | later |
 //! | | the store went back; memory follows in the same step | prepares |
 //! | | the disk refused | later, told as `Rollback` |
@@ -55,6 +56,8 @@ pub(super) struct Claim {
     pub(super) core: Arc<VbucketCore>,
     to: Seqno,
     stage: Stage,
+    /// The store was asked to go back, and may have: there is no other way out any more.
+    is_store_told: bool,
     ticket: RollbackTicket,
     wake: WakeWorker,
     /// Not to be gone on with before (monotonic).
@@ -78,6 +81,8 @@ pub(super) enum Stepped {
     Complete(Seqno),
     /// What is there cannot be read: the vbucket is out of service.
     Failed(FailureCause),
+    /// Nobody wants it any more, and nothing was done.
+    GivenUp,
 }
 
 impl Claim {
@@ -91,6 +96,7 @@ impl Claim {
             core,
             to,
             stage: Stage::Drain,
+            is_store_told: false,
             ticket,
             wake,
             not_before: Duration::ZERO,
@@ -106,9 +112,23 @@ impl Claim {
         self.end(RollbackEnd::Failed(cause));
     }
 
+    pub(super) fn is_of(&self, ticket: &RollbackTicket) -> bool {
+        Arc::ptr_eq(&self.ticket.0, &ticket.0)
+    }
+
+    pub(super) fn may_be_given_up(&self) -> bool {
+        !self.is_store_told
+    }
+
+    /// The vbucket stays what it is.
+    pub(super) fn give_up(self) {
+        self.core.give_up_rollback();
+        self.end(RollbackEnd::Aborted);
+    }
+
     /// Tells whoever asked.
     pub(super) fn end(self, end: RollbackEnd) {
-        *self.ticket.0.lock() = Some(end);
+        *self.ticket.0.end.lock() = Some(end);
         self.wake.wake();
     }
 }
@@ -183,6 +203,9 @@ impl Held {
     }
 
     fn begin(&mut self, claim: &mut Claim, config: &RollbackConfig) -> Stepped {
+        if claim.may_be_given_up() && claim.ticket.is_cancelled() {
+            return Stepped::GivenUp;
+        }
         if claim.stage == Stage::Drain {
             // One that is out of service is gone on with when it is brought back.
             if claim.core.down().is_some() || !claim.core.withdraw() {
@@ -219,7 +242,10 @@ impl Held {
             lease.store().rollback_job(id, to)
         });
         match job {
-            Ok(job) => *self = Held::Job(Box::new(job), lease),
+            Ok(job) => {
+                claim.is_store_told = true;
+                *self = Held::Job(Box::new(job), lease);
+            }
             Err(cause) => return Stepped::Refused(cause),
         }
         Stepped::Again

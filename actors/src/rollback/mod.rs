@@ -1,8 +1,8 @@
 //! Rollbacks: a replica vbucket goes back to where its history parts from its source's, on disk and then in memory.
 //!
 //! Whoever wants one asks [`Rollbacks`] and holds a [`RollbackTicket`]; one worker takes turns at them. Invariant: a
-//! rollback that was begun is brought to its end, over failures of the disk and panics of the worker: memory and store
-//! must not stay of two pasts. Only then does its ticket say [`RollbackEnd::Complete`]; a vbucket that cannot be loaded
+//! rollback of which the store was told is brought to its end, over failures of the disk and panics of the worker: memory and
+//! store must not stay of two pasts. Only then does its ticket say [`RollbackEnd::Complete`]; a vbucket that cannot be loaded
 //! behind it is out of service.
 
 mod job;
@@ -10,6 +10,7 @@ mod worker;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -65,13 +66,23 @@ struct Queue {
 
 /// A rollback that was asked for.
 #[derive(Clone, Debug, Default)]
-pub struct RollbackTicket(Arc<Mutex<Option<RollbackEnd>>>);
+pub struct RollbackTicket(Arc<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    end: Mutex<Option<RollbackEnd>>,
+    is_cancelled: AtomicBool,
+}
 
 impl RollbackTicket {
     /// How it ended, if it did.
     #[must_use]
     pub fn end(&self) -> Option<RollbackEnd> {
-        self.0.lock().clone()
+        self.0.end.lock().clone()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled.load(Ordering::Acquire)
     }
 }
 
@@ -130,6 +141,22 @@ impl Rollbacks {
         }
         self.shared.wake();
         Ok(ticket)
+    }
+
+    /// Nobody wants it any more: it is given up, unless the store was asked to go back already. Then it is brought to its
+    /// end.
+    pub fn cancel(&self, ticket: &RollbackTicket) {
+        ticket.0.is_cancelled.store(true, Ordering::Release);
+        let taken = {
+            let claims = &mut self.shared.queue.lock().claims;
+            let is_it = |claim: &Claim| claim.is_of(ticket) && claim.may_be_given_up();
+            let place = claims.iter().position(is_it);
+            place.and_then(|place| claims.remove(place))
+        };
+        // One that is in hand is seen to by the worker.
+        if let Some(claim) = taken {
+            claim.give_up();
+        }
     }
 
     /// The worker was taken out of service: vbuckets that are on their way back go with it, for their memory and their disk

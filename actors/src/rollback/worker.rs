@@ -133,6 +133,12 @@ impl Worker for RollbackWorker {
             Stepped::Again => {}
             Stepped::Later => self.put_back(LATER),
             Stepped::Refused(cause) => self.refused(cause),
+            Stepped::GivenUp => {
+                self.held = Held::Nothing;
+                if let Some(claim) = self.claim.take() {
+                    claim.give_up();
+                }
+            }
             Stepped::Complete(to) => self.end(RollbackEnd::Complete(to)),
             Stepped::Failed(cause) => {
                 let purpose = ScanPurpose::Rollback;

@@ -1,7 +1,8 @@
 //! The producer as an actor: each message is a call of [`Producer`], and after each the shared state is looked at.
 //!
 //! Invariant: whatever arrives, a look follows; what one look leaves over is done by the next, for which the edge wakes
-//! it again, behind the messages that wait already. One timer at most is armed, for consumers without room.
+//! it again, behind the messages that wait already. Two timers at most are armed: for consumers without room, and for those
+//! that may have died in silence.
 
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ use crate::vbucket::{WakeFlusher, WakeSent};
 
 /// When a consumer without room is offered again what waits for it.
 const OFFER_AGAIN: Duration = Duration::from_millis(5);
+
+/// How often streams of which nothing is to be told are asked whether their consumers live.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
 
 /// Open a stream into a sink of the caller's own, which acknowledges what it is done with by shared state.
 #[derive(Message)]
@@ -48,6 +52,7 @@ pub struct ProducerCore {
     producer: Producer,
     config: ProducerConfig,
     is_timer_armed: bool,
+    is_probe_armed: bool,
 }
 
 impl ProducerCore {
@@ -58,6 +63,7 @@ impl ProducerCore {
             producer: Producer::new(config.clone()),
             config,
             is_timer_armed: false,
+            is_probe_armed: false,
         }
     }
 
@@ -68,6 +74,14 @@ impl ProducerCore {
             ctx.later(OFFER_AGAIN, |core, ctx| {
                 core.is_timer_armed = false;
                 core.producer.offer_again();
+                core.look(ctx);
+            });
+        }
+        if !self.producer.is_empty() && !self.is_probe_armed {
+            self.is_probe_armed = true;
+            ctx.later(PROBE_EVERY, |core, ctx| {
+                core.is_probe_armed = false;
+                core.producer.probe();
                 core.look(ctx);
             });
         }

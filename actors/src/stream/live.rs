@@ -113,6 +113,11 @@ impl Live {
         is_alive && &*admitted.consumer == consumer && admitted.stream_number == number
     }
 
+    /// Whether nobody takes what it sends any more.
+    pub(super) fn is_orphan(&self) -> bool {
+        self.sink.is_gone()
+    }
+
     pub(super) fn acknowledge(&self, bytes: u64) -> Result<(), StreamError> {
         self.window.acknowledge(bytes)
     }
@@ -374,9 +379,7 @@ impl Live {
         }
         if self.state.is_backfilling() {
             // Another backfill follows this one.
-            self.cursor = None;
-            self.state.cursor_dropped();
-            return;
+            return self.drop_cursor();
         }
         // The end that was told must be delivered: at most the rest of one checkpoint is kept for that.
         while !self.state.may_drop_cursor() && self.state.want() == Want::Log {
@@ -385,9 +388,14 @@ impl Live {
             }
         }
         if self.state.may_drop_cursor() {
-            self.cursor = None;
-            self.state.cursor_dropped();
+            self.drop_cursor();
         }
+    }
+
+    fn drop_cursor(&mut self) {
+        self.cursor = None;
+        self.links.core.note_cursors_dropped(1);
+        self.state.cursor_dropped();
     }
 }
 

@@ -185,6 +185,15 @@ impl Producer {
         is_kept || !self.full.is_empty()
     }
 
+    /// Has streams looked at whose consumer is gone: where nothing changes nobody would miss it.
+    pub fn probe(&mut self) {
+        for (vbucket, streams) in &self.streams {
+            if streams.iter().any(Live::is_orphan) {
+                self.config.edge.mark(*vbucket);
+            }
+        }
+    }
+
     /// Offers again what consumers had no room for.
     pub fn offer_again(&mut self) {
         for vbucket in std::mem::take(&mut self.full) {

@@ -202,6 +202,25 @@ mod tests {
         assert_eq!(rollback_to(&question), None);
     }
 
+    /// MB-65019, MB-64931: the same for requests of collections. What lets a request through lets its backfill through as
+    /// well, as long as nothing was purged in between.
+    #[test]
+    fn mb_62940_request_and_backfill_agree() {
+        for number in 0..10u64.pow(4) {
+            let digit = |place: u32| number / 10u64.pow(place) % 10;
+            let (start, collections) = (digit(0), digit(3));
+            let purged = Purged {
+                here: Seqno(digit(1)),
+                at_consumer: Seqno(digit(2)),
+                collections_high: (collections > 0).then_some(Seqno(collections)),
+            };
+            if ask(Z, [start, start, start], purged).is_none() {
+                let is_missed = purged.is_missed_by_backfill(Seqno(start), Seqno(start + 1));
+                assert!(!is_missed, "{start} {purged:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_backfill_looks_again() {
         let purged = Purged {

@@ -1,5 +1,6 @@
 //! The machine of one stream, step by step: what it wants, what it says, how it ends.
 
+mod field;
 mod prepares;
 
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use messages::stream::{SnapshotFlags, StreamEndReason, StreamEvent, StreamFilter};
 use storage::{
     Cas, CollectionId, Document, DocumentKey, Item, ManifestUid, Operation, ScopeId, Seqno,
-    SnapshotKind, SnapshotRange, SystemEvent, VbucketId, Watermarks,
+    SnapshotKind, SnapshotRange, SystemEvent, VbucketId, VbucketStateRecord, VbucketUuid,
+    Watermarks,
 };
 
 use super::admit::Admitted;

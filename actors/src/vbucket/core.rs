@@ -357,9 +357,6 @@ impl VbucketCore {
             self.publish_high(&locked);
             // A promotion is done before what comes behind it: events are its own changes, of the branch it began.
             self.follow_identity(&mut locked);
-            if locked.identity.state == VbucketState::Active {
-                self.raise_manifest();
-            }
             self.follow_when_writable(&mut locked);
             self.name_manifest(&mut locked);
             // Whatever the monitor was told or not.
@@ -383,6 +380,7 @@ impl VbucketCore {
             }
         }
         inner.stream.bump();
+        self.manifest.note_state(self.id, state);
         self.set_status(self.status().in_state(state));
     }
 

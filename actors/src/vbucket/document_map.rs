@@ -211,15 +211,19 @@ impl DocumentMap {
         Some(item)
     }
 
-    /// Empties the map. It counts as complete again: it is to be loaded anew.
-    pub(super) fn clear(&self) {
-        for shard in self.slots.shards() {
-            let emptied = std::mem::take(&mut *shard.write());
-            for (Slot(item), _) in emptied {
-                self.discount(&item);
-            }
+    /// Empties the map. It counts as complete again: it is to be loaded anew. What was in it is freed by whoever drops
+    /// what this returns, which takes as long as there were documents: outside the vbucket's lock.
+    #[must_use = "dropped, it is freed here"]
+    pub(super) fn clear(&self) -> impl Sized + use<> {
+        let shards = self.slots.shards().iter();
+        let emptied: Vec<_> = shards
+            .map(|shard| std::mem::take(&mut *shard.write()))
+            .collect();
+        for figure in [&self.documents, &self.tombstones, &self.bytes] {
+            figure.store(0, Ordering::Relaxed);
         }
         self.is_complete.store(true, Ordering::Relaxed);
+        emptied
     }
 
     /// Says that the store holds keys that are not here.

@@ -14,7 +14,7 @@ use super::memory;
 use super::status::Status;
 use crate::durability::RoleEpoch;
 use crate::stream::{OpenCollection, VbucketView};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use messages::{Busy, CollectionsManifest, OperationError};
 use storage::{Item, Seqno, VbucketState};
 
@@ -23,6 +23,7 @@ use storage::{Item, Seqno, VbucketState};
 pub(super) struct Watched {
     edge: OnceLock<Arc<DirtyVbuckets>>,
     watchers: AtomicUsize,
+    cursors_dropped: AtomicU64,
 }
 
 /// What the lock guards of it.
@@ -180,6 +181,19 @@ impl VbucketCore {
     #[must_use]
     pub fn is_far_behind(&self, cursor: &StreamCursor) -> bool {
         self.lock().log.is_far_behind(cursor.id)
+    }
+
+    /// Cursors of streams were given up, so that what they kept in memory can go.
+    pub fn note_cursors_dropped(&self, number: usize) {
+        let number = u64::try_from(number).unwrap_or(u64::MAX);
+        let dropped = &self.watched.cursors_dropped;
+        dropped.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// How many were since the vbucket was opened.
+    #[must_use]
+    pub fn cursors_dropped(&self) -> u64 {
+        self.watched.cursors_dropped.load(Ordering::Relaxed)
     }
 
     /// Whether a stream that was begun in `past` may go on.

@@ -38,6 +38,7 @@ impl VbucketCore {
             self.close_own_checkpoint(&mut locked);
             locked.log.drop_cursors().len()
         };
+        self.note_cursors_dropped(dropped);
         self.mark_streams();
         dropped
     }

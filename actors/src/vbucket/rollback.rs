@@ -4,6 +4,7 @@
 //! begin_rollback: no stream may write or read, nothing more is taken for the disk
 //!   withdraw:     nothing is under way to the disk either, and what is heard of it counts no more
 //!     reset:      memory is what the store went back to, and is loaded anew
+//! give_up_rollback: before the store went back; everything is as it was
 //! ```
 //!
 //! Invariant: between the first and the last nothing gets from memory to the disk, so that nothing of the past that is
@@ -62,6 +63,18 @@ impl VbucketCore {
         locked.rollback = Some(Rollback::Withdrawn);
         self.set_persisted(Seqno::ZERO);
         true
+    }
+
+    /// The rollback is given up before the store went back: the vbucket is as it was, but for its streams, which ended.
+    pub fn give_up_rollback(&self) {
+        {
+            let mut locked = self.lock();
+            if locked.is_withdrawn() {
+                self.set_persisted(locked.flushed.persisted().high_seqno);
+            }
+            locked.rollback = None;
+        }
+        self.mark_dirty();
     }
 
     /// The store went back, and is of this epoch: what was asked of it before counts no more (rule R2).

@@ -3,11 +3,15 @@
 //!
 //! Invariant: `start` of a range is the end of the last snapshot that came whole (MB-35003), also when a snapshot was
 //! given up in its middle and another begun. An active vbucket's own changes are whole wherever nothing is missing that
-//! a newer version took the place of.
+//! a newer version took the place of. What is kept is bounded, however long nothing gets to the disk: snapshots in between
+//! are then taken for one, whose range is wider than that of each.
 
 use std::collections::VecDeque;
 
 use storage::{Seqno, SnapshotKind, SnapshotRange, Watermarks};
+
+/// Most ends and beginnings of snapshots that are told apart.
+const KEPT_MAX: usize = 1024;
 
 /// From where on what comes is of which kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,9 @@ impl Snapshots {
             // Nothing came since the one before.
             Some((above, before)) if *above == high => *before = origin,
             Some(_) | None => self.origins.push_back((high, origin)),
+        }
+        if self.origins.len() > KEPT_MAX {
+            self.thin_origins();
         }
     }
 
@@ -148,6 +155,43 @@ impl Snapshots {
         if self.whole.back().is_none_or(|newest| *newest < seqno) {
             self.whole.push_back(seqno);
         }
+        if self.whole.len() > KEPT_MAX {
+            self.thin_whole();
+        }
+    }
+
+    /// Forgets every second of those between the oldest and the newest.
+    fn thin_whole(&mut self) {
+        let newest = self.whole.back().copied();
+        let mut number = 0usize;
+        self.whole.retain(|seqno| {
+            number = number.saturating_add(1);
+            number % 2 == 1 || Some(*seqno) == newest
+        });
+    }
+
+    /// Of every two snapshots of a kind that follow each other one is made that ends where the second does; the newest
+    /// stays itself.
+    fn thin_origins(&mut self) {
+        let newest = self.origins.pop_back();
+        let mut thinned = VecDeque::with_capacity(self.origins.len());
+        let mut may_grow = false;
+        for (above, origin) in self.origins.drain(..) {
+            match (thinned.back_mut(), origin) {
+                (Some((_, Origin::Source(end, kind))), Origin::Source(next, same))
+                    if may_grow && *kind == same =>
+                {
+                    *end = next.max(*end);
+                    may_grow = false;
+                }
+                (Some(_) | None, _) => {
+                    thinned.push_back((above, origin));
+                    may_grow = true;
+                }
+            }
+        }
+        thinned.extend(newest);
+        self.origins = thinned;
     }
 }
 

@@ -59,10 +59,7 @@ impl VbucketCore {
             let uuid = self.new_branch(&identity);
             identity.failover_table.create_entry(uuid, whole);
         }
-        if is_promotion && !self.may_lead() {
-            // On disk it would be an active vbucket that knows more than the bucket.
-            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
-        }
+        let must_others_follow = is_promotion && self.lead()?;
         let is_changed = *locked.identity != identity;
         if is_changed {
             self.become_this(&mut locked, identity);
@@ -77,19 +74,20 @@ impl VbucketCore {
         if !may_go_on(before, request.state) {
             locked.stream.bump();
         }
-        if is_promotion {
-            self.raise_manifest();
-            if let Err(error) = self.follow(&mut locked) {
-                // Whoever reconciles it goes on with the promotion, and queues it then.
-                locked.suspect();
-                return Err(error);
-            }
+        if is_promotion && let Err(error) = self.follow(&mut locked) {
+            // Whoever reconciles it goes on with the promotion, and queues it then.
+            locked.suspect();
+            return Err(error);
         }
         if is_changed {
             // Last: a promotion is on disk with the manifest it brings, or not at all.
             queue_identity(&mut locked);
         }
         self.drop_tombstones(&mut locked);
+        if must_others_follow {
+            // Whoever repairs brings all vbuckets to the bucket's manifest.
+            self.tell_suspect();
+        }
         Ok(self.described(&locked))
     }
 
@@ -137,14 +135,15 @@ impl VbucketCore {
     /// The same, with the system events the store went back to.
     pub(crate) fn reset_to(&self, record: &VbucketStateRecord, events: Vec<(Seqno, SystemEvent)>) {
         let high = record.watermarks.high_seqno;
-        let refused = {
+        // What was there is freed behind the lock.
+        let (refused, _tombstones, _documents) = {
             let mut locked = self.lock();
             self.raise(Status::WARMING);
             locked.stream.bump();
             locked.in_flight = None;
             locked.log.clear(high);
             locked.producing.note_rolled_back();
-            locked.tombstones.clear();
+            let tombstones = locked.tombstones.clear();
             let mut identity = record.identity.as_ref().clone();
             // What was said of it and not stored yet is no part of its history.
             identity.state = locked.identity.state;
@@ -153,7 +152,7 @@ impl VbucketCore {
             locked.snapshots = Snapshots::stored(&record.watermarks, is_active);
             locked.flushed = Flushed::stored(record.watermarks);
             self.set_persisted(high);
-            self.map.clear();
+            let documents = self.map.clear();
             let uid = ManifestUid(identity.manifest_uid);
             *self.collections.write() = OpenCollections::of_events(uid, events);
             self.default_high.store(0, Ordering::Relaxed);
@@ -164,7 +163,8 @@ impl VbucketCore {
             locked.rollback = None;
             let (vbucket, state) = (self.id, locked.identity.state);
             let taken_back = OperationError::NotMyVbucket { vbucket, state };
-            self.waiters.refuse_above(high, taken_back)
+            let refused = self.waiters.refuse_above(high, taken_back);
+            (refused, tombstones, documents)
         };
         refused.tell();
     }
@@ -189,6 +189,7 @@ impl VbucketCore {
         self.reached(ChangeStep::Identified);
         // First: what may be committed elsewhere is not read from here on.
         self.follow_role(locked);
+        self.manifest.note_state(self.id, state);
         self.set_status(self.status().in_state(state));
     }
 

@@ -26,8 +26,8 @@ impl Tombstones {
         is_low.then(|| self.0.pop_front()).flatten()
     }
 
-    /// Forgets all of them.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    /// Forgets all of them; they are freed by whoever drops what this returns.
+    pub(super) fn clear(&mut self) -> Tombstones {
+        std::mem::take(self)
     }
 }

@@ -129,7 +129,14 @@ pub(crate) fn from_memory(core: &VbucketCore, epoch: StreamEpoch, items: &[Arc<I
     }
 }
 
-/// The same from disk, where prepares up to `completed` are over.
+/// Each of these items as a snapshot of its own, as a source sends versions of one key.
+pub(crate) fn one_by_one(core: &VbucketCore, epoch: StreamEpoch, items: &[Arc<Item>]) {
+    for item in items {
+        from_memory(core, epoch, std::slice::from_ref(item));
+    }
+}
+
+/// A snapshot from disk, where prepares up to `completed` are over.
 pub(crate) fn from_disk(
     core: &VbucketCore,
     epoch: StreamEpoch,

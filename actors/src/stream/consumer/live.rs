@@ -399,5 +399,8 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.let_go();
+        if let Some(ticket) = self.rollback.take() {
+            self.links.rollbacks.cancel(&ticket);
+        }
     }
 }

@@ -146,10 +146,15 @@ fn scope_of(manifest: &CollectionsManifest, name: &str) -> Result<ScopeId, Manif
     manifest.scope(name).ok_or_else(unknown)
 }
 
+/// The highest number that was given up to a manifest: each gives one at most.
+pub(super) const fn highest_number(uid: ManifestUid) -> u64 {
+    uid.0.saturating_add(FIRST_NUMBER - 1)
+}
+
 /// The number of what a manifest has first.
 fn number(uid: ManifestUid) -> Result<u32, ManifestError> {
-    let number = uid.0.saturating_add(FIRST_NUMBER - 1);
-    u32::try_from(number).map_err(|_| too_many("numbers for collections", u32::MAX as usize))
+    u32::try_from(highest_number(uid))
+        .map_err(|_| too_many("numbers for collections", u32::MAX as usize))
 }
 
 const fn too_many(what: &'static str, max: usize) -> ManifestError {

@@ -26,6 +26,7 @@ impl VbucketCore {
     /// This core as one of the bucket whose manifest it is. Without it, it is of a bucket of its own.
     #[must_use]
     pub fn of_bucket(mut self, manifest: Arc<BucketManifest>) -> VbucketCore {
+        manifest.note_state(self.id, self.state());
         self.manifest = manifest;
         self
     }
@@ -129,17 +130,16 @@ impl VbucketCore {
         }
     }
 
-    /// It was made active: the bucket's manifest gets a higher uid than any it was told of as a replica.
-    pub(in crate::vbucket) fn raise_manifest(&self) {
-        let own = self.collections.read().manifest().uid;
-        self.manifest.raise_above(own);
-    }
-
-    /// Whether it can be made active: what its source told it is then given up for what the bucket has, at once, so that
-    /// no opening ever takes it for the bucket's.
-    pub(in crate::vbucket) fn may_lead(&self) -> bool {
-        let own = self.collections.read().manifest().uid;
-        !self.status().has(NOT_WRITABLE) || own <= self.manifest.uid()
+    /// It is about to become active: the bucket has from now on what its source told it as well. Whether other vbuckets
+    /// must follow. What is refused changed nothing.
+    pub(in crate::vbucket) fn lead(&self) -> Result<bool, OperationError> {
+        let own = Arc::clone(self.collections.read().manifest());
+        // It cannot follow yet, and what it cannot follow may be more than it has: on disk it would be an active vbucket
+        // of a bucket that never was.
+        if self.status().has(NOT_WRITABLE) && own.uid > self.manifest.uid() {
+            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
+        }
+        self.manifest.lead(self.id, &own)
     }
 
     /// What takes a seqno before the records of the opening are on disk takes it on the branch before.

@@ -4,12 +4,14 @@
 //!   vbucket follows it: what differs is queued in its checkpoint log as system events, and the uid with them, in one
 //!   step under its lock and in one batch on disk.
 //! - What is on disk is the truth: the system events of a vbucket are read when it is opened, and say what is open.
+//! - A vbucket that becomes active brings its manifest to the bucket's (`together`).
 //! - A vbucket that panics in the middle of following goes on with it when it is reconciled.
 //! - Locks are taken in the order: the walk of an erasing, the vbucket, the table of open collections, the map.
 //! - Documents of a collection that ended are not there for anybody from that moment on; memory is rid of them later, in
 //!   bounded slices.
 
 mod change;
+mod together;
 mod open;
 mod shared;
 mod follow;

@@ -1,31 +1,43 @@
 //! The bucket's manifest, as all its vbuckets see it.
 //!
-//! Invariant: it is set before the first vbucket is told to follow it, and never goes back; so whichever vbucket becomes
-//! active meanwhile, is reconciled, or is asked for a document of a collection, finds the newest there is.
+//! Invariant: it is set before the first vbucket is told to follow it, and while a vbucket is active it never goes back; so
+//! whichever vbucket becomes active meanwhile, is reconciled, or is asked for a document of a collection, finds the newest
+//! there is. It is that of the active vbuckets: where none is, the first that becomes active says what it is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::together::{clash, has_same, refusal, together};
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use messages::CollectionsManifest;
-use storage::ManifestUid;
+use messages::{CollectionsManifest, OperationError};
+use storage::{ManifestUid, VbucketId, VbucketState};
 
 /// The manifest every active vbucket of a bucket follows.
 #[derive(Debug, Default)]
 pub struct BucketManifest {
-    current: RwLock<Arc<CollectionsManifest>>,
+    shared: RwLock<Shared>,
     /// Its uid, to be read without the lock. Changed under it, behind the manifest.
     uid: AtomicU64,
     ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    manifest: Arc<CollectionsManifest>,
+    /// The vbuckets that are active, those that may be included.
+    active: BTreeSet<VbucketId>,
+    /// The highest there ever was: no number is given twice.
+    highest: ManifestUid,
 }
 
 impl BucketManifest {
     /// What the bucket has now.
     #[must_use]
     pub fn current(&self) -> Arc<CollectionsManifest> {
-        Arc::clone(&self.current.read())
+        Arc::clone(&self.shared.read().manifest)
     }
 
     /// The uid of what the bucket has now. Never above it.
@@ -34,20 +46,68 @@ impl BucketManifest {
         ManifestUid(self.uid.load(Ordering::Acquire))
     }
 
-    fn put(&self, current: &mut Arc<CollectionsManifest>, next: Arc<CollectionsManifest>) {
-        let uid = next.uid.0;
-        *current = next;
-        self.uid.store(uid, Ordering::Release);
+    /// The highest uid it ever had.
+    #[must_use]
+    pub fn highest_uid(&self) -> ManifestUid {
+        self.shared.read().highest
     }
 
-    /// A vbucket that becomes active was told of this uid: where the bucket's is lower, what it has gets a higher one, so that
-    /// none is used for both. Other vbuckets follow with the next change. Never before the bucket's manifest was found.
-    pub(super) fn raise_above(&self, uid: ManifestUid) {
-        let mut current = self.current.write();
-        if current.uid < uid {
-            let mut raised = current.as_ref().clone();
-            raised.uid = ManifestUid(uid.0.saturating_add(1));
-            self.put(&mut current, Arc::new(raised));
+    fn put(&self, shared: &mut Shared, next: Arc<CollectionsManifest>) {
+        let uid = next.uid;
+        shared.highest = shared.highest.max(uid);
+        shared.manifest = next;
+        self.uid.store(uid.0, Ordering::Release);
+    }
+
+    /// A vbucket is in this state: whether it has a say.
+    pub fn note_state(&self, vbucket: VbucketId, state: VbucketState) {
+        let is_known = self.shared.read().active.contains(&vbucket);
+        let is_active = state == VbucketState::Active;
+        if is_known == is_active {
+            return;
+        }
+        let active = &mut self.shared.write().active;
+        if is_active {
+            active.insert(vbucket);
+        } else {
+            active.remove(&vbucket);
+        }
+    }
+
+    /// A vbucket with this manifest is about to become active: what the bucket has from now on, with what the vbucket
+    /// brings. Whether others must follow. Refused, nothing has changed. Never before the bucket's manifest was found.
+    pub(super) fn lead(
+        &self,
+        vbucket: VbucketId,
+        own: &Arc<CollectionsManifest>,
+    ) -> Result<bool, OperationError> {
+        let mut shared = self.shared.write();
+        let is_alone = !shared.active.iter().any(|active| *active != vbucket);
+        let next = if is_alone && !has_same(&shared.manifest, own) {
+            Arc::clone(own)
+        } else {
+            together(&shared.manifest, own).map_err(|clash| refusal(vbucket, clash))?
+        };
+        let is_other = *next != *shared.manifest;
+        if is_other {
+            self.put(&mut shared, next);
+        }
+        shared.active.insert(vbucket);
+        Ok(is_other && !is_alone)
+    }
+
+    /// Whether vbuckets that follow a bucket of this manifest could become active here: refused for one of them where they
+    /// could not.
+    pub fn admit_source(
+        &self,
+        vbuckets: &BTreeSet<VbucketId>,
+        source: &CollectionsManifest,
+    ) -> Result<(), OperationError> {
+        let shared = self.shared.read();
+        let is_alone = shared.active.is_subset(vbuckets);
+        match (clash(&shared.manifest, source), vbuckets.first()) {
+            (Some(clash), Some(first)) if !is_alone => Err(refusal(*first, clash)),
+            (Some(_) | None, _) => Ok(()),
         }
     }
 
@@ -58,19 +118,19 @@ impl BucketManifest {
         before: &Arc<CollectionsManifest>,
         next: Arc<CollectionsManifest>,
     ) -> bool {
-        let mut current = self.current.write();
-        let is_same = Arc::ptr_eq(&current, before);
+        let mut shared = self.shared.write();
+        let is_same = Arc::ptr_eq(&shared.manifest, before);
         if is_same {
-            self.put(&mut current, next);
+            self.put(&mut shared, next);
         }
         is_same
     }
 
     /// From now on this. Whoever calls has the vbuckets follow it.
     pub fn set(&self, manifest: Arc<CollectionsManifest>) {
-        let mut current = self.current.write();
-        if manifest.uid >= current.uid {
-            self.put(&mut current, manifest);
+        let mut shared = self.shared.write();
+        if manifest.uid >= shared.manifest.uid {
+            self.put(&mut shared, manifest);
         }
     }
 

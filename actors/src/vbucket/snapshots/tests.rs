@@ -105,3 +105,41 @@ fn forgetting_what_is_on_disk_changes_nothing_above() {
     assert_eq!(before, after);
     assert!(snapshots.origins.len() < 8 && snapshots.whole.len() < 9);
 }
+
+#[test]
+fn what_is_kept_is_bounded_however_many_snapshots_come_before_one_is_on_disk() {
+    let last = 40_000u64;
+    let mut snapshots = stored(0, 0, 0, false);
+    let mut exact = stored(0, 0, 0, false);
+    for begin in (0..last).step_by(4) {
+        let (high, end) = (Seqno(begin), Seqno(begin + 4));
+        snapshots.begin_source(high, end, SnapshotKind::Memory);
+        receive(&mut snapshots, begin + 1..=begin + 4);
+        exact
+            .origins
+            .push_back((high, Origin::Source(end, SnapshotKind::Memory)));
+        exact.whole.push_back(end);
+        assert!(snapshots.origins.len() <= KEPT_MAX && snapshots.whole.len() <= KEPT_MAX);
+    }
+    assert_eq!(snapshots.newest_whole(Seqno(last)), Seqno(last));
+    let newest = Seqno(last);
+    for high in (1..=last).step_by(97) {
+        let high = Seqno(high);
+        let (range, kind) = snapshots.range_at(high, high, newest);
+        let (least, _) = exact.range_at(high, high, newest);
+        assert!(
+            range.start <= least.start && range.end >= least.end,
+            "{high}"
+        );
+        assert!(range.start <= high && high <= range.end, "{high}");
+        // What says that it is whole is.
+        assert!(
+            range.start != range.end || least.start == least.end,
+            "{high}"
+        );
+        assert_eq!(kind, SnapshotKind::Memory);
+    }
+    assert_eq!(at(&snapshots, last), (last, last));
+    snapshots.forget(Seqno(last));
+    assert_eq!((snapshots.whole.len(), snapshots.origins.len()), (1, 1));
+}

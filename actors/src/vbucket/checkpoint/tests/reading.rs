@@ -39,6 +39,44 @@ fn a_snapshot_is_told_whole_and_kept_over_slices() {
 }
 
 #[test]
+fn mb_24244_a_snapshot_has_each_key_once() {
+    // Wherever the slice ends behind which the key is written again.
+    for taken_before in 0..4 {
+        let mut log = log();
+        let cursor = register(&mut log, "stream", 0).cursor;
+        for (seqno, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            let done = put(&mut log, name, Operation::Mutation, None);
+            assert_eq!(
+                (done, log.last_seqno()),
+                (Disposition::Append, Seqno(seqno))
+            );
+        }
+        let mut snapshots: Vec<Vec<Arc<Item>>> = Vec::new();
+        let mut add = |taken: &Taken| {
+            for piece in &taken.pieces {
+                if piece.opening != Opening::Continues {
+                    snapshots.push(Vec::new());
+                }
+                let items = taken.items[piece.items.clone()].iter();
+                snapshots.last_mut().unwrap().extend(items.cloned());
+            }
+        };
+        if taken_before > 0 {
+            add(&take_items(&mut log, cursor, taken_before));
+        }
+        put(&mut log, "a", Operation::Mutation, Seqno(1));
+        add(&take_all(&mut log, cursor));
+        for snapshot in snapshots {
+            let mut keys: Vec<_> = snapshot.iter().map(|item| &item.document.key).collect();
+            let count = keys.len();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), count, "{taken_before}: {snapshot:?}");
+        }
+    }
+}
+
+#[test]
 fn every_checkpoint_is_a_snapshot_of_its_own() {
     let mut log = log_of(2);
     let cursor = register(&mut log, "stream", 0).cursor;

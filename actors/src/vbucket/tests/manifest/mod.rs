@@ -20,7 +20,7 @@ use messages::{Busy, CollectionsManifest, ManifestChange, OperationError};
 use storage::{
     Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, KeyRange, KvStore,
     ManifestUid, MemoryStore, Namespace, Operation, Outcome, Predecessor, ScopeId, Seqno,
-    SystemEvent, VbucketPosition, VbucketState,
+    SystemEvent, VbucketId, VbucketPosition, VbucketState,
 };
 
 fn create_scope(scope: &str) -> ManifestChange {
@@ -319,6 +319,8 @@ fn a_vbucket_that_becomes_active_follows_the_bucket() {
         VbucketState::Dead,
     ] {
         let bench = in_state(state);
+        let other = VbucketId::new(id().get() + 1).unwrap();
+        bench.manifest.note_state(other, VbucketState::Active);
         let target = announce(&bench, create("_default", "c"));
         assert_eq!(bench.core.follow_manifest(), Ok(None));
         assert_eq!(bench.core.collections_manifest().uid, ManifestUid(0));

@@ -1,8 +1,9 @@
-//! Replicas: they take their source's events, and give up what those say for the bucket's manifest when they become active,
-//! in memory and on disk in one step.
+//! Replicas: they take their source's events, and bring what those say to the bucket's manifest when they become active, in
+//! memory and on disk in one step.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -12,11 +13,12 @@ use super::super::support::{Bench, batch, become_state, flush_all, id, in_state,
 use super::{
     announce, begin_of, create, document_item, end_of, event_item, get, new_store, reopened,
 };
+use messages::collections::CollectionEntry;
 use messages::vbucket::SetVbucketState;
-use messages::{Busy, OperationError};
+use messages::{Busy, ManifestChange, OperationError};
 use storage::{
     CollectionId, CommitDurability, Item, KvStore, ManifestUid, MemoryStore, Outcome, ScopeId,
-    Seqno, SystemEvent, VbucketState,
+    Seqno, SystemEvent, VbucketId, VbucketState,
 };
 
 /// A replica with manifest 2, told by its source: two collections, and a document in one; the snapshot goes on to `end`.
@@ -35,26 +37,102 @@ fn told_replica(end: u64) -> Bench {
     bench
 }
 
+/// Another vbucket of the bucket is active, and the bucket has gone on since manifest 2: it has a collection `c`, and those
+/// of [`told_replica`] no more.
+fn gone_on(bench: &Bench) {
+    bench.manifest.note_state(other(), VbucketState::Active);
+    announce(bench, create("_default", "x"));
+    announce(
+        bench,
+        ManifestChange::DropCollection {
+            scope: "_default".to_owned(),
+            collection: "x".to_owned(),
+        },
+    );
+    announce(bench, create("_default", "c"));
+}
+
+fn other() -> VbucketId {
+    VbucketId::new(id().get() + 1).unwrap()
+}
+
+const PROMOTE: SetVbucketState = SetVbucketState {
+    state: VbucketState::Active,
+    topology: None,
+    is_takeover: false,
+};
+
 #[test]
-fn a_replica_that_knows_more_raises_the_uid_when_it_becomes_active() {
-    let bench = told_replica(3);
-    assert_eq!(bench.core.collections_manifest().uid, ManifestUid(2));
-    announce(&bench, create("_default", "c"));
-    become_state(&bench.core, VbucketState::Active);
-    let manifest = bench.manifest.current();
-    assert_eq!(manifest.uid, ManifestUid(3), "neither 2 nor less again");
-    assert_eq!(bench.core.collections_manifest(), manifest);
-    assert!(manifest.collection("_default", "c").is_some());
-    let next = announce(&bench, create("_default", "d"));
-    assert_eq!(next.collection("_default", "d"), Some(CollectionId(11)));
+fn a_replica_brings_what_its_source_told_it_when_it_becomes_active() {
+    for is_alone in [false, true] {
+        let bench = told_replica(3);
+        let told = bench.core.collections_manifest();
+        assert_eq!(told.uid, ManifestUid(2));
+        if is_alone {
+            // Of a vbucket that is active no more.
+            announce(&bench, create("_default", "c"));
+        } else {
+            bench.manifest.note_state(other(), VbucketState::Active);
+        }
+        become_state(&bench.core, VbucketState::Active);
+        assert_eq!(bench.manifest.current(), told);
+        assert_eq!(bench.core.collections_manifest(), told);
+        assert_eq!(bench.core.high_seqno(), Seqno(3), "nothing is to follow");
+        let told_to = u64::from(!is_alone);
+        assert_eq!(bench.suspects.load(Ordering::Relaxed), told_to);
+        assert_eq!(get(&bench.core, 8, "k"), Ok(()));
+        let next = announce(&bench, create("_default", "d"));
+        assert_eq!(next.collection("_default", "d"), Some(CollectionId(10)));
+    }
 }
 
 #[test]
-fn an_interrupted_promotion_that_is_reconciled_follows_the_raised_manifest() {
+fn a_number_that_is_another_collection_in_the_bucket_is_refused() {
+    let bench = told_replica(3);
+    bench.manifest.note_state(other(), VbucketState::Active);
+    let before = announce(&bench, create("_default", "c"));
+    let refused = bench.core.set_state(PROMOTE);
+    let Err(OperationError::ManifestClash { vbucket, clash }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((vbucket, clash.number), (id(), 8));
+    assert_eq!(bench.core.state(), VbucketState::Replica);
+    assert_eq!(bench.manifest.current(), before);
+    // Once nobody has it any more it can.
+    bench.manifest.note_state(other(), VbucketState::Replica);
+    become_state(&bench.core, VbucketState::Active);
+    assert_eq!(get(&bench.core, 8, "k"), Ok(()));
+}
+
+#[test]
+fn what_an_active_one_has_of_two_histories_is_on_disk_with_its_state() {
+    let bench = told_replica(3);
+    bench.manifest.note_state(other(), VbucketState::Active);
+    // As many changes, the last of them another.
+    let mut parted = bench.core.collections_manifest().as_ref().clone();
+    let entry = parted.collections.remove(&CollectionId(9)).unwrap();
+    let name = "other".to_owned();
+    let entry = CollectionEntry { name, ..entry };
+    parted.collections.insert(CollectionId(10), entry);
+    bench.manifest.set(Arc::new(parted));
+    become_state(&bench.core, VbucketState::Active);
+    let store = new_store();
+    let found = batches(&bench, &store, 2);
+    let active = |one: &&(VbucketState, u64, usize)| one.0 == VbucketState::Active;
+    let promoted = (VbucketState::Active, 3, 4);
+    assert_eq!(found.last(), Some(&promoted));
+    assert!(
+        found.iter().filter(active).all(|one| *one == promoted),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn an_interrupted_promotion_that_is_reconciled_follows_the_bucket() {
     // Its source's snapshot came whole, or was on its way.
     for end in [3, 9] {
         let bench = told_replica(end);
-        announce(&bench, create("_default", "c"));
+        gone_on(&bench);
         bench.core.panic_at(ChangeStep::Identified);
         let promote = || become_state(&bench.core, VbucketState::Active);
         assert!(catch_unwind(AssertUnwindSafe(promote)).is_err());
@@ -116,7 +194,7 @@ fn a_promotion_is_on_disk_with_the_manifest_it_brings_or_not_at_all() {
             }
             bench.core.note_persisted(high);
             assert_eq!(high, Seqno(2), "the document is on its way");
-            announce(&bench, create("_default", "c"));
+            gone_on(&bench);
             if let Some(step) = step {
                 bench.core.panic_at(step);
                 let promote = || become_state(&bench.core, VbucketState::Active);
@@ -143,21 +221,16 @@ fn a_replica_that_knows_more_is_not_made_active_before_it_can_follow() {
     let store = new_store();
     flush_all(&bench.core, &store, 10);
     let found = reopened(&store);
-    let request = SetVbucketState {
-        state: VbucketState::Active,
-        topology: None,
-        is_takeover: false,
-    };
     let busy = OperationError::TemporaryFailure(Busy::WarmingUp);
-    let refused = found.core.set_state(request.clone());
+    let refused = found.core.set_state(PROMOTE);
     assert_eq!(refused, Err(busy));
     assert_eq!(found.core.state(), VbucketState::Replica);
     found.core.warm_done();
-    found.core.set_state(request).unwrap();
+    found.core.set_state(PROMOTE).unwrap();
     let manifest = found.core.collections_manifest();
     assert_eq!(
         (manifest.uid, manifest.collections.len()),
-        (ManifestUid(3), 1)
+        (ManifestUid(2), 3)
     );
 }
 
