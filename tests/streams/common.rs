@@ -137,7 +137,7 @@ impl Mirror {
             }
             StreamEvent::SeqnoAdvanced(_) => {}
             StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_) => {
-                panic!("{vbucket}: told to one who is no replica: {seqno:?}");
+                panic!("{vbucket}: told to one who is no replica");
             }
             StreamEvent::StreamEnd(reason) => {
                 if reason == StreamEndReason::Ok {
