@@ -82,6 +82,9 @@ impl StreamState {
                 first: self.last_read.next(),
                 last: self.admitted.end,
             });
+        } else if let Some(last) = self.admitted.disk_up_to {
+            let first = self.last_read.next();
+            self.phase = Phase::Scheduling(BackfillRange { first, last });
         } else {
             self.phase = Phase::Registering;
         }

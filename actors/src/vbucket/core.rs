@@ -91,6 +91,8 @@ pub struct VbucketCore {
     high_seqno: AtomicU64,
     persisted_seqno: AtomicU64,
     dirty: Arc<DirtyVbuckets>,
+    /// The level every write waits for at least, as its byte; zero for none.
+    pub(super) durability_level_min: AtomicU8,
     pub(super) durability_edge: RwLock<Option<Arc<DirtyVbuckets>>>,
     on_suspect: OnSuspect,
     pub(super) watched: Watched,
@@ -165,6 +167,7 @@ impl VbucketCore {
             environment: config.environment,
             memory: config.memory,
             dirty: config.dirty,
+            durability_level_min: AtomicU8::new(0),
             durability_edge: RwLock::new(None),
             on_suspect: config.on_suspect,
             watched: Watched::default(),

@@ -137,7 +137,10 @@ fn settle(locked: &mut Locked<'_>, seqno: Seqno, settled: Settled) -> bool {
         return false;
     };
     match active.settle(seqno, settled) {
-        Ok(()) => true,
+        Ok(()) => {
+            locked.durable.count(settled);
+            true
+        }
         Err(error) => {
             tracing::error!(%error, "the durability monitor is out of step");
             false

@@ -17,9 +17,10 @@ use super::prepares::Newest;
 use super::replica::StreamEpoch;
 use crate::durability::{
     Chains, Ledger, Monitor, NodeName, OutOfOrder, Outstanding, Prepare, Requirements, RoleEpoch,
-    SnapshotEnd, Standing, high_prepared_on_disk,
+    Settled, SnapshotEnd, Standing, high_prepared_on_disk,
 };
 use messages::compactor::PreparesErased;
+use messages::durability::DurableWrites;
 use messages::{Busy, DurabilityStatus, OperationError};
 use storage::{
     CollectionId, ErasedPrepare, Item, Operation, Seqno, Topology, VbucketIdentity, VbucketState,
@@ -39,6 +40,7 @@ pub(super) struct Durable {
     high_completed: Seqno,
     /// When whoever drives this comes back (monotonic), if he was told to.
     pub(super) armed: Option<Duration>,
+    pub(super) counts: DurableWrites,
 }
 
 impl Durable {
@@ -67,6 +69,7 @@ impl Durable {
             role: identity.state,
             high_completed: watermarks.completed_seqno,
             armed: None,
+            counts: DurableWrites::default(),
         }
     }
 
@@ -81,6 +84,19 @@ impl Durable {
             Ok(())
         } else {
             Err(OperationError::DurabilityImpossible)
+        }
+    }
+
+    /// What was decided of a write was done.
+    pub(super) fn count(&mut self, settled: Settled) {
+        if self.role != VbucketState::Active {
+            return;
+        }
+        let counts = &mut self.counts;
+        match settled {
+            Settled::Committed => counts.committed = counts.committed.saturating_add(1),
+            Settled::Aborted => counts.aborted = counts.aborted.saturating_add(1),
+            Settled::CollectionGone => {}
         }
     }
 
@@ -284,6 +300,7 @@ impl VbucketCore {
             maybe_visible: self.prepares.maybe_visible(),
             waiting: locked.durable.ledger.waiting(),
             bytes: self.prepares.bytes(),
+            counts: locked.durable.counts,
         }
     }
 
@@ -357,9 +374,11 @@ impl VbucketCore {
         let (prepare, answer) = match item.operation {
             Operation::CommitMutation { prepare_seqno }
             | Operation::CommitDeletion { prepare_seqno, .. } => {
+                locked.durable.count(Settled::Committed);
                 (prepare_seqno, Ok(self.mutated(locked, item)))
             }
             Operation::Abort { prepare_seqno, .. } => {
+                locked.durable.count(Settled::Aborted);
                 (prepare_seqno, Err(OperationError::SyncWriteAmbiguous))
             }
             Operation::Mutation
