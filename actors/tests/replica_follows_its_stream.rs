@@ -156,6 +156,7 @@ fn a_replica_that_is_still_loading_knows_of_no_key_that_it_is_absent() {
     assert_eq!(hints, [Predecessor::Unknown, Predecessor::Absent]);
 }
 
+/// MB-50874: nothing of the new branch lies below where its snapshot begins.
 #[test]
 fn promotion_in_the_middle_of_a_snapshot_branches_at_the_last_whole_one() {
     let Bench { core, .. } = in_state(VbucketState::Replica);

@@ -8,6 +8,7 @@ use crate::common::{
     assert_same, become_state, caught_up, copied, created, key, replicate, run, write,
 };
 
+/// MB-59518.
 #[test]
 fn a_promoted_replica_takes_nothing_more() {
     run(1, async |here, there| {

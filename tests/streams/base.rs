@@ -61,6 +61,7 @@ fn a_failed_scan_leaves_nothing() {
     });
 }
 
+/// MB-73322.
 #[test]
 fn panics_of_producers_and_readers_leave_nothing_and_lose_nothing() {
     for (child, nth) in [

@@ -301,7 +301,7 @@ impl Scanning {
 
     /// A scan that says it is complete must have been read to the snapshot's end, every item of it.
     fn proven(&self, chunk: Chunk, end: ScanEnd) -> Stepped {
-        if end.high_seqno == self.high && end.items == self.items && chunk.up_to <= self.high {
+        if end.high_seqno == self.high && end.items == self.items && chunk.read.up_to <= self.high {
             return Stepped::Ended {
                 chunk,
                 end: BackfillEnd::Complete(self.high),
@@ -347,7 +347,7 @@ struct Reading<'r> {
 impl Reading<'_> {
     fn visit(&mut self, view: ItemView<'_>) -> ControlFlow<()> {
         self.items = self.items.saturating_add(1);
-        self.chunk.up_to = view.seqno;
+        self.chunk.read.up_to = view.seqno;
         let mut item = match view.to_item(Bytes::new()) {
             Ok(item) => item,
             Err(cause) => {
@@ -378,13 +378,17 @@ impl Reading<'_> {
         if is_event || self.request.filter.passes(&item) {
             item.document.value = Bytes::copy_from_slice(view.value);
         }
-        if self.request.filter.passes(&item) {
-            self.request.filter.follow_item(&item);
-            let item = self.request.core.charged_for_stream(item);
-            self.chunk.bytes = self.chunk.bytes.saturating_add(item.user_bytes());
-            self.chunk.items.push(item);
-        } else {
+        if !self.request.filter.passes(&item) {
             self.skip(false);
+            return ControlFlow::Continue(());
+        }
+        self.request.filter.follow_item(&item);
+        self.chunk.bytes = self.chunk.bytes.saturating_add(item.user_bytes());
+        let item = self.request.core.charged_for_stream(item);
+        if let Some(event) = self.request.filter.event_of(item) {
+            let read = &mut self.chunk.read;
+            read.last = view.seqno;
+            read.events.push(event.into());
         }
         ControlFlow::Continue(())
     }
@@ -396,7 +400,7 @@ impl Reading<'_> {
     }
 
     fn skip(&mut self, is_invisible: bool) {
-        let skipped = &mut self.chunk.skipped;
+        let skipped = &mut self.chunk.read.skipped;
         skipped.items = skipped.items.saturating_add(1);
         skipped.has_invisible |= is_invisible;
     }

@@ -6,23 +6,18 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::stream::{BackfillEnd, Skipped};
-use storage::{Item, Seqno, Watermarks};
+use crate::stream::{BackfillEnd, Read};
+use storage::{Seqno, Watermarks};
 
 /// Some of what was read.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    /// What passed the filter, by rising seqno.
-    pub items: Vec<Arc<Item>>,
-    /// Everything up to here was looked at.
-    pub up_to: Seqno,
-    /// What did not pass.
-    pub skipped: Skipped,
+    /// What its stream sends of it.
+    pub read: Read,
     /// What the items count in the consumer's buffer.
     pub bytes: u64,
 }

@@ -119,7 +119,7 @@ impl Reader {
 
     fn hand_over(&self, entry: &Entry<Backfill>, chunk: Chunk) {
         let pipe = &entry.job.request().pipe;
-        if chunk.items.is_empty() && chunk.skipped.items == 0 {
+        if chunk.read.events.is_empty() && chunk.read.skipped.items == 0 {
             return;
         }
         let of = (&entry.consumer, entry.id);

@@ -4,7 +4,7 @@
 //! Invariant: nothing is known only to an actor or a worker, so that either may be made anew at any moment. No lock is
 //! held while somebody is answered, and none while the store works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use tokio::sync::oneshot;
 
 use super::budget::IoBudget;
 use super::look::Look;
-use super::policy::{CompactionPolicy, VbucketFigures};
+use super::policy::{CompactionPolicy, Reason, VbucketFigures};
 use super::prepares::{ErasedPrepares, PastOf};
 use super::state::{
     Assignment, CompactionFigures, CompactorLimits, CompactorState, Effect, Purge, RunEnd, Taken,
-    WaiterId,
+    WaiterId, Work,
 };
 use super::vbucket::{Compactable, CompactionTable};
 use super::worker::CompactionWorker;
@@ -32,7 +32,7 @@ use messages::compactor::{
 };
 use messages::{ChildName, Generation};
 use storage::{
-    AbortReason, Compacted, CompactionProgress, ErasedPrepare, LogStore, Seqno, VbucketId,
+    AbortReason, Compacted, CompactionProgress, ErasedPrepare, KvStore, LogStore, Seqno, VbucketId,
 };
 
 /// What a compactor works with.
@@ -77,6 +77,8 @@ struct Shared {
     budget: Mutex<IoBudget>,
     look: Mutex<Look>,
     prepares: Mutex<ErasedPrepares>,
+    /// Their compaction panicked: they may not know up to where the store has purged them.
+    unsure: Mutex<BTreeSet<VbucketId>>,
 }
 
 /// So long a receiver whose mailbox is full is left alone.
@@ -96,6 +98,7 @@ impl Compactor {
                 budget: Mutex::new(IoBudget::new(config.bytes_per_second)),
                 look: Mutex::new(Look::new(now)),
                 prepares: Mutex::default(),
+                unsure: Mutex::default(),
                 config,
             }),
         }
@@ -257,7 +260,7 @@ impl Compactor {
         self.shared.state.lock().take(now)
     }
 
-    pub(super) fn begun(&self, of: Assignment) -> Option<Purge> {
+    pub(super) fn begun(&self, of: Assignment) -> Option<Work> {
         self.shared.state.lock().begun(of)
     }
 
@@ -292,6 +295,21 @@ impl Compactor {
     pub(super) fn note_crash(&self, of: Assignment) -> bool {
         let (now, random) = (self.now(), self.shared.config.environment.random.next_u64());
         self.shared.state.lock().note_crash(of, now, random)
+    }
+
+    /// A run panicked, behind its publish perhaps.
+    pub(super) fn note_unsure(&self, vbucket: VbucketId) {
+        self.shared.unsure.lock().insert(vbucket);
+    }
+
+    /// The next vbucket whose compaction panicked, and up to where the store has purged it: that is told to it once more,
+    /// for it may have been behind the publish. One that panics again hears of it from its next compaction.
+    pub(super) fn next_unsure(&self, store: &LogStore) -> Option<(Arc<dyn Compactable>, Seqno)> {
+        let vbucket = self.shared.unsure.lock().pop_first()?;
+        // One that is not served says so until it is made anew from what is stored.
+        let state = store.state(vbucket).ok()?;
+        let vbucket = self.shared.config.table.vbucket(vbucket).ok()?;
+        Some((vbucket, state.watermarks.purge_seqno))
     }
 
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
@@ -345,8 +363,15 @@ impl Compactor {
         let is_more = look.is_under_way();
         drop(look);
         let purge = self.purge(CompactOptions::default());
-        for vbucket in wanted {
-            self.change(|state| state.want(vbucket, purge));
+        for (vbucket, reason) in wanted {
+            let work = match reason {
+                Reason::Segments => Work::MergeNewest,
+                Reason::DroppedCollection
+                | Reason::Overdue
+                | Reason::Fragmentation
+                | Reason::Tombstones => Work::Rewrite(purge),
+            };
+            self.change(|state| state.want(vbucket, work));
         }
         is_more
     }
@@ -361,7 +386,7 @@ impl Compactor {
         self.shared.look.lock().before(self, vbucket, store)
     }
 
-    /// A compaction that began at those figures is complete: the policy remembers what another one could not change.
+    /// A rewrite that began at those figures is complete: the policy remembers what another one could not change.
     pub(super) fn note_compacted(
         &self,
         vbucket: VbucketId,

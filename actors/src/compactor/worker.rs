@@ -61,6 +61,13 @@ impl CompactionWorker {
             let rest = tell_again.map(|at| at.saturating_sub(now));
             return rest.map_or(Step::Idle, Step::IdleFor);
         };
+        self.is_in_store = true;
+        let unsure = self.compactor.next_unsure(lease.store());
+        self.is_in_store = false;
+        if let Some((vbucket, purged)) = unsure {
+            vbucket.purged(purged);
+            return Step::Again;
+        }
         let later = match self.compactor.take() {
             Taken::Run(assignment) => {
                 self.in_hand = Some(assignment);
@@ -134,7 +141,7 @@ impl CompactionWorker {
         if is_first {
             let begun = self.compactor.begun(working.assignment);
             self.is_in_store = true;
-            let begun = begun.map(|purge| working.make_job(&self.compactor, purge));
+            let begun = begun.map(|work| working.make_job(&self.compactor, work));
             self.is_in_store = false;
             match begun {
                 Some(Ok(())) => {}
@@ -189,6 +196,8 @@ impl CompactionWorker {
                 if let Some((vbucket, began)) = began {
                     self.note_compacted(vbucket, &began);
                 }
+                // What came meanwhile, or is still too much, was passed over as long as this run was under way.
+                self.compactor.look_soon();
             }
             Outcome::Aborted(reason) => self.end(RunEnd::Aborted(reason)),
             Outcome::Failed(failure) => self.failed(failure),
@@ -252,6 +261,9 @@ impl CompactionWorker {
         let Some(assignment) = self.in_hand else {
             return;
         };
+        if self.working.as_ref().is_some_and(|run| run.job.is_some()) {
+            self.compactor.note_unsure(assignment.vbucket);
+        }
         if !self.compactor.note_crash(assignment) {
             return;
         }
@@ -277,7 +289,7 @@ impl CompactionWorker {
         }
     }
 
-    /// A run is complete and settled: has the policy remember what it could not change.
+    /// A rewrite is complete and settled: has the policy remember what it could not change.
     fn note_compacted(&mut self, vbucket: VbucketId, began: &VbucketFigures) {
         // Without the store the policy knows less, and at worst has it compacted once more.
         let Ok(lease) = self.compactor.config().store.lease() else {

@@ -125,52 +125,46 @@ impl Filter {
 
     /// How an item is told, if it is; an event that cannot be read is of no concern to anybody.
     #[must_use]
-    pub fn sees(&self, item: &Arc<Item>) -> Sight {
-        match item.namespace() {
-            Namespace::Prepared | Namespace::Committed
-                if !self.has(item.document.key.collection()) =>
-            {
-                Sight::Other
-            }
-            Namespace::Prepared if !self.is_synchronous => Sight::Invisible,
-            Namespace::Prepared | Namespace::Committed => Sight::Event(self.told(item)),
-            Namespace::SystemEvent => match SystemEvent::of(item) {
-                Ok(event) if self.has_event(&event) => {
-                    let seqno = item.seqno;
-                    Sight::Event(StreamEvent::SystemEvent(Box::new(SystemEventAt {
-                        seqno,
-                        cas: item.document.cas,
-                        event,
-                    })))
-                }
-                Ok(_) | Err(_) => Sight::Other,
-            },
+    pub fn sees(&self, item: Arc<Item>) -> Sight {
+        if self.passes(&item) {
+            self.event_of(item).map_or(Sight::Other, Sight::Event)
+        } else if item.namespace() == Namespace::Prepared
+            && self.has(item.document.key.collection())
+        {
+            Sight::Invisible
+        } else {
+            Sight::Other
         }
     }
 
-    /// An item of the filter as its consumer sees it.
-    fn told(&self, item: &Arc<Item>) -> StreamEvent {
-        let tell = match item.operation {
-            Operation::Prepare { .. } => StreamEvent::Prepare,
-            Operation::Abort { .. } => StreamEvent::Abort,
-            Operation::CommitMutation { .. } | Operation::CommitDeletion { .. }
-                if self.is_synchronous =>
-            {
-                StreamEvent::Commit
-            }
-            Operation::CommitMutation { .. } | Operation::CommitDeletion { .. } => {
-                return self.told(&written(item));
-            }
+    /// An item that passes, as it is told; none is told of an event that cannot be read.
+    #[must_use]
+    pub fn event_of(&self, item: Arc<Item>) -> Option<StreamEvent> {
+        let item = if self.is_synchronous {
+            item
+        } else {
+            written(item)
+        };
+        Some(match item.operation {
             Operation::Deletion {
                 source: DeleteSource::Expiration,
                 ..
-            } => StreamEvent::Expiration,
-            Operation::Deletion { .. } => StreamEvent::Deletion,
-            Operation::Mutation | Operation::SystemEventBegin | Operation::SystemEventEnd => {
-                StreamEvent::Mutation
+            } => StreamEvent::Expiration(item),
+            Operation::Deletion { .. } => StreamEvent::Deletion(item),
+            Operation::Mutation => StreamEvent::Mutation(item),
+            Operation::Prepare { .. } => StreamEvent::Prepare(item),
+            Operation::Abort { .. } => StreamEvent::Abort(item),
+            Operation::CommitMutation { .. } | Operation::CommitDeletion { .. } => {
+                StreamEvent::Commit(item)
             }
-        };
-        tell(Arc::clone(item))
+            Operation::SystemEventBegin | Operation::SystemEventEnd => {
+                StreamEvent::SystemEvent(Box::new(SystemEventAt {
+                    seqno: item.seqno,
+                    cas: item.document.cas,
+                    event: SystemEvent::of(&item).ok()?,
+                }))
+            }
+        })
     }
 
     /// An event was sent: the filter follows it.
@@ -252,15 +246,12 @@ impl Filter {
 }
 
 /// A commit for those who were told of no prepare: the same document, written as any other.
-fn written(item: &Arc<Item>) -> Arc<Item> {
+fn written(mut item: Arc<Item>) -> Arc<Item> {
     let operation = as_written(item.operation);
-    if operation == item.operation {
-        return Arc::clone(item);
+    if operation != item.operation {
+        Arc::make_mut(&mut item).operation = operation;
     }
-    Arc::new(Item {
-        operation,
-        ..item.as_ref().clone()
-    })
+    item
 }
 
 /// What a commit did to its document.
@@ -272,7 +263,12 @@ pub const fn as_written(operation: Operation) -> Operation {
             deleted_at,
             source: DeleteSource::Explicit,
         },
-        other => other,
+        Operation::Mutation
+        | Operation::Deletion { .. }
+        | Operation::Prepare { .. }
+        | Operation::Abort { .. }
+        | Operation::SystemEventBegin
+        | Operation::SystemEventEnd => operation,
     }
 }
 
@@ -322,23 +318,20 @@ mod tests {
     #[test]
     fn only_what_is_wanted_passes() {
         let filter = filter_for(&StreamFilter::Collections(vec![FRUIT]));
-        assert!(matches!(filter.sees(&item(FRUIT)), Sight::Event(_)));
-        assert_eq!(filter.sees(&item(CollectionId::DEFAULT)), Sight::Other);
+        assert!(matches!(filter.sees(item(FRUIT)), Sight::Event(_)));
+        assert_eq!(filter.sees(item(CollectionId::DEFAULT)), Sight::Other);
         let all = filter_for(&StreamFilter::All);
-        assert!(matches!(all.sees(&item(FRUIT)), Sight::Event(_)));
-        assert!(matches!(
-            all.sees(&event_item(&end(FRUIT))),
-            Sight::Event(_)
-        ));
+        assert!(matches!(all.sees(item(FRUIT)), Sight::Event(_)));
+        assert!(matches!(all.sees(event_item(&end(FRUIT))), Sight::Event(_)));
     }
 
     #[test]
     fn the_end_of_its_last_collection_empties_it() {
         let mut filter = filter_for(&StreamFilter::Collections(vec![FRUIT]));
         let other = event_item(&end(CollectionId(9)));
-        assert_eq!(filter.sees(&other), Sight::Other);
+        assert_eq!(filter.sees(other), Sight::Other);
         assert!(matches!(
-            filter.sees(&event_item(&end(FRUIT))),
+            filter.sees(event_item(&end(FRUIT))),
             Sight::Event(_)
         ));
         assert!(!filter.is_empty());
@@ -357,10 +350,10 @@ mod tests {
             name: "new".to_owned(),
             max_ttl_s: 0,
         };
-        assert!(matches!(filter.sees(&event_item(&begin)), Sight::Event(_)));
+        assert!(matches!(filter.sees(event_item(&begin)), Sight::Event(_)));
         filter.follow(&begin);
         assert!(matches!(
-            filter.sees(&item(CollectionId(9))),
+            filter.sees(item(CollectionId(9))),
             Sight::Event(_)
         ));
     }
@@ -406,10 +399,7 @@ mod tests {
             })
         };
         let others = filter_for(&StreamFilter::All);
-        let seen: Vec<_> = operations
-            .iter()
-            .map(|one| others.sees(&of(*one)))
-            .collect();
+        let seen: Vec<_> = operations.iter().map(|one| others.sees(of(*one))).collect();
         let deletion = Operation::Deletion {
             deleted_at: 9,
             source: DeleteSource::Explicit,
@@ -426,19 +416,19 @@ mod tests {
         let replica = filter_for(&StreamFilter::All).synchronous(true);
         let [prepare, commit, deletion, abort] = operations.map(of);
         assert_eq!(
-            replica.sees(&prepare),
+            replica.sees(Arc::clone(&prepare)),
             Sight::Event(StreamEvent::Prepare(Arc::clone(&prepare)))
         );
         for commit in [commit, deletion] {
             let event = StreamEvent::Commit(Arc::clone(&commit));
-            assert_eq!(replica.sees(&commit), Sight::Event(event));
+            assert_eq!(replica.sees(Arc::clone(&commit)), Sight::Event(event));
         }
         assert_eq!(
-            replica.sees(&abort),
+            replica.sees(Arc::clone(&abort)),
             Sight::Event(StreamEvent::Abort(Arc::clone(&abort)))
         );
         // Of collections it is not for it is told nothing either way.
         let elsewhere = filter_for(&StreamFilter::Collections(vec![CollectionId::DEFAULT]));
-        assert_eq!(elsewhere.synchronous(true).sees(&prepare), Sight::Other);
+        assert_eq!(elsewhere.synchronous(true).sees(prepare), Sight::Other);
     }
 }

@@ -50,6 +50,8 @@ pub(super) enum Looked {
 /// What moving on came to.
 enum Moved {
     On,
+    /// There was no more in the log: what is written from now on marks the vbucket anew.
+    ToTheEnd,
     Nowhere,
 }
 
@@ -165,6 +167,7 @@ impl Live {
             return Looked::Over;
         }
         self.notice();
+        let mut is_at_end = false;
         for _ in 0..PIECES_MAX {
             match self.send(slice) {
                 Some(looked) => {
@@ -179,10 +182,17 @@ impl Live {
                 }
                 None => {}
             }
-            if let Moved::Nowhere = self.move_on(slice) {
-                self.let_go();
-                if !self.state.has_output() {
-                    return Looked::Waits;
+            if is_at_end && !self.state.has_output() {
+                return Looked::Waits;
+            }
+            match self.move_on(slice) {
+                Moved::On => {}
+                Moved::ToTheEnd => is_at_end = true,
+                Moved::Nowhere => {
+                    self.let_go();
+                    if !self.state.has_output() {
+                        return Looked::Waits;
+                    }
                 }
             }
             if slice.is_used_up() {
@@ -320,9 +330,8 @@ impl Live {
             Piped::Nothing => return Moved::Nowhere,
             Piped::Ended(end) => self.state.backfill_ended(end),
             Piped::Chunk(chunk) => {
-                slice.spend_items(chunk.items.len());
-                self.state
-                    .backfilled(&chunk.items, chunk.up_to, chunk.skipped);
+                slice.spend_items(chunk.read.events.len());
+                self.state.backfilled(chunk.read);
             }
             Piped::Opened(watermarks) => {
                 let is_disk_only = self.state.admitted().is_disk_only;
@@ -363,7 +372,13 @@ impl Live {
             Ok(taken) => {
                 // Those it is not for cost time, too.
                 slice.spend_items(taken.items.len());
-                self.state.taken(&taken);
+                let is_all = !taken.more;
+                self.state.taken(taken);
+                self.let_go();
+                if is_all && self.state.want() == Want::Log {
+                    return Moved::ToTheEnd;
+                }
+                return Moved::On;
             }
             Err(broken) => self.broken(broken),
         }

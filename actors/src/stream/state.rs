@@ -18,9 +18,8 @@ use storage::{Item, Seqno, Watermarks};
 
 use super::admit::Admitted;
 use super::filter::{Filter, Sight};
-use super::size::flow_bytes;
 use super::snapshot::{self, Told};
-use super::want::{BackfillEnd, BackfillRange, Skipped, Want};
+use super::want::{BackfillEnd, BackfillRange, Counted, Read, Skipped, Want};
 use crate::vbucket::checkpoint::{Opening, Registered, Taken};
 
 /// So many items in a row may be passed over in a backfill before the consumer is told how far the stream is.
@@ -54,7 +53,7 @@ pub struct StreamState {
     last_end: Option<Seqno>,
     /// The next marker that is sent carries the checkpoint flag.
     begins_checkpoint: bool,
-    out: VecDeque<StreamEvent>,
+    out: VecDeque<Counted>,
 }
 
 impl StreamState {
@@ -190,13 +189,26 @@ impl StreamState {
         }
     }
 
-    /// The backfill read these, and passed over others, up to `up_to`.
-    pub fn backfilled(&mut self, items: &[Arc<Item>], up_to: Seqno, skipped: Skipped) {
+    /// The backfill read this.
+    pub fn backfilled(&mut self, read: Read) {
         let Phase::Backfilling { last: Some(_), .. } = self.phase else {
             return;
         };
-        for item in items {
-            self.see(item);
+        let Read {
+            events,
+            last,
+            up_to,
+            skipped,
+        } = read;
+        if !events.is_empty() {
+            if !self.send_marker() {
+                return;
+            }
+            self.note_sent(last);
+        }
+        self.out.reserve(events.len());
+        for one in events {
+            self.say(one);
             if self.is_dead() {
                 return;
             }
@@ -283,10 +295,12 @@ impl StreamState {
     }
 
     /// What lay behind the cursor.
-    pub fn taken(&mut self, taken: &Taken) {
+    pub fn taken(&mut self, taken: Taken) {
         if self.phase != Phase::InMemory {
             return;
         }
+        // The pieces lie behind each other.
+        let mut items = taken.items.into_iter();
         for piece in &taken.pieces {
             let goes_on = self.told.is_some_and(|told| told.goes_on_with(piece));
             let is_inside = self
@@ -310,12 +324,13 @@ impl StreamState {
                     self.tell(snapshot::of_piece(piece));
                 }
             }
-            for item in taken.items.get(piece.items.clone()).unwrap_or_default() {
+            for item in items.by_ref().take(piece.items.len()) {
+                let seqno = item.seqno;
                 self.see(item);
                 if self.is_dead() {
                     return;
                 }
-                self.last_read = self.last_read.max(item.seqno);
+                self.last_read = self.last_read.max(seqno);
             }
             if piece.completes {
                 self.close_snapshot();
@@ -343,7 +358,7 @@ impl StreamState {
             | StreamEndReason::LostPrivileges
             | StreamEndReason::VbucketDown => self.out.clear(),
         }
-        self.out.push_back(StreamEvent::StreamEnd(reason));
+        self.out.push_back(StreamEvent::StreamEnd(reason).into());
     }
 
     /// The producer goes: whatever there was, this is the last thing that is said.
@@ -351,21 +366,21 @@ impl StreamState {
         self.phase = Phase::Dead;
         self.out.clear();
         let end = StreamEvent::StreamEnd(StreamEndReason::Disconnected);
-        self.out.push_back(end);
+        self.out.push_back(end.into());
     }
 
     /// What may be sent now: events of about `bytes_max`, one at least; the end of a stream always.
     #[must_use]
     pub fn take_output(&mut self, bytes_max: u64) -> (Vec<StreamEvent>, u64) {
         let (mut events, mut bytes) = (Vec::with_capacity(self.out.len()), 0u64);
-        while let Some(event) = self.out.pop_front() {
-            let is_end = matches!(event, StreamEvent::StreamEnd(_));
+        while let Some(one) = self.out.pop_front() {
+            let is_end = matches!(one.event, StreamEvent::StreamEnd(_));
             if bytes >= bytes_max && !is_end {
-                self.out.push_front(event);
+                self.out.push_front(one);
                 break;
             }
-            bytes = bytes.saturating_add(flow_bytes(&event));
-            events.push(event);
+            bytes = bytes.saturating_add(one.bytes);
+            events.push(one.event);
         }
         (events, bytes)
     }
@@ -383,24 +398,38 @@ impl StreamState {
         self.told = Some(Told::new(marker));
     }
 
-    fn see(&mut self, item: &Arc<Item>) {
+    fn note_sent(&mut self, seqno: Seqno) {
+        if let Some(told) = &mut self.told {
+            told.sent_up_to = seqno;
+            told.skipped = 0;
+        }
+    }
+
+    /// Queues an event of the snapshot; the filter follows it, which may be the end.
+    fn say(&mut self, one: Counted) {
+        let follows = match &one.event {
+            StreamEvent::SystemEvent(system) => {
+                self.filter.follow(&system.event);
+                self.filter.is_empty().then_some(system.seqno)
+            }
+            _ => None,
+        };
+        self.out.push_back(one);
+        if let Some(seqno) = follows {
+            self.last_read = self.last_read.max(seqno);
+            self.end(StreamEndReason::FilterEmpty);
+        }
+    }
+
+    fn see(&mut self, item: Arc<Item>) {
+        let seqno = item.seqno;
         match self.filter.sees(item) {
             Sight::Event(event) => {
                 if !self.send_marker() {
                     return;
                 }
-                if let Some(told) = &mut self.told {
-                    told.sent_up_to = item.seqno;
-                    told.skipped = 0;
-                }
-                if let StreamEvent::SystemEvent(system) = &event {
-                    self.filter.follow(&system.event);
-                }
-                self.out.push_back(event);
-                if self.filter.is_empty() {
-                    self.last_read = self.last_read.max(item.seqno);
-                    self.end(StreamEndReason::FilterEmpty);
-                }
+                self.note_sent(seqno);
+                self.say(event.into());
             }
             Sight::Invisible => self.note_skipped(Skipped {
                 items: 1,
@@ -447,7 +476,7 @@ impl StreamState {
         }
         self.last_end = Some(marker.end);
         self.out
-            .push_back(StreamEvent::SnapshotMarker(Box::new(marker)));
+            .push_back(StreamEvent::SnapshotMarker(Box::new(marker)).into());
         true
     }
 
@@ -468,11 +497,8 @@ impl StreamState {
         if !self.send_marker() {
             return;
         }
-        if let Some(told) = &mut self.told {
-            told.sent_up_to = seqno;
-            told.skipped = 0;
-        }
+        self.note_sent(seqno);
         self.last_read = self.last_read.max(seqno);
-        self.out.push_back(StreamEvent::SeqnoAdvanced(seqno));
+        self.out.push_back(StreamEvent::SeqnoAdvanced(seqno).into());
     }
 }

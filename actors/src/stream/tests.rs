@@ -15,7 +15,7 @@ use storage::{
 use super::admit::Admitted;
 use super::filter::{Filter, OpenCollection};
 use super::state::StreamState;
-use super::want::{BackfillEnd, BackfillRange, Skipped, Want};
+use super::want::{BackfillEnd, BackfillRange, Counted, Read, Skipped, Want};
 use crate::vbucket::checkpoint::{
     CheckpointLimits, CheckpointLog, CursorId, CursorKind, CursorName, Registered, ReplicaSnapshot,
     TakeLimits,
@@ -113,7 +113,7 @@ fn take(state: &mut StreamState, log: &mut CheckpointLog, cursor: CursorId, item
         ..TakeLimits::NONE
     };
     let taken = log.take(cursor, limits).expect("a cursor");
-    state.taken(&taken);
+    state.taken(taken);
 }
 
 fn said(state: &mut StreamState) -> Vec<String> {
@@ -147,6 +147,26 @@ fn shown(event: &StreamEvent) -> String {
     }
 }
 
+/// Its backfill read these, and passed over others.
+fn backfilled(
+    state: &mut StreamState,
+    items: impl IntoIterator<Item = Arc<Item>>,
+    up_to: Seqno,
+    skipped: Skipped,
+) {
+    let mut read = Read {
+        up_to,
+        skipped,
+        ..Read::default()
+    };
+    for item in items {
+        read.last = item.seqno;
+        let event = state.filter().event_of(item);
+        read.events.extend(event.map(Counted::from));
+    }
+    state.backfilled(read);
+}
+
 /// Until its backfill reads a snapshot that ends at `high`.
 fn opened(admitted: Admitted, high: u64) -> StreamState {
     let mut state = StreamState::new(admitted);
@@ -176,8 +196,8 @@ fn a_backfill_goes_over_into_memory_without_gap_or_duplicate() {
     queue(&mut log, item(4));
     let registered = register(&mut log, Seqno(4));
     state.opened(&at(4), Some(registered));
-    state.backfilled(&[item(1), item(3)], Seqno(3), Skipped::default());
-    state.backfilled(&[item(4)], Seqno(4), Skipped::default());
+    backfilled(&mut state, [item(1), item(3)], Seqno(3), Skipped::default());
+    backfilled(&mut state, [item(4)], Seqno(4), Skipped::default());
     queue(&mut log, item(5));
     state.backfill_ended(BackfillEnd::Complete(Seqno(4)));
     assert_eq!(said(&mut state), ["disk+ 0-4", "set 1", "set 3", "set 4"]);
@@ -206,7 +226,7 @@ fn a_backfill_that_is_not_complete_never_looks_so() {
     ];
     for (end, reason) in ends {
         let mut state = opened(admitted(0, u64::MAX), 9);
-        state.backfilled(&[item(1)], Seqno(1), Skipped::default());
+        backfilled(&mut state, [item(1)], Seqno(1), Skipped::default());
         state.backfill_ended(end);
         assert!(state.is_dead());
         assert_eq!(said(&mut state), [reason.name()], "{end:?}");
@@ -221,7 +241,12 @@ fn a_backfill_that_is_not_complete_never_looks_so() {
 #[test]
 fn an_end_is_reached_with_the_snapshot_that_holds_it() {
     let mut state = opened(admitted(0, 5), 9);
-    state.backfilled(&[item(1), item(7), item(9)], Seqno(9), Skipped::default());
+    backfilled(
+        &mut state,
+        [item(1), item(7), item(9)],
+        Seqno(9),
+        Skipped::default(),
+    );
     state.backfill_ended(BackfillEnd::Complete(Seqno(9)));
     assert_eq!(
         said(&mut state),
@@ -253,7 +278,7 @@ fn the_disk_alone_needs_no_cursor_and_ends() {
     assert!(matches!(state.want(), Want::Backfill(range) if range.last == Seqno(5)));
     state.scheduled();
     state.opened(&at(6), None);
-    state.backfilled(&[item(6)], Seqno(6), Skipped::default());
+    backfilled(&mut state, [item(6)], Seqno(6), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(6)));
     assert_eq!(said(&mut state), ["disk+ 0-6", "set 6", "ok"]);
 }
@@ -266,7 +291,7 @@ fn every_end_that_was_told_is_delivered_once() {
         items: 1,
         has_invisible: true,
     };
-    state.backfilled(&[item(2)], Seqno(3), invisible);
+    backfilled(&mut state, [item(2)], Seqno(3), invisible);
     state.backfill_ended(BackfillEnd::Complete(Seqno(3)));
     assert_eq!(said(&mut state), ["disk+ 0-3", "set 2", "advanced 3"]);
     // Of all that is passed over nothing is said.
@@ -275,7 +300,7 @@ fn every_end_that_was_told_is_delivered_once() {
         items: 3,
         has_invisible: false,
     };
-    state.backfilled(&[], Seqno(3), others);
+    backfilled(&mut state, [], Seqno(3), others);
     state.backfill_ended(BackfillEnd::Complete(Seqno(3)));
     assert!(said(&mut state).is_empty());
     assert_eq!(state.last_read(), Seqno(3));
@@ -288,7 +313,7 @@ fn every_end_that_was_told_is_delivered_once() {
         ..of_fruit(2, u64::MAX)
     };
     let mut state = opened(wanted, 4);
-    state.backfilled(&[], Seqno(4), others);
+    backfilled(&mut state, [], Seqno(4), others);
     state.backfill_ended(BackfillEnd::Complete(Seqno(4)));
     assert_eq!(said(&mut state), ["disk+ 1-4", "advanced 4"]);
 }
@@ -324,13 +349,13 @@ fn a_long_run_of_others_items_is_told_now_and_then() {
         has_invisible: false,
     };
     for up_to in [6_000, 12_000, 18_000, 24_000] {
-        state.backfilled(&[], Seqno(up_to), others);
+        backfilled(&mut state, [], Seqno(up_to), others);
     }
     assert_eq!(
         said(&mut state),
         ["disk+ 0-30000", "advanced 12000", "advanced 24000"]
     );
-    state.backfilled(&[], Seqno(30_000), others);
+    backfilled(&mut state, [], Seqno(30_000), others);
     state.backfill_ended(BackfillEnd::Complete(Seqno(30_000)));
     assert_eq!(said(&mut state), ["advanced 30000"]);
 }
@@ -343,7 +368,7 @@ fn of_the_seqno_of_an_item_nothing_more_is_told() {
         has_invisible: false,
     };
     let item = item_of(FRUIT, 11_000, "a");
-    state.backfilled(&[item], Seqno(11_000), others);
+    backfilled(&mut state, [item], Seqno(11_000), others);
     assert_eq!(said(&mut state), ["disk+ 0-30000", "set 11000"]);
 }
 
@@ -379,7 +404,7 @@ fn a_cursor_that_is_dropped_leads_back_to_the_disk() {
 fn one_that_is_dropped_during_a_backfill_is_made_up_for() {
     let mut state = opened(admitted(0, u64::MAX), 4);
     state.cursor_dropped();
-    state.backfilled(&[item(4)], Seqno(4), Skipped::default());
+    backfilled(&mut state, [item(4)], Seqno(4), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(4)));
     assert_eq!(said(&mut state), ["disk+ 0-4", "set 4"]);
     assert_eq!(state.want(), Want::Register { held: Seqno(4) });
@@ -388,13 +413,13 @@ fn one_that_is_dropped_during_a_backfill_is_made_up_for() {
     state.registered(registered(true, 5));
     state.scheduled();
     state.opened(&at(4), Some(registered(true, 8)));
-    state.backfilled(&[item(4)], Seqno(4), Skipped::default());
+    backfilled(&mut state, [item(4)], Seqno(4), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(4)));
     assert_eq!(state.want(), Want::Register { held: Seqno(4) });
     state.registered(registered(true, 8));
     state.scheduled();
     state.opened(&at(7), Some(registered(false, 8)));
-    state.backfilled(&[item(7)], Seqno(7), Skipped::default());
+    backfilled(&mut state, [item(7)], Seqno(7), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(7)));
     assert_eq!(
         said(&mut state),
@@ -420,7 +445,7 @@ fn the_last_collection_ends_it() {
         Arc::new(dropped),
         item_of(FRUIT, 4, "b"),
     ];
-    state.backfilled(&items, Seqno(4), Skipped::default());
+    backfilled(&mut state, items, Seqno(4), Skipped::default());
     assert_eq!(
         said(&mut state),
         ["disk+ 0-9", "set 2", "event 3", "filter_empty"]
@@ -430,7 +455,7 @@ fn the_last_collection_ends_it() {
 #[test]
 fn output_is_cut_to_what_may_be_sent() {
     let mut state = opened(admitted(0, 2), 2);
-    state.backfilled(&[item(1), item(2)], Seqno(2), Skipped::default());
+    backfilled(&mut state, [item(1), item(2)], Seqno(2), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(2)));
     assert!(state.take_output(0).0.is_empty());
     assert_eq!(state.take_output(1).0.len(), 1);
@@ -469,7 +494,7 @@ fn read_in_part(admitted: Admitted) -> (StreamState, CheckpointLog, CursorId) {
     state.scheduled();
     let registered = register(&mut log, Seqno(3));
     state.opened(&in_part(3, 6), Some(registered));
-    state.backfilled(&[item(1), item(3)], Seqno(3), Skipped::default());
+    backfilled(&mut state, [item(1), item(3)], Seqno(3), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(3)));
     (state, log, registered.cursor)
 }
@@ -511,7 +536,7 @@ fn an_end_inside_of_what_is_in_part_waits_for_the_whole() {
     let mut state = StreamState::new(wanted);
     state.scheduled();
     state.opened(&in_part(3, 6), None);
-    state.backfilled(&[item(3)], Seqno(3), Skipped::default());
+    backfilled(&mut state, [item(3)], Seqno(3), Skipped::default());
     state.backfill_ended(BackfillEnd::Complete(Seqno(3)));
     assert_eq!(said(&mut state), ["disk+ 0-3", "set 3", "ok"]);
 }

@@ -2,7 +2,10 @@
 //!
 //! Invariant: a backfill ends in one of the ways named here, and only one of them is a completion (MB-47790).
 
+use messages::stream::StreamEvent;
 use storage::Seqno;
+
+use super::size::flow_bytes;
 
 /// What a stream needs next.
 #[must_use]
@@ -48,6 +51,36 @@ pub enum BackfillEnd {
     Slow,
     /// It panicked.
     Panicked,
+}
+
+/// Some of what a backfill read, as it is told: whoever sends it need not look at the items again, which were read on
+/// another thread.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// What passed the stream's filter, by rising seqno.
+    pub events: Vec<Counted>,
+    /// The seqno of the last of them.
+    pub last: Seqno,
+    /// Everything up to here was looked at.
+    pub up_to: Seqno,
+    /// What did not pass.
+    pub skipped: Skipped,
+}
+
+/// An event, with what it counts in flow control.
+#[derive(Debug)]
+pub struct Counted {
+    /// The event.
+    pub event: StreamEvent,
+    /// What it counts.
+    pub bytes: u64,
+}
+
+impl From<StreamEvent> for Counted {
+    fn from(event: StreamEvent) -> Counted {
+        let bytes = flow_bytes(&event);
+        Counted { event, bytes }
+    }
 }
 
 /// What a backfill passed over by itself.

@@ -113,7 +113,7 @@ impl Content {
             }
             StreamEvent::SystemEvent(_) | StreamEvent::SeqnoAdvanced(_) => {}
             StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_) => {
-                panic!("{seqno:?} told to one who is no replica");
+                panic!("a prepare is told to one who is no replica");
             }
             StreamEvent::StreamEnd(reason) => self.end = Some(reason),
         }
@@ -292,9 +292,9 @@ impl Streamed {
 
     /// Everybody does a piece; whether a consumer had no room.
     pub(crate) fn turn(&mut self) -> bool {
-        let is_full = self.producer.look();
+        let is_full = self.producer.look().is_full;
         self.read();
-        self.producer.look() || is_full
+        self.producer.look().is_full || is_full
     }
 
     fn read(&self) {

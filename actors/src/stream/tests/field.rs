@@ -10,7 +10,7 @@ fn mb_56084_what_is_passed_over_is_read_and_no_reason_to_begin_again() {
         items: 20,
         has_invisible: false,
     };
-    state.backfilled(&[], Seqno(20), others);
+    backfilled(&mut state, [], Seqno(20), others);
     state.backfill_ended(BackfillEnd::Complete(Seqno(20)));
     assert_eq!(state.want(), Want::Log);
     state.cursor_dropped();
@@ -78,7 +78,7 @@ fn mb_47437_a_marker_ends_with_what_was_sent() {
             items: 9 - wanted.len() as u64,
             has_invisible: false,
         };
-        state.backfilled(wanted, Seqno(9), others);
+        backfilled(&mut state, wanted.to_vec(), Seqno(9), others);
         state.backfill_ended(BackfillEnd::Complete(Seqno(9)));
         let last = if last_is_wanted {
             "set 9"

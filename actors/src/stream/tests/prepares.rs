@@ -104,7 +104,12 @@ fn a_replica_in_a_disk_snapshot_is_read_the_rest_from_disk() {
     assert_eq!(state.want(), Want::Backfill(range));
     state.scheduled();
     state.opened(&at(10), Some(registered(false, 11)));
-    state.backfilled(&[prepared(10, "k")], Seqno(10), Skipped::default());
+    backfilled(
+        &mut state,
+        [prepared(10, "k")],
+        Seqno(10),
+        Skipped::default(),
+    );
     state.backfill_ended(BackfillEnd::Complete(Seqno(10)));
     assert_eq!(said(&mut state), ["disk+ 1-10", "prepare 10"]);
     assert_eq!(state.want(), Want::Log);

@@ -257,8 +257,8 @@ impl VbucketCore {
         self.admit_key(key)
     }
 
-    /// Follows the bucket's manifest if this vbucket is behind it, and may.
-    pub(in crate::vbucket) fn keep_up(&self) {
+    /// Follows the bucket's manifest if this vbucket is behind it, and may. For whoever asks what a collection is in it.
+    pub fn keep_up(&self) {
         let is_behind = || self.collections.read().manifest().uid < self.manifest.uid();
         let status = self.status();
         let is_hindered = status.has(NOT_WRITABLE | Status::SUSPECT | Status::CLOSED);

@@ -4,8 +4,8 @@
 //! producer up.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, Message, Recipient, System};
@@ -281,6 +281,8 @@ struct Consumer {
 struct Counted {
     documents: AtomicU64,
     ends: AtomicU64,
+    ended: Mutex<()>,
+    has_ended: Condvar,
 }
 
 struct Counter(Arc<Counted>);
@@ -312,7 +314,11 @@ impl Handler<StreamBatch> for Counter {
             }
         }
         self.0.documents.fetch_add(documents, Ordering::Release);
-        self.0.ends.fetch_add(ends, Ordering::Release);
+        if ends > 0 {
+            let _ended = self.0.ended.lock().unwrap();
+            self.0.ends.fetch_add(ends, Ordering::Release);
+            self.0.has_ended.notify_all();
+        }
     }
 }
 
@@ -374,9 +380,11 @@ impl Consumer {
         }
     }
 
+    /// Without taking a core's time from those who stream.
     fn wait_for_ends(&self, ends: u64) {
+        let mut ended = self.counted.ended.lock().unwrap();
         while self.ends() < ends {
-            std::thread::yield_now();
+            ended = self.counted.has_ended.wait(ended).unwrap();
         }
     }
 }

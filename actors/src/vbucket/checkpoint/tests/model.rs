@@ -420,6 +420,7 @@ impl World {
         }
     }
 
+    /// MB-56644: also of what was expelled.
     fn clear(&mut self, back: u64) {
         let to = Seqno(self.store.persisted.0.saturating_sub(back));
         self.log.clear(to);

@@ -39,6 +39,7 @@ fn below_what_is_here_a_backfill_is_needed() {
     );
 }
 
+/// MB-53616, MB-58961.
 #[test]
 fn just_below_what_is_here_none_is() {
     let mut log = two_checkpoints();
@@ -103,6 +104,7 @@ fn gaps_of_deduplication_ask_for_no_backfill() {
     assert_eq!(outcome(&mut log, 3), (false, 4, vec![4, 5, 6]));
 }
 
+/// MB-58261.
 #[test]
 fn below_what_was_expelled_a_backfill_is_needed() {
     let mut log = log_of(6);
@@ -154,6 +156,7 @@ fn a_name_is_there_once_and_the_older_cursor_is_gone() {
     assert_eq!(seqnos(&take_all(&mut log, second)), [2, 3]);
 }
 
+/// MB-58692.
 #[test]
 fn registering_anew_in_the_same_checkpoint_keeps_it() {
     let mut log = two_checkpoints();
@@ -167,6 +170,7 @@ fn registering_anew_in_the_same_checkpoint_keeps_it() {
     );
 }
 
+/// MB-58463.
 #[test]
 fn registering_anew_further_on_frees_what_is_behind_at_once() {
     let mut log = two_checkpoints();
