@@ -131,15 +131,18 @@ impl Durable {
         self.high_completed = completed.max(self.high_completed);
     }
 
-    /// Whether whoever drives this has something to do that he was not told of.
-    fn wants_attention(&self) -> bool {
+    /// Whether whoever drives this has something to do that he was not told of; `before` is how far it was.
+    fn wants_attention(&self, before: Seqno) -> bool {
         match &self.monitor {
             Monitor::Active(active) => {
                 let tick = active.next_tick();
                 let is_sooner = |tick| self.armed.is_none_or(|armed| tick < armed);
                 active.next_decision().is_some() || tick.is_some_and(is_sooner)
             }
-            Monitor::Passive(passive) => self.announced.has_word(passive.high_prepared()),
+            Monitor::Passive(passive) => {
+                let prepared = passive.high_prepared();
+                prepared > before && self.announced.has_word(prepared)
+            }
             Monitor::Dead(_) => false,
         }
     }
@@ -157,8 +160,9 @@ fn chains_of(topology: &Topology) -> Option<Chains> {
 impl Locked<'_> {
     /// The monitor was told something: what it came to is noted, and who drives it learns of what is to be done.
     pub(super) fn after_monitor(&mut self) {
+        let before = self.durable.high_prepared();
         self.note_progress();
-        if self.durable.wants_attention() {
+        if self.durable.wants_attention(before) {
             self.note_decided();
         }
     }
@@ -169,6 +173,15 @@ impl Locked<'_> {
         inner.durable.note_progress();
         let prepared = inner.durable.high_prepared();
         inner.log.raise_high_prepared(prepared);
+    }
+
+    /// Everything up to `settled` is on disk.
+    pub(super) fn tell_persisted(&mut self, settled: Seqno) {
+        let inner: &mut Inner = self;
+        let stored = inner.flushed.persisted();
+        inner.durable.announced.note_stored(stored);
+        inner.durable.monitor.note_persisted(settled);
+        self.after_monitor();
     }
 
     /// Whoever waits for this prepare is told, once the lock is free.
@@ -311,12 +324,6 @@ impl VbucketCore {
         }
     }
 
-    /// Everything up to there is on disk.
-    pub(super) fn tell_persisted(&self, locked: &mut Locked<'_>, settled: Seqno) {
-        locked.durable.monitor.note_persisted(settled);
-        locked.after_monitor();
-    }
-
     /// Does what a change of identity means for durable writes. Nothing, if neither state nor topology is another.
     pub(super) fn follow_role(&self, locked: &mut Locked<'_>) {
         let state = locked.identity.state;
@@ -394,7 +401,11 @@ impl VbucketCore {
                 locked.durable.count(Settled::Aborted);
                 (prepare_seqno, Err(OperationError::SyncWriteAmbiguous))
             }
-            _ => return,
+            Operation::Mutation
+            | Operation::Deletion { .. }
+            | Operation::Prepare { .. }
+            | Operation::SystemEventBegin
+            | Operation::SystemEventEnd => return,
         };
         let completed = &mut locked.durable.high_completed;
         *completed = prepare.max(*completed);

@@ -141,7 +141,7 @@ impl VbucketCore {
     pub fn apply_snapshot_end(&self, epoch: StreamEpoch) -> Result<(), OperationError> {
         let mut locked = self.lock_for_stream(epoch)?;
         locked.log.end_snapshot();
-        self.note_snapshot_end(&mut locked);
+        locked.note_snapshot_end();
         self.drop_tombstones(&mut locked);
         Ok(())
     }
@@ -166,7 +166,7 @@ impl VbucketCore {
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;
         self.tell_passive(&mut locked, told)?;
-        self.note_received(&mut locked, seqno);
+        locked.note_received(seqno);
         Ok(())
     }
 
@@ -182,7 +182,7 @@ impl VbucketCore {
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;
         self.name_manifest(&mut locked);
-        self.note_received(&mut locked, seqno);
+        locked.note_received(seqno);
         Ok(())
     }
 
