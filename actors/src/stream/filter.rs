@@ -137,26 +137,25 @@ impl Filter {
         }
     }
 
-    /// An item that passes, as it is told; none is told of an event that cannot be read.
+    /// An item that passes, as its consumer is told; an event that cannot be read is told to nobody.
     #[must_use]
     pub fn event_of(&self, item: Arc<Item>) -> Option<StreamEvent> {
-        let item = if self.is_synchronous {
-            item
-        } else {
-            written(item)
-        };
         Some(match item.operation {
+            Operation::Prepare { .. } => StreamEvent::Prepare(item),
+            Operation::Abort { .. } => StreamEvent::Abort(item),
+            Operation::CommitMutation { .. } | Operation::CommitDeletion { .. } => {
+                if self.is_synchronous {
+                    StreamEvent::Commit(item)
+                } else {
+                    return self.event_of(written(item));
+                }
+            }
             Operation::Deletion {
                 source: DeleteSource::Expiration,
                 ..
             } => StreamEvent::Expiration(item),
             Operation::Deletion { .. } => StreamEvent::Deletion(item),
             Operation::Mutation => StreamEvent::Mutation(item),
-            Operation::Prepare { .. } => StreamEvent::Prepare(item),
-            Operation::Abort { .. } => StreamEvent::Abort(item),
-            Operation::CommitMutation { .. } | Operation::CommitDeletion { .. } => {
-                StreamEvent::Commit(item)
-            }
             Operation::SystemEventBegin | Operation::SystemEventEnd => {
                 StreamEvent::SystemEvent(Box::new(SystemEventAt {
                     seqno: item.seqno,
@@ -248,9 +247,7 @@ impl Filter {
 /// A commit for those who were told of no prepare: the same document, written as any other.
 fn written(mut item: Arc<Item>) -> Arc<Item> {
     let operation = as_written(item.operation);
-    if operation != item.operation {
-        Arc::make_mut(&mut item).operation = operation;
-    }
+    Arc::make_mut(&mut item).operation = operation;
     item
 }
 
@@ -263,12 +260,7 @@ pub const fn as_written(operation: Operation) -> Operation {
             deleted_at,
             source: DeleteSource::Explicit,
         },
-        Operation::Mutation
-        | Operation::Deletion { .. }
-        | Operation::Prepare { .. }
-        | Operation::Abort { .. }
-        | Operation::SystemEventBegin
-        | Operation::SystemEventEnd => operation,
+        other => other,
     }
 }
 
@@ -429,6 +421,9 @@ mod tests {
         );
         // Of collections it is not for it is told nothing either way.
         let elsewhere = filter_for(&StreamFilter::Collections(vec![CollectionId::DEFAULT]));
-        assert_eq!(elsewhere.synchronous(true).sees(prepare), Sight::Other);
+        assert_eq!(
+            elsewhere.synchronous(true).sees(Arc::clone(&prepare)),
+            Sight::Other
+        );
     }
 }

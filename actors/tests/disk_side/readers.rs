@@ -112,8 +112,8 @@ impl Content {
                 self.documents.remove(&of(&item));
             }
             StreamEvent::SystemEvent(_) | StreamEvent::SeqnoAdvanced(_) => {}
-            StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_) => {
-                panic!("a prepare is told to one who is no replica");
+            StreamEvent::Prepare(item) | StreamEvent::Commit(item) | StreamEvent::Abort(item) => {
+                panic!("{item:?} told to one who is no replica");
             }
             StreamEvent::StreamEnd(reason) => self.end = Some(reason),
         }

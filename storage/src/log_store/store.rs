@@ -283,7 +283,8 @@ impl LogStore {
     }
 
     /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives
-    /// space back. Call it in a loop from a thread of your own.
+    /// space back. Call it in a loop from a thread of your own; from two where somebody commits without end, so that one
+    /// may merge while the other seals.
     pub fn maintain(&self) -> Outcome<Maintained> {
         let shards = self.inner.shape.log_shards.max(1);
         let begin = self.inner.next_shard.load(Ordering::Relaxed);
