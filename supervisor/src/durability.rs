@@ -12,12 +12,13 @@ use actors::environment::Environment;
 use actors::vbucket::{DirtyVbuckets, VbucketCore};
 use messages::durability::{DurabilityStatus, DurableWrites};
 use messages::vbucket::SetVbucketState;
-use messages::{ChildName, OperationError};
+use messages::{ChildName, DownCause, OperationError};
 use storage::{DurabilityLevel, Topology, VbucketId, VbucketState};
 
 use crate::bucket::Bucket;
 use crate::bucket_config::BucketConfig;
 use crate::replication::Replicating;
+use crate::restart::OutOfService;
 use crate::vbucket_table::Table;
 
 /// What every vbucket of a bucket is told of durable writes when it is made.
@@ -81,6 +82,38 @@ impl Durable {
 /// The name in the tree of who drives the durable writes of a thread.
 pub(crate) fn driver_child(number: usize) -> ChildName {
     ChildName::new(format!("durability-{number}"))
+}
+
+/// Children were taken out of service: where one drove durable writes, nobody decides any.
+pub(crate) fn out_of_service(table: &Table, what: &OutOfService) {
+    for (thread, child) in drivers(table) {
+        if what.children.contains(&child) {
+            let cause = DownCause::Escalated(what.why.clone());
+            let why = OperationError::ActorDown { child, cause };
+            for core in cores_of(table, thread) {
+                core.stop_durability(why.clone());
+            }
+        }
+    }
+}
+
+/// A child is made anew: if it drives durable writes, they are decided again.
+pub(crate) fn bring_back(table: &Table, child: &ChildName) {
+    for (thread, driver) in drivers(table) {
+        if driver == *child {
+            cores_of(table, thread).for_each(|core| core.resume_durability());
+        }
+    }
+}
+
+fn drivers(table: &Table) -> impl Iterator<Item = (usize, ChildName)> {
+    (0..table.threads()).map(|thread| (thread, driver_child(thread)))
+}
+
+fn cores_of(table: &Table, thread: usize) -> impl Iterator<Item = &Arc<VbucketCore>> {
+    let cores = table.cores();
+    let of_thread = cores.filter(move |(id, _)| table.thread_of(*id) == thread);
+    of_thread.map(|(_, core)| core)
 }
 
 /// Durable writes of a bucket at a moment.

@@ -107,6 +107,7 @@ pub(crate) async fn start(
             hooks: environment.hooks.clone(),
             on_out_of_service: Box::new(move |what| {
                 out_of_service.take_down(what);
+                durability::out_of_service(&out_of_service, what);
                 replication::out_of_service(&out_of_service, &unfed, &stuck, what);
                 if what.is_whole_tree {
                     uncompacted(&what.scope, &what.why);

@@ -6,7 +6,9 @@ use piggin::messages::{ChildName, FailureId, FailureKind, OperationError};
 use piggin::storage::DurabilityLevel;
 use supervisor::testing::Fault;
 
-use crate::common::{LEVELS, SOON, Three, begin, caught_up, key, read, run, settled};
+use crate::common::{
+    LEVELS, SOON, Three, answer, begin, caught_up, chain, created, key, read, run, settled,
+};
 
 /// Writes a hundred documents at once, and waits for every answer.
 async fn written(three: &Three, value: &str) {
@@ -93,8 +95,8 @@ fn children_of_any_node_may_panic() {
 #[test]
 fn a_deadline_outlives_its_driver() {
     run(1, async |worlds| {
-        let active = crate::common::created(&worlds[0], "a").await;
-        crate::common::chain(&active, ["a", "b"]);
+        let active = created(&worlds[0], "a").await;
+        chain(&active, ["a", "b"]);
         let asked = {
             let active = active.clone();
             actix::spawn(async move {
@@ -110,6 +112,54 @@ fn a_deadline_outlives_its_driver() {
         let answered = tokio::time::timeout(SOON, asked).await.expect("an answer");
         let ambiguous = OperationError::SyncWriteAmbiguous;
         assert_eq!(answered.expect("no panic"), Err(ambiguous));
+        settled(&active).await;
+    });
+}
+
+/// Where nobody decides, nobody is left to wait.
+#[test]
+fn a_driver_that_is_given_up_answers_whoever_waits() {
+    run(2, async |worlds| {
+        let active = created(&worlds[0], "a").await;
+        chain(&active, ["a", "b"]);
+        let asked: Vec<_> = (0..20)
+            .map(|number| begin(&active, &key(number), "v", DurabilityLevel::Majority))
+            .collect();
+        worlds[0].sleep(Duration::from_millis(1)).await;
+        let drivers = [0, 1].map(|number| ChildName::new(format!("durability-{number}")));
+        for child in &drivers {
+            for _ in 0..3 {
+                let child = child.clone();
+                worlds[0].inject(Fault::PanicIn { child, nth: 1 });
+            }
+        }
+        // The edge is marked, again and again, by chains that change nothing.
+        for _ in 0..10 {
+            chain(&active, ["a", "b"]);
+            chain(&active, ["a", "b", "c"]);
+            worlds[0].sleep(Duration::from_secs(1)).await;
+        }
+        for asked in asked {
+            let ambiguous = Err(OperationError::SyncWriteAmbiguous);
+            assert_eq!(answer(asked).await, ambiguous);
+        }
+        let refused = active
+            .set("other", "v")
+            .durability(DurabilityLevel::Majority)
+            .await;
+        assert!(
+            matches!(refused, Err(OperationError::ActorDown { .. })),
+            "{refused:?}"
+        );
+        active.set("other", "v").await.expect("a plain write");
+        worlds[0].clear_faults();
+        for child in &drivers {
+            active.restart(child).expect("a restart");
+        }
+        chain(&active, ["a"]);
+        for number in 0..20 {
+            assert_eq!(read(&active, &key(number)).await.as_deref(), Some("v"));
+        }
         settled(&active).await;
     });
 }

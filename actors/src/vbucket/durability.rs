@@ -41,6 +41,8 @@ pub(super) struct Durable {
     /// When whoever drives this comes back (monotonic), if he was told to.
     pub(super) armed: Option<Duration>,
     pub(super) counts: DurableWrites,
+    /// Why nobody drives this: nothing is decided any more.
+    stopped: Option<OperationError>,
 }
 
 impl Durable {
@@ -70,11 +72,15 @@ impl Durable {
             high_completed: watermarks.completed_seqno,
             armed: None,
             counts: DurableWrites::default(),
+            stopped: None,
         }
     }
 
     /// Whether a durable write can be taken on at all.
     pub(super) fn admit(&self) -> Result<(), OperationError> {
+        if let Some(why) = &self.stopped {
+            return Err(why.clone());
+        }
         let Monitor::Active(active) = &self.monitor else {
             return Err(OperationError::TemporaryFailure(Busy::NoTopology));
         };
@@ -210,6 +216,20 @@ impl VbucketCore {
         if let Some(edge) = edge {
             edge.mark(self.id);
         }
+    }
+
+    /// Nobody drives durable writes here any more: they are refused with this, and whoever waits is told that the outcome is
+    /// not known.
+    pub fn stop_durability(&self, why: OperationError) {
+        let mut locked = self.lock();
+        locked.durable.stopped = Some(why);
+        locked.answer_all();
+    }
+
+    /// Somebody drives them again.
+    pub fn resume_durability(&self) {
+        self.lock().durable.stopped = None;
+        self.mark_durability();
     }
 
     /// What the bucket asks of its chains from now on.
