@@ -1,5 +1,5 @@
 //! A publish whose sync fails may be durable all the same: once the store was opened anew, whoever tracks prepares is told
-//! of those that are gone, once, and of those that are not when the next run has erased them.
+//! of those that are gone, once, and of those that are not when the next run has erased them. So is the vbucket.
 #![cfg(test)]
 
 mod disk_side;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use messages::compactor::{Compact, CompactError, CompactOptions, PreparesErased};
 use messages::{ChildName, Generation};
@@ -30,8 +31,16 @@ use disk_side::{Ground, rig};
 
 const VBUCKET: VbucketId = VbucketId::FIRST;
 
-#[derive(Debug)]
-struct Any;
+/// Any vbucket: what it was told to forget.
+#[derive(Clone, Debug, Default)]
+struct Any(Arc<Mutex<Vec<ErasedPrepare>>>);
+
+impl Any {
+    /// What it was told since it was asked last.
+    fn forgot(&self) -> Vec<ErasedPrepare> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
 
 impl Compactable for Any {
     fn expire(&self, _: &ExpiredDocument) -> Expiring {
@@ -39,6 +48,10 @@ impl Compactable for Any {
     }
 
     fn purged(&self, _: Seqno) {}
+
+    fn forget_erased(&self, erased: &PreparesErased) {
+        self.0.lock().extend_from_slice(&erased.prepares);
+    }
 }
 
 impl CompactionTable for Any {
@@ -47,7 +60,7 @@ impl CompactionTable for Any {
     }
 
     fn vbucket(&self, _: VbucketId) -> Result<Arc<dyn Compactable>, CompactError> {
-        Ok(Arc::new(Any))
+        Ok(Arc::new(self.clone()))
     }
 }
 
@@ -129,6 +142,7 @@ struct Bench {
     compactor: Compactor,
     worker: CompactionWorker,
     monitor: Addr<Monitor>,
+    vbucket: Any,
     left: ErasedPrepare,
 }
 
@@ -139,11 +153,12 @@ impl Bench {
         let store = rig::create(&shared);
         let left = leave_a_prepare(&store);
         let store = rig::handle(&shared, store);
+        let vbucket = Any::default();
         let compactor = Compactor::new(CompactorConfig {
             workers: ChildName::new("compaction"),
             store: store.clone(),
             environment: ground.environment(),
-            table: Arc::new(Any),
+            table: Arc::new(vbucket.clone()),
             limits: CompactorLimits {
                 running_max: 1,
                 waiters_max: 9,
@@ -164,6 +179,7 @@ impl Bench {
             compactor,
             worker,
             monitor,
+            vbucket,
             left,
         }
     }
@@ -188,8 +204,11 @@ impl Bench {
         assert!(matches!(reopened, Reopening::Reopened(_)), "{reopened:?}");
     }
 
+    /// What the monitor was told, which is what the vbucket was.
     async fn told(&self) -> Vec<ErasedPrepare> {
-        self.monitor.send(Say).await.expect("it lives")
+        let told = self.monitor.send(Say).await.expect("it lives");
+        assert_eq!(self.vbucket.forgot(), told);
+        told
     }
 }
 

@@ -328,8 +328,10 @@ impl Compactor {
         of: PastOf,
         now: StoreGeneration,
         prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
     ) {
-        self.shared.prepares.lock().begins(of, now, prepares);
+        let mut erased = self.shared.prepares.lock();
+        erased.begins(of, now, prepares, vbucket);
     }
 
     /// Asks a store that was opened anew what became of publishes that did not come back; whether anything was in doubt.
@@ -349,12 +351,32 @@ impl Compactor {
     }
 
     /// These prepares are erased, and that is on disk: from now on they are told, whatever becomes of whoever found it.
-    pub(super) fn note_erased(&self, of: PastOf, prepares: &[ErasedPrepare]) {
-        self.shared.prepares.lock().erased(of, prepares);
+    pub(super) fn note_erased(
+        &self,
+        of: PastOf,
+        prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
+    ) {
+        self.shared.prepares.lock().erased(of, prepares, vbucket);
+        self.forget_erased();
+    }
+
+    /// Has the vbuckets forget what was erased: without our lock, and known until each has done so.
+    fn forget_erased(&self) {
+        loop {
+            let next = self.shared.prepares.lock().next_to_forget();
+            let Some((vbucket, erased)) = next else {
+                return;
+            };
+            vbucket.forget_erased(&erased);
+            self.shared.prepares.lock().forgotten(&erased);
+        }
     }
 
     /// Tells what is to be told; when (monotonic) to try again, if there was no room for all of it.
     pub(super) fn tell_prepares(&self) -> Option<Duration> {
+        // A panic may have kept one from it.
+        self.forget_erased();
         let is_done = self.shared.prepares.lock().tell();
         (!is_done).then(|| self.now().saturating_add(TELL_AGAIN))
     }

@@ -1,4 +1,5 @@
-//! Who is told which prepares compactions erased, and what was not told yet.
+//! Which prepares compactions erased: what their vbuckets have yet to forget, and what was not told yet to whoever asked
+//! to be told.
 //!
 //! Invariant: at most one entry for each past of a vbucket (rule R2), kept until it was handed over; a receiver whose
 //! mailbox is full delays it and loses nothing (rule R18). What a publish may have erased that did not come back is in
@@ -7,10 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use actix::Recipient;
 use actix::prelude::SendError;
 
+use super::vbucket::Compactable;
 use messages::compactor::PreparesErased;
 use storage::{
     ErasedPrepare, Incarnation, KvStore, LogStore, RollbackEpoch, Seqno, StorageError, VbucketId,
@@ -29,12 +32,15 @@ pub struct ErasedPrepares {
     untold: BTreeMap<PastOf, Vec<ErasedPrepare>>,
     /// Erased by a publish that did not come back, if it took effect.
     in_doubt: BTreeMap<PastOf, Doubt>,
+    /// On disk, and not yet forgotten in memory.
+    unforgotten: BTreeMap<PastOf, (Arc<dyn Compactable>, Vec<ErasedPrepare>)>,
 }
 
 /// What a publish may have erased: a store of a later generation says.
 #[derive(Clone)]
 pub(super) struct Doubt {
     since: StoreGeneration,
+    vbucket: Arc<dyn Compactable>,
     prepares: BTreeMap<Seqno, ErasedPrepare>,
 }
 
@@ -71,12 +77,19 @@ impl ErasedPrepares {
     }
 
     /// A publish that erases these begins; nothing is known of it before it comes back.
-    pub fn begins(&mut self, of: PastOf, now: StoreGeneration, prepares: &[ErasedPrepare]) {
-        if self.receiver.is_none() || prepares.is_empty() {
+    pub fn begins(
+        &mut self,
+        of: PastOf,
+        now: StoreGeneration,
+        prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
+    ) {
+        if prepares.is_empty() {
             return;
         }
         let doubt = self.in_doubt.entry(of).or_insert_with(|| Doubt {
             since: now,
+            vbucket: Arc::clone(vbucket),
             prepares: BTreeMap::new(),
         });
         doubt.since = now;
@@ -92,12 +105,18 @@ impl ErasedPrepares {
 
     /// A store that was opened since says that these are gone, and the others there.
     pub(super) fn is_settled(&mut self, of: PastOf, gone: &[ErasedPrepare]) {
-        self.in_doubt.remove(&of);
-        self.erased(of, gone);
+        if let Some(doubt) = self.in_doubt.remove(&of) {
+            self.erased(of, gone, &doubt.vbucket);
+        }
     }
 
     /// These are erased, and that is on disk.
-    pub fn erased(&mut self, of: PastOf, prepares: &[ErasedPrepare]) {
+    pub fn erased(
+        &mut self,
+        of: PastOf,
+        prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
+    ) {
         if let Some(doubt) = self.in_doubt.get_mut(&of) {
             for told in prepares {
                 doubt.prepares.remove(&told.seqno);
@@ -106,9 +125,34 @@ impl ErasedPrepares {
                 self.in_doubt.remove(&of);
             }
         }
-        if self.receiver.is_some() && !prepares.is_empty() {
+        if prepares.is_empty() {
+            return;
+        }
+        if self.receiver.is_some() {
             let untold = self.untold.entry(of).or_default();
             untold.extend_from_slice(prepares);
+        }
+        let known = self.unforgotten.entry(of);
+        let (_, unforgotten) = known.or_insert_with(|| (Arc::clone(vbucket), Vec::new()));
+        unforgotten.extend_from_slice(prepares);
+    }
+
+    /// What a vbucket has to forget; it stays known until it has.
+    #[must_use]
+    pub fn next_to_forget(&self) -> Option<(Arc<dyn Compactable>, PreparesErased)> {
+        let (of, (vbucket, prepares)) = self.unforgotten.first_key_value()?;
+        Some((Arc::clone(vbucket), message(*of, prepares.clone())))
+    }
+
+    /// A vbucket has forgotten these.
+    pub fn forgotten(&mut self, erased: &PreparesErased) {
+        let of = (erased.vbucket, erased.incarnation, erased.epoch);
+        if let Some((_, prepares)) = self.unforgotten.get_mut(&of) {
+            // There may be more by now.
+            prepares.retain(|one| !erased.prepares.contains(one));
+            if prepares.is_empty() {
+                self.unforgotten.remove(&of);
+            }
         }
     }
 
@@ -118,14 +162,7 @@ impl ErasedPrepares {
             return true;
         };
         while let Some((of, prepares)) = self.untold.pop_first() {
-            let (vbucket, incarnation, epoch) = of;
-            let message = PreparesErased {
-                vbucket,
-                incarnation,
-                epoch,
-                prepares,
-            };
-            match receiver.try_send(message) {
+            match receiver.try_send(message(of, prepares)) {
                 // One whose address is closed has nothing to forget any more.
                 Ok(()) | Err(SendError::Closed(_)) => {}
                 Err(SendError::Full(message)) => {
@@ -135,6 +172,15 @@ impl ErasedPrepares {
             }
         }
         true
+    }
+}
+
+fn message((vbucket, incarnation, epoch): PastOf, prepares: Vec<ErasedPrepare>) -> PreparesErased {
+    PreparesErased {
+        vbucket,
+        incarnation,
+        epoch,
+        prepares,
     }
 }
 

@@ -172,8 +172,9 @@ impl CompactionWorker {
         if let Some(of) = working.of {
             // First: a step that fails, or panics, may have published all the same.
             let generation = working.lease.generation();
+            let at_stake = job.prepares_at_stake();
             self.compactor
-                .note_at_stake(of, generation, job.prepares_at_stake());
+                .note_at_stake(of, generation, at_stake, &working.vbucket);
         }
         self.is_in_store = true;
         let outcome = working.span.in_scope(|| job.step());
@@ -185,7 +186,7 @@ impl CompactionWorker {
         // First: nobody looks for it again, so a panic from here on must not lose it.
         if let Some((published, of)) = published(&outcome).zip(working.of) {
             let prepares = &published.prepares_erased;
-            self.compactor.note_erased(of, prepares);
+            self.compactor.note_erased(of, prepares, &working.vbucket);
             working.vbucket.purged(published.purge_seqno);
         }
         working.is_publishing |= stage == CompactionStage::Publish;
@@ -324,6 +325,10 @@ impl Worker for CompactionWorker {
         };
         self.is_stepping = false;
         step
+    }
+
+    fn gives_way(&self) -> bool {
+        true
     }
 }
 
