@@ -38,6 +38,10 @@ pub enum Step {
 pub trait Worker: Send {
     /// Does the next piece of work.
     fn step(&mut self) -> Step;
+    /// Whether it gives way on the processor to all others: for work that nobody waits for. The same for every life.
+    fn gives_way(&self) -> bool {
+        false
+    }
 }
 
 /// Wakes a worker; cheap, from any thread, never blocks. Wake-ups before the worker looks count once.

@@ -24,16 +24,16 @@ use piggin_actors::executor::Worker;
 use piggin_actors::store_handle::StoreHandle;
 use storage::disk::{Disk, SimulatedDisk};
 use storage::{
-    Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, DurabilityLevel,
-    ErasedPrepare, ExpiredDocument, Item, KvStore, LogStore, ManifestUid, Operation, Outcome,
-    ScopeId, Seqno, SystemEvent, VbucketId, VbucketPosition,
+    Batch, Cas, CollectionId, CommitDurability, DeleteSource, Document, DocumentKey,
+    DurabilityLevel, ErasedPrepare, ExpiredDocument, Item, KvStore, LogStore, ManifestUid,
+    Operation, Outcome, ScopeId, Seqno, SystemEvent, VbucketId, VbucketPosition,
 };
 
 use disk_side::{Ground, rig};
 
 /// A vbucket that notes what it is told.
 #[derive(Debug, Default)]
-struct Noting(Mutex<Vec<Seqno>>, AtomicBool);
+struct Noting(Mutex<Vec<Seqno>>, AtomicBool, Mutex<Vec<PreparesErased>>);
 
 impl Compactable for Noting {
     fn expire(&self, _: &ExpiredDocument) -> Expiring {
@@ -43,6 +43,10 @@ impl Compactable for Noting {
     fn purged(&self, seqno: Seqno) {
         assert!(!self.1.swap(false, Ordering::SeqCst), "asked to panic");
         self.0.lock().push(seqno);
+    }
+
+    fn forget_erased(&self, erased: &PreparesErased) {
+        self.2.lock().push(erased.clone());
     }
 }
 
@@ -182,6 +186,62 @@ fn leave_a_prepare(store: &LogStore) -> ErasedPrepare {
     assert_eq!(written, [Ok(())]);
     let seqno = Seqno(2);
     ErasedPrepare { key, seqno }
+}
+
+/// A deletion that goes, and a document behind it.
+fn leave_a_tombstone(store: &LogStore) {
+    let deletion = Operation::Deletion {
+        deleted_at: 1,
+        source: DeleteSource::Explicit,
+    };
+    let items = [
+        ("k", Operation::Mutation),
+        ("k", deletion),
+        ("l", Operation::Mutation),
+    ];
+    let items = (1..).zip(items).map(|(seqno, (key, operation))| {
+        let key = DocumentKey::new(CollectionId::DEFAULT, key.as_bytes()).unwrap();
+        let mut item = Item::mutation(Seqno(seqno), Document::new(key, "", Cas(seqno)));
+        item.operation = operation;
+        Arc::new(item)
+    });
+    let batch = Batch::of_documents(VBUCKET, &position(store), items.collect(), 1);
+    let written = store.commit(&[batch], CommitDurability::Synced);
+    assert_eq!(written, [Ok(())]);
+}
+
+#[test]
+fn up_to_where_it_is_purged_is_told_though_its_worker_panicked_then() {
+    let ground = Ground::new(9);
+    let table = Arc::new(Table::default());
+    let (compactor, store) = compactor(&ground, &table, leave_a_tombstone);
+    let options = CompactOptions {
+        drop_deletes: true,
+        ..CompactOptions::default()
+    };
+    let mut answer = compactor.compact(Compact {
+        vbucket: VBUCKET,
+        options,
+    });
+    let mut panicking = worker(&compactor, 0);
+    table.vbucket.1.store(true, Ordering::SeqCst);
+    let panicked = (0..100).any(|_| {
+        let step = catch_unwind(AssertUnwindSafe(|| panicking.step()));
+        step.is_err()
+    });
+    assert!(panicked, "behind the publish");
+    drop(panicking);
+    answer.try_recv().expect("an answer").expect_err("a crash");
+    assert_eq!(*table.vbucket.0.lock(), [], "it panicked");
+    let lease = store.lease().expect("the store");
+    let purged = lease.store().state(VBUCKET).expect("its state");
+    assert_eq!(purged.watermarks.purge_seqno, Seqno(2));
+    drop(lease);
+    let mut next = worker(&compactor, 1);
+    for _ in 0..10 {
+        let _ = next.step();
+    }
+    assert_eq!(*table.vbucket.0.lock(), [Seqno(2)], "once");
 }
 
 /// Whoever tracks prepares.

@@ -26,7 +26,11 @@ use piggin_actors::vbucket::{
 use storage::{
     Cas, CollectionId, DocumentKey, KvStore, MemoryStore, Namespace, Seqno, VbucketState,
 };
-use support::{Bench, Setup, active, delete, flush_all, id, key, position, set, value};
+use support::durable::{acknowledge, answer, follower, from_memory, lead, leader, mutation};
+use support::durable::{prepare, prepared};
+use support::{
+    Bench, Setup, active, become_state, delete, flush_all, id, key, position, set, value,
+};
 
 /// Orders tried of each scene, by each scheduler.
 const ORDERS: usize = 1500;
@@ -391,4 +395,71 @@ fn a_caller_that_panics_under_the_lock_loses_nobody_s_write() {
         assert_eq!(bench.core.figures().documents, written);
         assert!(!bench.core.is_suspect());
     });
+}
+
+#[test]
+fn what_is_committed_anew_is_never_read_as_it_was_before() {
+    in_every_order(|| {
+        let (bench, epoch) = follower();
+        from_memory(&bench.core, epoch, &[mutation(1, "k"), prepared(2, "k")]);
+        become_state(&bench.core, VbucketState::Active);
+        lead(&bench.core, &["a"]);
+        let reader = thread::spawn({
+            let core = Arc::clone(&bench.core);
+            move || [(); 3].map(|()| core.get(&key("k")))
+        });
+        let writer = thread::spawn({
+            let core = Arc::clone(&bench.core);
+            move || core.set(set("k", "later"))
+        });
+        bench.decide();
+        for read in reader.join().unwrap() {
+            match read {
+                Ok(found) => assert_ne!(found.value, "value 1", "another was told of value 2"),
+                Err(error) => assert_eq!(error, OperationError::SyncWriteReCommitInProgress),
+            }
+        }
+        let last = match writer.join().unwrap() {
+            Ok(_) => "later",
+            Err(error) => {
+                assert_eq!(error, OperationError::SyncWriteInProgress);
+                "value 2"
+            }
+        };
+        assert_eq!(value(&bench.core, "k").unwrap(), last);
+    });
+}
+
+#[test]
+fn who_writes_durably_is_answered_once_whoever_decides() {
+    in_every_order(|| {
+        let bench = Arc::new(leader(&["a", "b"]));
+        let writers = ["one", "two"].map(|text| {
+            let core = Arc::clone(&bench.core);
+            thread::spawn(move || {
+                let mut wait = prepare(&core, text, text);
+                acknowledge(&core, "b", core.high_seqno().0);
+                core.do_durability(std::time::Duration::ZERO, 1);
+                wait_for(&core, &mut wait)
+            })
+        });
+        // Two at once may be told to do what is decided.
+        bench.decide();
+        let seqnos = writers.map(|writer| writer.join().unwrap());
+        assert_ne!(seqnos[0], seqnos[1]);
+        assert_eq!(bench.core.high_seqno(), Seqno(4));
+        assert_eq!(value(&bench.core, "one").unwrap(), "one");
+        assert_eq!(bench.core.durability_figures().prepares, 0);
+    });
+}
+
+/// Whoever waits goes on doing what is decided meanwhile.
+fn wait_for(core: &VbucketCore, wait: &mut piggin_actors::vbucket::DurableWait) -> Seqno {
+    loop {
+        if let Some(told) = answer(wait) {
+            return told.unwrap().token.seqno;
+        }
+        core.do_durability(std::time::Duration::ZERO, 1);
+        thread::yield_now();
+    }
 }

@@ -15,9 +15,9 @@ use messages::OperationError;
 use piggin_actors::vbucket::checkpoint::{CheckpointLimits, ReplicaSnapshot};
 use piggin_actors::vbucket::{FlushTake, StreamEpoch, VbucketCore};
 use storage::{
-    Cas, CommitDurability, Document, DurabilityLevel, FailoverEntry, FailoverTable, Item, KvStore,
-    MemoryStore, Operation, Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange, SnapshotKind,
-    VbucketState, VbucketUuid,
+    Cas, CommitDurability, Document, FailoverEntry, FailoverTable, Item, KvStore, MemoryStore,
+    Operation, Outcome, Predecessor, RevSeqno, Seqno, SeqnoRange, SnapshotKind, VbucketState,
+    VbucketUuid,
 };
 use support::{
     Bench, Setup, batch, become_state, delete, flush_all, id, in_state, key, position, set,
@@ -105,12 +105,11 @@ fn what_does_not_fit_the_history_is_refused_and_changes_nothing() {
     assert!(is_refused(epoch, item(3, "b")), "a seqno twice");
     assert!(is_refused(epoch, item(2, "b")), "a lower one");
     assert!(is_refused(epoch, item(6, "b")), "beyond the snapshot");
-    let mut prepare = Item::clone(&item(4, "b"));
-    prepare.operation = Operation::Prepare {
-        level: DurabilityLevel::Majority,
-        is_deletion: false,
+    let mut commit = Item::clone(&item(4, "b"));
+    commit.operation = Operation::CommitMutation {
+        prepare_seqno: Seqno(2),
     };
-    assert!(is_refused(epoch, Arc::new(prepare)), "not yet");
+    assert!(is_refused(epoch, Arc::new(commit)), "never prepared");
     let inverted = core.apply_marker(epoch, &memory(9, 6), true);
     assert!(matches!(inverted, Err(OperationError::BadReplication(_))));
     assert_eq!((core.high_seqno(), core.figures().documents), (Seqno(3), 1));

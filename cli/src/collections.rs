@@ -36,7 +36,7 @@ enum What {
     Create {
         /// scope.collection, or a scope alone.
         name: String,
-        /// Longest life of a document in seconds; 0 for no limit.
+        /// Longest life of a document of the collection in seconds; 0 for no limit.
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         max_ttl: u32,
     },
@@ -129,6 +129,12 @@ pub(crate) fn run(
         What::Drop { name } => (name, None),
     };
     let named = Named::parse(name)?;
+    if max_ttl.is_some_and(|max_ttl| max_ttl > 0) && matches!(named, Named::Scope(_)) {
+        return Err(CliError::mistake(
+            format!("{name} is a scope, and --max-ttl is of a collection"),
+            "give it with each collection: scope.collection",
+        ));
+    }
     let uid = session.with_bucket(Missing::IsAMistake, async |bucket| {
         let manifest = bucket.manifest();
         let changes = match max_ttl {

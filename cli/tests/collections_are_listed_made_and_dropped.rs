@@ -149,6 +149,8 @@ fn a_mistake_is_told_and_changes_nothing() {
         ended.expect(1).says(&[words]);
         assert!(ended.stdout.is_empty());
     }
+    let scope = place.run(&["collections", "create", "t", "--max-ttl", "9"]);
+    scope.expect(1).says(&["t is a scope", "scope.collection"]);
     let listed = place.json(&["collections", "list"]);
     assert_eq!(listed["uid"], 2);
     for collection in ["s", "s.", ".c", "s.d", "t.c"] {

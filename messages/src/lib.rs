@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | client | [`vbucket::Get`], [`vbucket::GetMeta`], [`vbucket::GetMany`] | vbucket | the documents, or why not |
 //! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
+//! | client | [`durability::WriteDurably`] | vbucket | [`vbucket::Mutated`], once it is decided |
 //! | operator | [`vbucket::SetVbucketState`], [`vbucket::DescribeVbucket`] | vbucket | [`vbucket::VbucketDescription`] |
 //! | operator | [`collections::ChangeManifest`], [`collections::GetManifest`] | bucket | the new uid, the manifest |
 //! | supervisor | [`vbucket::EraseEnded`] | vbucket | how far it is |
@@ -14,6 +15,7 @@
 //! | operator | [`compactor::CompactionStatuses`], `SetCompactionLimit`, `CancelCompaction` | compactor | what there is; the limit; how many |
 //! | compactor | [`compactor::PreparesErased`] | durability monitor | none: may come twice |
 //! | consumer | [`stream::OpenStream`], `CloseStream`, `BufferAcknowledge`, `GetFailoverLog` | producer | the stream, or why not |
+//! | replica | [`stream::AcknowledgePrepared`] | producer | none: the stream may be over |
 //! | producer | [`stream::StreamBatch`] | consumer | none: it acknowledges bytes |
 //! | vbucket, backfill | [`stream::LookAtStreams`] | producer | none: what changed is in shared state |
 //! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |
@@ -22,6 +24,7 @@ pub mod status;
 pub mod failure;
 pub mod lifecycle;
 pub mod vbucket;
+pub mod durability;
 pub mod collections;
 pub mod flusher;
 pub mod compactor;
@@ -32,6 +35,7 @@ pub use collections::{
     ChangeManifest, CollectionsManifest, ManifestChange, ManifestClash, ManifestError,
 };
 pub use compactor::{CompactError, CompactOptions};
+pub use durability::{Durability, DurabilityStatus, WriteDurably};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
 pub use lifecycle::{ChildName, Generation};
 pub use status::{Busy, DownCause, OperationError};

@@ -99,6 +99,30 @@ pub enum OperationError {
     /// Replication chains no vbucket can have.
     #[error("the topology is not valid: {0}")]
     InvalidTopology(String),
+    /// A level this bucket does not offer, or a timeout outside the range (the field's 0xa0).
+    #[error(
+        "the durable write asks for a level this bucket does not offer, or for a timeout outside 1 to 65534 ms; ask for another"
+    )]
+    DurabilityInvalidLevel,
+    /// No write can be committed with the nodes there are; nothing was written (0xa1).
+    #[error(
+        "the replication chain has too few nodes for a majority, or more than this bucket allows; set another topology"
+    )]
+    DurabilityImpossible,
+    /// An operation that cannot be durable.
+    #[error("a touch cannot be durable; write the document instead")]
+    DurabilityNotSupported,
+    /// A durable write of this key is under way; nothing was written (0xa2).
+    #[error("a durable write of this document is under way; try again when it is over")]
+    SyncWriteInProgress,
+    /// The durable write was accepted, and may or may not be committed (0xa3).
+    #[error(
+        "whether the durable write is committed is not known; read the document before you repeat it"
+    )]
+    SyncWriteAmbiguous,
+    /// A read of a document whose durable write may have been committed elsewhere, and is being committed anew (0xa4).
+    #[error("a durable write of this document is being committed anew; try again later")]
+    SyncWriteReCommitInProgress,
     /// The vbucket would become active, or follow a source, and its collections and those its bucket has elsewhere cannot
     /// both be: they were made in different buckets.
     #[error(
@@ -141,6 +165,9 @@ pub enum Busy {
     /// The vbucket, a replica, is being taken back to where its source's history parted from its own.
     #[error("the vbucket is being rolled back")]
     RollingBack,
+    /// The vbucket has no replication chain yet that could hold a durable write.
+    #[error("no topology was set yet")]
+    NoTopology,
 }
 
 /// Why a vbucket is out of service.
@@ -170,9 +197,15 @@ impl OperationError {
             | OperationError::NotMyVbucket { .. }
             | OperationError::BadReplication(_)
             | OperationError::InvalidTopology(_)
+            | OperationError::DurabilityInvalidLevel
+            | OperationError::DurabilityImpossible
+            | OperationError::DurabilityNotSupported
             | OperationError::ManifestClash { .. } => Advice::FixRequest,
             OperationError::Crashed { .. }
             | OperationError::ActorCrashed { .. }
+            | OperationError::SyncWriteInProgress
+            | OperationError::SyncWriteAmbiguous
+            | OperationError::SyncWriteReCommitInProgress
             | OperationError::TemporaryFailure(_) => Advice::RetryLater,
             OperationError::StaleStream => Advice::Resynchronize,
             OperationError::VbucketDown { cause, .. } | OperationError::ActorDown { cause, .. } => {

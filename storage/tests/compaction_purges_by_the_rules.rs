@@ -190,6 +190,47 @@ fn mb_39478_mb_47991_outstanding_prepares_stay_whatever_their_age() {
     });
 }
 
+/// An abort is a tombstone: it stays for the purge age, though the prepare it ended goes at once.
+#[test]
+fn an_abort_goes_by_its_age() {
+    on_every_store(|mut writer| {
+        let abort = Operation::Abort {
+            prepare_seqno: Seqno(1),
+            deleted_at: TIME,
+        };
+        writer.write(vec![
+            prepare(1, "aborted", "value"),
+            item(2, abort, "aborted", ""),
+            mutation(3, "a", "value"),
+        ]);
+        let told = compact(&writer, &by_age(TIME));
+        assert_eq!((told.tombstones_purged, told.purge_seqno), (0, Seqno(0)));
+        assert_eq!(writer.image().seqnos(), [2, 3]);
+        let told = compact(&writer, &by_age(TIME + 1));
+        assert_eq!((told.tombstones_purged, told.purge_seqno), (1, Seqno(2)));
+        assert_eq!(writer.image().seqnos(), [3]);
+    });
+}
+
+/// What tells that a collection ended outlives its documents, and goes as a tombstone that nobody dated.
+#[test]
+fn the_end_of_a_collection_outlives_its_documents() {
+    on_every_store(|mut writer| {
+        writer.write(vec![
+            begin_of(1, 8),
+            of(8, mutation(2, "a", "value")),
+            end_of(3, 8, 1),
+            mutation(4, "of another", "value"),
+        ]);
+        let told = compact(&writer, &by_age(u32::MAX));
+        assert_eq!((told.erased.len(), told.tombstones_purged), (1, 0));
+        assert_eq!(writer.image().seqnos(), [3, 4]);
+        let told = compact(&writer, &everything());
+        assert_eq!((told.tombstones_purged, told.purge_seqno), (1, Seqno(3)));
+        assert_eq!(writer.image().seqnos(), [4]);
+    });
+}
+
 /// MB-34768, MB-42610: prepares were expired. Here nothing is: documents whose time is up are told, and stay.
 #[test]
 fn mb_34768_what_is_expired_stays() {

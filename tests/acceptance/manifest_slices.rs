@@ -96,6 +96,27 @@ fn a_change_is_in_force_for_all_before_all_were_told() -> Result {
     assert_gone_for_good(bucket.clone(), &disk)
 }
 
+/// A collection that is there for all has begun in every vbucket, whichever of them were told of it yet.
+#[test]
+fn figures_of_a_new_collection_are_of_all_vbuckets_before_all_were_told() -> Result {
+    let disk = SimulatedDisk::new();
+    let (bucket, _) = crowded(&disk)?;
+    let mut change = pin!(bucket.create_collection("s", "new"));
+    assert!(polled(change.as_mut()).is_pending());
+    let told = followed(&bucket);
+    assert!(0 < told && told < usize::from(VBUCKETS), "{told}");
+    let statistics = bucket.collection_statistics()?;
+    let new = statistics.iter().find(|one| one.name == "new").unwrap();
+    assert_eq!(new.high_seqnos.len(), usize::from(VBUCKETS));
+    for (id, high) in &new.high_seqnos {
+        let core = bucket.vbucket_core(*id).unwrap();
+        assert_eq!(*high, core.high_seqno(), "{id}: the event that began it");
+    }
+    assert_eq!(block_on(change)?, NEXT);
+    block_on(bucket.clone().shutdown())?;
+    Ok(())
+}
+
 #[test]
 fn a_caller_that_goes_away_between_two_slices_leaves_all_with_the_change() -> Result {
     let disk = SimulatedDisk::new();

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,7 +20,7 @@ use supervisor::testing::{HoldPoint, World};
 
 use crate::seeds::past::{self, PLAIN, VBUCKET};
 
-const STEPS: [Stage; 6] = [
+const STAGES: [Stage; 6] = [
     Stage::Start,
     Stage::Collection,
     Stage::Prepare,
@@ -200,11 +201,11 @@ fn seen(store: &LogStore) -> (Box<dyn Snapshot>, Vec<(Namespace, Item)>) {
 }
 
 /// What whoever asked is told.
-fn expected(event: Event, step: Stage) -> Result<(), CompactError> {
+fn expected(event: Event, (stage, behind): (Stage, usize)) -> Result<(), CompactError> {
     let aborted = |reason| Err(CompactError::Aborted(reason));
     match event {
         // Before it read anything there is nothing to abort for that.
-        Event::RolledBack if step == Stage::Start => Ok(()),
+        Event::RolledBack if (stage, behind) == (Stage::Start, 0) => Ok(()),
         Event::RolledBack => aborted(AbortReason::RolledBack),
         Event::Deleted => aborted(AbortReason::Deleted),
         Event::ShutDown => aborted(AbortReason::ShuttingDown),
@@ -247,16 +248,25 @@ fn assert_told_once(bucket: &Bucket, answer: &Result<Compacted, CompactError>, c
     assert_eq!(failures, [], "{context}");
 }
 
-async fn run_case(world: World, event: Event, step: Stage) {
-    let context = format!("{event:?} at {step:?}");
+/// At the step behind so many of that stage; whether there is one.
+async fn run_case(world: World, event: Event, step: (Stage, usize)) -> bool {
+    let (stage, behind) = step;
+    let context = format!("{event:?} at {stage:?}, behind {behind}");
     let mut case = Case::made(&world).await;
-    let hold = world.hold(HoldPoint {
+    let place = HoldPoint {
         vbucket: VBUCKET,
-        stage: step,
-    });
+        stage,
+    };
+    let hold = world.hold_behind(place, behind);
     let asked = case.bucket.clone();
     let asked = actix::spawn(async move { asked.compact(VBUCKET, PLAIN).await });
-    hold.reached().await;
+    while !hold.is_reached() {
+        if asked.is_finished() {
+            case.bucket.shutdown().await.expect("an orderly end");
+            return false;
+        }
+        world.sleep(Duration::from_micros(100)).await;
+    }
     if event == Event::ShutDown {
         let other = case.bucket.clone();
         let ended = case.bucket.shutdown().await;
@@ -287,7 +297,7 @@ async fn run_case(world: World, event: Event, step: Stage) {
         let store = past::opened(&world);
         assert_eq!(store.verify().faults, [], "{context}");
         assert_eq!(store.vbuckets(), [], "{context}");
-        return;
+        return true;
     }
     // Counts are those of a scan, and the store is sound.
     past::held(&world);
@@ -299,13 +309,24 @@ async fn run_case(world: World, event: Event, step: Stage) {
     check(&bucket, &case.model, &context).await;
     bucket.shutdown().await.expect("an orderly end");
     assert_eq!(past::held(&world).dropped, [], "{context}");
+    true
 }
 
 fn at_every_step(event: Event) {
-    for step in STEPS {
-        let ended = World::run(42, |world| run_case(world, event, step));
-        ended.unwrap_or_else(|error| panic!("{event:?} at {step:?}: {error}"));
+    let mut steps = 0;
+    for stage in STAGES {
+        for behind in 0.. {
+            let ended = World::run(42, |world| run_case(world, event, (stage, behind)));
+            let is_there =
+                ended.unwrap_or_else(|error| panic!("{event:?} at {stage:?}, {behind}: {error}"));
+            if !is_there {
+                assert!(behind > 0, "{stage:?} has steps");
+                break;
+            }
+            steps += 1;
+        }
     }
+    assert!(steps > STAGES.len() + 5, "{steps} steps");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 
 mod seeds;
 mod answers;
+mod disk_calls;
 mod disk_share;
 mod events;
 mod expiry;

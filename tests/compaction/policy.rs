@@ -7,7 +7,7 @@ use piggin::messages::failure::CompactionStage;
 use piggin::messages::{CompactOptions, FailureId, FailureKind, NextStep};
 use piggin::storage::{DroppedCollection, KvStore, OpenOptions, VbucketId};
 use piggin::{Bucket, BucketConfig, CompactionConfig, CompactionPolicy, SizeTier};
-use supervisor::testing::{Clock, Fault, World};
+use supervisor::testing::{Clock, Fault, HoldPoint, World};
 
 fn run(scenario: impl AsyncFnOnce(World) + Send) {
     World::run(10, |world| scenario(world)).expect("a run that ends");
@@ -69,6 +69,62 @@ fn what_is_overwritten_again_and_again_does_not_pile_up() {
     });
 }
 
+/// What was compacted lately is left as it is when the segments behind it are too many; the newest of them become one.
+#[test]
+fn the_newest_segments_are_merged_alone() {
+    run(async |world| {
+        let config = BucketConfig {
+            vbuckets: Some(1),
+            ..config(&world)
+        };
+        let bucket = world.create(config).await.expect("a bucket");
+        let write = async |numbers: std::ops::Range<u32>| {
+            for number in numbers {
+                let write = bucket.set(format!("key {number}"), vec![b'v'; 3000]);
+                write.await.expect("a write");
+            }
+            bucket.flush().await.expect("a flush");
+            world.sleep(Duration::from_millis(500)).await;
+        };
+        write(0..1000).await;
+        let options = CompactOptions::default();
+        let whole = bucket.compact(VbucketId::FIRST, options).await;
+        let whole = whole.expect("a compaction").bytes_after;
+        let hold = world.hold(HoldPoint {
+            vbucket: VbucketId::FIRST,
+            stage: CompactionStage::Publish,
+        });
+        for round in 0..6 {
+            write(1000 + 60 * round..1060 + 60 * round).await;
+        }
+        hold.reached().await;
+        let [status] = bucket.compactions()[..] else {
+            panic!("{:?}", bucket.compactions());
+        };
+        let run = status.running.expect("a run");
+        assert!(run.bytes_total < whole / 2, "{run:?} of {whole}");
+        let before = bucket.statistics().compaction.completed;
+        hold.release();
+        world.sleep(Duration::from_secs(100)).await;
+        let compaction = bucket.statistics().compaction;
+        assert!(compaction.completed > before, "{compaction:?}");
+        let purged = (
+            compaction.tombstones_purged,
+            compaction.prepares_purged,
+            compaction.collection_items_purged,
+        );
+        assert_eq!(purged, (0, 0, 0));
+        let lease = bucket.store_handle().lease().expect("the store");
+        let files = lease.store().file_statistics(VbucketId::FIRST);
+        let files = files.expect("figures");
+        assert_eq!(files.segments, 2, "the old one, and one of all newer ones");
+        drop(lease);
+        assert_eq!(bucket.statistics().documents, 1360);
+        assert_eq!(bucket.failures(FailureId(0)).failures, []);
+        bucket.shutdown().await.expect("an orderly end");
+    });
+}
+
 #[test]
 fn what_failed_is_tried_again() {
     run(async |world| {
@@ -122,6 +178,32 @@ fn what_was_dropped_is_erased_without_being_asked_for() {
         let statistics = bucket.statistics();
         let purged = statistics.compaction.collection_items_purged;
         assert_eq!((statistics.documents, purged), (20, 20));
+        assert_eq!(bucket.failures(FailureId(0)).failures, []);
+        bucket.shutdown().await.expect("an orderly end");
+    });
+}
+
+/// MB-32361: an erasing that a restart cut off was not gone on with.
+#[test]
+fn mb_32361_what_was_dropped_before_a_restart_is_erased_after_it() {
+    run(async |world| {
+        let mut lazy = config(&world);
+        lazy.compaction.policy = CompactionPolicy::NEVER;
+        let bucket = world.create(lazy).await.expect("a bucket");
+        for name in ["a", "b"] {
+            let created = bucket.create_collection("_default", name).await;
+            created.expect("a collection");
+            let collection = bucket.collection("_default", name).expect("it");
+            collection.set("k", "v").await.expect("a write");
+            let dropped = bucket.drop_collection("_default", name).await;
+            dropped.expect("a drop");
+        }
+        world.sleep(Duration::from_secs(5)).await;
+        assert_eq!(dropped(&bucket).len(), 4, "two in each vbucket");
+        bucket.shutdown().await.expect("an orderly end");
+        let bucket = world.open(config(&world)).await.expect("the bucket");
+        world.sleep(Duration::from_secs(5)).await;
+        assert_eq!(dropped(&bucket), []);
         assert_eq!(bucket.failures(FailureId(0)).failures, []);
         bucket.shutdown().await.expect("an orderly end");
     });

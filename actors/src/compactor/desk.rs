@@ -4,7 +4,7 @@
 //! Invariant: nothing is known only to an actor or a worker, so that either may be made anew at any moment. No lock is
 //! held while somebody is answered, and none while the store works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,24 +15,24 @@ use tokio::sync::oneshot;
 
 use super::budget::IoBudget;
 use super::look::Look;
-use super::policy::{CompactionPolicy, VbucketFigures};
+use super::policy::{CompactionPolicy, Reason, VbucketFigures};
 use super::prepares::{ErasedPrepares, PastOf};
 use super::state::{
     Assignment, CompactionFigures, CompactorLimits, CompactorState, Effect, Purge, RunEnd, Taken,
-    WaiterId,
+    WaiterId, Work,
 };
-use super::vbucket::CompactionTable;
+use super::vbucket::{Compactable, CompactionTable};
 use super::worker::CompactionWorker;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::Guardian;
-use crate::store_handle::StoreHandle;
+use crate::store_handle::{StoreGeneration, StoreHandle};
 use messages::compactor::{
     Compact, CompactError, CompactOptions, CompactionStatus, PreparesErased,
 };
 use messages::{ChildName, Generation};
 use storage::{
-    AbortReason, Compacted, CompactionProgress, ErasedPrepare, LogStore, Seqno, VbucketId,
+    AbortReason, Compacted, CompactionProgress, ErasedPrepare, KvStore, LogStore, Seqno, VbucketId,
 };
 
 /// What a compactor works with.
@@ -77,6 +77,8 @@ struct Shared {
     budget: Mutex<IoBudget>,
     look: Mutex<Look>,
     prepares: Mutex<ErasedPrepares>,
+    /// Their compaction panicked: they may not know up to where the store has purged them.
+    unsure: Mutex<BTreeSet<VbucketId>>,
 }
 
 /// So long a receiver whose mailbox is full is left alone.
@@ -96,6 +98,7 @@ impl Compactor {
                 budget: Mutex::new(IoBudget::new(config.bytes_per_second)),
                 look: Mutex::new(Look::new(now)),
                 prepares: Mutex::default(),
+                unsure: Mutex::default(),
                 config,
             }),
         }
@@ -257,7 +260,7 @@ impl Compactor {
         self.shared.state.lock().take(now)
     }
 
-    pub(super) fn begun(&self, of: Assignment) -> Option<Purge> {
+    pub(super) fn begun(&self, of: Assignment) -> Option<Work> {
         self.shared.state.lock().begun(of)
     }
 
@@ -294,6 +297,21 @@ impl Compactor {
         self.shared.state.lock().note_crash(of, now, random)
     }
 
+    /// A run panicked, behind its publish perhaps.
+    pub(super) fn note_unsure(&self, vbucket: VbucketId) {
+        self.shared.unsure.lock().insert(vbucket);
+    }
+
+    /// The next vbucket whose compaction panicked, and up to where the store has purged it: that is told to it once more,
+    /// for it may have been behind the publish. One that panics again hears of it from its next compaction.
+    pub(super) fn next_unsure(&self, store: &LogStore) -> Option<(Arc<dyn Compactable>, Seqno)> {
+        let vbucket = self.shared.unsure.lock().pop_first()?;
+        // One that is not served says so until it is made anew from what is stored.
+        let state = store.state(vbucket).ok()?;
+        let vbucket = self.shared.config.table.vbucket(vbucket).ok()?;
+        Some((vbucket, state.watermarks.purge_seqno))
+    }
+
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
     pub(super) fn settle(&self, of: Assignment, end: RunEnd) {
         // One that panicked is unwinding. What is left, or finds no room, is told by whoever looks for work next.
@@ -304,13 +322,61 @@ impl Compactor {
         self.change(|state| state.settle(of, end, now));
     }
 
+    /// A publish that erases these prepares begins.
+    pub(super) fn note_at_stake(
+        &self,
+        of: PastOf,
+        now: StoreGeneration,
+        prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
+    ) {
+        let mut erased = self.shared.prepares.lock();
+        erased.begins(of, now, prepares, vbucket);
+    }
+
+    /// Asks a store that was opened anew what became of publishes that did not come back; whether anything was in doubt.
+    pub(super) fn settle_doubts(&self, store: &LogStore, generation: StoreGeneration) -> bool {
+        let doubts = self.shared.prepares.lock().doubts_before(generation);
+        let is_any = !doubts.is_empty();
+        for (of, doubt) in doubts {
+            match doubt.gone_from(of, store) {
+                Ok(gone) => self.shared.prepares.lock().is_settled(of, &gone),
+                // Asked again with the next look for work; a vbucket that is down may be served again one day.
+                Err(error) => {
+                    tracing::debug!(vbucket = %of.0, %error, "erased prepares stay in doubt");
+                }
+            }
+        }
+        is_any
+    }
+
     /// These prepares are erased, and that is on disk: from now on they are told, whatever becomes of whoever found it.
-    pub(super) fn note_erased(&self, of: PastOf, prepares: &[ErasedPrepare]) {
-        self.shared.prepares.lock().erased(of, prepares);
+    pub(super) fn note_erased(
+        &self,
+        of: PastOf,
+        prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
+    ) {
+        self.shared.prepares.lock().erased(of, prepares, vbucket);
+        self.forget_erased();
+    }
+
+    /// Has the vbuckets forget what was erased: without our lock, and known until each has done so.
+    fn forget_erased(&self) {
+        loop {
+            let next = self.shared.prepares.lock().next_to_forget();
+            let Some((vbucket, erased)) = next else {
+                return;
+            };
+            vbucket.forget_erased(&erased);
+            self.shared.prepares.lock().forgotten(&erased);
+        }
     }
 
     /// Tells what is to be told; when (monotonic) to try again, if there was no room for all of it.
     pub(super) fn tell_prepares(&self) -> Option<Duration> {
+        // A panic may have kept one from it.
+        self.forget_erased();
         let is_done = self.shared.prepares.lock().tell();
         (!is_done).then(|| self.now().saturating_add(TELL_AGAIN))
     }
@@ -325,8 +391,15 @@ impl Compactor {
         let is_more = look.is_under_way();
         drop(look);
         let purge = self.purge(CompactOptions::default());
-        for vbucket in wanted {
-            self.change(|state| state.want(vbucket, purge));
+        for (vbucket, reason) in wanted {
+            let work = match reason {
+                Reason::Segments => Work::MergeNewest,
+                Reason::DroppedCollection
+                | Reason::Overdue
+                | Reason::Fragmentation
+                | Reason::Tombstones => Work::Rewrite(purge),
+            };
+            self.change(|state| state.want(vbucket, work));
         }
         is_more
     }
@@ -341,7 +414,7 @@ impl Compactor {
         self.shared.look.lock().before(self, vbucket, store)
     }
 
-    /// A compaction that began at those figures is complete: the policy remembers what another one could not change.
+    /// A rewrite that began at those figures is complete: the policy remembers what another one could not change.
     pub(super) fn note_compacted(
         &self,
         vbucket: VbucketId,

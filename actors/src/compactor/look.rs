@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::desk::{Compactor, CompactorConfig};
-use super::policy::{self, Past, VbucketFigures};
-use storage::{KvStore, LogStore, StorageError, VbucketId};
+use super::policy::{self, Past, Reason, VbucketFigures};
+use storage::{KvStore, LogStore, Seqno, StorageError, VbucketId};
 
 /// Without being asked to, it looks so often: for what grows old.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ pub(super) struct Look {
     at: Option<u16>,
     /// When the next look begins (monotonic).
     next_at: Duration,
-    /// How compactions of this opening left them.
+    /// How rewrites of this opening left them.
     past: BTreeMap<VbucketId, Past>,
 }
 
@@ -49,7 +49,11 @@ impl Look {
     }
 
     /// Looks at the next few; which of them are to be compacted, the most urgent first.
-    pub(super) fn slice(&mut self, compactor: &Compactor, store: &LogStore) -> Vec<VbucketId> {
+    pub(super) fn slice(
+        &mut self,
+        compactor: &Compactor,
+        store: &LogStore,
+    ) -> Vec<(VbucketId, Reason)> {
         let now = compactor.now();
         let first = match self.at {
             Some(at) => at,
@@ -75,12 +79,11 @@ impl Look {
         let with_past = seen
             .iter()
             .map(|(id, figures)| (*id, figures, self.past.get(id)));
-        let chosen = policy::choose(&compactor.config().policy, with_past);
-        let chosen = chosen.into_iter().map(|(id, reason)| {
-            tracing::debug!(vbucket = %id, ?reason, "to be compacted");
-            id
-        });
-        chosen.collect()
+        let chosen = policy::choose(&compactor.config().policy, with_past, now_s);
+        for (vbucket, reason) in &chosen {
+            tracing::debug!(%vbucket, ?reason, "to be compacted");
+        }
+        chosen
     }
 
     /// How a vbucket stands before a compaction. `None`: it cannot be said.
@@ -95,7 +98,7 @@ impl Look {
         figures.ok()
     }
 
-    /// A compaction that began at those figures is complete.
+    /// A rewrite that began at those figures is complete.
     pub(super) fn note_compacted(
         &mut self,
         compactor: &Compactor,
@@ -107,7 +110,8 @@ impl Look {
         let after = self.figures(compactor.config(), store, vbucket, at_s);
         // One of another past was not compacted.
         if let Some(after) = after.ok().filter(|after| after.of == began.of) {
-            let left = began.unchanged_in(after);
+            let keeps_history = compactor.config().history_floor != Seqno::MAX;
+            let left = began.unchanged_in(after, keeps_history);
             self.past.insert(vbucket, Past { at_s, left });
         }
     }

@@ -1,7 +1,8 @@
 //! What the engine compacts by itself: a pure function of figures.
 //!
-//! Invariant: nothing here reads a clock or a store. What the last compaction could not change (versions that history
-//! still needs, tombstones that a rule keeps) is no reason for another one, so that nothing is rewritten for ever.
+//! Invariant: nothing here reads a clock or a store. What the last rewrite could not change (versions that history still
+//! needs, tombstones that a rule keeps) is no reason for another one, and a merge of the newest segments, which purges
+//! nothing, leaves fewer of them: so nothing is rewritten for ever.
 
 use std::time::Duration;
 
@@ -13,9 +14,13 @@ pub struct CompactionPolicy {
     /// Whether dropped collections are erased as soon as they are found.
     pub erases_dropped: bool,
     /// Segments a vbucket may have: up to the first size, up to the second, and so on. Every point read may look at each
-    /// of them, and to merge them rewrites the whole vbucket; small ones are merged earlier, for it costs little. A
-    /// vbucket above all sizes is allowed what the last tier is.
+    /// of them; small vbuckets are merged earlier, for it costs little. A vbucket above all sizes is allowed what the
+    /// last tier is.
     pub tiers: [SizeTier; 2],
+    /// Where there are more, the newest are merged, which leaves the older ones as they are; but all are, at the first
+    /// time in an opening, when the vbucket has twice as many bytes as that left, and after this time. For only then
+    /// completed prepares and old tombstones go, and documents are found whose time is up.
+    pub rewritten_every: Duration,
     /// Dead share of a vbucket's segments, in per mille, from which they are rewritten.
     pub fragmentation_permille: u64,
     /// Dead bytes below which nothing is rewritten for their sake.
@@ -48,6 +53,7 @@ impl Default for CompactionPolicy {
                     segments_max: 8,
                 },
             ],
+            rewritten_every: Duration::from_secs(3600),
             fragmentation_permille: 500,
             fragmented_bytes_min: 1 << 20,
             tombstones_permille: 100,
@@ -63,6 +69,7 @@ impl CompactionPolicy {
             bytes_max: u64::MAX,
             segments_max: usize::MAX,
         }; 2],
+        rewritten_every: Duration::MAX,
         fragmentation_permille: u64::MAX,
         fragmented_bytes_min: u64::MAX,
         tombstones_permille: u64::MAX,
@@ -73,7 +80,20 @@ impl CompactionPolicy {
         let tier = self.tiers.iter().find(|tier| bytes <= tier.bytes_max);
         tier.unwrap_or(last).segments_max.max(1)
     }
+
+    /// Whether one that has too many segments is rewritten as a whole.
+    fn is_overdue(&self, space: &FileStatistics, past: Option<&Past>, now_s: u32) -> bool {
+        past.is_none_or(|past| {
+            let since_s = u64::from(now_s.saturating_sub(past.at_s));
+            let left = past.left.space.total_bytes;
+            since_s >= self.rewritten_every.as_secs()
+                || space.total_bytes >= left.saturating_mul(GROWN_TIMES)
+        })
+    }
 }
+
+/// What only a rewrite lets go is at most as much again as what the last one left.
+const GROWN_TIMES: u64 = 2;
 
 /// What is known of a vbucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,21 +113,25 @@ pub struct VbucketFigures {
 }
 
 impl VbucketFigures {
-    /// What a compaction that began at these figures, and left those, could not change: what was dropped, died or was
-    /// sealed while it ran was not its to change (MB-42652), and is news to whoever looks next.
+    /// What a rewrite that began at these figures, and left those, could not change: what was dropped or died while it
+    /// ran was not its to change (MB-42652), and is news to whoever looks next. Where no history is kept, nothing that
+    /// was dead when it began is left.
     #[must_use]
-    pub fn unchanged_in(&self, mut after: VbucketFigures) -> VbucketFigures {
+    pub fn unchanged_in(&self, mut after: VbucketFigures, keeps_history: bool) -> VbucketFigures {
         after
             .dropped
             .retain(|dropped| self.dropped.contains(dropped));
-        let dead = dead_bytes(&self.space).min(dead_bytes(&after.space));
+        let dead = if keeps_history {
+            dead_bytes(&self.space).min(dead_bytes(&after.space))
+        } else {
+            0
+        };
         after.space.live_bytes = after.space.total_bytes.saturating_sub(dead);
-        after.space.segments = after.space.segments.min(self.space.segments);
         after
     }
 }
 
-/// How a vbucket was left by its last compaction.
+/// How a vbucket was left by its last rewrite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Past {
     /// When, in seconds since the Unix epoch.
@@ -118,8 +142,8 @@ pub struct Past {
 
 impl Past {
     /// This, if it is of the past those figures are of: what a compaction left of another says nothing.
-    fn of_the_same(&self, figures: &VbucketFigures) -> Option<&VbucketFigures> {
-        (self.left.of == figures.of).then_some(&self.left)
+    fn of_the_same(&self, figures: &VbucketFigures) -> Option<&Past> {
+        (self.left.of == figures.of).then_some(self)
     }
 }
 
@@ -128,8 +152,10 @@ impl Past {
 pub enum Reason {
     /// A collection was dropped.
     DroppedCollection,
-    /// It has too many segments.
+    /// It has too many segments: the newest are merged. For all other reasons all segments are rewritten.
     Segments,
+    /// It has too many segments, and was not rewritten for long, or grew much since.
+    Overdue,
     /// Too much of it is dead.
     Fragmentation,
     /// It has many tombstones that may go.
@@ -162,17 +188,16 @@ pub fn reason(
     policy: &CompactionPolicy,
     figures: &VbucketFigures,
     past: Option<&Past>,
+    now_s: u32,
 ) -> Option<Reason> {
-    let left = past.and_then(|past| past.of_the_same(figures));
+    let past = past.and_then(|past| past.of_the_same(figures));
+    let left = past.map(|past| &past.left);
     let is_news = left.is_none_or(|left| left.dropped != figures.dropped);
     if policy.erases_dropped && !figures.dropped.is_empty() && is_news {
         return Some(Reason::DroppedCollection);
     }
+    // Before the number of segments: where they come all the time, nothing dead would ever go.
     let space = &figures.space;
-    let left_segments = left.map_or(0, |left| left.space.segments);
-    if space.segments > policy.segments_max(space.total_bytes) && space.segments > left_segments {
-        return Some(Reason::Segments);
-    }
     let left_dead = left.map_or(0, |left| dead_bytes(&left.space));
     let dead = dead_bytes(space).saturating_sub(left_dead);
     let is_fragmented = permille(dead, space.total_bytes) >= policy.fragmentation_permille;
@@ -181,7 +206,17 @@ pub fn reason(
     }
     let keys = figures.documents.saturating_add(figures.tombstones);
     let has_many = permille(figures.tombstones, keys) >= policy.tombstones_permille;
-    (figures.tombstones > 0 && has_many).then_some(Reason::Tombstones)
+    if figures.tombstones > 0 && has_many {
+        return Some(Reason::Tombstones);
+    }
+    let has_too_many = space.segments > policy.segments_max(space.total_bytes);
+    has_too_many.then(|| {
+        if policy.is_overdue(space, past, now_s) {
+            Reason::Overdue
+        } else {
+            Reason::Segments
+        }
+    })
 }
 
 /// Which of these to compact, the most urgent first; of equal ones, that with most to gain.
@@ -189,11 +224,12 @@ pub fn reason(
 pub fn choose<'f>(
     policy: &CompactionPolicy,
     vbuckets: impl IntoIterator<Item = (VbucketId, &'f VbucketFigures, Option<&'f Past>)>,
+    now_s: u32,
 ) -> Vec<(VbucketId, Reason)> {
     let mut chosen: Vec<_> = vbuckets
         .into_iter()
         .filter_map(|(vbucket, figures, past)| {
-            let reason = reason(policy, figures, past)?;
+            let reason = reason(policy, figures, past, now_s)?;
             let gain = (dead_bytes(&figures.space), figures.space.segments);
             Some((reason, std::cmp::Reverse(gain), vbucket))
         })

@@ -45,6 +45,34 @@ impl Purge {
     }
 }
 
+/// What a run shall do. More is stronger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Work {
+    /// Make one of the newest segments. Nothing is let go but what is superseded in them.
+    #[default]
+    MergeNewest,
+    /// Rewrite all segments, and let this go.
+    Rewrite(Purge),
+}
+
+impl Work {
+    /// What satisfies both.
+    #[must_use]
+    pub fn and(self, other: Work) -> Work {
+        match (self, other) {
+            (Work::Rewrite(one), Work::Rewrite(other)) => Work::Rewrite(one.and(other)),
+            (rewrite @ Work::Rewrite(_), Work::MergeNewest) => rewrite,
+            (Work::MergeNewest, other) => other,
+        }
+    }
+}
+
+impl From<Purge> for Work {
+    fn from(purge: Purge) -> Work {
+        Work::Rewrite(purge)
+    }
+}
+
 /// A run for a worker to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assignment {
@@ -183,17 +211,17 @@ impl CompactorState {
         };
         match refused {
             Some(error) => self.effects.push(Effect::Answer(waiter, Err(error))),
-            None => self.enqueue(vbucket, purge, Some(waiter)),
+            None => self.enqueue(vbucket, purge.into(), Some(waiter)),
         }
     }
 
     /// The engine itself wants a compaction. Not while one is under way: it looks again after that. Nor of a vbucket
     /// whose compaction always panics.
-    pub fn want(&mut self, vbucket: VbucketId, purge: Purge) {
+    pub fn want(&mut self, vbucket: VbucketId, work: impl Into<Work>) {
         let entry = self.vbuckets.get(&vbucket);
         let is_not_now = |entry: &Entry| entry.running.is_some() || entry.is_left_alone();
         if self.life == Life::Open && !entry.is_some_and(is_not_now) {
-            self.enqueue(vbucket, purge, None);
+            self.enqueue(vbucket, work.into(), None);
         }
     }
 
@@ -204,7 +232,7 @@ impl CompactorState {
         entry.is_some_and(|entry| entry.queued.is_some() || entry.running.is_some())
     }
 
-    fn enqueue(&mut self, vbucket: VbucketId, purge: Purge, waiter: Option<WaiterId>) {
+    fn enqueue(&mut self, vbucket: VbucketId, work: Work, waiter: Option<WaiterId>) {
         let place = self.number();
         let entry = self.vbuckets.entry(vbucket).or_default();
         let joinable = entry.running.as_mut();
@@ -213,8 +241,8 @@ impl CompactorState {
             Some(run) => &mut run.of,
             None => entry.queued.get_or_insert_with(|| Queued::new(place)),
         };
-        wish.purge = wish.purge.and(purge);
-        wish.want(waiter.is_none().then_some(purge));
+        wish.work = wish.work.and(work);
+        wish.want(waiter.is_none().then_some(work));
         wish.waiters.extend(waiter);
         self.effects.push(Effect::WakeWorkers);
     }
@@ -261,13 +289,13 @@ impl CompactorState {
     }
 
     /// The run reads from now on, with what was wanted of it until now. `None`: it is to be aborted instead.
-    pub fn begun(&mut self, of: Assignment) -> Option<Purge> {
+    pub fn begun(&mut self, of: Assignment) -> Option<Work> {
         let run = self.run(of)?;
         if run.abort.is_some() {
             return None;
         }
         run.has_begun = true;
-        Some(run.of.purge)
+        Some(run.of.work)
     }
 
     /// How far a run is.

@@ -55,12 +55,25 @@ impl CompactionWorker {
     fn begin(&mut self) -> Step {
         let now = self.compactor.now();
         // First: neither a store that is away nor a queue that never ends is a reason to keep it.
-        let tell_again = self.compactor.tell_prepares();
+        let mut tell_again = self.compactor.tell_prepares();
         let Ok(lease) = self.compactor.config().store.lease() else {
             // Woken when the store is back.
             let rest = tell_again.map(|at| at.saturating_sub(now));
             return rest.map_or(Step::Idle, Step::IdleFor);
         };
+        self.is_in_store = true;
+        let is_settled = self
+            .compactor
+            .settle_doubts(lease.store(), lease.generation());
+        let unsure = self.compactor.next_unsure(lease.store());
+        self.is_in_store = false;
+        if is_settled {
+            tell_again = self.compactor.tell_prepares();
+        }
+        if let Some((vbucket, purged)) = unsure {
+            vbucket.purged(purged);
+            return Step::Again;
+        }
         let later = match self.compactor.take() {
             Taken::Run(assignment) => {
                 self.in_hand = Some(assignment);
@@ -134,7 +147,7 @@ impl CompactionWorker {
         if is_first {
             let begun = self.compactor.begun(working.assignment);
             self.is_in_store = true;
-            let begun = begun.map(|purge| working.make_job(&self.compactor, purge));
+            let begun = begun.map(|work| working.make_job(&self.compactor, work));
             self.is_in_store = false;
             match begun {
                 Some(Ok(())) => {}
@@ -156,6 +169,13 @@ impl CompactionWorker {
         let Some(job) = &mut working.job else {
             return Step::Again;
         };
+        if let Some(of) = working.of {
+            // First: a step that fails, or panics, may have published all the same.
+            let generation = working.lease.generation();
+            let at_stake = job.prepares_at_stake();
+            self.compactor
+                .note_at_stake(of, generation, at_stake, &working.vbucket);
+        }
         self.is_in_store = true;
         let outcome = working.span.in_scope(|| job.step());
         self.is_in_store = false;
@@ -166,7 +186,7 @@ impl CompactionWorker {
         // First: nobody looks for it again, so a panic from here on must not lose it.
         if let Some((published, of)) = published(&outcome).zip(working.of) {
             let prepares = &published.prepares_erased;
-            self.compactor.note_erased(of, prepares);
+            self.compactor.note_erased(of, prepares, &working.vbucket);
             working.vbucket.purged(published.purge_seqno);
         }
         working.is_publishing |= stage == CompactionStage::Publish;
@@ -189,6 +209,8 @@ impl CompactionWorker {
                 if let Some((vbucket, began)) = began {
                     self.note_compacted(vbucket, &began);
                 }
+                // What came meanwhile, or is still too much, was passed over as long as this run was under way.
+                self.compactor.look_soon();
             }
             Outcome::Aborted(reason) => self.end(RunEnd::Aborted(reason)),
             Outcome::Failed(failure) => self.failed(failure),
@@ -252,6 +274,9 @@ impl CompactionWorker {
         let Some(assignment) = self.in_hand else {
             return;
         };
+        if self.working.as_ref().is_some_and(|run| run.job.is_some()) {
+            self.compactor.note_unsure(assignment.vbucket);
+        }
         if !self.compactor.note_crash(assignment) {
             return;
         }
@@ -277,7 +302,7 @@ impl CompactionWorker {
         }
     }
 
-    /// A run is complete and settled: has the policy remember what it could not change.
+    /// A rewrite is complete and settled: has the policy remember what it could not change.
     fn note_compacted(&mut self, vbucket: VbucketId, began: &VbucketFigures) {
         // Without the store the policy knows less, and at worst has it compacted once more.
         let Ok(lease) = self.compactor.config().store.lease() else {
@@ -300,6 +325,10 @@ impl Worker for CompactionWorker {
         };
         self.is_stepping = false;
         step
+    }
+
+    fn gives_way(&self) -> bool {
+        true
     }
 }
 

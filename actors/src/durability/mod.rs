@@ -6,8 +6,8 @@
 //! - [`Ledger`] is what must survive the one who drives them: who waits for an answer, who acknowledged what (rule R20).
 //!   A monitor is made anew from it, the outstanding prepares and the store's watermarks.
 //!
-//! Names are those of the field. Nothing in this crate drives a monitor yet: this is the foundation of durable writes,
-//! not durable writes.
+//! Names are those of the field. The vbucket holds a monitor and a ledger under its lock, and tells them of everything as it
+//! happens ([`vbucket`](crate::vbucket)).
 //!
 //! Invariant: writes are decided, and so completed, in the order of their prepares; a node counts as holding a prepare
 //! exactly when it acknowledged that seqno or a higher one.
@@ -21,9 +21,11 @@ mod passive;
 mod dead;
 mod monitor;
 mod ledger;
+mod driver;
 
 pub use active::{ActiveMonitor, Decision, OutOfTurn, Settled, Verdict};
 pub use dead::DeadMonitor;
+pub use driver::{Driver, DriverConfig, DriverCore};
 pub use ledger::{Ledger, RoleEpoch};
 pub use monitor::{Monitor, Outstanding, Standing, high_prepared_on_disk};
 pub use passive::{

@@ -66,6 +66,40 @@ impl SnapshotEnd {
     }
 }
 
+impl SnapshotEnd {
+    /// What its marker named as prepared, or its last seqno if that said nothing.
+    #[must_use]
+    pub fn high_prepared(&self) -> Seqno {
+        self.high_prepared.unwrap_or(self.seqno)
+    }
+
+    /// What its marker named as completed; zero of a snapshot from memory.
+    #[must_use]
+    pub fn high_completed(&self) -> Seqno {
+        self.high_completed
+    }
+
+    /// The same where the newest item is its last, though its marker named a later one.
+    #[must_use]
+    pub fn ending_at(self, seqno: Seqno) -> SnapshotEnd {
+        SnapshotEnd {
+            seqno,
+            high_prepared: self.high_prepared.map(|named| named.min(seqno)),
+            ..self
+        }
+    }
+
+    /// The same behind a snapshot from disk that is not on disk here.
+    #[must_use]
+    pub fn as_disk(self) -> SnapshotEnd {
+        SnapshotEnd {
+            kind: SnapshotKind::Disk,
+            high_prepared: None,
+            ..self
+        }
+    }
+}
+
 /// How a prepare ended on the active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completion {
@@ -219,6 +253,14 @@ impl PassiveMonitor {
         Ok(())
     }
 
+    /// Whether the active may end a prepare of this key so, before anything is done about it.
+    pub fn check(&self, key: &DocumentKey, order: CompletionOrder) -> Result<(), PassiveError> {
+        match order {
+            CompletionOrder::Ordered(seqno) => self.check_next(key, seqno).map(drop),
+            CompletionOrder::Unordered => Ok(()),
+        }
+    }
+
     /// Whether this is the next to end. Not the first above the high completed seqno: a disk snapshot that shows a
     /// collection only in its last life may have raised that over prepares that go on.
     fn check_next(&self, key: &DocumentKey, seqno: Seqno) -> Result<Seqno, PassiveError> {
@@ -366,6 +408,12 @@ pub struct Acknowledger {
 }
 
 impl Acknowledger {
+    /// Whether there is anything to be sent.
+    #[must_use]
+    pub fn is_due(&self, high_prepared: Seqno) -> bool {
+        high_prepared > self.sent
+    }
+
     /// What is to be sent now, if anything: rising values, each once; on a stream that was just accepted what was reached
     /// before it, since the last word on the stream before may be lost (MB-35361).
     #[must_use]

@@ -25,6 +25,7 @@ pub(crate) struct Life {
     waits: Arc<dyn WatchWaits>,
     generation: Generation,
     worker: Option<Box<dyn Worker>>,
+    gives_way: bool,
     /// Orders seen so far, and what they say.
     seen: u64,
     resets: u64,
@@ -56,6 +57,7 @@ impl Life {
             tether,
             generation: Generation::default(),
             worker: None,
+            gives_way: false,
             seen: 0,
             resets: 0,
             is_held: false,
@@ -69,6 +71,11 @@ impl Life {
 
     pub(crate) fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Whether a worker was made that gives way to others.
+    pub(crate) fn gives_way(&self) -> bool {
+        self.gives_way
     }
 
     /// Whether the next turn is a step of a worker that was made.
@@ -159,7 +166,10 @@ impl Life {
         self.generation = self.tether.next_generation();
         let generation = self.generation;
         match guarded(|| (self.spec.make)(generation)) {
-            Ok(worker) => self.worker = Some(worker),
+            Ok(worker) => {
+                self.gives_way = guarded(|| worker.gives_way()).unwrap_or(false);
+                self.worker = Some(worker);
+            }
             Err(panic) => return self.down(ExitCause::Panicked(panic)),
         }
         let guardian = &self.spec.guardian;

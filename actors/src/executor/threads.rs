@@ -4,6 +4,8 @@
 //! given before that is kept. A panic ends neither thread nor executor: the guardian is asked, and a new worker is made
 //! on the same thread. Dropping the executor stops all and waits for nobody.
 
+mod priority;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -101,8 +103,16 @@ impl Drop for ThreadExecutor {
 
 /// The body of a worker's thread. The place is given up last, after the worker was dropped.
 fn live(mut life: Life, bell: &Bell, hooks: &Hooks, place: Place) {
+    let mut gives_way = false;
     while !bell.is_stopping() {
-        match turn(&mut life, bell, hooks) {
+        let turn = turn(&mut life, bell, hooks);
+        if !gives_way && life.gives_way() {
+            gives_way = true;
+            if let Err(error) = priority::give_way() {
+                tracing::warn!(worker = %life.name(), %error, "its thread does not give way to others");
+            }
+        }
+        match turn {
             Turn::Stepped(Step::Again) => {}
             Turn::Stepped(Step::Idle) | Turn::OutOfService => bell.wait(),
             Turn::Stepped(Step::IdleFor(time)) => bell.wait_for(time),

@@ -5,8 +5,10 @@
 //! | drain | something is under way to the disk | later |
 //! | drain, store | nobody wants it any more, and the store was not told | given up |
 //! | store | no store now; it is being opened anew | later |
-//! | | the store went back; memory follows in the same step | load |
+//! | | the store went back; memory follows in the same step | prepares |
 //! | | the disk refused | later, told as `Rollback` |
+//! | prepares | those that are not over are read | load |
+//! | | they cannot be read | **failed**, as below |
 //! | load | the store is called back | later, from its beginning |
 //! | | everything was read, with proof | complete |
 //! | | it cannot be read | **failed**, out of service, told as `Scan { Rollback }` |
@@ -26,11 +28,13 @@ use crate::hooks::FaultPoint;
 use crate::store_handle::StoreLease;
 use crate::vbucket::VbucketCore;
 use crate::warmup::events;
+use crate::warmup::prepares::PreparesReading;
 use messages::failure::ScanPurpose;
 use messages::replication::RollbackEnd;
 use messages::{DownCause, FailureCause};
 use storage::{
-    ItemView, Job, KvStore, Namespace, Outcome, RolledBack, Scan, Seqno, SeqnoRange, StorageError,
+    Item, ItemView, Job, KvStore, Namespace, Outcome, RolledBack, Scan, Seqno, SeqnoRange,
+    StorageError,
 };
 
 /// How far a rollback is.
@@ -40,7 +44,9 @@ enum Stage {
     Drain,
     /// The store goes back.
     Store,
-    /// Memory is what the store went back to, and gets its documents anew.
+    /// Memory is what the store went back to, and gets its prepares anew,
+    Prepares(Seqno),
+    /// and its documents.
     Load(Seqno),
 }
 
@@ -137,6 +143,7 @@ pub(super) enum Held {
         Box<dyn Job<Output = RolledBack, Failure = StorageError> + Send>,
         StoreLease,
     ),
+    Prepares(PreparesReading, StoreLease),
     Scan(Box<dyn Scan>, StoreLease),
 }
 
@@ -162,10 +169,23 @@ impl Held {
                     Stepped::Refused(cause)
                 }
             },
-            Held::Scan(_, lease) if lease.is_recalled() => {
+            Held::Prepares(_, lease) | Held::Scan(_, lease) if lease.is_recalled() => {
                 *self = Held::Nothing;
                 Stepped::Later
             }
+            Held::Prepares(reading, _) => match read_prepares(reading, config) {
+                Ok(Outcome::Yielded) => Stepped::Again,
+                Ok(Outcome::Complete(prepares)) => {
+                    *self = Held::Nothing;
+                    loaded_prepares(claim, prepares)
+                }
+                Ok(Outcome::Aborted(_)) => {
+                    *self = Held::Nothing;
+                    Stepped::Later
+                }
+                Ok(Outcome::Failed(cause)) => failed(claim, cause),
+                Err(cause) => out_of_service(claim, cause),
+            },
             Held::Scan(scan, _) => match read(&mut **scan, claim, config) {
                 Ok(Outcome::Yielded) => Stepped::Again,
                 Ok(Outcome::Complete(to)) => {
@@ -198,6 +218,17 @@ impl Held {
             return Stepped::Later;
         };
         let id = claim.core.id();
+        if let Stage::Prepares(_) = claim.stage {
+            let snapshot = match lease.store().snapshot(id) {
+                Ok(snapshot) => snapshot,
+                Err(cause) => return failed(claim, cause),
+            };
+            let Some(reading) = PreparesReading::of(&*snapshot) else {
+                return loaded_prepares(claim, Vec::new());
+            };
+            *self = Held::Prepares(reading, lease);
+            return Stepped::Again;
+        }
         if let Stage::Load(_) = claim.stage {
             let scan = match lease.store().snapshot(id) {
                 Ok(snapshot) => snapshot.scan_by_seqno(SeqnoRange::ALL),
@@ -241,7 +272,7 @@ fn follow(claim: &mut Claim, rolled: RolledBack, lease: &StoreLease) -> Stepped 
     let uid = events.iter().map(|(_, event)| event.uid().0).max();
     Arc::make_mut(&mut state.identity).manifest_uid = uid.unwrap_or(0);
     claim.core.reset_to(&state, events);
-    claim.stage = Stage::Load(to);
+    claim.stage = Stage::Prepares(to);
     match unread {
         Some(cause) => failed(claim, cause),
         None => Stepped::Again,
@@ -262,17 +293,37 @@ fn out_of_service(claim: &Claim, cause: FailureCause) -> Stepped {
     Stepped::Failed(cause)
 }
 
+/// The prepares are in memory; documents follow.
+fn loaded_prepares(claim: &mut Claim, prepares: Vec<Item>) -> Stepped {
+    claim.core.warm_prepares(prepares);
+    if let Stage::Prepares(to) = claim.stage {
+        claim.stage = Stage::Load(to);
+    }
+    Stepped::Again
+}
+
+fn read_prepares(
+    reading: &mut PreparesReading,
+    config: &RollbackConfig,
+) -> Result<Outcome<Vec<Item>>, FailureCause> {
+    strike(config)?;
+    Ok(reading.step(config.step_bytes))
+}
+
+/// A test's fault strikes where the store's own would.
+fn strike(config: &RollbackConfig) -> Result<(), FailureCause> {
+    let purpose = ScanPurpose::Rollback;
+    let hooks = &config.environment.hooks;
+    hooks.fault(FaultPoint::Scan { purpose })
+}
+
 /// Reads some more of what the store holds.
 fn read(
     scan: &mut dyn Scan,
     claim: &Claim,
     config: &RollbackConfig,
 ) -> Result<Outcome<Seqno>, FailureCause> {
-    let purpose = ScanPurpose::Rollback;
-    config
-        .environment
-        .hooks
-        .fault(FaultPoint::Scan { purpose })?;
+    strike(config)?;
     let mut bad = None;
     let mut visit = |view: ItemView<'_>| {
         if view.namespace() != Namespace::Committed {

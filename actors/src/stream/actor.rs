@@ -10,8 +10,8 @@ use actix::Message;
 
 use messages::OperationError;
 use messages::stream::{
-    BufferAcknowledge, CloseStream, GetFailoverLog, LookAtStreams, OpenStream, StreamError,
-    StreamOpened, StreamRequest, StreamRequestError,
+    AcknowledgePrepared, BufferAcknowledge, CloseStream, GetFailoverLog, LookAtStreams, OpenStream,
+    StreamError, StreamOpened, StreamRequest, StreamRequestError,
 };
 use storage::FailoverEntry;
 
@@ -158,6 +158,20 @@ impl On<BufferAcknowledge> for ProducerCore {
         let answer = self
             .producer
             .acknowledge(done.vbucket, done.stream, done.bytes);
+        self.look(ctx);
+        Reply::Now(answer)
+    }
+}
+
+impl On<AcknowledgePrepared> for ProducerCore {
+    fn on(
+        &mut self,
+        done: AcknowledgePrepared,
+        ctx: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<(), StreamError>> {
+        let answer = self
+            .producer
+            .acknowledge_prepared(done.vbucket, done.stream, done.seqno);
         self.look(ctx);
         Reply::Now(answer)
     }

@@ -12,7 +12,7 @@ use messages::OperationError;
 use messages::stream::{
     StreamEndReason, StreamError, StreamId, StreamOpened, StreamRequest, StreamRequestError,
 };
-use storage::{FailoverEntry, VbucketId};
+use storage::{FailoverEntry, Seqno, VbucketId};
 
 use super::admit::{admit, check_words};
 use super::live::{Links, Live, Looked};
@@ -86,6 +86,8 @@ impl Producer {
         let (view, past) = core.stream_view()?;
         let (consumer, number) = (&request.consumer, request.stream_number);
         let streams = self.streams.entry(vbucket).or_default();
+        // A node that comes back is heard on its new stream, and its old one ended before that.
+        streams.iter_mut().for_each(Live::release_if_gone);
         let is_open = streams.iter().any(|one| one.is_open_as(consumer, number));
         let admitted = admit(request, &view, is_open)?;
         core.set_stream_edge(Arc::clone(&self.config.edge));
@@ -125,6 +127,21 @@ impl Producer {
         self.stream(vbucket, stream)?.acknowledge(bytes)?;
         self.config.edge.mark(vbucket);
         Ok(())
+    }
+
+    /// A replica holds every prepare up to `seqno`. Of a stream that is over nothing is heard, which is nobody's fault.
+    pub fn acknowledge_prepared(
+        &mut self,
+        vbucket: VbucketId,
+        stream: StreamId,
+        seqno: Seqno,
+    ) -> Result<(), StreamError> {
+        let Ok(stream) = self.stream(vbucket, stream) else {
+            return Ok(());
+        };
+        let acknowledged = stream.acknowledge_prepared(seqno);
+        self.config.edge.mark(vbucket);
+        acknowledged
     }
 
     /// The branches of a vbucket's history, newest first.

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use messages::OperationError;
 use messages::vbucket::{
     Add, Delete, DescribeVbucket, EraseEnded, Found, Get, GetAndTouch, GetMany, GetMeta, Meta,
     Mutated, Replace, Set, SetVbucketState, Touch, VbucketDescription, Write, WriteBatch,
 };
+use messages::{OperationError, WriteDurably};
 
 use storage::Outcome;
 
@@ -122,6 +122,21 @@ macro_rules! writes {
 }
 
 writes! { Set Add Replace Delete Touch }
+
+impl On<WriteDurably> for VbucketActor {
+    fn on(
+        &mut self,
+        WriteDurably { write, durability }: WriteDurably,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Mutated, OperationError>> {
+        let core = self.core();
+        match core.map(|core| core.write_durably_acknowledged(write, durability).now()) {
+            Ok(Ok(answer)) => Reply::Now(answer),
+            Ok(Err(waits)) => Reply::later(waits),
+            Err(error) => Reply::Now(Err(error)),
+        }
+    }
+}
 
 impl On<WriteBatch> for VbucketActor {
     fn on(

@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use super::checkpoint::{CheckpointLimits, CheckpointLog};
 use super::dirty::DirtyVbuckets;
-use super::document_map::{DocumentMap, MapFigures, Place};
+use super::document_map::{DocumentMap, MapFigures};
+use super::durability::{Durable, has_prepares};
 use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::lock::Locked;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
+use super::prepares::Prepares;
 use super::producing::{Producing, Watched};
 use super::replica::StreamEpoch;
 use super::rollback::Rollback;
@@ -27,7 +29,7 @@ use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use messages::{DownCause, OperationError};
 use storage::{
-    HybridLogicalClock, Item, ManifestUid, MemoryAccount, Namespace, RollbackEpoch, Seqno,
+    HybridLogicalClock, Incarnation, Item, ManifestUid, MemoryAccount, RollbackEpoch, Seqno,
     VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid,
     Watermarks,
 };
@@ -71,6 +73,8 @@ pub struct VbucketCore {
     pub(super) environment: Environment,
     pub(super) memory: Arc<MemoryAccount>,
     pub(super) map: DocumentMap,
+    pub(super) prepares: Prepares,
+    pub(super) incarnation: Incarnation,
     pub(super) cas: HybridLogicalClock,
     pub(super) waiters: Waiters,
     pub(super) down: RwLock<Option<DownCause>>,
@@ -87,6 +91,9 @@ pub struct VbucketCore {
     high_seqno: AtomicU64,
     persisted_seqno: AtomicU64,
     dirty: Arc<DirtyVbuckets>,
+    /// The level every write waits for at least, as its byte; zero for none.
+    pub(super) durability_level_min: AtomicU8,
+    pub(super) durability_edge: RwLock<Option<Arc<DirtyVbuckets>>>,
     on_suspect: OnSuspect,
     pub(super) watched: Watched,
     inner: Mutex<Inner>,
@@ -105,6 +112,7 @@ pub(super) struct Inner {
     pub(super) in_flight: Option<Seqno>,
     pub(super) stream: StreamEpoch,
     pub(super) tombstones: Tombstones,
+    pub(super) durable: Durable,
     pub(super) producing: Producing,
     /// The rollback under way.
     pub(super) rollback: Option<Rollback>,
@@ -130,6 +138,7 @@ impl VbucketCore {
             log: CheckpointLog::new(high, config.checkpoints),
             snapshots: Snapshots::stored(&stored, identity.state == VbucketState::Active),
             flushed: Flushed::stored(stored),
+            durable: Durable::stored(&identity, &stored),
             in_flight: None,
             stream: StreamEpoch::default(),
             tombstones: Tombstones::default(),
@@ -142,6 +151,8 @@ impl VbucketCore {
         VbucketCore {
             id: config.id,
             map: DocumentMap::new(),
+            prepares: Prepares::new(has_prepares(&stored)),
+            incarnation: config.position.incarnation,
             cas: HybridLogicalClock::default(),
             waiters: Waiters::new(high),
             down: RwLock::new(None),
@@ -156,6 +167,8 @@ impl VbucketCore {
             environment: config.environment,
             memory: config.memory,
             dirty: config.dirty,
+            durability_level_min: AtomicU8::new(0),
+            durability_edge: RwLock::new(None),
             on_suspect: config.on_suspect,
             watched: Watched::default(),
             inner: Mutex::new(inner),
@@ -204,11 +217,13 @@ impl VbucketCore {
         self.memory.held_bytes()
     }
 
-    /// Bytes of them that are no key's newest version: the store has not sealed them, or the checkpoint log keeps them.
+    /// Bytes of them that are no key's newest version nor a prepare that goes on: the store has not sealed them, or the
+    /// checkpoint log keeps them.
     #[must_use]
     pub fn spare_bytes(&self) -> u64 {
         let held = self.memory.held_bytes();
-        held.saturating_sub(self.map.figures().bytes)
+        let needed = self.map.figures().bytes;
+        held.saturating_sub(needed.saturating_add(self.prepares.bytes()))
     }
 
     /// Bytes its checkpoint log keeps alive. Part of what the memory account holds, never added to it.
@@ -253,10 +268,12 @@ impl VbucketCore {
     }
 
     /// No further writes and state changes: they are answered `Closed` (rule R22). Reads go on, and what was accepted
-    /// goes to disk. When this returns no write is under way any more.
+    /// goes to disk. When this returns no write is under way any more. Durable writes are not decided any more: whoever
+    /// waits is told that the outcome is not known, and they are where they are when the vbucket is loaded again (MB-46272).
     pub fn close_gate(&self) {
-        let _locked = self.lock();
+        let mut locked = self.lock();
         self.raise(Status::CLOSED);
+        locked.answer_all();
     }
 
     /// Whoever still waits for the disk is answered `Closed`: nothing will be written any more.
@@ -272,9 +289,10 @@ impl VbucketCore {
             cause: cause.clone(),
         };
         {
-            let _locked = self.lock();
+            let mut locked = self.lock();
             *self.down.write() = Some(cause);
             self.raise(Status::DOWN);
+            locked.answer_all();
         }
         self.waiters.end(&error);
         self.mark_streams();
@@ -291,6 +309,7 @@ impl VbucketCore {
             }
         }
         self.mark_dirty();
+        self.mark_durability();
     }
 
     /// While set, clients' writes are answered with a temporary failure; reads go on.
@@ -311,6 +330,7 @@ impl VbucketCore {
         } else {
             self.lower(Status::HELD);
             self.follow_when_writable(&mut locked);
+            locked.note_decided();
         }
     }
 
@@ -330,6 +350,7 @@ impl VbucketCore {
                 if let Some(item) = locked.log.newest_item(seqno).map(Arc::clone) {
                     let place = self.map.place(item.document.key.as_encoded());
                     self.enter(&mut locked, place, &item);
+                    self.note_unfinished(&mut locked, &item);
                 }
                 locked.in_flight = None;
             }
@@ -338,6 +359,8 @@ impl VbucketCore {
             self.follow_identity(&mut locked);
             self.follow_when_writable(&mut locked);
             self.name_manifest(&mut locked);
+            // Whatever the monitor was told or not.
+            self.rebuild_monitor(&mut locked);
             // Behind the events: a promotion is on disk with the manifest it brings, or not at all.
             queue_identity(&mut locked);
             self.lower(Status::SUSPECT);
@@ -395,20 +418,6 @@ impl VbucketCore {
     pub(super) fn publish_high(&self, inner: &Inner) {
         let high = inner.log.last_seqno();
         self.high_seqno.store(high.0, Ordering::Release);
-    }
-
-    /// Puts an item that is in the log in the map; a system event says what is open.
-    pub(super) fn enter(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
-        self.cas.observe(item.document.cas);
-        if item.namespace() == Namespace::SystemEvent {
-            return self.enter_event(inner, item);
-        }
-        if item.operation.is_tombstone() {
-            inner.tombstones.note(item);
-        }
-        let before = self.map.put(place, Arc::clone(item));
-        self.count_document(item, before.as_deref());
-        self.note_high(&item.document.key, item.seqno);
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {

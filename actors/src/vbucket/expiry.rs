@@ -31,6 +31,10 @@ impl VbucketCore {
             // Its collection ended; all of it goes.
             return Expiring::Left;
         };
+        if self.prepares.open_of(key, opened.start).is_some() {
+            // Its durable write ends first (MB-43238).
+            return Expiring::PutOff;
+        }
         let found = self.map.get(place, key.as_encoded());
         let found = opened.shown(found.as_ref()).filter(|item| {
             let document = &item.document;

@@ -16,6 +16,8 @@ pub enum ChangeStep {
     Mapped,
     /// The note is cleared; it is not answered yet.
     Cleared,
+    /// The durability monitor was told of it; nobody is answered yet.
+    Tracked,
     /// The vbucket is something else, and nothing that follows from it was done.
     Identified,
     /// The flusher took what is to be written; nobody has it yet.
@@ -32,6 +34,16 @@ impl ChangeStep {
         ChangeStep::Appended,
         ChangeStep::Mapped,
         ChangeStep::Cleared,
+    ];
+
+    /// Those of a prepare, a commit and an abort, in their order.
+    pub const OF_DURABLE: [ChangeStep; 6] = [
+        ChangeStep::Locked,
+        ChangeStep::Noted,
+        ChangeStep::Appended,
+        ChangeStep::Mapped,
+        ChangeStep::Cleared,
+        ChangeStep::Tracked,
     ];
 }
 

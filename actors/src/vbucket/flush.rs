@@ -65,6 +65,11 @@ impl Flushed {
         &self.persisted.watermarks
     }
 
+    /// Up to here every write is safe on disk.
+    pub(super) fn settled(&self) -> Seqno {
+        self.persisted.settled
+    }
+
     /// Whether nothing is on its way to the disk.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.is_empty()
@@ -135,7 +140,11 @@ impl VbucketCore {
         if taken.items.is_empty() && taken.identity.is_none() {
             return None;
         }
-        let stored = self.stored_after(&locked, &taken.items, taken.settled);
+        let is_disk = taken
+            .pieces
+            .last()
+            .is_some_and(|piece| piece.kind.is_disk());
+        let stored = self.stored_after(&locked, &taken.items, taken.settled, is_disk);
         locked.flushed.under_way.push_back(stored);
         self.reached(ChangeStep::Taken);
         Some(FlushTake {
@@ -161,7 +170,9 @@ impl VbucketCore {
             locked.flushed.note(seqno);
             locked.snapshots.forget(seqno);
             self.drop_tombstones(&mut locked);
-            self.waiters.settle_up_to(locked.flushed.persisted.settled)
+            let settled = locked.flushed.persisted.settled;
+            locked.tell_persisted(settled);
+            self.waiters.settle_up_to(settled)
         };
         answered.tell();
         // A backfill may wait for it.
@@ -207,6 +218,10 @@ impl VbucketCore {
                 locked.note_change();
             }
             let settled = locked.flushed.persisted.settled.min(persisted);
+            if reset.is_ok() {
+                // What was under way may have arrived, and nobody else would say so.
+                locked.tell_persisted(settled);
+            }
             reset.map(|()| self.waiters.settle_up_to(settled))
         };
         match reset {
@@ -236,7 +251,13 @@ impl VbucketCore {
         self.status().has(Status::SUSPECT | Status::DOWN)
     }
 
-    fn stored_after(&self, inner: &Inner, items: &[Arc<Item>], settled: Seqno) -> Stored {
+    fn stored_after(
+        &self,
+        inner: &Inner,
+        items: &[Arc<Item>],
+        settled: Seqno,
+        is_disk: bool,
+    ) -> Stored {
         let before = inner.flushed.taken().watermarks;
         let high_seqno = items.last().map_or(before.high_seqno, |item| item.seqno);
         let (snapshot, snapshot_kind) =
@@ -255,8 +276,17 @@ impl VbucketCore {
             ..before
         };
         for item in items {
-            raise(&mut watermarks, item);
+            raise(&mut watermarks, item, is_disk);
         }
+        inner.durable.announced.tell_store(&mut watermarks);
+        // No further than whole snapshots go, and never less than before (MB-51806).
+        let whole = if snapshot.end <= high_seqno {
+            high_seqno
+        } else {
+            snapshot.start
+        };
+        let prepared = inner.durable.high_prepared().min(whole);
+        watermarks.high_prepared_seqno = prepared.max(watermarks.high_prepared_seqno);
         Stored {
             watermarks,
             settled,
@@ -265,6 +295,7 @@ impl VbucketCore {
 
     /// Drops the tombstones nobody needs: they are on disk, and below what a newer version could take the place of.
     pub(super) fn drop_tombstones(&self, inner: &mut Inner) {
+        self.prepares.forget_below(inner.log.open_start());
         if self.status().has(Status::WARMING) {
             return;
         }
@@ -277,16 +308,18 @@ impl VbucketCore {
     }
 }
 
-fn raise(watermarks: &mut Watermarks, item: &Item) {
+/// What ended in a disk snapshot is known at its end: in between it may be any of what ended (MB-35631).
+fn raise(watermarks: &mut Watermarks, item: &Item, is_disk: bool) {
     let raise = |mark: &mut Seqno, seqno: Seqno| *mark = (*mark).max(seqno);
+    let completed = |prepare_seqno| if is_disk { Seqno::ZERO } else { prepare_seqno };
     match item.operation {
         Operation::Prepare { .. } => raise(&mut watermarks.prepared_seqno, item.seqno),
         Operation::Abort { prepare_seqno, .. } => {
-            raise(&mut watermarks.completed_seqno, prepare_seqno);
+            raise(&mut watermarks.completed_seqno, completed(prepare_seqno));
         }
         Operation::CommitMutation { prepare_seqno }
         | Operation::CommitDeletion { prepare_seqno, .. } => {
-            raise(&mut watermarks.completed_seqno, prepare_seqno);
+            raise(&mut watermarks.completed_seqno, completed(prepare_seqno));
             raise(&mut watermarks.max_visible_seqno, item.seqno);
         }
         Operation::Mutation

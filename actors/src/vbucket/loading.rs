@@ -48,6 +48,24 @@ impl VbucketCore {
         is_of_this_life
     }
 
+    /// The prepares the store holds that are not over, all of them: before any document. Each may have been committed
+    /// elsewhere, none is refused for lack of memory (MB-37184), and none is given up. The same again changes nothing.
+    pub fn warm_prepares(&self, prepares: Vec<Item>) {
+        let mut locked = self.lock();
+        if !self.prepares.is_unloaded() {
+            return;
+        }
+        for item in prepares {
+            self.cas.observe(item.document.cas);
+            let is_open = self.collections.read().has(&item.document.key, item.seqno);
+            if is_open {
+                self.prepares.put(&self.charged(Arc::new(item)), true);
+            }
+        }
+        self.rebuild_monitor(&mut locked);
+        self.prepares.note_loaded();
+    }
+
     /// The store holds keys that were, or will be, left out.
     pub fn warm_incomplete(&self) {
         self.map.set_incomplete();
@@ -59,6 +77,7 @@ impl VbucketCore {
         self.lower(super::status::Status::WARMING);
         self.follow_when_writable(&mut locked);
         self.drop_tombstones(&mut locked);
+        locked.note_decided();
         drop(locked);
         // What was being loaded when its collection ended.
         if self.had_an_end() {

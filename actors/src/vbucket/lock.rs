@@ -1,12 +1,14 @@
 //! The vbucket's lock, held: what happens when it is let go, in order or by a panic.
 //!
 //! Invariant: a panic that unwinds through it leaves the vbucket suspect before anybody else gets the lock (rule R16).
-//! The flusher is told, and what is no longer needed is freed, once the lock is free.
+//! The flusher is told, whoever waits for a durable write is answered, and what is no longer needed is freed, once the
+//! lock is free.
 
 use std::ops::{Deref, DerefMut};
 
 use super::checkpoint::Garbage;
 use super::core::{Inner, VbucketCore};
+use super::durable::{Answer, Reply};
 use super::status::Status;
 use crate::sync::MutexGuard;
 
@@ -26,6 +28,8 @@ impl<'a> Locked<'a> {
                 core,
                 is_suspect: false,
                 is_changed: false,
+                is_decided: false,
+                answers: Vec::new(),
                 garbage: Garbage::default(),
             },
             was_panicking: std::thread::panicking(),
@@ -35,6 +39,16 @@ impl<'a> Locked<'a> {
     /// Something was, or is about to be, appended: the flusher is told once the lock is free, whatever happens.
     pub(super) fn note_change(&mut self) {
         self.after.is_changed = true;
+    }
+
+    /// Something is to be done about durable writes: whoever does it is told once the lock is free.
+    pub(super) fn note_decided(&mut self) {
+        self.after.is_decided = true;
+    }
+
+    /// Who waits for a durable write is answered once the lock is free, whatever happens.
+    pub(super) fn answer_later(&mut self, reply: Reply, answer: Answer) {
+        self.after.answers.push((reply, answer));
     }
 
     /// Nobody may trust this vbucket's memory until it was reconciled.
@@ -72,6 +86,8 @@ struct AfterUnlock<'a> {
     core: &'a VbucketCore,
     is_suspect: bool,
     is_changed: bool,
+    is_decided: bool,
+    answers: Vec<(Reply, Answer)>,
     /// What the log no longer needs, to be freed behind the lock.
     garbage: Garbage,
 }
@@ -80,6 +96,12 @@ impl Drop for AfterUnlock<'_> {
     fn drop(&mut self) {
         if self.is_changed {
             self.core.mark_dirty();
+        }
+        if self.is_decided {
+            self.core.mark_durability();
+        }
+        for (reply, answer) in std::mem::take(&mut self.answers) {
+            reply.tell(answer);
         }
         if self.is_suspect {
             self.core.tell_suspect();

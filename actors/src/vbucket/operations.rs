@@ -15,6 +15,7 @@ use super::fault::ChangeStep;
 use super::lock::Locked;
 use super::manifest::Opened;
 use super::memory;
+use super::rule::Rule;
 use super::status::Sight;
 use messages::OperationError;
 use messages::vbucket::{
@@ -34,27 +35,16 @@ pub(super) struct Now {
 }
 
 /// A write made ready before the lock is taken: all of its memory is allocated and paid for.
-struct Draft {
-    place: Place,
-    what: Drafted,
+pub(super) struct Draft {
+    pub(super) place: Place,
+    pub(super) what: Drafted,
 }
 
-enum Drafted {
+pub(super) enum Drafted {
     /// A whole document, or its tombstone: everything but what the lock gives.
     Item { item: Arc<Item>, rule: Rule },
     /// Another expiry for what is there.
     Touch { key: DocumentKey, expiry: Expiry },
-}
-
-/// What must be there for a write to be done.
-#[derive(Clone, Copy)]
-enum Rule {
-    /// Anything, or the version given.
-    Any(Option<Cas>),
-    /// Nothing.
-    Absent(Option<Cas>),
-    /// A document, of the version given if one is.
-    Present(Option<Cas>),
 }
 
 impl VbucketCore {
@@ -100,6 +90,13 @@ impl VbucketCore {
         key: &DocumentKey,
         read: impl FnOnce(&Item) -> Option<R>,
     ) -> Result<R, OperationError> {
+        if sight == Sight::Partial && self.prepares.is_unloaded() {
+            return Err(WARMING_UP);
+        }
+        // Before the document is looked at: of what is over the map has the outcome.
+        if self.prepares.hides(key, opened.start) {
+            return Err(OperationError::SyncWriteReCommitInProgress);
+        }
         let encoded = key.as_encoded();
         let place = self.map.place(encoded);
         let read = |item: &Arc<Item>| (item.seqno >= opened.start).then(|| read(item)).flatten();
@@ -188,7 +185,7 @@ impl VbucketCore {
         }
     }
 
-    fn draft(&self, write: Write, now: Now) -> Result<Draft, OperationError> {
+    pub(super) fn draft(&self, write: Write, now: Now) -> Result<Draft, OperationError> {
         let max_ttl_s = self.admit_key_in_force(write.key())?.max_ttl_s;
         let expiry_of = |request| expiry_at(request, max_ttl_s, now.seconds);
         match write {
@@ -214,7 +211,7 @@ impl VbucketCore {
                 options,
             }) => {
                 let expiry = expiry_of(options.expiry);
-                self.draft_document(key, value, options, expiry, Rule::Present(options.cas))
+                self.draft_document(key, value, options, expiry, Rule::Replaced(options.cas))
             }
             Write::Delete(Delete { key, cas, .. }) => {
                 let bytes = memory::cost_bytes(&key, 0);
@@ -285,8 +282,10 @@ impl VbucketCore {
         match what {
             Drafted::Item { item, rule } => {
                 let opened = self.admit_key(&item.document.key)?;
-                let old = self.map.get(place, item.document.key.as_encoded());
-                self.judge(locked, place, opened.shown(old.as_ref()), rule, now)?;
+                let key = &item.document.key;
+                let old = self.map.get(place, key.as_encoded());
+                let shown = opened.shown(old.as_ref());
+                self.judge(locked, place, (key, opened), shown, rule, now)?;
                 let item = self.append(locked, place, item, old.as_ref(), now)?;
                 Ok(self.mutated(locked, &item))
             }
@@ -296,27 +295,6 @@ impl VbucketCore {
                 Ok(self.mutated(locked, &item))
             }
         }
-    }
-
-    /// Whether a write may be done on what is there. An expired document is none; when the write is refused for it, its
-    /// deletion is queued at least.
-    fn judge(
-        &self,
-        locked: &mut Locked<'_>,
-        place: Place,
-        old: Option<&Arc<Item>>,
-        rule: Rule,
-        now: Now,
-    ) -> Result<(), OperationError> {
-        let document = old.filter(|old| !old.operation.is_tombstone());
-        let live = document.filter(|old| !is_expired(old.document.expiry, now.seconds));
-        let current = live.map(|live| live.document.cas);
-        let verdict = rule.judge(current);
-        if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
-            let bytes = memory::cost_bytes(&expired.document.key, 0);
-            self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
-        }
-        verdict
     }
 
     /// Deletes a document whose time is up.
@@ -345,7 +323,14 @@ impl VbucketCore {
     ) -> Result<Arc<Item>, OperationError> {
         let old = self.map.get(place, key.as_encoded());
         let shown = opened.shown(old.as_ref());
-        self.judge(locked, place, shown, Rule::Present(None), now)?;
+        self.judge(
+            locked,
+            place,
+            (key, opened),
+            shown,
+            Rule::Present(None),
+            now,
+        )?;
         let old = old.ok_or(OperationError::KeyNotFound)?;
         let bytes = memory::cost_bytes(key, old.document.value.len());
         let item = Item {
@@ -370,17 +355,29 @@ impl VbucketCore {
         old: Option<&Arc<Item>>,
         now: Now,
     ) -> Result<Arc<Item>, OperationError> {
+        item = self.number(locked, item, old.map(|old| &**old), now);
+        let older = old.map(|old| old.seqno);
+        self.commit_active(locked, place, item, older)
+    }
+
+    /// Seqno, version and revision of a change of what is `old` so far.
+    pub(super) fn number(
+        &self,
+        locked: &Locked<'_>,
+        mut item: Arc<Item>,
+        old: Option<&Item>,
+        now: Now,
+    ) -> Arc<Item> {
         // Nobody else has it yet, so nothing is copied.
         let fresh = Arc::make_mut(&mut item);
         fresh.seqno = locked.log.last_seqno().next();
         fresh.document.cas = self.cas.next(now.nanoseconds);
         let changes = old.map_or(0, |old| old.document.rev_seqno.0);
         fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
-        let older = old.map(|old| old.seqno);
-        self.commit_active(locked, place, item, older)
+        item
     }
 
-    fn mutated(&self, locked: &Locked<'_>, item: &Item) -> Mutated {
+    pub(super) fn mutated(&self, locked: &Locked<'_>, item: &Item) -> Mutated {
         Mutated {
             cas: item.document.cas,
             token: MutationToken {
@@ -388,30 +385,6 @@ impl VbucketCore {
                 vbucket_uuid: locked.uuid,
                 seqno: item.seqno,
             },
-        }
-    }
-}
-
-impl Rule {
-    /// `current` is the CAS of the live document there is.
-    fn judge(self, current: Option<Cas>) -> Result<(), OperationError> {
-        match (self, current) {
-            (Rule::Any(None), _) | (Rule::Absent(None), None) | (Rule::Present(None), Some(_)) => {
-                Ok(())
-            }
-            (Rule::Absent(None), Some(_)) => Err(OperationError::KeyExists),
-            // To add is to say that there is no version to compare with.
-            (Rule::Absent(Some(_)), current) => Err(OperationError::CasMismatch {
-                current: current.unwrap_or_default(),
-            }),
-            (Rule::Present(_) | Rule::Any(Some(_)), None) => Err(OperationError::KeyNotFound),
-            (Rule::Any(Some(given)) | Rule::Present(Some(given)), Some(current)) => {
-                if given == current {
-                    Ok(())
-                } else {
-                    Err(OperationError::CasMismatch { current })
-                }
-            }
         }
     }
 }

@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
+use super::announced::Announced;
 use super::checkpoint::ReplicaSnapshot;
 use super::core::{Inner, VbucketCore};
 use super::lock::Locked;
 use super::memory;
+use super::replicated::last_tracked;
 use messages::{Busy, OperationError};
 use storage::{
-    CollectionId, FailoverEntry, FailoverTable, Item, Operation, ScopeId, Seqno, SnapshotKind,
+    CollectionId, FailoverEntry, FailoverTable, Item, Namespace, ScopeId, Seqno, SnapshotKind,
     SnapshotRange, SystemEvent, VbucketState,
 };
 
@@ -40,6 +42,8 @@ pub struct Resume {
     pub branches: Vec<FailoverEntry>,
     /// Highest tombstone it lacks itself.
     pub purge_seqno: Seqno,
+    /// It stands in the middle of a snapshot from its source's disk, and lacks what that leaves out until its end.
+    pub is_in_disk_snapshot: bool,
 }
 
 impl VbucketCore {
@@ -56,15 +60,21 @@ impl VbucketCore {
         if locked.rollback.is_some() {
             return Err(OperationError::TemporaryFailure(Busy::RollingBack));
         }
+        // What comes may end what is not loaded yet.
+        if self.prepares.is_unloaded() {
+            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
+        }
         let epoch = locked.stream.bump();
+        locked.durable.announced.begin_stream();
         let high = locked.log.last_seqno();
-        let snapshot = locked.snapshots.newest(high);
+        let (snapshot, kind) = locked.snapshots.range_at(high, high, high);
         Ok(Resume {
             epoch,
             high,
             snapshot,
             branches: locked.identity.failover_table.clone().into(),
             purge_seqno: locked.flushed.purged_for_source(high, snapshot),
+            is_in_disk_snapshot: kind == SnapshotKind::Disk && snapshot.end > high,
         })
     }
 
@@ -106,6 +116,7 @@ impl VbucketCore {
         snapshot: &ReplicaSnapshot,
         begins_checkpoint: bool,
     ) -> Result<(), OperationError> {
+        let end = Announced::end_of(snapshot).map_err(|error| bad_replication(&error))?;
         let mut locked = self.lock_for_stream(epoch)?;
         let applied = if begins_checkpoint {
             locked.log.begin_snapshot(snapshot)
@@ -117,6 +128,8 @@ impl VbucketCore {
         locked
             .snapshots
             .begin_source(high, snapshot.end, snapshot.kind);
+        let newest = last_tracked(&locked.durable.monitor);
+        locked.durable.announced.begin(end, newest);
         if let (SnapshotKind::Disk, Some(purged)) = (snapshot.kind, snapshot.purge_seqno) {
             locked.flushed.note_source_purged(purged);
         }
@@ -128,39 +141,32 @@ impl VbucketCore {
     pub fn apply_snapshot_end(&self, epoch: StreamEpoch) -> Result<(), OperationError> {
         let mut locked = self.lock_for_stream(epoch)?;
         locked.log.end_snapshot();
-        let high = locked.log.last_seqno();
-        locked.snapshots.end_source(high);
+        locked.note_snapshot_end();
         self.drop_tombstones(&mut locked);
         Ok(())
     }
 
-    /// A document, a tombstone or a system event, with the source's seqno, CAS and revision.
+    /// A document, a tombstone, a prepare, how one ended, or a system event, with the source's seqno, CAS and revision.
     pub fn apply_item(&self, epoch: StreamEpoch, item: Arc<Item>) -> Result<(), OperationError> {
-        match item.operation {
-            Operation::Mutation | Operation::Deletion { .. } => {}
-            Operation::SystemEventBegin | Operation::SystemEventEnd => {
-                return self.apply_event(epoch, item);
-            }
-            Operation::Prepare { .. }
-            | Operation::Abort { .. }
-            | Operation::CommitMutation { .. }
-            | Operation::CommitDeletion { .. } => {
-                return Err(bad_replication(&format!(
-                    "{:?} is not replicated by this version",
-                    item.operation
-                )));
-            }
+        if item.namespace() == Namespace::SystemEvent {
+            return self.apply_event(epoch, item);
         }
         // Before the lock: the source's own item may be shared, and is copied then.
         let item = self.charged(item);
         let seqno = item.seqno;
         let place = self.map.place(item.document.key.as_encoded());
         let mut locked = self.lock_for_stream(epoch)?;
-        let key = item.document.key.as_encoded();
-        let older = self.map.read(place, key, |older| older.seqno);
+        let told = self.fits_prepares(&locked, &item)?;
+        let key = &item.document.key;
+        let older = if item.namespace() == Namespace::Prepared {
+            self.prepares.newest(key)
+        } else {
+            self.map.read(place, key.as_encoded(), |older| older.seqno)
+        };
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;
-        locked.snapshots.note_received(seqno);
+        self.tell_passive(&mut locked, told)?;
+        locked.note_received(seqno);
         Ok(())
     }
 
@@ -176,7 +182,7 @@ impl VbucketCore {
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;
         self.name_manifest(&mut locked);
-        locked.snapshots.note_received(seqno);
+        locked.note_received(seqno);
         Ok(())
     }
 
@@ -227,6 +233,6 @@ fn check_event(event: &SystemEvent) -> Result<(), OperationError> {
     Ok(())
 }
 
-fn bad_replication(why: &impl ToString) -> OperationError {
+pub(super) fn bad_replication(why: &impl ToString) -> OperationError {
     OperationError::BadReplication(why.to_string())
 }

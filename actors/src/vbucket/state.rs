@@ -157,6 +157,7 @@ impl VbucketCore {
             *self.collections.write() = OpenCollections::of_events(uid, events);
             self.default_high.store(0, Ordering::Relaxed);
             self.become_this(&mut locked, identity);
+            self.reset_durability(&mut locked, &record.watermarks);
             queue_identity(&mut locked);
             self.publish_high(&locked);
             locked.rollback = None;
@@ -186,6 +187,8 @@ impl VbucketCore {
         locked.uuid = newest_branch(&identity);
         locked.identity = Arc::new(identity);
         self.reached(ChangeStep::Identified);
+        // First: what may be committed elsewhere is not read from here on.
+        self.follow_role(locked);
         self.manifest.note_state(self.id, state);
         self.set_status(self.status().in_state(state));
     }

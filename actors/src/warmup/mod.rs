@@ -1,9 +1,9 @@
 //! Warmup: from what the store holds to vbuckets that serve.
 //!
-//! Three phases. *State*: the mark of a clean shutdown is read and cleared; each vbucket's state record is read, and its
+//! Four phases. *State*: the mark of a clean shutdown is read and cleared; each vbucket's state record is read, and its
 //! system events, which say what collections it has; its core is made, and a vbucket that was not shut down in order gets a new branch in its failover table. *Persist*:
-//! these new records are committed, before any new mutation is accepted (MB-45755). *Documents*: each vbucket is
-//! read, in bounded steps, several at a time. When the disk takes no writes, reads are served all the same and
+//! these new records are committed, before any new mutation is accepted (MB-45755). *Prepares*: of each vbucket those
+//! that are not over are read. *Documents*: it is read, in bounded steps, several at a time. When the disk takes no writes, reads are served all the same and
 //! traffic stays off until it does (MB-39338).
 //!
 //! Invariant: a vbucket takes part only when all of it was read; one whose state or documents cannot be read is out
@@ -11,6 +11,7 @@
 
 pub mod clean_shutdown;
 pub(crate) mod events;
+pub(crate) mod prepares;
 mod plan;
 mod reading;
 mod states;
@@ -48,6 +49,8 @@ pub trait Warmable: Debug + Send + Sync + 'static {
     fn warm_insert(&self, item: Item);
     /// The system events the store holds, the newest of each slot: before anything is inserted.
     fn warm_collections(&self, events: Vec<(Seqno, SystemEvent)>);
+    /// The prepares the store holds that are not over, all of them: before anything is inserted.
+    fn warm_prepares(&self, prepares: Vec<Item>);
     /// Every version was inserted: what is not in memory is not there.
     fn warm_done(&self);
     /// While set, clients' writes are answered with a temporary failure; reads go on. Nothing but this takes it back.
@@ -63,6 +66,10 @@ impl Warmable for VbucketCore {
 
     fn warm_collections(&self, events: Vec<(Seqno, SystemEvent)>) {
         VbucketCore::warm_collections(self, events);
+    }
+
+    fn warm_prepares(&self, prepares: Vec<Item>) {
+        VbucketCore::warm_prepares(self, prepares);
     }
 
     fn warm_done(&self) {

@@ -13,6 +13,7 @@ use crate::store_handle::StoreLease;
 use crate::warmup::Warmup;
 use crate::warmup::clean_shutdown::CleanMark;
 use crate::warmup::plan::{Load, Task, by_shard};
+use crate::warmup::prepares::PreparesReading;
 use crate::warmup::reading::{Reading, Stepped};
 use crate::warmup::states::{Found, StatesJob};
 use messages::failure::{ScanPurpose, WarmupPhase};
@@ -52,7 +53,8 @@ enum Claim {
 enum InHand {
     States(StatesJob, StoreLease),
     Persist(Persisting),
-    // The scan is dropped before the lease.
+    // The scans are dropped before the lease.
+    Prepares(Load, PreparesReading, StoreLease),
     Load(Load, Reading, StoreLease),
 }
 
@@ -318,7 +320,7 @@ impl WarmupWorker {
         self.warmup.wake();
     }
 
-    // ---- documents
+    // ---- prepares and documents
 
     fn begin_load(&mut self, load: Load) -> Step {
         self.span = tracing::debug_span!(
@@ -329,22 +331,77 @@ impl WarmupWorker {
         let config = &self.warmup.config;
         let opened = config.store.lease().and_then(|lease| {
             let snapshot = lease.store().snapshot(load.vbucket)?;
-            let scan = snapshot.scan_by_seqno(SeqnoRange::ALL);
-            Ok((Reading::new(scan, load.position.high_seqno), lease))
+            Ok((PreparesReading::of(&*snapshot), lease))
         });
         match opened {
-            Ok((reading, lease)) => self.task = Some(InHand::Load(load, reading, lease)),
-            Err(_) if config.store.wants_reopening() => {
-                self.put_back(false);
-                // Woken when the store is back.
-                return Step::Idle;
+            Ok((Some(reading), lease)) => {
+                self.task = Some(InHand::Prepares(load, reading, lease));
+                Step::Again
             }
-            Err(cause) => {
-                let around = self.span.clone();
-                around.in_scope(|| self.load_failed(&load, cause.into()));
+            Ok((None, lease)) => {
+                load.core.warm_prepares(Vec::new());
+                self.begin_documents(load, lease)
             }
+            Err(cause) => self.not_opened(&load, cause, WarmupPhase::Prepares),
+        }
+    }
+
+    fn begin_documents(&mut self, load: Load, lease: StoreLease) -> Step {
+        let snapshot = lease.store().snapshot(load.vbucket);
+        match snapshot.map(|snapshot| snapshot.scan_by_seqno(SeqnoRange::ALL)) {
+            Ok(scan) => {
+                let reading = Reading::new(scan, load.position.high_seqno);
+                self.task = Some(InHand::Load(load, reading, lease));
+                Step::Again
+            }
+            Err(cause) => self.not_opened(&load, cause, WarmupPhase::Documents),
+        }
+    }
+
+    fn not_opened(&mut self, load: &Load, cause: StorageError, phase: WarmupPhase) -> Step {
+        if self.warmup.config.store.wants_reopening() {
+            self.put_back(false);
+            // Woken when the store is back.
+            return Step::Idle;
+        }
+        let around = self.span.clone();
+        around.in_scope(|| self.load_failed(load, cause.into(), phase));
+        Step::Again
+    }
+
+    fn step_prepares(
+        &mut self,
+        load: Load,
+        mut reading: PreparesReading,
+        lease: StoreLease,
+    ) -> Step {
+        if lease.is_recalled() {
+            self.put_back(false);
+            return Step::Again;
+        }
+        let phase = WarmupPhase::Prepares;
+        if let Err(cause) = self.strike() {
+            self.load_failed(&load, cause, phase);
+            return Step::Again;
+        }
+        match reading.step(self.warmup.config.step_bytes) {
+            Outcome::Yielded => self.task = Some(InHand::Prepares(load, reading, lease)),
+            Outcome::Complete(prepares) => {
+                drop(reading);
+                load.core.warm_prepares(prepares);
+                return self.begin_documents(load, lease);
+            }
+            Outcome::Failed(cause) => self.load_failed(&load, cause.into(), phase),
+            Outcome::Aborted(_) => self.put_back(false),
         }
         Step::Again
+    }
+
+    /// A test's fault strikes where the store's own would.
+    fn strike(&self) -> Result<(), FailureCause> {
+        let purpose = ScanPurpose::Warmup;
+        let hooks = &self.warmup.config.environment.hooks;
+        hooks.fault(FaultPoint::Scan { purpose })
     }
 
     fn step_load(&mut self, load: Load, mut reading: Reading, lease: StoreLease) {
@@ -353,7 +410,7 @@ impl WarmupWorker {
         }
         let outcome = match self.read(&mut reading, &load) {
             Ok(outcome) => outcome,
-            Err(cause) => return self.load_failed(&load, cause),
+            Err(cause) => return self.load_failed(&load, cause, WarmupPhase::Documents),
         };
         match outcome {
             Outcome::Yielded => self.task = Some(InHand::Load(load, reading, lease)),
@@ -362,29 +419,25 @@ impl WarmupWorker {
                 self.warmup.plan.lock().loaded(&load);
                 self.warmup.wake();
             }
-            Outcome::Failed(cause) => self.load_failed(&load, cause.into()),
+            Outcome::Failed(cause) => {
+                self.load_failed(&load, cause.into(), WarmupPhase::Documents);
+            }
             Outcome::Aborted(_) => self.put_back(false),
         }
     }
 
     fn read(&self, reading: &mut Reading, load: &Load) -> Result<Outcome<()>, FailureCause> {
-        let purpose = ScanPurpose::Warmup;
-        let config = &self.warmup.config;
-        // A test's fault strikes where the store's own would.
-        config
-            .environment
-            .hooks
-            .fault(FaultPoint::Scan { purpose })?;
+        self.strike()?;
         let Stepped {
             items,
             bytes,
             outcome,
-        } = reading.step(&*load.core, config.step_bytes);
+        } = reading.step(&*load.core, self.warmup.config.step_bytes);
         self.warmup.plan.lock().note_read(items, bytes);
         Ok(outcome)
     }
 
-    fn load_failed(&mut self, load: &Load, cause: FailureCause) {
+    fn load_failed(&mut self, load: &Load, cause: FailureCause, phase: WarmupPhase) {
         let down = if let FailureCause::Storage(cause) = &cause {
             DownCause::Storage(Arc::new(cause.clone()))
         } else {
@@ -393,7 +446,7 @@ impl WarmupWorker {
         load.core.take_down(down);
         self.release();
         let (next, vbucket) = (NextStep::OutOfService, Some(load.vbucket));
-        self.report(WarmupPhase::Documents, vbucket, cause, next);
+        self.report(phase, vbucket, cause, next);
         self.warmup.plan.lock().load_failed(load.vbucket);
         self.warmup.wake();
     }
@@ -444,6 +497,10 @@ impl Worker for WarmupWorker {
             None => return self.begin(),
             Some(InHand::States(states, lease)) => self.step_states(states, lease),
             Some(InHand::Persist(persisting)) => self.step_persist(persisting),
+            Some(InHand::Prepares(load, scan, lease)) => {
+                let around = self.span.clone();
+                return around.in_scope(|| self.step_prepares(load, scan, lease));
+            }
             Some(InHand::Load(load, scan, lease)) => {
                 let around = self.span.clone();
                 around.in_scope(|| self.step_load(load, scan, lease));

@@ -112,6 +112,9 @@ impl Content {
                 self.documents.remove(&of(&item));
             }
             StreamEvent::SystemEvent(_) | StreamEvent::SeqnoAdvanced(_) => {}
+            StreamEvent::Prepare(item) | StreamEvent::Commit(item) | StreamEvent::Abort(item) => {
+                panic!("{item:?} told to one who is no replica");
+            }
             StreamEvent::StreamEnd(reason) => self.end = Some(reason),
         }
     }

@@ -204,6 +204,8 @@ impl Warmable for LogVbucket {
 
     fn warm_collections(&self, _: Vec<(Seqno, SystemEvent)>) {}
 
+    fn warm_prepares(&self, _: Vec<Item>) {}
+
     fn warm_done(&self) {
         self.inner.lock().is_warm = true;
     }

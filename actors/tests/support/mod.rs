@@ -5,6 +5,8 @@
     reason = "each test file uses its own part of this"
 )]
 
+pub(crate) mod durable;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

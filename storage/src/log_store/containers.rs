@@ -4,21 +4,27 @@
 //! a crash could bring back a version that needs them; then its space is punched, and a file without a live extent
 //! is removed (rule R13). Which extents live is told by the manifest and the log, never by the container itself.
 
+mod extents;
+mod header;
+
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::names::{Kind, Name};
 use crate::log_store::segment::{ExtentWriter, PageCache, Segment, SegmentMeta};
 
+use extents::{Container, Extent, Open};
+use header::check_header;
+pub(crate) use header::header;
+
 /// Where the first extent begins, and what extents are aligned to: a disk block, so that all of it can be punched.
 pub(crate) const EXTENT_ALIGNMENT: u64 = 4096;
-const MAGIC: [u8; 8] = *b"PIGGCON1";
 
 /// The containers of one shard.
 #[derive(Debug)]
@@ -30,67 +36,6 @@ pub(crate) struct Containers {
     pages: Arc<PageCache>,
     /// Never held over a call on the disk but an open: whoever publishes waits for it.
     open: Mutex<Open>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    containers: BTreeMap<u64, Container>,
-    /// Containers with retired extents, or with gaps that may not be punched yet.
-    suspects: BTreeSet<u64>,
-    /// Containers of which less than half is live.
-    sparse: BTreeSet<u64>,
-    /// Files without a live extent, still to be removed.
-    doomed: Vec<Arc<str>>,
-}
-
-#[derive(Debug)]
-struct Container {
-    name: Arc<str>,
-    file: Arc<dyn DiskFile>,
-    /// By offset.
-    extents: BTreeMap<u64, Extent>,
-    length: u64,
-    /// Whether all gaps between extents were given back.
-    is_punched: bool,
-}
-
-/// A file, and the offsets and lengths of gaps in it.
-type Gaps = (Arc<dyn DiskFile>, Vec<(u64, u64)>);
-
-#[derive(Debug)]
-struct Extent {
-    length: u64,
-    handle: Arc<ExtentHandle>,
-    /// The frame that took it out of its version; it may go once that frame is durable.
-    retired_at: Option<u64>,
-}
-
-/// One reader's way to an extent; as long as somebody holds it, the extent stays.
-#[derive(Debug)]
-struct ExtentHandle(Arc<dyn DiskFile>);
-
-impl DiskFile for ExtentHandle {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
-        self.0.read_at(buffer, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
-        self.0.write_at(data, offset)
-    }
-    fn sync(&self) -> Result<(), DiskError> {
-        self.0.sync()
-    }
-    fn length(&self) -> Result<u64, DiskError> {
-        self.0.length()
-    }
-    fn truncate(&self, length: u64) -> Result<(), DiskError> {
-        self.0.truncate(length)
-    }
-    fn zero(&self, offset: u64, length: u64) -> Result<(), DiskError> {
-        self.0.zero(offset, length)
-    }
-    fn punch(&self, offset: u64, length: u64) -> Result<(), DiskError> {
-        self.0.punch(offset, length)
-    }
 }
 
 /// A container being written by a job.
@@ -210,8 +155,7 @@ impl Containers {
         let file = &container.file;
         let extent = container.extents.entry(meta.offset);
         let extent = extent.or_insert_with(|| Extent::new(file, meta.length));
-        let handle: Arc<dyn DiskFile> = Arc::<ExtentHandle>::clone(&extent.handle);
-        Ok((handle, Arc::clone(&container.name)))
+        Ok((extent.lease(), Arc::clone(&container.name)))
     }
 
     fn open_container(&self, number: u64) -> Result<Container, StorageError> {
@@ -359,179 +303,11 @@ impl Containers {
     }
 }
 
-impl Open {
-    /// A container that has something to give back.
-    fn next_suspect(&self, durable: u64) -> Option<u64> {
-        let has_some = |number: &&u64| {
-            self.containers.get(number).is_some_and(|container| {
-                !container.is_punched || container.extents.values().any(|e| e.is_free(durable))
-            })
-        };
-        self.suspects.iter().find(has_some).copied()
-    }
-
-    /// Forgets a container's free extents: the gaps to punch, or nothing when the whole container goes.
-    fn free(&mut self, number: u64, durable: u64) -> Option<Gaps> {
-        let container = self.containers.get_mut(&number)?;
-        let mut freed = BTreeSet::new();
-        container.extents.retain(|offset, extent| {
-            let is_free = extent.is_free(durable);
-            if is_free {
-                freed.insert(*offset);
-            }
-            !is_free
-        });
-        if container.extents.is_empty() {
-            self.doomed.push(Arc::clone(&container.name));
-            self.containers.remove(&number);
-            self.suspects.remove(&number);
-            self.sparse.remove(&number);
-            return None;
-        }
-        let mut gaps = container.gaps();
-        if std::mem::replace(&mut container.is_punched, true) {
-            // The others were given back before.
-            gaps.retain(|(offset, length)| {
-                let end = offset.saturating_add(*length);
-                freed.range(*offset..end).next().is_some()
-            });
-        }
-        if container
-            .extents
-            .values()
-            .all(|extent| extent.retired_at.is_none())
-        {
-            self.suspects.remove(&number);
-        }
-        if container.is_sparse() {
-            self.sparse.insert(number);
-        }
-        Some((Arc::clone(&container.file), gaps))
-    }
-
-    fn is_not_punched(&mut self, number: u64) {
-        if let Some(container) = self.containers.get_mut(&number) {
-            container.is_punched = false;
-            self.suspects.insert(number);
-        }
-    }
-}
-
-impl Container {
-    /// The space between extents: offset and length.
-    fn gaps(&self) -> Vec<(u64, u64)> {
-        let mut gaps = Vec::new();
-        let mut end = EXTENT_ALIGNMENT;
-        for (offset, extent) in &self.extents {
-            if *offset > end {
-                gaps.push((end, offset.saturating_sub(end)));
-            }
-            end = offset
-                .saturating_add(extent.length)
-                .next_multiple_of(EXTENT_ALIGNMENT);
-        }
-        if self.length > end {
-            gaps.push((end, self.length.saturating_sub(end)));
-        }
-        gaps
-    }
-
-    /// Less than half of it is live, counted in whole blocks, as a copy would need them.
-    fn is_sparse(&self) -> bool {
-        let blocks = self
-            .live()
-            .map(|extent| extent.length.next_multiple_of(EXTENT_ALIGNMENT));
-        let live: u64 = blocks.sum();
-        let used = self.length.saturating_sub(EXTENT_ALIGNMENT);
-        live > 0 && live.saturating_mul(2) < used
-    }
-
-    fn live(&self) -> impl Iterator<Item = &Extent> {
-        self.extents
-            .values()
-            .filter(|extent| extent.retired_at.is_none())
-    }
-}
-
-impl Extent {
-    fn new(file: &Arc<dyn DiskFile>, length: u64) -> Extent {
-        Extent {
-            length,
-            handle: Arc::new(ExtentHandle(Arc::clone(file))),
-            retired_at: None,
-        }
-    }
-
-    fn is_free(&self, durable: u64) -> bool {
-        self.retired_at.is_some_and(|at| at <= durable) && Arc::strong_count(&self.handle) == 1
-    }
-}
-
-pub(crate) fn header(store_id: u64, shard: u16, number: u64) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&store_id.to_le_bytes());
-    bytes.extend_from_slice(&u64::from(shard).to_le_bytes());
-    bytes.extend_from_slice(&number.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&u64::from(crc).to_le_bytes());
-    bytes
-}
-
-fn check_header(
-    file: &dyn DiskFile,
-    name: &str,
-    store_id: u64,
-    shard: u16,
-    number: u64,
-) -> Result<(), StorageError> {
-    let expected = header(store_id, shard, number);
-    let mut bytes = vec![0u8; expected.len()];
-    match file.read_at(&mut bytes, 0) {
-        // Too short for a header: not the one expected.
-        Err(error) if error.kind == DiskErrorKind::EndOfFile => {}
-        read => read?,
-    }
-    if bytes == expected {
-        return Ok(());
-    }
-    Err(StorageError::corruption(
-        name,
-        0,
-        "the container's header is not the one expected",
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::disk::SimulatedDisk;
     use crate::log_store::samples;
-
-    fn check(bytes: &[u8], number: u64) -> Result<(), StorageError> {
-        let disk = SimulatedDisk::from_files([("c".to_owned(), bytes.to_vec())].into());
-        let file = disk.open("c", OpenMode::Existing).unwrap();
-        check_header(&*file, "c", 11, 1, number)
-    }
-
-    #[test]
-    fn a_header_that_is_damaged_cut_or_of_another_container_is_corruption() {
-        let bytes = header(11, 1, 5);
-        assert_eq!(check(&bytes, 5), Ok(()));
-        let is_corrupt = |bytes: &[u8], number| {
-            let checked = check(bytes, number);
-            matches!(checked, Err(StorageError::Corruption { offset: 0, .. }))
-        };
-        assert!(is_corrupt(&bytes, 6));
-        assert!(is_corrupt(&header(12, 1, 5), 5) && is_corrupt(&header(11, 0, 5), 5));
-        for end in 0..bytes.len() {
-            assert!(is_corrupt(&bytes[..end], 5), "cut off at {end}");
-        }
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(is_corrupt(&damaged, 5), "bit {bit}");
-        }
-    }
 
     fn meta(container: u64, number: u64) -> SegmentMeta {
         SegmentMeta {

@@ -111,6 +111,8 @@ impl Bucket {
             .cores()
             .filter(|(_, core)| core.down().is_none())
         {
+            // As whoever asks it for a document: what is there for all has begun in each.
+            core.keep_up();
             let counts = running.store.lease()?.store().counts(vbucket)?;
             for (id, one) in &mut statistics {
                 add(one, &counts);

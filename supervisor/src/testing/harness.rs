@@ -99,7 +99,13 @@ impl Harness {
     /// dropped.
     #[must_use = "dropped, it holds nobody"]
     pub fn hold(&self, place: HoldPoint) -> Hold {
-        self.shared.holds.add(place)
+        self.hold_behind(place, 0)
+    }
+
+    /// As [`Harness::hold`], once so many steps of compactions passed that place.
+    #[must_use = "dropped, it holds nobody"]
+    pub fn hold_behind(&self, place: HoldPoint, steps: usize) -> Hold {
+        self.shared.holds.add(place, steps)
     }
 
     /// Has all messages seen by `tap`.

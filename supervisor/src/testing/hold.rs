@@ -18,6 +18,8 @@ pub(crate) struct Holds(Arc<Mutex<Vec<Arc<Held>>>>);
 
 struct Held {
     place: HoldPoint,
+    /// So many steps there are let pass before one is held.
+    passes: Mutex<usize>,
     /// Who stands there.
     waker: Mutex<Option<WakeWorker>>,
     reached: Notify,
@@ -30,9 +32,10 @@ pub struct Hold {
 }
 
 impl Holds {
-    pub(crate) fn add(&self, place: HoldPoint) -> Hold {
+    pub(crate) fn add(&self, place: HoldPoint, passes: usize) -> Hold {
         let held = Arc::new(Held {
             place,
+            passes: Mutex::new(passes),
             waker: Mutex::default(),
             reached: Notify::new(),
         });
@@ -49,6 +52,11 @@ impl Holds {
         let Some(held) = holds.iter().find(|held| held.place == place) else {
             return (false, false);
         };
+        let mut passes = held.passes.lock();
+        if let Some(fewer) = passes.checked_sub(1) {
+            *passes = fewer;
+            return (false, false);
+        }
         let was_there = held.waker.lock().replace(wake()).is_some();
         held.reached.notify_waiters();
         (true, !was_there)

@@ -260,6 +260,12 @@ impl World {
         self.inner.harness.hold(place)
     }
 
+    /// As [`World::hold`], once so many steps of compactions passed that place.
+    #[must_use = "dropped, it holds nobody"]
+    pub fn hold_behind(&self, place: HoldPoint, steps: usize) -> Hold {
+        self.inner.harness.hold_behind(place, steps)
+    }
+
     /// Has all messages of what runs in this world seen by `tap`.
     pub fn tap(&self, tap: impl Tap) {
         self.inner.harness.tap(tap);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Effect, Purge, RunId, WaiterId};
+use super::{Effect, RunId, WaiterId, Work};
 use messages::compactor::{CompactError, CompactionRun};
 use storage::{AbortReason, CompactionProgress, CompactionStage};
 
@@ -24,10 +24,10 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Queued {
     pub(super) place: u64,
-    pub(super) purge: Purge,
+    pub(super) work: Work,
     pub(super) waiters: Vec<WaiterId>,
     /// The engine wants it, too: this much of it.
-    pub(super) own: Option<Purge>,
+    pub(super) own: Option<Work>,
     /// Nobody's wish is served before (monotonic).
     pub(super) not_before: Duration,
 }
@@ -97,7 +97,7 @@ impl Queued {
     pub(super) fn new(place: u64) -> Queued {
         Queued {
             place,
-            purge: Purge::default(),
+            work: Work::default(),
             waiters: Vec::new(),
             own: None,
             not_before: Duration::ZERO,
@@ -105,15 +105,15 @@ impl Queued {
     }
 
     /// The engine wants it, if it does.
-    pub(super) fn want(&mut self, purge: Option<Purge>) {
+    pub(super) fn want(&mut self, work: Option<Work>) {
         let own = self.own.unwrap_or_default();
-        self.own = purge.map(|purge| own.and(purge)).or(self.own);
+        self.own = work.map(|work| own.and(work)).or(self.own);
     }
 
     /// One run for both.
     pub(super) fn merge(&mut self, other: Queued) {
         self.place = self.place.min(other.place);
-        self.purge = self.purge.and(other.purge);
+        self.work = self.work.and(other.work);
         self.waiters.extend(other.waiters);
         self.want(other.own);
         self.not_before = self.not_before.max(other.not_before);

@@ -76,13 +76,13 @@ impl CompactorState {
                 let answers = waiters.into_iter();
                 let answers = answers.map(|waiter| Effect::Answer(waiter, answer.clone()));
                 self.effects.extend(answers);
-                if let Some(purge) = own
+                if let Some(work) = own
                     && is_failure
                     && self.life == Life::Open
                 {
                     // Who asked for more was told, and decides.
                     let retry = Queued {
-                        purge,
+                        work,
                         own,
                         ..Queued::new(place)
                     };

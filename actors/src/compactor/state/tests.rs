@@ -75,12 +75,52 @@ fn requests_that_wait_are_one_run_and_every_waiter_is_answered() {
     let run = taken(&mut state, NOW);
     // Nothing was read yet.
     state.request(WaiterId(3), id(7), purge(false, 40));
-    assert_eq!(state.begun(run), Some(purge(true, 50)));
+    assert_eq!(state.begun(run), Some(purge(true, 50).into()));
     assert_eq!(state.take(NOW), Taken::Nothing);
     state.settle(run, complete(), NOW);
     assert_eq!(answers(&mut state), [ok(1), ok(2), ok(3)]);
     assert_eq!(state.take(NOW), Taken::Nothing);
     assert!(state.statuses().is_empty());
+}
+
+#[test]
+fn only_the_newest_are_merged_when_nobody_wants_more() {
+    let mut state = machine(4);
+    state.want(id(7), Work::MergeNewest);
+    state.want(id(7), Work::MergeNewest);
+    let run = taken(&mut state, NOW);
+    assert_eq!(state.begun(run), Some(Work::MergeNewest));
+    // It has begun: whoever asks now wants another.
+    state.request(WaiterId(1), id(7), Purge::default());
+    state.settle(run, complete(), NOW);
+    assert_eq!(answers(&mut state), []);
+    let run = taken(&mut state, NOW);
+    assert_eq!(state.begun(run), Some(Purge::default().into()));
+    state.settle(run, complete(), NOW);
+    assert_eq!(answers(&mut state), [ok(1)]);
+    // In whatever order they come.
+    for newest_comes_first in [true, false] {
+        let wants = |state: &mut CompactorState| state.want(id(7), Work::MergeNewest);
+        if newest_comes_first {
+            wants(&mut state);
+        }
+        state.want(id(7), purge(false, 30));
+        if !newest_comes_first {
+            wants(&mut state);
+        }
+        let run = taken(&mut state, NOW);
+        assert_eq!(state.begun(run), Some(purge(false, 30).into()));
+        state.settle(run, complete(), NOW);
+    }
+    // One that failed is tried again as the engine wanted it.
+    state.want(id(7), Work::MergeNewest);
+    state.request(WaiterId(2), id(7), purge(true, 9));
+    let run = taken(&mut state, NOW);
+    assert_eq!(state.begun(run), Some(purge(true, 9).into()));
+    let at = state.note_failure(run, NOW, 0).expect("a retry");
+    state.settle(run, broken(), NOW);
+    let run = taken(&mut state, at);
+    assert_eq!(state.begun(run), Some(Work::MergeNewest));
 }
 
 #[test]
@@ -103,7 +143,7 @@ fn a_request_while_one_runs_gets_one_more_run() {
     state.settle(run, complete(), NOW);
     assert_eq!(answers(&mut state), [ok(1)]);
     let run = taken(&mut state, NOW);
-    assert_eq!(state.begun(run), Some(purge(true, 0)));
+    assert_eq!(state.begun(run), Some(purge(true, 0).into()));
     state.settle(run, complete(), NOW);
     assert_eq!(answers(&mut state), [ok(2), ok(3), ok(4)]);
     assert_eq!(state.take(NOW), Taken::Nothing);
@@ -209,11 +249,11 @@ fn what_a_user_let_go_is_not_let_go_by_the_engine_that_tries_again() {
     state.request(WaiterId(1), id(2), purge(true, 90));
     state.want(id(2), purge(false, 30));
     let run = taken(&mut state, NOW);
-    assert_eq!(state.begun(run), Some(purge(true, 90)));
+    assert_eq!(state.begun(run), Some(purge(true, 90).into()));
     let at = state.note_failure(run, NOW, 0).expect("a retry");
     state.settle(run, broken(), NOW);
     let run = taken(&mut state, at);
-    assert_eq!(state.begun(run), Some(purge(false, 30)));
+    assert_eq!(state.begun(run), Some(purge(false, 30).into()));
 }
 
 #[test]
@@ -314,7 +354,7 @@ fn a_worker_made_anew_begins_again_and_one_that_crashed_says_so() {
     state.settle(run, RunEnd::Interrupted, NOW);
     assert!(answers(&mut state).is_empty());
     let run = taken(&mut state, NOW);
-    assert_eq!(state.begun(run), Some(purge(true, 3)));
+    assert_eq!(state.begun(run), Some(purge(true, 3).into()));
     let child = ChildName::new("compaction-0");
     state.settle(run, RunEnd::Crashed(child.clone()), NOW);
     let told = || {

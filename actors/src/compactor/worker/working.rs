@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::compactor::desk::Compactor;
 use crate::compactor::policy::VbucketFigures;
 use crate::compactor::prepares::PastOf;
-use crate::compactor::state::{Assignment, Purge, RunEnd};
+use crate::compactor::state::{Assignment, RunEnd, Work};
 use crate::compactor::vbucket::{Compactable, Expiring};
 use crate::store_handle::StoreLease;
 use messages::compactor::CompactError;
@@ -29,7 +29,7 @@ pub(super) struct Working {
     pub(super) lease: StoreLease,
     /// Which past it reads, as soon as there is a job.
     pub(super) of: Option<PastOf>,
-    /// How the vbucket stood before it read anything.
+    /// How the vbucket stood before it read anything; not of a merge of the newest segments, which leaves the rest as it was.
     pub(super) began: Option<VbucketFigures>,
     /// Bytes read and written so far.
     pub(super) spent: u64,
@@ -58,20 +58,19 @@ impl Working {
         job.map_or(CompactionStage::Start, |job| job.progress().stage)
     }
 
-    pub(super) fn make_job(&mut self, compactor: &Compactor, purge: Purge) -> Result<(), RunEnd> {
+    pub(super) fn make_job(&mut self, compactor: &Compactor, work: Work) -> Result<(), RunEnd> {
         let request = CompactionRequest {
-            drop_deletes: purge.drop_deletes,
-            purge_before_s: purge.purge_before_s,
-            expired_at_s: compactor.now_s(),
             history_floor: compactor.config().history_floor,
-            ..CompactionRequest::default()
+            ..request_of(work, compactor.now_s())
         };
         let vbucket = self.assignment.vbucket;
         let past = past_of(self.lease.store(), vbucket);
         let past = past.map_err(|error| unserved(&error).unwrap_or(RunEnd::Interrupted));
         self.of = Some(past?);
         // First: what is dropped or sealed between this and its reading it erases or merges, and looks at once more.
-        self.began = compactor.before(vbucket, self.lease.store());
+        if !request.newest_only {
+            self.began = compactor.before(vbucket, self.lease.store());
+        }
         match self.lease.store().compaction_job(vbucket, request) {
             Ok(job) => {
                 self.job = Some(job);
@@ -118,6 +117,21 @@ impl Working {
         let bytes = spent.saturating_sub(self.spent);
         self.spent = spent;
         self.resume_at = compactor.note_step(self.assignment, progress, bytes, deleted);
+    }
+}
+
+fn request_of(work: Work, now_s: u32) -> CompactionRequest {
+    match work {
+        Work::MergeNewest => CompactionRequest {
+            newest_only: true,
+            ..CompactionRequest::default()
+        },
+        Work::Rewrite(purge) => CompactionRequest {
+            drop_deletes: purge.drop_deletes,
+            purge_before_s: purge.purge_before_s,
+            expired_at_s: now_s,
+            ..CompactionRequest::default()
+        },
     }
 }
 

@@ -87,6 +87,44 @@ fn counting(steps: &Arc<AtomicU64>, seen: Sender<u64>, idle: Step) -> MakeWorker
     })
 }
 
+/// Says how its thread counts beside others.
+#[cfg(target_os = "linux")]
+struct Polite {
+    gives_way: bool,
+    says: Sender<i32>,
+}
+
+#[cfg(target_os = "linux")]
+impl Worker for Polite {
+    fn step(&mut self) -> Step {
+        let nice = rustix::process::getpriority_process(None).unwrap();
+        self.says.send(nice).ok();
+        Step::Idle
+    }
+
+    fn gives_way(&self) -> bool {
+        self.gives_way
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn who_gives_way_does_so_on_its_own_thread_alone() {
+    let here = rustix::process::getpriority_process(None).unwrap();
+    let executor = ThreadExecutor::new();
+    for (gives_way, expected) in [(true, here.max(5)), (false, here)] {
+        let (guardian, _told) = guardian(&[]);
+        let (says, said) = channel();
+        let make: MakeWorker = Box::new(move |_| {
+            let says = says.clone();
+            Box::new(Polite { gives_way, says })
+        });
+        drop(executor.start(spec("polite", guardian, make)).unwrap());
+        assert_eq!(said.recv_timeout(PATIENCE).unwrap(), expected);
+    }
+    assert_eq!(rustix::process::getpriority_process(None).unwrap(), here);
+}
+
 #[test]
 fn a_wake_before_the_worker_idles_is_not_lost() {
     let executor = ThreadExecutor::new();

@@ -14,7 +14,8 @@ use super::cursor::{Cursor, CursorId, Told};
 use super::error::CursorError;
 use super::log::CheckpointLog;
 
-/// How much one call takes. The first item is taken whatever its size, and a run of system events is never cut.
+/// How much one call takes. The first item is taken whatever its size, and a run of system events is never cut for the
+/// flusher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TakeLimits {
     /// Items at most.
@@ -213,7 +214,7 @@ fn read(
                     stopped = Stopped::EndOfTold;
                     break;
                 }
-                if !fits(item, budget, taken.items.last()) {
+                if !fits(item, budget, taken.items.last(), reader.is_flush()) {
                     stopped = Stopped::Budget;
                     break;
                 }
@@ -242,12 +243,18 @@ fn read(
     stopped
 }
 
-/// Whether there is room for an item. The first one always goes, and so do system events behind each other: they are
-/// one change of the manifest, which the store gets as a whole.
-fn fits(item: &Item, budget: &mut TakeLimits, before: Option<&Arc<Item>>) -> bool {
+/// Whether there is room for an item. The first one always goes, and to the store so do system events behind each other:
+/// they are one change of the manifest, which it gets as a whole. A stream sends them one by one.
+fn fits(
+    item: &Item,
+    budget: &mut TakeLimits,
+    before: Option<&Arc<Item>>,
+    is_for_store: bool,
+) -> bool {
     let bytes = usize::try_from(item.user_bytes()).unwrap_or(usize::MAX);
     let is_event = |item: &Item| item.namespace() == Namespace::SystemEvent;
-    let must_go = before.is_none_or(|before| is_event(before) && is_event(item));
+    let is_one_change = |before: &Item| is_for_store && is_event(before) && is_event(item);
+    let must_go = before.is_none_or(|before| is_one_change(before));
     if !must_go && (budget.items_max == 0 || bytes > budget.bytes_max) {
         return false;
     }

@@ -204,7 +204,7 @@ impl VbucketCore {
     }
 
     /// An event is in the log: what it says is so from now on.
-    pub(in crate::vbucket) fn enter_event(&self, inner: &Inner, item: &Item) {
+    pub(in crate::vbucket) fn enter_event(&self, inner: &mut Inner, item: &Item) {
         let event = match SystemEvent::of(item) {
             Ok(event) => event,
             // Looked at before it was queued.
@@ -223,6 +223,11 @@ impl VbucketCore {
             self.map.set_incomplete();
         }
         if applied.has_ended {
+            if let SystemEvent::CollectionBegin { collection, .. }
+            | SystemEvent::CollectionEnd { collection, .. } = event
+            {
+                inner.note_collection_dropped(collection, item.seqno);
+            }
             self.ask_for_erasing();
         }
     }
@@ -252,8 +257,8 @@ impl VbucketCore {
         self.admit_key(key)
     }
 
-    /// Follows the bucket's manifest if this vbucket is behind it, and may.
-    pub(in crate::vbucket) fn keep_up(&self) {
+    /// Follows the bucket's manifest if this vbucket is behind it, and may. For whoever asks what a collection is in it.
+    pub fn keep_up(&self) {
         let is_behind = || self.collections.read().manifest().uid < self.manifest.uid();
         let status = self.status();
         let is_hindered = status.has(NOT_WRITABLE | Status::SUSPECT | Status::CLOSED);

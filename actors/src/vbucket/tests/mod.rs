@@ -1,11 +1,14 @@
 //! What only the inside can show: panics at every step of a change, against a model.
 
 mod door;
+mod durable;
+mod loading;
 mod manifest;
 mod model;
 #[path = "../../../tests/support/mod.rs"]
 pub(crate) mod support;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -14,7 +17,7 @@ use proptest::prelude::*;
 use self::model::Model;
 use self::support::{Bench, Setup, active, id, key, set};
 use super::checkpoint::CheckpointLimits;
-use super::{ChangeStep, VbucketCore};
+use super::{ChangeStep, DurableWait, VbucketCore};
 use messages::vbucket::{
     Acknowledge, Add, Delete, ExpiryRequest, Replace, Set, Touch, Write, WriteBatch, WriteOptions,
 };
@@ -53,6 +56,13 @@ enum Step {
     Tick(u64),
     /// Takes so many items, and commits them or not.
     Flush(usize, bool),
+    Durable(Wanted),
+    /// The other node holds so many of the seqnos there are, by hundredths.
+    Acknowledge(u64),
+    /// Does so many of what is decided.
+    Decide(usize),
+    /// Is a replica in between.
+    Bounce,
 }
 
 fn wanted() -> impl Strategy<Value = Wanted> {
@@ -78,10 +88,14 @@ fn steps() -> impl Strategy<Value = Vec<(Step, Option<ChangeStep>)>> {
     let step = prop_oneof![
         12 => wanted().prop_map(Step::One),
         2 => prop::collection::vec(wanted(), 0..5).prop_map(Step::Batch),
-        2 => (1u64..6).prop_map(Step::Tick),
+        6 => wanted().prop_map(Step::Durable),
+        3 => (0u64..=100).prop_map(Step::Acknowledge),
+        3 => (1usize..6).prop_map(Step::Decide),
+        1 => Just(Step::Bounce),
+        2 => prop_oneof![4 => 1u64..6, 1 => Just(31u64)].prop_map(Step::Tick),
         3 => (1usize..8, prop::bool::weighted(0.8)).prop_map(|(items, ends)| Step::Flush(items, ends)),
     ];
-    let fault = prop::option::weighted(0.15, prop::sample::select(ChangeStep::ALL.to_vec()));
+    let fault = prop::option::weighted(0.15, prop::sample::select(ChangeStep::OF_DURABLE.to_vec()));
     prop::collection::vec((step, fault), 0..200)
 }
 
@@ -89,6 +103,8 @@ struct World {
     bench: Bench,
     model: Model,
     store: MemoryStore,
+    /// Whoever waits for a durable write, by its prepare.
+    waits: BTreeMap<Seqno, DurableWait>,
 }
 
 impl World {
@@ -105,10 +121,13 @@ impl World {
             checkpoints,
             ..Setup::default()
         };
+        let bench = bench.warm();
+        support::durable::lead(&bench.core, &["a", "b"]);
         World {
-            bench: bench.warm(),
+            bench,
             model: Model::default(),
             store,
+            waits: BTreeMap::new(),
         }
     }
 
@@ -181,6 +200,10 @@ impl World {
             }
             Step::Tick(seconds) => self.bench.clock.advance(Duration::from_secs(*seconds)),
             Step::Flush(items, ends) => self.flush(*items, *ends),
+            Step::Durable(wanted) => self.write_durably(*wanted, fault),
+            Step::Acknowledge(hundredths) => self.acknowledge(*hundredths),
+            Step::Decide(max) => self.decide(*max, fault),
+            Step::Bounce => self.bounce(),
         }
         self.check();
         self.forget_tombstones();
@@ -196,6 +219,9 @@ impl World {
     ) {
         let now = self.bench.clock.seconds();
         let crashed = answers.is_none();
+        if crashed {
+            self.model.rebuild();
+        }
         let mut answers = answers.into_iter().flatten();
         for (wanted, write) in writes {
             if crashed && fault == Some(ChangeStep::Locked) {
@@ -229,7 +255,8 @@ impl World {
         let core = &self.bench.core;
         for (name, slot) in &mut self.model.slots {
             let name = key(&format!("k{name}"));
-            if slot.document.is_none() && core.get_meta(&name).is_err() {
+            let is_gone = core.get_meta(&name) == Err(OperationError::KeyNotFound);
+            if slot.document.is_none() && is_gone {
                 assert!(slot.seqno <= core.persisted_seqno());
                 slot.rev = 0;
             }
@@ -239,8 +266,7 @@ impl World {
     /// Nobody was told the version of what a panic interrupted.
     fn learn_cas(&mut self, name: u8) {
         let meta = self.core().get_meta(&key(&format!("k{name}")));
-        let slot = self.model.slots.get_mut(&name).unwrap();
-        if let Ok(meta) = meta {
+        if let (Some(slot), Ok(meta)) = (self.model.slots.get_mut(&name), meta) {
             slot.cas = meta.cas;
         }
     }
@@ -253,8 +279,18 @@ impl World {
             "seqnos are dense"
         );
         for (name, slot) in &self.model.slots {
+            let is_hidden = self
+                .model
+                .pending_of(*name)
+                .is_some_and(|one| one.is_hidden);
             let name = key(&format!("k{name}"));
-            let found = self.core().get(&name).ok();
+            let found = self.core().get(&name);
+            let hidden = Err(OperationError::SyncWriteReCommitInProgress);
+            assert_eq!(found == hidden, is_hidden);
+            if is_hidden {
+                continue;
+            }
+            let found = found.ok();
             let found = found.as_ref().map(|found| {
                 let meta = &found.meta;
                 (
@@ -273,6 +309,7 @@ impl World {
             .values()
             .filter(|slot| slot.document.is_some());
         assert_eq!(self.core().figures().documents, live.count() as u64);
+        durable::check(self.core());
     }
 
     fn flush(&mut self, items: usize, ends: bool) {
@@ -304,6 +341,7 @@ impl World {
             assert_eq!(stored.seqno, slot.seqno);
             assert_eq!(stored.operation.is_tombstone(), slot.document.is_none());
         }
+        self.finish_durable(&*snapshot);
     }
 }
 
@@ -335,8 +373,8 @@ fn crashing<T>(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Any operations, flushes that come through or do not, and panics at every step of a change: answers and contents
-    /// are the model's, no acknowledged write is missing, and every seqno is accounted for.
+    /// Any operations, durable ones too, flushes that come through or do not, and panics at every step of a change: answers
+    /// and contents are the model's, no acknowledged write is missing, and every seqno is accounted for.
     #[test]
     fn equals_the_model(steps in steps(), items_max in 1usize..30) {
         let mut world = World::new(items_max);

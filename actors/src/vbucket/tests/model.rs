@@ -1,4 +1,4 @@
-//! What a vbucket should answer, by an ordered map.
+//! What a vbucket should answer, by an ordered map; and the durable writes under way, by another.
 
 use std::collections::BTreeMap;
 
@@ -42,10 +42,146 @@ impl Slot {
     }
 }
 
+/// A durable write under way.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub(super) name: u8,
+    document: Option<Written>,
+    rev: u64,
+    /// When it is given up, in seconds; never, once another may have committed it.
+    deadline: Option<u32>,
+    pub(super) is_hidden: bool,
+    /// Committed or not, once that is decided.
+    verdict: Option<bool>,
+}
+
+/// How a durable write was ended, for whoever waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Committed(Seqno),
+    Unknown,
+    /// A panic came between: he may have been told either.
+    PerhapsTold(Seqno),
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     pub(super) slots: BTreeMap<u8, Slot>,
     pub(super) high: Seqno,
+    pub(super) pending: BTreeMap<Seqno, Pending>,
+    acknowledged: Seqno,
+}
+
+/// Seconds a durable write is given.
+const TIMEOUT_S: u32 = 30;
+
+impl Model {
+    pub(super) fn pending_of(&self, name: u8) -> Option<&Pending> {
+        self.pending.values().find(|one| one.name == name)
+    }
+
+    pub(super) fn write_durably(
+        &mut self,
+        name: u8,
+        write: &Write,
+        now: u32,
+    ) -> Result<(), OperationError> {
+        if matches!(write, Write::Touch(_)) {
+            return Err(OperationError::DurabilityNotSupported);
+        }
+        self.admit(name, write, now)?;
+        self.high = self.high.next();
+        let pending = Pending {
+            name,
+            document: self.made(name, write, now),
+            rev: self.slots.get(&name).map_or(0, |slot| slot.rev) + 1,
+            deadline: Some(now + TIMEOUT_S),
+            is_hidden: false,
+            verdict: None,
+        };
+        self.pending.insert(self.high, pending);
+        Ok(())
+    }
+
+    /// The other node holds everything up to here.
+    pub(super) fn acknowledge(&mut self, seqno: Seqno) {
+        self.acknowledged = self.acknowledged.max(seqno);
+        for (prepare, one) in &mut self.pending {
+            if *prepare <= self.acknowledged {
+                one.verdict.get_or_insert(true);
+            }
+        }
+    }
+
+    /// Gives up what is overdue and first in line; who else is told that he waited long enough.
+    pub(super) fn tick(&mut self, now: u32) -> Vec<Seqno> {
+        let is_overdue = |one: &Pending| one.deadline.is_some_and(|at| at < now);
+        let undecided = self.pending.values_mut();
+        for one in undecided.skip_while(|one| one.verdict.is_some()) {
+            if !is_overdue(one) {
+                break;
+            }
+            one.verdict = Some(false);
+        }
+        let behind = self.pending.iter();
+        let behind = behind.filter(|(_, one)| one.verdict.is_none() && is_overdue(one));
+        behind.map(|(seqno, _)| *seqno).collect()
+    }
+
+    /// Does the next that is decided.
+    pub(super) fn end_next(&mut self) -> Option<(Seqno, Ended)> {
+        let next = self.pending.first_entry()?;
+        let is_commit = next.get().verdict?;
+        let (seqno, one) = next.remove_entry();
+        self.high = self.high.next();
+        if !is_commit {
+            return Some((seqno, Ended::Unknown));
+        }
+        let slot = Slot {
+            seqno: self.high,
+            cas: Cas(0),
+            rev: one.rev,
+            document: one.document,
+        };
+        self.slots.insert(one.name, slot);
+        Some((seqno, Ended::Committed(self.high)))
+    }
+
+    /// The monitor was made anew: what was given up and not done is undecided.
+    pub(super) fn rebuild(&mut self) {
+        for one in self.pending.values_mut() {
+            one.verdict = None;
+        }
+        self.acknowledge(self.acknowledged);
+    }
+
+    /// It was something else in between.
+    pub(super) fn bounce(&mut self) {
+        self.acknowledged = Seqno::ZERO;
+        for one in self.pending.values_mut() {
+            one.verdict = None;
+            one.deadline = None;
+            one.is_hidden = true;
+        }
+    }
+
+    /// Whether a write may be done; what is in its way and expired is deleted by the way.
+    fn admit(&mut self, name: u8, write: &Write, now: u32) -> Result<(), OperationError> {
+        let slot = self.slots.get(&name);
+        let live = slot.and_then(|slot| slot.live(now).map(|_| slot.cas));
+        let is_expired = slot.is_some_and(|slot| slot.document.is_some()) && live.is_none();
+        if self.pending_of(name).is_some() {
+            return Err(match (write, live) {
+                (Write::Replace(_), None) => OperationError::KeyNotFound,
+                _ => OperationError::SyncWriteInProgress,
+            });
+        }
+        let verdict = judge(write, live);
+        if verdict.is_err() && is_expired {
+            self.change(name, None);
+        }
+        verdict
+    }
 }
 
 impl Model {
@@ -59,22 +195,20 @@ impl Model {
         write: &Write,
         now: u32,
     ) -> Result<(), OperationError> {
+        self.admit(name, write, now)?;
+        let document = self.made(name, write, now);
+        self.change(name, document);
+        Ok(())
+    }
+
+    fn made(&self, name: u8, write: &Write, now: u32) -> Option<Written> {
         let slot = self.slots.get(&name);
-        let live = slot.and_then(|slot| slot.live(now).map(|_| slot.cas));
-        let is_expired = slot.is_some_and(|slot| slot.document.is_some()) && live.is_none();
-        let verdict = judge(write, live);
-        if verdict.is_err() {
-            if is_expired {
-                self.change(name, None);
-            }
-            return verdict;
-        }
         let fresh = |value: &Bytes, options: &WriteOptions| Written {
             value: value.clone(),
             flags: options.flags,
             expiry: expiry_at(options.expiry, now),
         };
-        let document = match write {
+        match write {
             Write::Set(set) => Some(fresh(&set.value, &set.options)),
             Write::Add(add) => Some(fresh(&add.value, &add.options)),
             Write::Replace(replace) => Some(fresh(&replace.value, &replace.options)),
@@ -86,9 +220,7 @@ impl Model {
                         ..before
                     })
             }
-        };
-        self.change(name, document);
-        Ok(())
+        }
     }
 
     fn change(&mut self, name: u8, document: Option<Written>) {

@@ -2,7 +2,8 @@
 //! while none is.
 //!
 //! Before each of the two, some documents are overwritten and sealed, so that there is something to compact and both
-//! read segments as many. Idle and compacting take turns. The compaction goes at full speed, without a budget.
+//! read segments as many. Idle and compacting take turns. The compaction goes at full speed, without a budget, on a thread
+//! that gives way to others, as a bucket's does.
 
 use std::time::Instant;
 
@@ -15,6 +16,9 @@ use crate::workload::{Random, Workload};
 use crate::works::{Bench, w3};
 
 const PASSES: u64 = 2;
+/// As `actors::executor` has it for compaction.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 5;
 /// Of the documents, overwritten before each pass: one in so many.
 const OVERWRITTEN: u64 = 20;
 /// Scans of every vbucket while nothing is compacted.
@@ -96,6 +100,8 @@ fn overwrite_some(store: &Piggin, workload: &mut Workload, seed: u64) {
 fn while_compacting(store: &Piggin, vbuckets: u16, mut read: impl FnMut()) {
     std::thread::scope(|scope| {
         let compacting = scope.spawn(|| {
+            #[cfg(target_os = "linux")]
+            rustix::process::setpriority_process(None, NICE).unwrap();
             for vbucket in 0..vbuckets {
                 let mut step = store.compaction(vbucket);
                 while step() {}

@@ -21,6 +21,7 @@ const DELETION: Operation = Operation::Deletion {
     deleted_at: 1,
     source: DeleteSource::Explicit,
 };
+const EVENT: Operation = Operation::SystemEventBegin;
 const PREPARE: Operation = Operation::Prepare {
     level: DurabilityLevel::Majority,
     is_deletion: false,

@@ -19,6 +19,30 @@ fn a_slice_is_bounded_but_never_empty() {
     assert!(taken.items.is_empty() && taken.pieces.is_empty() && !taken.more);
 }
 
+/// A change of a manifest of many names goes to the store as a whole, and through a stream in slices like all else.
+#[test]
+fn a_run_of_system_events_is_cut_for_streams_and_for_the_store_is_not() {
+    let mut log = log_of(1);
+    let cursor = register(&mut log, "stream", 0).cursor;
+    for number in 0..2000 {
+        put(&mut log, &format!("event {number}"), EVENT, None);
+    }
+    append(&mut log, 1);
+    let counts = |log: &mut CheckpointLog, cursor: CursorId| {
+        let mut counts = Vec::new();
+        loop {
+            let taken = take_items(log, cursor, 512);
+            counts.push(taken.items.len());
+            if !taken.more {
+                return counts;
+            }
+        }
+    };
+    assert_eq!(counts(&mut log, cursor), [512, 512, 512, 466]);
+    assert_eq!(counts(&mut log, CursorId::FLUSH), [2001, 1]);
+    check(&log);
+}
+
 #[test]
 fn a_snapshot_is_told_whole_and_kept_over_slices() {
     let mut log = log_of(5);

@@ -1,0 +1,468 @@
+//! What a vbucket knows of durable writes under its lock: the monitor, the ledger, and on a replica the snapshot under way.
+//!
+//! Invariant: the monitor follows from the table of prepares, the ledger, and how far the vbucket has come; so whatever is
+//! done in a panic's middle is put right by making it anew ([`VbucketCore::reconcile`]). Its role is that of the identity. Who
+//! waits is answered once the lock is free.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::announced::Announced;
+use super::core::{Inner, VbucketCore};
+use super::dirty::DirtyVbuckets;
+use super::durable::Reply;
+use super::lock::Locked;
+use super::prepares::Newest;
+use super::replica::StreamEpoch;
+use crate::durability::{
+    Chains, Ledger, Monitor, NodeName, OutOfOrder, Outstanding, Prepare, Requirements, RoleEpoch,
+    Settled, SnapshotEnd, Standing, high_prepared_on_disk,
+};
+use messages::compactor::PreparesErased;
+use messages::durability::DurableWrites;
+use messages::{Busy, DurabilityStatus, OperationError};
+use storage::{
+    CollectionId, ErasedPrepare, Item, Operation, Seqno, Topology, VbucketIdentity, VbucketState,
+    Watermarks,
+};
+
+/// Monitor, ledger, and what both are of.
+#[derive(Debug)]
+pub(super) struct Durable {
+    pub(super) monitor: Monitor,
+    pub(super) ledger: Ledger<Reply>,
+    pub(super) announced: Announced,
+    requirements: Requirements,
+    /// What the vbucket was when monitor and ledger were told last.
+    role: VbucketState,
+    /// Highest prepare that is over, as the monitor said last.
+    high_completed: Seqno,
+    /// When whoever drives this comes back (monotonic), if he was told to.
+    pub(super) armed: Option<Duration>,
+    pub(super) counts: DurableWrites,
+    /// Why nobody drives this: nothing is decided any more.
+    stopped: Option<OperationError>,
+}
+
+impl Durable {
+    /// What the store says, without the prepares it holds.
+    pub(super) fn stored(identity: &VbucketIdentity, watermarks: &Watermarks) -> Durable {
+        let (ledger, announced) = (Ledger::default(), Announced::stored(watermarks));
+        let outstanding = Outstanding {
+            high_prepared: high_prepared_on_disk(watermarks),
+            high_completed: watermarks.completed_seqno,
+            whole: announced.whole(),
+            ..Outstanding::default()
+        };
+        let requirements = Requirements::default();
+        let standing = Standing {
+            high_seqno: watermarks.high_seqno,
+            persisted: watermarks.high_seqno,
+            requirements,
+        };
+        let chains = chains_of(&identity.topology);
+        let monitor = Monitor::rebuild(identity.state, chains, outstanding, &standing, &ledger);
+        Durable {
+            monitor,
+            ledger,
+            announced,
+            requirements,
+            role: identity.state,
+            high_completed: watermarks.completed_seqno,
+            armed: None,
+            counts: DurableWrites::default(),
+            stopped: None,
+        }
+    }
+
+    /// Whether a durable write can be taken on at all.
+    pub(super) fn admit(&self) -> Result<(), OperationError> {
+        if let Some(why) = &self.stopped {
+            return Err(why.clone());
+        }
+        let Monitor::Active(active) = &self.monitor else {
+            return Err(OperationError::TemporaryFailure(Busy::NoTopology));
+        };
+        let chains = active.chains();
+        let chains = chains.ok_or(OperationError::TemporaryFailure(Busy::NoTopology))?;
+        if chains.is_possible(self.requirements) {
+            Ok(())
+        } else {
+            Err(OperationError::DurabilityImpossible)
+        }
+    }
+
+    /// What was decided of a write was done.
+    pub(super) fn count(&mut self, settled: Settled) {
+        if self.role != VbucketState::Active {
+            return;
+        }
+        let counts = &mut self.counts;
+        match settled {
+            Settled::Committed => counts.committed = counts.committed.saturating_add(1),
+            Settled::Aborted => counts.aborted = counts.aborted.saturating_add(1),
+            Settled::CollectionGone => {}
+        }
+    }
+
+    /// A prepare of this vbucket's own is in the log.
+    pub(super) fn track(&mut self, prepare: Prepare) -> Result<(), OutOfOrder> {
+        let deadline = self.ledger.deadline(prepare.seqno);
+        match &mut self.monitor {
+            Monitor::Active(active) => active.track(prepare, deadline),
+            Monitor::Passive(_) | Monitor::Dead(_) => Err(OutOfOrder {
+                seqno: prepare.seqno,
+                last: Seqno::MAX,
+            }),
+        }
+    }
+
+    /// Highest prepare this node holds as strongly as it asks; to be stored only as far as whole snapshots are.
+    pub(super) fn high_prepared(&self) -> Seqno {
+        self.ledger.high_prepared()
+    }
+
+    /// Notes how far the monitor is.
+    fn note_progress(&mut self) {
+        self.ledger
+            .raise_high_prepared(self.monitor.high_prepared());
+        let completed = self.monitor.high_completed();
+        self.high_completed = completed.max(self.high_completed);
+    }
+
+    /// Whether whoever drives this has something to do that he was not told of; `before` is how far it was.
+    fn wants_attention(&self, before: Seqno) -> bool {
+        match &self.monitor {
+            Monitor::Active(active) => {
+                let tick = active.next_tick();
+                let is_sooner = |tick| self.armed.is_none_or(|armed| tick < armed);
+                active.next_decision().is_some() || tick.is_some_and(is_sooner)
+            }
+            Monitor::Passive(passive) => {
+                let prepared = passive.high_prepared();
+                prepared > before && self.announced.has_word(prepared)
+            }
+            Monitor::Dead(_) => false,
+        }
+    }
+}
+
+/// What a stored topology says; one that says nothing is as none.
+fn chains_of(topology: &Topology) -> Option<Chains> {
+    Chains::of(topology).unwrap_or_else(|error| {
+        // Looked at before it was taken over.
+        tracing::error!(%error, "a topology that cannot be is stored");
+        None
+    })
+}
+
+impl Locked<'_> {
+    /// The monitor was told something: what it came to is noted, and who drives it learns of what is to be done.
+    pub(super) fn after_monitor(&mut self) {
+        let before = self.durable.high_prepared();
+        self.note_progress();
+        if self.durable.wants_attention(before) {
+            self.note_decided();
+        }
+    }
+
+    /// What the monitor came to is noted where it outlives it.
+    pub(super) fn note_progress(&mut self) {
+        let inner: &mut Inner = self;
+        inner.durable.note_progress();
+        let prepared = inner.durable.high_prepared();
+        inner.log.raise_high_prepared(prepared);
+    }
+
+    /// Everything up to `settled` is on disk.
+    pub(super) fn tell_persisted(&mut self, settled: Seqno) {
+        let inner: &mut Inner = self;
+        let stored = inner.flushed.persisted();
+        inner.durable.announced.note_stored(stored);
+        inner.durable.monitor.note_persisted(settled);
+        self.after_monitor();
+    }
+
+    /// Whoever waits for this prepare is told, once the lock is free.
+    pub(super) fn complete(&mut self, seqno: Seqno, answer: super::durable::Answer) {
+        if let Some(reply) = self.durable.ledger.complete(seqno) {
+            self.answer_later(reply, answer);
+        }
+    }
+
+    fn answer_ambiguous(&mut self, replies: Vec<Reply>) {
+        for reply in replies {
+            self.answer_later(reply, Err(OperationError::SyncWriteAmbiguous));
+        }
+    }
+
+    /// Everybody who waits is told that the outcome is not known: nothing is decided for now. Nothing else changes.
+    pub(super) fn answer_all(&mut self) {
+        let replies = self.durable.ledger.answer_all();
+        self.answer_ambiguous(replies);
+    }
+}
+
+impl VbucketCore {
+    /// From now on this is marked when something is to be decided, done or acknowledged here.
+    pub fn set_durability_edge(&self, edge: Arc<DirtyVbuckets>) {
+        *self.durability_edge.write() = Some(edge);
+        self.mark_durability();
+    }
+
+    pub(super) fn mark_durability(&self) {
+        let edge = self.durability_edge.read().clone();
+        if let Some(edge) = edge {
+            edge.mark(self.id);
+        }
+    }
+
+    /// Nobody drives durable writes here any more: they are refused with this, and whoever waits is told that the outcome is
+    /// not known.
+    pub fn stop_durability(&self, why: OperationError) {
+        let mut locked = self.lock();
+        locked.durable.stopped = Some(why);
+        locked.answer_all();
+    }
+
+    /// Somebody drives them again.
+    pub fn resume_durability(&self) {
+        self.lock().durable.stopped = None;
+        self.mark_durability();
+    }
+
+    /// What the bucket asks of its chains from now on.
+    pub fn set_requirements(&self, requirements: Requirements) {
+        let mut locked = self.lock();
+        locked.durable.requirements = requirements;
+        if let Monitor::Active(active) = &mut locked.durable.monitor {
+            active.set_requirements(requirements);
+        }
+        locked.after_monitor();
+    }
+
+    /// The role of now: what nodes acknowledge counts in the role it was said in.
+    #[must_use]
+    pub fn role(&self) -> RoleEpoch {
+        self.lock().durable.ledger.role()
+    }
+
+    /// A node holds everything up to `seqno`, each prepare as strongly as it asks. Of a stream that lives, checked by the
+    /// caller: `seqno` is not above what that stream sent.
+    pub fn acknowledge_prepared(&self, role: RoleEpoch, node: &NodeName, seqno: Seqno) {
+        let mut locked = self.lock();
+        if locked.durable.ledger.role() != role {
+            return;
+        }
+        locked.durable.ledger.acknowledge(node, seqno);
+        locked.durable.monitor.acknowledge(node, seqno);
+        locked.after_monitor();
+    }
+
+    /// The stream to a node ended.
+    pub fn end_node_stream(&self, role: RoleEpoch, node: &NodeName) {
+        let mut locked = self.lock();
+        let Durable {
+            monitor, ledger, ..
+        } = &mut locked.durable;
+        if let Monitor::Active(active) = monitor
+            && ledger.role() == role
+        {
+            ledger.end_stream(node, active.chains());
+            active.end_stream(node);
+        }
+    }
+
+    /// Of a replica: what the consumer of that stream has to acknowledge to its source now, if anything.
+    pub fn prepared_to_acknowledge(&self, epoch: StreamEpoch) -> Option<Seqno> {
+        let mut locked = self.lock();
+        if locked.stream != epoch || self.is_suspect() {
+            return None;
+        }
+        let Durable {
+            monitor, announced, ..
+        } = &mut locked.durable;
+        let Monitor::Passive(passive) = monitor else {
+            return None;
+        };
+        announced.acknowledge(passive.high_prepared())
+    }
+
+    /// A compaction erased these prepares, with their collections; told after that is on disk, and perhaps twice.
+    pub fn forget_erased(&self, erased: &PreparesErased) {
+        let mut locked = self.lock();
+        if (erased.incarnation, erased.epoch) != (self.incarnation, locked.least_epoch) {
+            return;
+        }
+        for ErasedPrepare { key, seqno } in &erased.prepares {
+            let newest = Newest {
+                abort: None,
+                open_start: locked.log.open_start(),
+            };
+            self.prepares.end(key, seqno.next(), newest, &self.memory);
+            // Of one that is not there nothing is said.
+            let _was_there = locked.durable.monitor.erase(key, *seqno);
+            locked.complete(*seqno, Err(OperationError::SyncWriteAmbiguous));
+        }
+        locked.after_monitor();
+    }
+
+    /// How it stands with durable writes.
+    #[must_use]
+    pub fn durability_figures(&self) -> DurabilityStatus {
+        let locked = self.lock();
+        DurabilityStatus {
+            vbucket: self.id,
+            high_prepared: locked.durable.monitor.high_prepared(),
+            high_completed: locked.durable.monitor.high_completed(),
+            prepares: self.prepares.open(),
+            maybe_visible: self.prepares.maybe_visible(),
+            waiting: locked.durable.ledger.waiting(),
+            bytes: self.prepares.bytes(),
+            counts: locked.durable.counts,
+        }
+    }
+
+    /// Does what a change of identity means for durable writes. Nothing, if neither state nor topology is another.
+    pub(super) fn follow_role(&self, locked: &mut Locked<'_>) {
+        let state = locked.identity.state;
+        if locked.durable.role != state {
+            let standing = standing(locked);
+            self.change_role(locked);
+            locked.durable.monitor.become_state(state, &standing);
+            locked.durable.role = state;
+        }
+        let topology = chains_of(&locked.identity.topology);
+        let Durable {
+            monitor, ledger, ..
+        } = &mut locked.durable;
+        if let Monitor::Active(active) = monitor
+            && active.chains() != topology.as_ref()
+        {
+            ledger.set_chains(topology.as_ref());
+            active.set_chains(topology);
+        }
+        locked.after_monitor();
+    }
+
+    /// Whoever waits is answered, and what is prepared may be committed elsewhere from now on.
+    fn change_role(&self, locked: &mut Locked<'_>) {
+        if locked.durable.role == VbucketState::Active {
+            self.prepares.make_maybe_visible();
+            let high = locked.log.last_seqno();
+            locked.durable.announced.end_own(high);
+        }
+        let replies = locked.durable.ledger.begin_role();
+        locked.answer_ambiguous(replies);
+        locked.durable.armed = None;
+    }
+
+    /// Makes the monitor anew from what outlives it, and answers whoever waits for what is not under way.
+    pub(super) fn rebuild_monitor(&self, locked: &mut Locked<'_>) {
+        let state = locked.identity.state;
+        if locked.durable.role != state {
+            self.change_role(locked);
+            locked.durable.role = state;
+        }
+        let outstanding = self.outstanding(locked);
+        let standing = standing(locked);
+        let chains = chains_of(&locked.identity.topology);
+        let Durable {
+            monitor, ledger, ..
+        } = &mut locked.durable;
+        let in_vain = ledger.complete_all_but(&outstanding.prepares);
+        *monitor = Monitor::rebuild(state, chains, outstanding, &standing, ledger);
+        locked.durable.armed = None;
+        locked.answer_ambiguous(in_vain);
+        locked.after_monitor();
+    }
+
+    /// The store went back to this: what was prepared since is not, and what it holds is to be loaded anew. Whatever is
+    /// prepared in memory goes, on disk or not (MB-36423).
+    pub(super) fn reset_durability(&self, locked: &mut Locked<'_>, watermarks: &Watermarks) {
+        self.prepares.clear(has_prepares(watermarks));
+        let durable = &mut locked.durable;
+        durable.ledger.roll_back(high_prepared_on_disk(watermarks));
+        durable.high_completed = watermarks.completed_seqno;
+        durable.announced = Announced::stored(watermarks);
+        self.rebuild_monitor(locked);
+    }
+
+    /// A completion is in the log that nobody told the monitor of: a panic came between.
+    pub(super) fn note_unfinished(&self, locked: &mut Locked<'_>, item: &Item) {
+        let (prepare, answer) = match item.operation {
+            Operation::CommitMutation { prepare_seqno }
+            | Operation::CommitDeletion { prepare_seqno, .. } => {
+                locked.durable.count(Settled::Committed);
+                (prepare_seqno, Ok(self.mutated(locked, item)))
+            }
+            Operation::Abort { prepare_seqno, .. } => {
+                locked.durable.count(Settled::Aborted);
+                (prepare_seqno, Err(OperationError::SyncWriteAmbiguous))
+            }
+            Operation::Mutation
+            | Operation::Deletion { .. }
+            | Operation::Prepare { .. }
+            | Operation::SystemEventBegin
+            | Operation::SystemEventEnd => return,
+        };
+        let completed = &mut locked.durable.high_completed;
+        *completed = prepare.max(*completed);
+        locked.complete(prepare, answer);
+    }
+
+    fn outstanding(&self, inner: &Inner) -> Outstanding {
+        let prepares = self.prepares.outstanding();
+        let mut dropped: BTreeMap<CollectionId, Seqno> = BTreeMap::new();
+        let collections = self.collections.read();
+        for prepare in &prepares {
+            let id = prepare.key.collection();
+            if !collections.has(&prepare.key, prepare.seqno) {
+                let anew = collections.opened(id);
+                dropped.insert(id, anew.map_or(Seqno::MAX, |opened| opened.start));
+            }
+        }
+        Outstanding {
+            prepares,
+            high_prepared: high_prepared_on_disk(inner.flushed.persisted()),
+            high_completed: inner.durable.high_completed,
+            whole: inner.durable.announced.whole(),
+            dropped,
+        }
+    }
+
+    /// The monitor as it is.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        self.lock().durable.monitor.clone()
+    }
+}
+
+/// Whether a store that is so far holds prepares that may go on.
+pub(super) fn has_prepares(watermarks: &Watermarks) -> bool {
+    watermarks.prepared_seqno > watermarks.completed_seqno
+}
+
+fn standing(inner: &Inner) -> Standing {
+    Standing {
+        high_seqno: inner.log.last_seqno(),
+        persisted: inner.flushed.settled(),
+        requirements: inner.durable.requirements,
+    }
+}
+
+impl Inner {
+    /// A collection ended, or began anew, at `end`: nobody completes what was prepared in it.
+    pub(super) fn note_collection_dropped(&mut self, collection: CollectionId, end: Seqno) {
+        let monitor = &mut self.durable.monitor;
+        monitor.note_collection_dropped(collection, end);
+        self.durable.note_progress();
+    }
+}
+
+/// The end of what this vbucket wrote itself.
+pub(super) const fn own_end(high: Seqno) -> SnapshotEnd {
+    SnapshotEnd::memory(high)
+}
