@@ -1,5 +1,6 @@
 //! A publish whose sync fails may be durable all the same: once the store was opened anew, whoever tracks prepares is told
-//! of those that are gone, once, and of those that are not when the next run has erased them. So is the vbucket.
+//! of those that are gone, once, and of those that are not when the next run has erased them. So is the vbucket, and of
+//! how far it is purged. A publish that was aborted leaves nothing to tell.
 #![cfg(test)]
 
 mod disk_side;
@@ -22,49 +23,50 @@ use piggin_actors::executor::Worker;
 use piggin_actors::store_handle::{Reopening, StoreHandle};
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, SyncFailure, Verb};
 use storage::{
-    Batch, Cas, CollectionId, CommitDurability, CompactionStage, Document, DocumentKey,
-    DurabilityLevel, ErasedPrepare, ExpiredDocument, Item, KvStore, LogStore, ManifestUid,
-    Operation, ScopeId, Seqno, StorageError, SystemEvent, VbucketId,
+    AbortReason, Batch, Cas, CollectionId, CommitDurability, CompactionStage, DeleteSource,
+    Document, DocumentKey, DurabilityLevel, ErasedPrepare, ExpiredDocument, Item, KvStore,
+    LogStore, ManifestUid, Operation, Outcome, ScopeId, Seqno, StorageError, SystemEvent,
+    VbucketId,
 };
 
 use disk_side::{Ground, rig};
 
 const VBUCKET: VbucketId = VbucketId::FIRST;
+/// Where the tombstone is.
+const TOMBSTONE: Seqno = Seqno(4);
 
-/// Any vbucket: what it was told to forget.
-#[derive(Clone, Debug, Default)]
-struct Any(Arc<Mutex<Vec<ErasedPrepare>>>);
-
-impl Any {
-    /// What it was told since it was asked last.
-    fn forgot(&self) -> Vec<ErasedPrepare> {
-        std::mem::take(&mut *self.0.lock())
-    }
-}
+/// Any vbucket: what it was told to forget, and how far it was said to be purged.
+#[derive(Debug, Default)]
+struct Any(Mutex<Vec<ErasedPrepare>>, Mutex<Vec<Seqno>>);
 
 impl Compactable for Any {
     fn expire(&self, _: &ExpiredDocument) -> Expiring {
         Expiring::Left
     }
 
-    fn purged(&self, _: Seqno) {}
+    fn purged(&self, seqno: Seqno) {
+        self.1.lock().push(seqno);
+    }
 
     fn forget_erased(&self, erased: &PreparesErased) {
         self.0.lock().extend_from_slice(&erased.prepares);
     }
 }
 
-impl CompactionTable for Any {
+#[derive(Debug)]
+struct Table(Arc<Any>);
+
+impl CompactionTable for Table {
     fn vbuckets(&self) -> u16 {
         1
     }
 
     fn vbucket(&self, _: VbucketId) -> Result<Arc<dyn Compactable>, CompactError> {
-        Ok(Arc::new(self.clone()))
+        Ok(Arc::<Any>::clone(&self.0))
     }
 }
 
-/// A prepare that was not completed, in a collection that was dropped.
+/// A prepare that was not completed, in a collection that was dropped, and a tombstone in another.
 fn leave_a_prepare(store: &LogStore) -> ErasedPrepare {
     let collection = CollectionId(8);
     let begin = SystemEvent::CollectionBegin {
@@ -85,10 +87,17 @@ fn leave_a_prepare(store: &LogStore) -> ErasedPrepare {
         level: DurabilityLevel::Majority,
         is_deletion: false,
     };
+    let other = |key: &[u8]| DocumentKey::new(CollectionId::DEFAULT, key).unwrap();
+    let deletion = Operation::Deletion {
+        deleted_at: 1,
+        source: DeleteSource::Explicit,
+    };
     let items = [
         (begin.operation(), begin.key().unwrap(), begin.value()),
         (prepare, key.clone(), Bytes::from_static(b"v")),
         (end.operation(), end.key().unwrap(), end.value()),
+        (deletion, other(b"d"), Bytes::new()),
+        (Operation::Mutation, other(b"l"), Bytes::new()),
     ];
     let items = (1..).zip(items).map(|(seqno, (operation, key, value))| {
         let mut item = Item::mutation(Seqno(seqno), Document::new(key, value, Cas(seqno)));
@@ -136,13 +145,18 @@ impl Handler<Say> for Monitor {
     }
 }
 
+const ALL: CompactOptions = CompactOptions {
+    drop_deletes: true,
+    purge_before_s: None,
+};
+
 struct Bench {
     disk: SimulatedDisk,
     store: StoreHandle,
     compactor: Compactor,
     worker: CompactionWorker,
     monitor: Addr<Monitor>,
-    vbucket: Any,
+    vbucket: Arc<Any>,
     left: ErasedPrepare,
 }
 
@@ -153,12 +167,12 @@ impl Bench {
         let store = rig::create(&shared);
         let left = leave_a_prepare(&store);
         let store = rig::handle(&shared, store);
-        let vbucket = Any::default();
+        let vbucket = Arc::new(Any::default());
         let compactor = Compactor::new(CompactorConfig {
             workers: ChildName::new("compaction"),
             store: store.clone(),
             environment: ground.environment(),
-            table: Arc::new(vbucket.clone()),
+            table: Arc::new(Table(Arc::clone(&vbucket))),
             limits: CompactorLimits {
                 running_max: 1,
                 waiters_max: 9,
@@ -188,7 +202,7 @@ impl Bench {
     fn compact(&mut self) -> Result<(), CompactError> {
         let mut answer = self.compactor.compact(Compact {
             vbucket: VBUCKET,
-            options: CompactOptions::default(),
+            options: ALL,
         });
         let answered = (0..100).find_map(|_| {
             let _ = self.worker.step();
@@ -204,10 +218,16 @@ impl Bench {
         assert!(matches!(reopened, Reopening::Reopened(_)), "{reopened:?}");
     }
 
+    /// How far the vbucket was said to be purged since that was asked last.
+    fn purged(&self) -> Vec<Seqno> {
+        std::mem::take(&mut *self.vbucket.1.lock())
+    }
+
     /// What the monitor was told, which is what the vbucket was.
     async fn told(&self) -> Vec<ErasedPrepare> {
         let told = self.monitor.send(Say).await.expect("it lives");
-        assert_eq!(self.vbucket.forgot(), told);
+        let forgot = std::mem::take(&mut *self.vbucket.0.lock());
+        assert_eq!(forgot, told);
         told
     }
 }
@@ -230,6 +250,7 @@ async fn fails_and_reopens(bench: &mut Bench, fault: Fault) {
     bench.disk.clear_faults();
     let _ = bench.worker.step();
     assert_eq!(bench.told().await, [], "it may be there still");
+    assert_eq!(bench.purged(), []);
     bench.reopen();
     let _ = bench.worker.step();
 }
@@ -243,10 +264,13 @@ fn what_is_gone_is_told_when_the_store_is_open_again() {
         let fault = Fault::failed_call(kind).on(Verb::Sync);
         fails_and_reopens(&mut bench, fault).await;
         assert_eq!(bench.told().await, [bench.left.clone()]);
+        assert_eq!(bench.purged(), [TOMBSTONE]);
         bench.compact().expect("a compaction");
+        assert_eq!(bench.purged(), [TOMBSTONE], "as every run tells it");
         bench.reopen();
         let _ = bench.worker.step();
         assert_eq!(bench.told().await, [], "once");
+        assert_eq!(bench.purged(), [], "once");
     });
 }
 
@@ -258,10 +282,45 @@ fn what_is_there_is_told_when_it_is_erased() {
         let fault = Fault::failed_sync(SyncFailure::DropsPages);
         fails_and_reopens(&mut bench, fault).await;
         assert_eq!(bench.told().await, [], "it is there");
+        assert_eq!(bench.purged(), [Seqno::ZERO]);
         bench.compact().expect("a compaction");
         assert_eq!(bench.told().await, [bench.left.clone()]);
+        assert_eq!(bench.purged(), [TOMBSTONE]);
         bench.reopen();
         let _ = bench.worker.step();
         assert_eq!(bench.told().await, [], "once");
+    });
+}
+
+#[test]
+fn an_aborted_publish_leaves_nothing_in_doubt() {
+    System::new().block_on(async {
+        let ground = Ground::new(10);
+        let mut bench = Bench::new(&ground);
+        let mut answer = bench.compactor.compact(Compact {
+            vbucket: VBUCKET,
+            options: ALL,
+        });
+        let stage = |bench: &Bench| {
+            let status = bench.compactor.statuses().pop();
+            status.and_then(|one| one.running).map(|run| run.stage)
+        };
+        let is_there = (0..100).any(|_| {
+            let _ = bench.worker.step();
+            stage(&bench) == Some(CompactionStage::Publish)
+        });
+        assert!(is_there, "{:?}", stage(&bench));
+        let lease = bench.store.lease().expect("the store");
+        let rolled_back = lease.store().rollback(VBUCKET, TOMBSTONE);
+        assert!(matches!(rolled_back, Outcome::Complete(_)));
+        drop(lease);
+        let _ = bench.worker.step();
+        let aborted = answer.try_recv().expect("an answer");
+        let rolled_back = AbortReason::RolledBack;
+        assert_eq!(aborted.map(|_| ()), Err(CompactError::Aborted(rolled_back)));
+        bench.reopen();
+        let _ = bench.worker.step();
+        assert_eq!(bench.told().await, []);
+        assert_eq!(bench.purged(), [], "nobody asked how far it is");
     });
 }

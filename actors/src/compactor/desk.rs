@@ -4,7 +4,7 @@
 //! Invariant: nothing is known only to an actor or a worker, so that either may be made anew at any moment. No lock is
 //! held while somebody is answered, and none while the store works.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use super::budget::IoBudget;
 use super::look::Look;
 use super::policy::{CompactionPolicy, Reason, VbucketFigures};
-use super::prepares::{ErasedPrepares, PastOf};
 use super::state::{
     Assignment, CompactionFigures, CompactorLimits, CompactorState, Effect, Purge, RunEnd, Taken,
     WaiterId, Work,
 };
 use super::vbucket::{Compactable, CompactionTable};
+use super::words::{AtStake, DoubtOf, PastOf, Words};
 use super::worker::CompactionWorker;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
@@ -32,7 +32,7 @@ use messages::compactor::{
 };
 use messages::{ChildName, Generation};
 use storage::{
-    AbortReason, Compacted, CompactionProgress, ErasedPrepare, KvStore, LogStore, Seqno, VbucketId,
+    AbortReason, Compacted, CompactionProgress, ErasedPrepare, LogStore, Seqno, VbucketId,
 };
 
 /// What a compactor works with.
@@ -76,9 +76,7 @@ struct Shared {
     workers: Mutex<Vec<WakeWorker>>,
     budget: Mutex<IoBudget>,
     look: Mutex<Look>,
-    prepares: Mutex<ErasedPrepares>,
-    /// Their compaction panicked: they may not know up to where the store has purged them.
-    unsure: Mutex<BTreeSet<VbucketId>>,
+    words: Mutex<Words>,
 }
 
 /// So long a receiver whose mailbox is full is left alone.
@@ -97,8 +95,7 @@ impl Compactor {
                 workers: Mutex::default(),
                 budget: Mutex::new(IoBudget::new(config.bytes_per_second)),
                 look: Mutex::new(Look::new(now)),
-                prepares: Mutex::default(),
-                unsure: Mutex::default(),
+                words: Mutex::default(),
                 config,
             }),
         }
@@ -170,7 +167,7 @@ impl Compactor {
 
     /// From now on this one is told which prepares were erased.
     pub fn tell_erased_prepares(&self, receiver: Recipient<PreparesErased>) {
-        self.shared.prepares.lock().tell_to(receiver);
+        self.shared.words.lock().tell_to(receiver);
     }
 
     /// Something was sealed or dropped: the policy looks at every vbucket again.
@@ -297,87 +294,85 @@ impl Compactor {
         self.shared.state.lock().note_crash(of, now, random)
     }
 
-    /// A run panicked, behind its publish perhaps.
-    pub(super) fn note_unsure(&self, vbucket: VbucketId) {
-        self.shared.unsure.lock().insert(vbucket);
-    }
-
-    /// The next vbucket whose compaction panicked, and up to where the store has purged it: that is told to it once more,
-    /// for it may have been behind the publish. One that panics again hears of it from its next compaction.
-    pub(super) fn next_unsure(&self, store: &LogStore) -> Option<(Arc<dyn Compactable>, Seqno)> {
-        let vbucket = self.shared.unsure.lock().pop_first()?;
-        // One that is not served says so until it is made anew from what is stored.
-        let state = store.state(vbucket).ok()?;
-        let vbucket = self.shared.config.table.vbucket(vbucket).ok()?;
-        Some((vbucket, state.watermarks.purge_seqno))
-    }
-
     /// A run ended. Whoever waits for it is answered after everybody else was told what it did.
     pub(super) fn settle(&self, of: Assignment, end: RunEnd) {
         // One that panicked is unwinding. What is left, or finds no room, is told by whoever looks for work next.
         if !matches!(end, RunEnd::Crashed(_)) {
-            self.shared.prepares.lock().tell();
+            self.shared.words.lock().tell();
         }
         let now = self.now();
         self.change(|state| state.settle(of, end, now));
     }
 
-    /// A publish that erases these prepares begins.
+    /// A step of a publish that erases these prepares begins.
     pub(super) fn note_at_stake(
         &self,
-        of: PastOf,
-        now: StoreGeneration,
+        of: DoubtOf,
         prepares: &[ErasedPrepare],
         vbucket: &Arc<dyn Compactable>,
-    ) {
-        let mut erased = self.shared.prepares.lock();
-        erased.begins(of, now, prepares, vbucket);
+    ) -> AtStake {
+        self.shared.words.lock().begins(of, prepares, vbucket)
+    }
+
+    /// It came back, and said what it did, if it did anything.
+    pub(super) fn note_came_back(&self, at_stake: AtStake) {
+        self.shared.words.lock().came_back(at_stake);
     }
 
     /// Asks a store that was opened anew what became of publishes that did not come back; whether anything was in doubt.
     pub(super) fn settle_doubts(&self, store: &LogStore, generation: StoreGeneration) -> bool {
-        let doubts = self.shared.prepares.lock().doubts_before(generation);
+        let doubts = self.shared.words.lock().doubts_before(generation);
         let is_any = !doubts.is_empty();
         for (of, doubt) in doubts {
-            match doubt.gone_from(of, store) {
-                Ok(gone) => self.shared.prepares.lock().is_settled(of, &gone),
+            let (past, _) = of;
+            match doubt.ask(past, store) {
+                Ok(found) => self.shared.words.lock().is_settled(of, &found),
                 // Asked again with the next look for work; a vbucket that is down may be served again one day.
                 Err(error) => {
-                    tracing::debug!(vbucket = %of.0, %error, "erased prepares stay in doubt");
+                    tracing::debug!(vbucket = %past.0, %error, "what a publish did stays in doubt");
                 }
             }
         }
         is_any
     }
 
-    /// These prepares are erased, and that is on disk: from now on they are told, whatever becomes of whoever found it.
-    pub(super) fn note_erased(
+    /// What a run did is on disk: from now on that is told, whatever becomes of whoever found it.
+    pub(super) fn note_published(
         &self,
         of: PastOf,
-        prepares: &[ErasedPrepare],
+        published: &Compacted,
         vbucket: &Arc<dyn Compactable>,
     ) {
-        self.shared.prepares.lock().erased(of, prepares, vbucket);
-        self.forget_erased();
+        let (prepares, purged) = (&published.prepares_erased, published.purge_seqno);
+        let vbucket = Arc::downgrade(vbucket);
+        let mut words = self.shared.words.lock();
+        words.done(of, prepares, Some(purged), vbucket);
+        drop(words);
+        self.tell_vbuckets();
     }
 
-    /// Has the vbuckets forget what was erased: without our lock, and known until each has done so.
-    fn forget_erased(&self) {
+    /// Tells the vbuckets: without our lock, and known until each has heard it.
+    fn tell_vbuckets(&self) {
         loop {
-            let next = self.shared.prepares.lock().next_to_forget();
-            let Some((vbucket, erased)) = next else {
+            let next = self.shared.words.lock().next_unheard();
+            let Some((vbucket, erased, purged)) = next else {
                 return;
             };
-            vbucket.forget_erased(&erased);
-            self.shared.prepares.lock().forgotten(&erased);
+            if !erased.prepares.is_empty() {
+                vbucket.forget_erased(&erased);
+            }
+            if let Some(purged) = purged {
+                vbucket.purged(purged);
+            }
+            self.shared.words.lock().heard(&erased, purged);
         }
     }
 
     /// Tells what is to be told; when (monotonic) to try again, if there was no room for all of it.
-    pub(super) fn tell_prepares(&self) -> Option<Duration> {
+    pub(super) fn tell_words(&self) -> Option<Duration> {
         // A panic may have kept one from it.
-        self.forget_erased();
-        let is_done = self.shared.prepares.lock().tell();
+        self.tell_vbuckets();
+        let is_done = self.shared.words.lock().tell();
         (!is_done).then(|| self.now().saturating_add(TELL_AGAIN))
     }
 

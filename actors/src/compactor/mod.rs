@@ -2,7 +2,7 @@
 //! (MB-38428), without what nobody can ask for any more.
 //!
 //! Read in this order: `policy` (what the engine compacts by itself), `state` (what waits and what runs), `budget` (how
-//! fast), `vbucket` (what it needs of one), `prepares` (what is told of dropped collections), `desk` (all of that,
+//! fast), `vbucket` (what it needs of one), `words` (what others have to hear of it), `desk` (all of that,
 //! shared), `look` (the policy's eyes), `worker` (who does it), `actor` (who is asked). Invariant: requests are answered
 //! exactly once; what failed is told, with its stage, and is never passed off as complete (MB-50060).
 
@@ -10,7 +10,7 @@ pub mod policy;
 pub mod state;
 pub mod budget;
 pub mod vbucket;
-pub mod prepares;
+pub mod words;
 pub mod desk;
 mod look;
 pub mod worker;

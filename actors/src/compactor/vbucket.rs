@@ -26,7 +26,7 @@ pub enum Expiring {
 pub trait Compactable: Debug + Send + Sync + 'static {
     /// The store holds this document, and its time is up.
     fn expire(&self, document: &ExpiredDocument) -> Expiring;
-    /// Tombstones up to this seqno were let go, and that is on disk.
+    /// Tombstones up to this seqno were let go, and that is on disk. May come twice, and late.
     fn purged(&self, seqno: Seqno);
     /// Prepares were erased with their collection, and that is on disk: whoever waits for one is answered. May come twice,
     /// and late: of another past of the vbucket it says nothing.

@@ -55,7 +55,7 @@ impl CompactionWorker {
     fn begin(&mut self) -> Step {
         let now = self.compactor.now();
         // First: neither a store that is away nor a queue that never ends is a reason to keep it.
-        let mut tell_again = self.compactor.tell_prepares();
+        let mut tell_again = self.compactor.tell_words();
         let Ok(lease) = self.compactor.config().store.lease() else {
             // Woken when the store is back.
             let rest = tell_again.map(|at| at.saturating_sub(now));
@@ -65,14 +65,9 @@ impl CompactionWorker {
         let is_settled = self
             .compactor
             .settle_doubts(lease.store(), lease.generation());
-        let unsure = self.compactor.next_unsure(lease.store());
         self.is_in_store = false;
         if is_settled {
-            tell_again = self.compactor.tell_prepares();
-        }
-        if let Some((vbucket, purged)) = unsure {
-            vbucket.purged(purged);
-            return Step::Again;
+            tell_again = self.compactor.tell_words();
         }
         let later = match self.compactor.take() {
             Taken::Run(assignment) => {
@@ -169,13 +164,13 @@ impl CompactionWorker {
         let Some(job) = &mut working.job else {
             return Step::Again;
         };
-        if let Some(of) = working.of {
-            // First: a step that fails, or panics, may have published all the same.
-            let generation = working.lease.generation();
-            let at_stake = job.prepares_at_stake();
-            self.compactor
-                .note_at_stake(of, generation, at_stake, &working.vbucket);
-        }
+        let publishing = working.of.filter(|_| stage == CompactionStage::Publish);
+        // First: a step that fails, or panics, may have published all the same.
+        let at_stake = publishing.map(|of| {
+            let of = (of, working.lease.generation());
+            let prepares = job.prepares_at_stake();
+            self.compactor.note_at_stake(of, prepares, &working.vbucket)
+        });
         self.is_in_store = true;
         let outcome = working.span.in_scope(|| job.step());
         self.is_in_store = false;
@@ -184,10 +179,14 @@ impl CompactionWorker {
             return Step::Again;
         }
         // First: nobody looks for it again, so a panic from here on must not lose it.
-        if let Some((published, of)) = published(&outcome).zip(working.of) {
-            let prepares = &published.prepares_erased;
-            self.compactor.note_erased(of, prepares, &working.vbucket);
-            working.vbucket.purged(published.purge_seqno);
+        let published = published(&outcome);
+        let is_in_doubt = published.is_none() && matches!(outcome, Outcome::Failed(_));
+        if let Some(at_stake) = at_stake.filter(|_| !is_in_doubt) {
+            self.compactor.note_came_back(at_stake);
+        }
+        if let Some((published, of)) = published.zip(working.of) {
+            self.compactor
+                .note_published(of, published, &working.vbucket);
         }
         working.is_publishing |= stage == CompactionStage::Publish;
         working.account(&self.compactor);
@@ -274,9 +273,6 @@ impl CompactionWorker {
         let Some(assignment) = self.in_hand else {
             return;
         };
-        if self.working.as_ref().is_some_and(|run| run.job.is_some()) {
-            self.compactor.note_unsure(assignment.vbucket);
-        }
         if !self.compactor.note_crash(assignment) {
             return;
         }

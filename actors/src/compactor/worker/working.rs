@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::compactor::desk::Compactor;
 use crate::compactor::policy::VbucketFigures;
-use crate::compactor::prepares::PastOf;
 use crate::compactor::state::{Assignment, RunEnd, Work};
 use crate::compactor::vbucket::{Compactable, Expiring};
+use crate::compactor::words::PastOf;
 use crate::store_handle::StoreLease;
 use messages::compactor::CompactError;
 use messages::{DownCause, FailureCause};
