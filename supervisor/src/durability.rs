@@ -205,9 +205,7 @@ impl Bucket {
         let chains = Chains::of(topology);
         let chains = chains.map_err(|error: TopologyError| invalid(error.to_string()))?;
         let nodes = chains.iter().flat_map(Chains::iter);
-        let mut names = nodes
-            .flat_map(Chain::nodes)
-            .map(ToString::to_string);
+        let mut names = nodes.flat_map(Chain::nodes).map(ToString::to_string);
         if let Some(name) =
             names.find(|name| name.is_empty() || name.len() > BucketConfig::NODE_NAME_BYTES_MAX)
         {
