@@ -51,6 +51,8 @@ impl Index {
                 | StreamEvent::SnapshotMarker(_)
                 | StreamEvent::SystemEvent(_)
                 | StreamEvent::SeqnoAdvanced(_) => {}
+                // Told to replicas only.
+                StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_) => {}
                 StreamEvent::StreamEnd(reason) => return Err(reason.name().into()),
             }
         }

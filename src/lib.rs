@@ -36,9 +36,9 @@ pub use supervisor::testing;
 pub use supervisor::{
     Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Change, Changes,
     ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
-    CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, Location, ProducerAddr,
-    ReplicateError, Replication, Shutdown, ShutdownReport, Since, SizeTier, TokenError, Until,
-    VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
+    CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, DurabilityFigures,
+    Location, ProducerAddr, ReplicateError, Replication, Shutdown, ShutdownReport, Since, SizeTier,
+    TokenError, Until, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

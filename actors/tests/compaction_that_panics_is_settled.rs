@@ -33,7 +33,7 @@ use disk_side::{Ground, rig};
 
 /// A vbucket that notes what it is told.
 #[derive(Debug, Default)]
-struct Noting(Mutex<Vec<Seqno>>, AtomicBool);
+struct Noting(Mutex<Vec<Seqno>>, AtomicBool, Mutex<Vec<PreparesErased>>);
 
 impl Compactable for Noting {
     fn expire(&self, _: &ExpiredDocument) -> Expiring {
@@ -43,6 +43,10 @@ impl Compactable for Noting {
     fn purged(&self, seqno: Seqno) {
         assert!(!self.1.swap(false, Ordering::SeqCst), "asked to panic");
         self.0.lock().push(seqno);
+    }
+
+    fn forget_erased(&self, erased: &PreparesErased) {
+        self.2.lock().push(erased.clone());
     }
 }
 

@@ -15,13 +15,15 @@ use messages::{Busy, DownCause, Durability, ManifestChange, OperationError};
 use piggin_actors::durability::NodeName;
 use piggin_actors::vbucket::{DirtyVbuckets, VbucketCore, changed};
 use storage::{
-    CollectionId, DocumentKey, DurabilityLevel, ErasedPrepare, Incarnation, KvStore, MemoryStore,
-    Namespace, Operation, RollbackEpoch, Seqno, VbucketState,
+    CollectionId, CommitDurability, DocumentKey, DurabilityLevel, ErasedPrepare, Incarnation,
+    KvStore, MemoryStore, Namespace, Operation, RollbackEpoch, Seqno, VbucketState,
 };
 use support::durable::{
     MAJORITY, ON_ACTIVE, ON_DISKS, acknowledge, answer, chain, lead, leader, prepare,
 };
-use support::{Bench, Setup, become_state, delete, flush_all, id, key, set, value};
+use support::{
+    Bench, Setup, batch, become_state, delete, flush_all, id, key, position, set, value,
+};
 
 const AMBIGUOUS: OperationError = OperationError::SyncWriteAmbiguous;
 
@@ -87,6 +89,28 @@ fn each_level_waits_for_what_it_says() {
             assert!(answer(&mut wait).unwrap().is_ok());
         }
     }
+}
+
+/// The store was opened anew, and has what was on its way.
+#[test]
+fn what_a_store_is_found_to_hold_counts() {
+    let setup = Setup::default();
+    let store = MemoryStore::new(8);
+    store.create_vbucket(id(), &setup.record).unwrap();
+    let bench = setup.warm();
+    lead(&bench.core, &["a"]);
+    let write = Write::Set(set("k", "1"));
+    let mut wait = bench.core.write_durably(write, ON_ACTIVE).unwrap();
+    let take = bench.core.take_for_flush(9, usize::MAX).unwrap();
+    let group = [batch(take, &position(&store))];
+    for done in store.commit(&group, CommitDurability::Synced) {
+        done.unwrap();
+    }
+    bench.decide();
+    assert_eq!(answer(&mut wait), None);
+    bench.core.resync(Seqno(1));
+    bench.decide();
+    assert!(answer(&mut wait).unwrap().is_ok());
 }
 
 /// MB-34628: whoever is heard first, the first prepare is committed first.

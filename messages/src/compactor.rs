@@ -58,7 +58,9 @@ pub struct CancelCompaction {
 }
 
 /// A compaction erased prepares that were not completed, of collections that were dropped; that is on disk. Sent to
-/// whoever tracks prepares. May come twice: forgetting a prepare that is forgotten changes nothing.
+/// whoever tracks prepares. May come twice: forgetting a prepare that is forgotten changes nothing. Where nobody knows
+/// whether a publish took effect (its sync failed, or it panicked), it comes once the store was opened anew within the
+/// same process and the prepares are gone; a process that starts reads from disk which there are, and is told nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct PreparesErased {

@@ -62,6 +62,11 @@ pub struct WriteDurably {
     pub durability: Durability,
 }
 
+/// Something is decided, or to be acknowledged: look at the shared state. At most one is under way per edge (rule R18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct LookAtPrepares;
+
 /// How a vbucket stands with durable writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurabilityStatus {
@@ -79,4 +84,17 @@ pub struct DurabilityStatus {
     pub waiting: usize,
     /// Bytes of the prepares in memory.
     pub bytes: u64,
+    /// What it has done since the bucket was opened.
+    pub counts: DurableWrites,
+}
+
+/// Durable writes since the bucket was opened, of an active vbucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DurableWrites {
+    /// Accepted from clients.
+    pub accepted: u64,
+    /// Committed, those of an earlier role included.
+    pub committed: u64,
+    /// Given up.
+    pub aborted: u64,
 }

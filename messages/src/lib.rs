@@ -15,6 +15,7 @@
 //! | operator | [`compactor::CompactionStatuses`], `SetCompactionLimit`, `CancelCompaction` | compactor | what there is; the limit; how many |
 //! | compactor | [`compactor::PreparesErased`] | durability monitor | none: may come twice |
 //! | consumer | [`stream::OpenStream`], `CloseStream`, `BufferAcknowledge`, `GetFailoverLog` | producer | the stream, or why not |
+//! | replica | [`stream::AcknowledgePrepared`] | producer | none: the stream may be over |
 //! | producer | [`stream::StreamBatch`] | consumer | none: it acknowledges bytes |
 //! | vbucket, backfill | [`stream::LookAtStreams`] | producer | none: what changed is in shared state |
 //! | every background job | [`failure::Failure`] | failure bus, and its subscribers | none |

@@ -108,13 +108,27 @@ impl StreamRequest {
 }
 
 /// The rest of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamOptions {
     /// Up to here the consumer has purged tombstones itself.
     pub purge_seqno: Seqno,
     /// Bytes that may be sent and not acknowledged (by [`BufferAcknowledge`]); one event may overshoot it. `None`: the
     /// consumer acknowledges nothing, and only its mailbox holds the producer up.
     pub buffer_bytes: Option<u64>,
+    /// The consumer is a replica, which takes part in durable writes. `None`: it is told of what is committed, and of
+    /// nothing else.
+    pub sync_replication: Option<SyncReplication>,
+}
+
+/// A consumer that takes part in durable writes: it is told of prepares, and says which it holds
+/// ([`AcknowledgePrepared`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncReplication {
+    /// Its name in replication chains.
+    pub node: Arc<str>,
+    /// The snapshot it stands in came from a disk. What that left out it lacks until the end of it, so it goes on from
+    /// disk, at least to there.
+    pub is_in_disk_snapshot: bool,
 }
 
 impl StreamOptions {
@@ -128,6 +142,7 @@ impl Default for StreamOptions {
         StreamOptions {
             purge_seqno: Seqno::ZERO,
             buffer_bytes: Some(StreamOptions::BUFFER_BYTES),
+            sync_replication: None,
         }
     }
 }
@@ -173,6 +188,12 @@ pub enum StreamRequestError {
     UnknownFlags {
         /// The bits.
         unknown: u32,
+    },
+    /// A name no node of a replication chain may have.
+    #[error("the name of a node is 1 to 200 bytes, this one is {length}")]
+    NodeName {
+        /// Its length in bytes.
+        length: usize,
     },
     /// A name no consumer may have.
     #[error("the name of a consumer is 1 to 200 bytes, this one is {length}")]
@@ -259,6 +280,19 @@ pub struct BufferAcknowledge {
     pub bytes: u64,
 }
 
+/// The consumer, a replica, holds every prepare up to `seqno` as strongly as that asks. Rising values; of a stream that
+/// ended nothing is heard, and the next one says it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "Result<(), StreamError>")]
+pub struct AcknowledgePrepared {
+    /// Of which vbucket.
+    pub vbucket: VbucketId,
+    /// Which stream.
+    pub stream: StreamId,
+    /// Up to here; not above what the stream sent.
+    pub seqno: Seqno,
+}
+
 /// Say the branches of a vbucket's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Result<Vec<FailoverEntry>, StreamRequestError>")]
@@ -292,6 +326,19 @@ pub enum StreamError {
         /// Sent, and not acknowledged yet.
         outstanding: u64,
     },
+    /// A prepare was acknowledged that the stream did not send. It is ended: whoever says that knows not what it holds.
+    #[error(
+        "seqno {acknowledged} was acknowledged as prepared, but only {sent} was sent; the stream ends"
+    )]
+    AcknowledgedUnsent {
+        /// The seqno given.
+        acknowledged: Seqno,
+        /// The last one sent.
+        sent: Seqno,
+    },
+    /// A prepare was acknowledged on a stream that shows none.
+    #[error("stream {} shows no prepares; ask for one with the name of a node", .0.0)]
+    NotSynchronous(StreamId),
     /// The producer gave no answer.
     #[error(transparent)]
     Producer(#[from] OperationError),
@@ -322,6 +369,14 @@ pub enum StreamEvent {
     Deletion(Arc<Item>),
     /// A document's time was up.
     Expiration(Arc<Item>),
+    /// A durable write waits for its replicas. This and the next two only where they were asked for
+    /// ([`StreamOptions::sync_replication`]).
+    Prepare(Arc<Item>),
+    /// A durable write was committed: the document as of now. Not in a snapshot from disk, where it is a mutation or a
+    /// deletion.
+    Commit(Arc<Item>),
+    /// A durable write was given up.
+    Abort(Arc<Item>),
     /// A collection or scope began or ended.
     SystemEvent(Box<SystemEventAt>),
     /// Everything up to here was sent, or is not for this stream.
@@ -337,7 +392,10 @@ impl StreamEvent {
         match self {
             StreamEvent::Mutation(item)
             | StreamEvent::Deletion(item)
-            | StreamEvent::Expiration(item) => Some(item.seqno),
+            | StreamEvent::Expiration(item)
+            | StreamEvent::Prepare(item)
+            | StreamEvent::Commit(item)
+            | StreamEvent::Abort(item) => Some(item.seqno),
             StreamEvent::SystemEvent(event) => Some(event.seqno),
             StreamEvent::SeqnoAdvanced(seqno) => Some(*seqno),
             StreamEvent::SnapshotMarker(_) | StreamEvent::StreamEnd(_) => None,

@@ -7,8 +7,9 @@ mod rules;
 
 use crate::cas::Cas;
 use crate::collections::DroppedCollection;
-use crate::document::{CollectionId, DocumentKey};
+use crate::document::{CollectionId, DocumentKey, Namespace};
 use crate::error::StorageError;
+use crate::kv_store::Snapshot;
 use crate::seqno::Seqno;
 
 pub(crate) use rules::{Completions, Highest, LostHighs, Rules};
@@ -112,6 +113,15 @@ pub struct ErasedPrepare {
     pub key: DocumentKey,
     /// Its seqno.
     pub seqno: Seqno,
+}
+
+impl ErasedPrepare {
+    /// Whether a store no longer has it: erased, or overwritten by what ended it. To be asked of a store that was opened
+    /// anew after a publish that did not come back ([`crate::CompactionJob::prepares_at_stake`]).
+    pub fn is_gone_from(&self, snapshot: &dyn Snapshot) -> Result<bool, StorageError> {
+        let newest = snapshot.get(Namespace::Prepared, &self.key)?;
+        Ok(newest.is_none_or(|newest| newest.seqno != self.seqno))
+    }
 }
 
 /// Why a compaction failed, and where.

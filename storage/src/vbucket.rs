@@ -118,6 +118,14 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// One chain of these nodes, the active first, every place filled.
+    pub fn of_chain(nodes: impl IntoIterator<Item = impl Into<String>>) -> Topology {
+        let places = nodes.into_iter().map(|node| Some(node.into()));
+        Topology {
+            chains: vec![places.collect()],
+        }
+    }
+
     /// Bytes it takes, about.
     fn bytes(&self) -> usize {
         let name = |name: &Option<String>| name.as_ref().map_or(0, String::len);

@@ -126,7 +126,7 @@ fn log_file_that_could_not_be_used_again() {
         let mut writer = Writer::create(&shared, 0);
         let mut failures = 0;
         for seqno in 1..=300 {
-            writer.write(vec![mutation(seqno, "a", &"v".repeat(1500))]);
+            writer.write(vec![mutation(seqno, "a", &"v".repeat(3000))]);
             if seqno % 3 != 0 {
                 disk.inject(failing(verb, files));
             }

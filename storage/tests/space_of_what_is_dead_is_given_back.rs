@@ -12,9 +12,9 @@ use model::random::Random;
 use piggin_storage::disk::SimulatedDisk;
 use piggin_storage::log_store::Maintained;
 use piggin_storage::{
-    CompactionRequest, CreateOptions, KvStore, LogStore, OpenOptions, Outcome, Seqno,
+    CompactionRequest, CreateOptions, Item, KvStore, LogStore, OpenOptions, Outcome, Seqno,
 };
-use support::{Writer, mutation, vbucket};
+use support::{Writer, deletion, mutation, vbucket};
 
 const VBUCKETS: u16 = 16;
 /// Of each vbucket.
@@ -63,14 +63,14 @@ impl Filled {
     }
 
     fn overwrite(&mut self, document: u64) {
+        let value = "v".repeat(VALUE_BYTES);
+        self.write(document, |seqno, name| mutation(seqno, name, &value));
+    }
+
+    fn write(&mut self, document: u64, item: impl FnOnce(u64, &str) -> Arc<Item>) {
         let writer = &mut self.writers[usize::try_from(document).unwrap() % usize::from(VBUCKETS)];
         let seqno = writer.watermarks.high_seqno.0 + 1;
-        let value = "v".repeat(VALUE_BYTES);
-        writer.write(vec![mutation(
-            seqno,
-            &format!("document {document}"),
-            &value,
-        )]);
+        writer.write(vec![item(seqno, &format!("document {document}"))]);
     }
 
     /// Does all background work there is.
@@ -140,4 +140,22 @@ fn what_is_overwritten_before_it_is_as_much_again() {
     // Most of a vbucket's part that may be dead, a seal, and a vbucket being rewritten.
     assert!(most < 2300, "{most} of a thousand");
     assert!(most > 1200, "{most} of a thousand: too good to be true");
+}
+
+/// Little of the shard is dead, and what was sealed since is much less than the oldest segment, which is all dead.
+#[test]
+fn a_vbucket_of_many_whose_documents_were_all_deleted() {
+    let mut filled = Filled::new(options());
+    for document in (0..u64::from(VBUCKETS) * DOCUMENTS).step_by(usize::from(VBUCKETS)) {
+        filled.write(document, deletion);
+    }
+    filled.settle();
+    let left = filled.store.file_statistics(vbucket(0)).unwrap();
+    assert_eq!(left.segments, 1);
+    assert!(
+        left.total_bytes < DOCUMENTS * VALUE_BYTES as u64 / 4,
+        "{left:?}"
+    );
+    let others = filled.store.file_statistics(vbucket(1)).unwrap();
+    assert!(others.total_bytes > DOCUMENTS * VALUE_BYTES as u64);
 }

@@ -7,6 +7,7 @@
 use actix::prelude::*;
 
 use messages::collections::GetManifest;
+use messages::durability::WriteDurably;
 use messages::vbucket::{
     Add, Delete, Found, Get, GetAndTouch, GetMany, GetMeta, Meta, Mutated, Replace, Set, Touch,
     Write, WriteBatch,
@@ -161,6 +162,18 @@ macro_rules! writes {
 }
 
 writes! { Set Add Replace Delete Touch }
+
+impl Handler<WriteDurably> for BucketActor {
+    type Result = ResponseFuture<Result<Mutated, OperationError>>;
+
+    fn handle(&mut self, message: WriteDurably, _: &mut Context<Self>) -> Self::Result {
+        let core = self.bucket.core_of(message.write.key()).cloned();
+        Box::pin(async move {
+            let WriteDurably { write, durability } = message;
+            core?.write_durably_acknowledged(write, durability).await
+        })
+    }
+}
 
 impl Handler<WriteBatch> for BucketActor {
     type Result = ResponseFuture<Vec<Result<Mutated, OperationError>>>;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors::compactor::CompactionPolicy;
+use actors::durability::{Chains, Requirements};
 use actors::hooks::Hooks;
-use storage::OpenOptions;
 use storage::disk::Disk;
+use storage::{DurabilityLevel, OpenOptions};
 
 use crate::bucket_error::BucketError;
 
@@ -57,6 +58,17 @@ pub struct BucketConfig {
     pub stall_limit: Duration,
     /// How segments are rewritten in the background.
     pub compaction: CompactionConfig,
+    /// What the bucket is called in replication chains: 1 to 200 bytes. `None`: a name drawn when it was created, which
+    /// [`Bucket::node_name`](crate::Bucket::node_name) says.
+    pub node_name: Option<String>,
+    /// Every write waits for at least this, also one that asks for nothing; touches aside. `None`: a write waits for what
+    /// it asks for.
+    pub durability_level_min: Option<DurabilityLevel>,
+    /// Replicas a chain may have for durable writes to be possible, at most 3.
+    pub replicas_max: usize,
+    /// Whether a chain that has too few nodes for a majority is content with its active one. A write that is committed so
+    /// is lost with that node.
+    pub durability_fallback: bool,
     /// How often the figures are handed to the recorder of the `metrics` crate, for whoever installed one. With `None`
     /// only by [`Bucket::publish_metrics`](crate::Bucket::publish_metrics).
     pub metrics_every: Option<Duration>,
@@ -115,6 +127,12 @@ impl BucketConfig {
     /// Least memory quota in bytes: below it hardly a document fits.
     pub const MEMORY_QUOTA_BYTES_MIN: u64 = 1 << 20;
 
+    /// Longest name of a node in bytes.
+    pub const NODE_NAME_BYTES_MAX: usize = 200;
+
+    /// Most replicas a chain has.
+    pub const REPLICAS_MAX: usize = Chains::PLACES_MAX - 1;
+
     /// Refuses what no bucket can work with. What is stored at creation is checked by the store.
     pub(crate) fn check(&self) -> Result<(), BucketError> {
         let refuse = |what: String, limits| Err(BucketError::Setting { what, limits });
@@ -127,6 +145,14 @@ impl BucketConfig {
         }
         if self.stall_limit.is_zero() {
             return refuse("stall_limit = 0".to_owned(), "more than nothing");
+        }
+        let length = self.node_name.as_ref().map_or(1, String::len);
+        if length == 0 || length > Self::NODE_NAME_BYTES_MAX {
+            let what = format!("a node_name of {length} bytes");
+            return refuse(what, "1 to 200 bytes, or none");
+        }
+        if self.replicas_max > Self::REPLICAS_MAX {
+            return refuse(format!("replicas_max = {}", self.replicas_max), "at most 3");
         }
         if self.metrics_every.is_some_and(|every| every.is_zero()) {
             return refuse("metrics_every = 0".to_owned(), "more than nothing, or none");
@@ -150,6 +176,10 @@ impl BucketConfig {
             failure_history_max: 1024,
             stall_limit: Duration::from_secs(5),
             compaction: CompactionConfig::default(),
+            node_name: None,
+            durability_level_min: None,
+            replicas_max: Requirements::default().replicas_max,
+            durability_fallback: false,
             metrics_every: Some(Duration::from_secs(10)),
             store: OpenOptions::new(0),
             #[cfg(any(test, feature = "testing"))]

@@ -103,7 +103,8 @@ impl Bucket {
     }
 
     /// From now on this one is told which prepares compactions erased with their dropped collections, after that is on
-    /// disk. Takes the place of whoever was told before.
+    /// disk; where that is not known before the store was opened anew, after that. Takes the place of whoever was told
+    /// before.
     pub fn tell_erased_prepares(&self, receiver: Recipient<PreparesErased>) {
         self.running().compactor.tell_erased_prepares(receiver);
     }

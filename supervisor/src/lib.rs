@@ -94,6 +94,7 @@ mod statistics;
 mod streaming;
 pub mod changes;
 mod replication;
+mod durability;
 mod stop;
 mod background;
 mod shutdown;
@@ -115,6 +116,7 @@ pub use changes::{
     Change, Changes, ChangesError, ChangesOptions, ChangesToken, Since, TokenError, Until,
 };
 pub use compaction::CompactionReport;
+pub use durability::DurabilityFigures;
 pub use replication::{ReplicateError, Replication};
 pub use shutdown::ShutdownReport;
 pub use statistics::{BucketStatistics, CollectionStatistics};

@@ -28,6 +28,18 @@ pub const BACKFILL_BUFFER_BYTES: &str = "piggin_backfill_buffer_bytes";
 pub const REPLICAS: &str = "piggin_replicas";
 /// Bytes sent to them, for which their sources got no room back yet.
 pub const REPLICATION_UNACKNOWLEDGED_BYTES: &str = "piggin_replication_unacknowledged_bytes";
+/// Durable writes accepted from clients.
+pub const SYNC_WRITE_ACCEPTED: &str = "kv_vb_sync_write_accepted_count";
+/// Durable writes committed.
+pub const SYNC_WRITE_COMMITTED: &str = "kv_vb_sync_write_committed_count";
+/// Durable writes given up.
+pub const SYNC_WRITE_ABORTED: &str = "kv_vb_sync_write_aborted_count";
+/// Durable writes that are not over, those of replicas included.
+pub const DURABLE_WRITES: &str = "piggin_durable_writes";
+/// Clients that wait for one.
+pub const DURABLE_WRITES_WAITING: &str = "piggin_durable_writes_waiting";
+/// Durable writes that may have been committed elsewhere: their documents cannot be read.
+pub const DURABLE_WRITES_MAYBE_VISIBLE: &str = "piggin_durable_writes_maybe_visible";
 /// Restarts of all children.
 pub const CHILD_RESTARTS: &str = "piggin_child_restarts";
 

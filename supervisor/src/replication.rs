@@ -85,6 +85,11 @@ impl Replicating {
         self.rollbacks.stop();
     }
 
+    /// How consumers are told that something changed, by actor thread.
+    pub(crate) fn edges(&self) -> &[Arc<DirtyVbuckets>] {
+        &self.edges
+    }
+
     fn edge(&self, table: &Table, vbucket: VbucketId) -> Option<&Arc<DirtyVbuckets>> {
         self.edges.get(table.thread_of(vbucket))
     }
@@ -160,6 +165,14 @@ pub enum ReplicateError {
     /// A bucket cannot follow itself.
     #[error("a bucket cannot be replicated to itself; name another")]
     SameBucket,
+    /// Both would count as one node where durable writes are counted.
+    #[error(
+        "both buckets are called {name} in replication chains; give one of them another node_name"
+    )]
+    SameNode {
+        /// The name.
+        name: String,
+    },
     /// Keys would lie in other vbuckets there.
     #[error(
         "the source has {source_vbuckets} vbuckets, the target {target_vbuckets}; they must have as many"
@@ -264,7 +277,7 @@ impl Drop for Replication {
 impl Bucket {
     /// Makes these vbuckets of `to` replicas that follow the active ones of this bucket, from where they stand: what they
     /// hold that is not of this bucket's history is given up. They follow, over crashes of children on both sides, until
-    /// the [`Replication`] is dropped.
+    /// the [`Replication`] is dropped. They take part in durable writes by the name of their bucket ([`Bucket::node_name`]).
     ///
     /// ```
     /// # use piggin_supervisor::{Bucket, ReplicateError};
@@ -284,6 +297,10 @@ impl Bucket {
         if std::ptr::eq(source, target) {
             return Err(ReplicateError::SameBucket);
         }
+        if source.node_name == target.node_name {
+            let name = source.node_name.to_string();
+            return Err(ReplicateError::SameNode { name });
+        }
         let (source_vbuckets, target_vbuckets) = (self.vbucket_count(), to.vbucket_count());
         if source_vbuckets != target_vbuckets {
             return Err(ReplicateError::OtherShape {
@@ -302,6 +319,7 @@ impl Bucket {
             return Err(refused(*first, error));
         }
         let consumer: Arc<str> = source.streaming.name("replication").into();
+        let node = &target.node_name;
         let from: Arc<dyn Source> = Arc::new(SourceBucket(Arc::downgrade(&self.shared())));
         let mut replication = Replication {
             source: self.clone(),
@@ -310,8 +328,8 @@ impl Bucket {
         };
         make_all(&vbuckets, |vbucket| make_replica(target, vbucket))?;
         for vbucket in vbuckets {
-            let (from, consumer) = (Arc::clone(&from), Arc::clone(&consumer));
-            let following = Following::new(vbucket, from, consumer, window(target));
+            let asker = (Arc::clone(&consumer), Arc::clone(node));
+            let following = Following::new(vbucket, Arc::clone(&from), asker, window(target));
             if let Some(edge) = target.replicating.edge(&target.table, vbucket) {
                 let follows = &target.replicating.follows;
                 follows.begin(Arc::clone(&following), edge);

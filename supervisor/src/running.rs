@@ -13,6 +13,7 @@ use storage::MemoryPool;
 
 use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::collections::Collections;
+use crate::durability::DurabilityFigures;
 use crate::failure_bus::FailureBus;
 use crate::guardian::Supervisor;
 use crate::replication::Replicating;
@@ -31,6 +32,8 @@ pub(crate) struct Running {
     pub(crate) compactor: Compactor,
     pub(crate) compactor_address: CompactorAddr,
     pub(crate) memory: Arc<MemoryPool>,
+    /// What the bucket is called in replication chains.
+    pub(crate) node_name: Arc<str>,
     pub(crate) store: StoreHandle,
     pub(crate) warmup: Warmup,
     pub(crate) streaming: Streaming,
@@ -73,6 +76,10 @@ impl Running {
             .map(|slot| described(slot))
             .collect();
         let cores = self.table.cores();
+        let mut durability = DurabilityFigures::default();
+        for (_, core) in self.table.cores() {
+            durability.add(&core.durability_figures());
+        }
         let streaming = self.streaming.figures();
         let replicating = self.replicating.figures();
         let mut statistics = BucketStatistics {
@@ -93,6 +100,7 @@ impl Running {
                 .sum(),
             replicas: replicating.vbuckets,
             replication_unacknowledged_bytes: replicating.unacknowledged_bytes,
+            durability,
             failures: self
                 .failures
                 .counters()

@@ -6,6 +6,7 @@ use actors::compactor::CompactionFigures;
 use messages::vbucket::VbucketDescription;
 use storage::{CollectionId, Seqno, VbucketId};
 
+use crate::durability::DurabilityFigures;
 use crate::restart::ChildStatus;
 
 /// Figures of a bucket at one moment (each figure for itself; the whole is not one snapshot).
@@ -35,6 +36,8 @@ pub struct BucketStatistics {
     pub replicas: u64,
     /// Bytes their sources sent, for which they got no room back yet.
     pub replication_unacknowledged_bytes: u64,
+    /// Durable writes under way.
+    pub durability: DurabilityFigures,
     /// How many failures of each kind there were; kinds without one are left out.
     pub failures: BTreeMap<&'static str, u64>,
     /// The children, in the order of the tree.
@@ -84,6 +87,18 @@ impl BucketStatistics {
             (
                 names::REPLICATION_UNACKNOWLEDGED_BYTES,
                 self.replication_unacknowledged_bytes,
+            ),
+            (names::SYNC_WRITE_ACCEPTED, self.durability.counts.accepted),
+            (
+                names::SYNC_WRITE_COMMITTED,
+                self.durability.counts.committed,
+            ),
+            (names::SYNC_WRITE_ABORTED, self.durability.counts.aborted),
+            (names::DURABLE_WRITES, self.durability.prepares),
+            (names::DURABLE_WRITES_WAITING, self.durability.waiting),
+            (
+                names::DURABLE_WRITES_MAYBE_VISIBLE,
+                self.durability.maybe_visible,
             ),
             (names::VBUCKETS_DOWN, down.count() as u64),
             (names::CHILD_RESTARTS, restarts.fold(0, u64::saturating_add)),

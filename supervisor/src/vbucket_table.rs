@@ -28,6 +28,7 @@ use storage::{
 };
 
 use crate::background;
+use crate::durability::Durable;
 use crate::restart::OutOfService;
 use crate::tree::Child;
 use crate::wiring;
@@ -43,6 +44,7 @@ pub(crate) struct Table {
     /// The manifest the active vbuckets follow.
     pub(crate) manifest: Arc<BucketManifest>,
     checkpoints: CheckpointLimits,
+    pub(crate) durable: Durable,
     /// Told when a panic left a core suspect: somebody must look for it and have it repaired.
     pub(crate) suspects: Arc<Notify>,
     /// The whole bucket is out of service.
@@ -68,6 +70,7 @@ impl Table {
         threads: usize,
         memory: Arc<MemoryPool>,
         environment: Environment,
+        durable: Durable,
     ) -> Table {
         let edge = || Arc::new(DirtyVbuckets::new(vbuckets));
         let first_edge = edge();
@@ -82,6 +85,7 @@ impl Table {
             first_edge,
             environment,
             manifest: Arc::default(),
+            durable,
             suspects: Arc::new(Notify::new()),
             is_given_up: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
@@ -230,9 +234,10 @@ impl Table {
         state: VbucketStateRecord,
         position: VbucketPosition,
     ) -> VbucketCore {
-        let edge = self.edge(self.thread_of(id));
+        let thread = self.thread_of(id);
+        let edge = self.edge(thread);
         let suspects = Arc::clone(&self.suspects);
-        VbucketCore::new(VbucketConfig {
+        let core = VbucketCore::new(VbucketConfig {
             id,
             state,
             position,
@@ -242,7 +247,9 @@ impl Table {
             checkpoints: self.checkpoints,
             on_suspect: Arc::new(move |_| suspects.notify_one()),
         })
-        .of_bucket(Arc::clone(&self.manifest))
+        .of_bucket(Arc::clone(&self.manifest));
+        self.durable.tell(&core, thread);
+        core
     }
 }
 
@@ -351,7 +358,8 @@ mod tests {
     fn a_vbucket_that_is_noted_down_serves_no_more() {
         World::run(1, |world| async move {
             let memory = Arc::new(MemoryPool::new(1 << 20));
-            let table = Table::new(2, 1, memory, world.environment());
+            let durable = Durable::new(&world.config(), 2, 1);
+            let table = Table::new(2, 1, memory, world.environment(), durable);
             let position = VbucketPosition {
                 incarnation: Incarnation(1),
                 epoch: RollbackEpoch(0),

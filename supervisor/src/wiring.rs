@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use actors::backfill::Backfills;
 use actors::backoff::Backoff;
 use actors::compactor::{Compactor, CompactorConfig, CompactorCore, CompactorLimits};
+use actors::durability::DriverCore;
 use actors::environment::{Clock, Environment, Random};
 use actors::executor::{Executor, StopWorkers, WakeWorker};
 use actors::flusher::actor::wake_with;
@@ -35,6 +36,7 @@ use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
 use crate::collections::Collections;
+use crate::durability::{self, Durable};
 use crate::failure_bus::FailureBus;
 use crate::guardian::{Supervisor, SupervisorParts};
 use crate::opening::{self, Opened};
@@ -87,7 +89,9 @@ pub(crate) async fn start(
         threads,
         Arc::clone(&memory),
         environment.clone(),
+        Durable::new(config, shape.vbuckets, threads),
     ));
+    let node_name = node_name(config, &opened.store);
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
     let compactor = compactor(config, &store, &environment, &table);
@@ -103,6 +107,7 @@ pub(crate) async fn start(
             hooks: environment.hooks.clone(),
             on_out_of_service: Box::new(move |what| {
                 out_of_service.take_down(what);
+                durability::out_of_service(&out_of_service, what);
                 replication::out_of_service(&out_of_service, &unfed, &stuck, what);
                 if what.is_whole_tree {
                     uncompacted(&what.scope, &what.why);
@@ -131,6 +136,7 @@ pub(crate) async fn start(
     let addresses = parts.start_vbuckets(&arbiters);
     let streaming = parts.start_streaming(&arbiters)?;
     let replicating = parts.start_replication(&arbiters)?;
+    parts.start_durability(&replicating, &arbiters);
     if config.waits_for_warmup {
         // What could not be loaded is out of service and says so; the rest serves.
         let WarmupEnd { .. } = warm.await.map_err(closed)??;
@@ -145,6 +151,7 @@ pub(crate) async fn start(
         table: parts.table,
         collections,
         memory,
+        node_name,
         store: parts.store,
         warmup,
         streaming,
@@ -331,6 +338,18 @@ impl Parts<'_> {
         Ok(replicating)
     }
 
+    /// Who has decided durable writes done.
+    fn start_durability(&self, replicating: &Replicating, arbiters: &[ArbiterHandle]) {
+        let durable = &self.table.durable;
+        let configs = durable.links(&self.table, replicating, &self.environment);
+        for ((number, config), arbiter) in configs.into_iter().enumerate().zip(arbiters) {
+            let shell = self.shell(&durability::driver_child(number));
+            let make = move |_| DriverCore::new(config.clone());
+            // Told by its edge, never by its address.
+            drop(shell::start(arbiter, shell, make));
+        }
+    }
+
     /// The other door of every vbucket.
     fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
@@ -343,6 +362,12 @@ impl Parts<'_> {
         };
         self.table.slots.iter().filter_map(start).collect()
     }
+}
+
+/// What the bucket is called in replication chains.
+fn node_name(config: &BucketConfig, store: &LogStore) -> Arc<str> {
+    let drawn = || format!("node-{:016x}", store.id());
+    config.node_name.clone().unwrap_or_else(drawn).into()
 }
 
 /// The name of a vbucket's actor in the tree.
@@ -402,6 +427,12 @@ fn tree(config: &BucketConfig, shape: CreateOptions, threads: usize) -> Tree {
             replication::consumer_child(number).as_str(),
             "consumers",
         ));
+    }
+    // What is decided lies in the vbuckets; who does it holds nothing of anybody.
+    tree = tree.group(Group::new("durability"));
+    for number in 0..threads {
+        let name = durability::driver_child(number);
+        tree = tree.child(child(name.as_str(), "durability"));
     }
     // A vbucket that fails too often goes out of service alone.
     for id in (0..shape.vbuckets).filter_map(VbucketId::new) {

@@ -39,6 +39,12 @@ fn gauges_are_the_figures() -> Result {
         (names::PENDING_COMPACTIONS, 0),
         (names::VBUCKETS_DOWN, 0),
         (names::CHILD_RESTARTS, 0),
+        (names::SYNC_WRITE_ACCEPTED, 0),
+        (names::SYNC_WRITE_COMMITTED, 0),
+        (names::SYNC_WRITE_ABORTED, 0),
+        (names::DURABLE_WRITES, 0),
+        (names::DURABLE_WRITES_WAITING, 0),
+        (names::DURABLE_WRITES_MAYBE_VISIBLE, 0),
         (names::BACKFILLS, 0),
         (names::BACKFILL_BUFFER_BYTES, 0),
     ];

@@ -4,6 +4,8 @@
 //! `planted`: `cargo test --features planted --test planted`.
 #![cfg(test)]
 
+#[path = "../durability/seeds.rs"]
+mod durability_seeds;
 #[path = "../compaction/seeds/mod.rs"]
 mod seeds;
 
@@ -96,6 +98,9 @@ fn a_publish_that_replaces_the_version_is_found() {
 fn a_failed_prepare_pass_that_counts_as_complete_is_found() {
     assert_found(
         "ignores-a-failed-prepare-pass",
-        &["mb_50060_a_failed_prepare_pass_publishes_nothing"],
+        &[
+            "mb_50060_a_failed_prepare_pass_publishes_nothing",
+            "mb_50060_end_to_end",
+        ],
     );
 }

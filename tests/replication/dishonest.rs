@@ -125,7 +125,12 @@ impl Scene {
         );
         let liar = Arc::new(Liar::default());
         let source: Arc<dyn Source> = Arc::clone(&liar) as _;
-        let following = Following::new(VbucketId::FIRST, source, "test".into(), 1 << 20);
+        let following = Following::new(
+            VbucketId::FIRST,
+            source,
+            ("test".into(), "here".into()),
+            1 << 20,
+        );
         let consumer = Consumer::new(ConsumerConfig {
             vbuckets: vec![Arc::new(VbucketSlot::of(Arc::clone(&core)))],
             edge: Arc::clone(&edge),
@@ -261,7 +266,12 @@ fn an_answer_finds_the_stream_that_asked_or_nobody() {
         };
         let first = ask(&mut scene);
         let source: Arc<dyn Source> = Arc::clone(&scene.liar) as _;
-        let second = Following::new(VbucketId::FIRST, source, "test".into(), 1 << 20);
+        let second = Following::new(
+            VbucketId::FIRST,
+            source,
+            ("test".into(), "here".into()),
+            1 << 20,
+        );
         *scene.liar.says.lock() = vec![marker(0, 5), item(1), item(5)];
         scene.follows.begin(Arc::clone(&second), &scene.edge);
         let asked = ask(&mut scene);

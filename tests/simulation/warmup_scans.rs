@@ -124,6 +124,9 @@ async fn assert_streams_say_so(bucket: &Bucket, down: &[VbucketId]) {
             StreamEvent::StreamEnd(StreamEndReason::Ok) => {}
             StreamEvent::StreamEnd(StreamEndReason::VbucketDown) => refused.push(change.vbucket),
             StreamEvent::StreamEnd(reason) => panic!("{}: {reason:?}", change.vbucket),
+            StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_) => {
+                panic!("{}: told to one who is no replica", change.vbucket);
+            }
             StreamEvent::SnapshotMarker(_)
             | StreamEvent::Mutation(_)
             | StreamEvent::Deletion(_)

@@ -136,6 +136,9 @@ impl Mirror {
                 }
             }
             StreamEvent::SeqnoAdvanced(_) => {}
+            StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_) => {
+                panic!("{vbucket}: told to one who is no replica");
+            }
             StreamEvent::StreamEnd(reason) => {
                 if reason == StreamEndReason::Ok {
                     assert_eq!(self.awaited.get(&vbucket), None, "{vbucket}");

@@ -180,6 +180,9 @@ impl Follower {
                 assert_ne!(*reason, StreamEndReason::Ok, "it was to go on for ever");
                 self.stream = None;
             }
+            StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_) => {
+                panic!("told to one who is no replica: {event:?}");
+            }
             StreamEvent::Mutation(_)
             | StreamEvent::Deletion(_)
             | StreamEvent::Expiration(_)

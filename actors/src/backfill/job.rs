@@ -24,13 +24,13 @@ use crate::environment::Environment;
 use crate::hooks::FaultPoint;
 use crate::planted::{Bug, is_planted};
 use crate::store_handle::{StoreHandle, StoreLease};
-use crate::stream::{BackfillEnd, BackfillRange, Filter, Purged, event_of};
+use crate::stream::{BackfillEnd, BackfillRange, Filter, Purged, as_written};
 use crate::vbucket::{VbucketCore, WholeFlushes};
 use messages::FailureCause;
 use messages::failure::ScanPurpose;
 use storage::{
-    DroppedCollection, Item, ItemView, KvStore, Namespace, Outcome, Scan, ScanEnd, Seqno,
-    SeqnoRange, Snapshot, StorageError,
+    DroppedCollection, Item, ItemView, KvStore, Namespace, Operation, Outcome, Scan, ScanEnd,
+    Seqno, SeqnoRange, Snapshot, StorageError,
 };
 
 /// What a stream asks for.
@@ -75,6 +75,8 @@ struct Scanning {
     scan: Box<dyn Scan>,
     lease: StoreLease,
     high: Seqno,
+    /// Prepares up to here are over in this snapshot.
+    completed: Seqno,
     /// What is left of collections that were dropped: nobody's any more.
     dropped: Vec<DroppedCollection>,
     /// Items the scan gave us.
@@ -198,6 +200,7 @@ impl Backfill {
             scan,
             lease,
             high,
+            completed: watermarks.completed_seqno,
             dropped: snapshot.dropped_collections(),
             items: 0,
         });
@@ -255,6 +258,7 @@ impl Scanning {
         let purpose = ScanPurpose::Backfill;
         let mut reading = Reading {
             request,
+            completed: self.completed,
             dropped: &self.dropped,
             chunk: Chunk::default(),
             items: 0,
@@ -333,6 +337,7 @@ fn failed(chunk: Chunk, cause: FailureCause) -> Stepped {
 /// What is read in one step.
 struct Reading<'r> {
     request: &'r mut BackfillRequest,
+    completed: Seqno,
     dropped: &'r [DroppedCollection],
     chunk: Chunk,
     items: u64,
@@ -350,16 +355,26 @@ impl Reading<'_> {
                 return ControlFlow::Break(());
             }
         };
-        if view.namespace() == Namespace::Prepared {
-            self.skip(self.request.filter.has(item.document.key.collection()));
-            return ControlFlow::Continue(());
-        }
+        // What tells the end of a prepare may be purged, or lie in another snapshot: one that is over is told to nobody
+        // (MB-35695, MB-44079, MB-49767). Its abort is: who has the prepare waits for that.
+        let is_over =
+            matches!(item.operation, Operation::Prepare { .. }) && view.seqno <= self.completed;
         // The value of a document that is for others is not copied; an event's says whose it is.
         let is_event = view.namespace() == Namespace::SystemEvent;
         if !is_event && self.was_dropped(&item) {
             self.skip(false);
             return ControlFlow::Continue(());
         }
+        let filter = &self.request.filter;
+        let is_hidden = view.namespace() == Namespace::Prepared
+            && (is_over || !filter.is_synchronous())
+            && filter.has(item.document.key.collection());
+        if is_hidden {
+            self.skip(true);
+            return ControlFlow::Continue(());
+        }
+        // On disk a commit is the document it left.
+        item.operation = as_written(item.operation);
         if is_event || self.request.filter.passes(&item) {
             item.document.value = Bytes::copy_from_slice(view.value);
         }
@@ -370,7 +385,7 @@ impl Reading<'_> {
         self.request.filter.follow_item(&item);
         self.chunk.bytes = self.chunk.bytes.saturating_add(item.user_bytes());
         let item = self.request.core.charged_for_stream(item);
-        if let Some(event) = event_of(item) {
+        if let Some(event) = self.request.filter.event_of(item) {
             let read = &mut self.chunk.read;
             read.last = view.seqno;
             read.events.push(event.into());

@@ -26,7 +26,7 @@ use super::worker::CompactionWorker;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::Guardian;
-use crate::store_handle::StoreHandle;
+use crate::store_handle::{StoreGeneration, StoreHandle};
 use messages::compactor::{
     Compact, CompactError, CompactOptions, CompactionStatus, PreparesErased,
 };
@@ -322,13 +322,61 @@ impl Compactor {
         self.change(|state| state.settle(of, end, now));
     }
 
+    /// A publish that erases these prepares begins.
+    pub(super) fn note_at_stake(
+        &self,
+        of: PastOf,
+        now: StoreGeneration,
+        prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
+    ) {
+        let mut erased = self.shared.prepares.lock();
+        erased.begins(of, now, prepares, vbucket);
+    }
+
+    /// Asks a store that was opened anew what became of publishes that did not come back; whether anything was in doubt.
+    pub(super) fn settle_doubts(&self, store: &LogStore, generation: StoreGeneration) -> bool {
+        let doubts = self.shared.prepares.lock().doubts_before(generation);
+        let is_any = !doubts.is_empty();
+        for (of, doubt) in doubts {
+            match doubt.gone_from(of, store) {
+                Ok(gone) => self.shared.prepares.lock().is_settled(of, &gone),
+                // Asked again with the next look for work; a vbucket that is down may be served again one day.
+                Err(error) => {
+                    tracing::debug!(vbucket = %of.0, %error, "erased prepares stay in doubt");
+                }
+            }
+        }
+        is_any
+    }
+
     /// These prepares are erased, and that is on disk: from now on they are told, whatever becomes of whoever found it.
-    pub(super) fn note_erased(&self, of: PastOf, prepares: &[ErasedPrepare]) {
-        self.shared.prepares.lock().erased(of, prepares);
+    pub(super) fn note_erased(
+        &self,
+        of: PastOf,
+        prepares: &[ErasedPrepare],
+        vbucket: &Arc<dyn Compactable>,
+    ) {
+        self.shared.prepares.lock().erased(of, prepares, vbucket);
+        self.forget_erased();
+    }
+
+    /// Has the vbuckets forget what was erased: without our lock, and known until each has done so.
+    fn forget_erased(&self) {
+        loop {
+            let next = self.shared.prepares.lock().next_to_forget();
+            let Some((vbucket, erased)) = next else {
+                return;
+            };
+            vbucket.forget_erased(&erased);
+            self.shared.prepares.lock().forgotten(&erased);
+        }
     }
 
     /// Tells what is to be told; when (monotonic) to try again, if there was no room for all of it.
     pub(super) fn tell_prepares(&self) -> Option<Duration> {
+        // A panic may have kept one from it.
+        self.forget_erased();
         let is_done = self.shared.prepares.lock().tell();
         (!is_done).then(|| self.now().saturating_add(TELL_AGAIN))
     }

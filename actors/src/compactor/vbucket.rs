@@ -1,13 +1,14 @@
 //! What compaction needs of a vbucket and of the bucket's table of them.
 //!
 //! Invariant: compaction changes no document itself. What it finds to be expired goes through the vbucket, which has the
-//! last word. What it erases of a dropped collection left memory when that was dropped.
+//! last word. What it erases of a dropped collection left memory when that was dropped, but for prepares that go on: who
+//! waits for one is answered once it is erased.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::vbucket::VbucketCore;
-use messages::compactor::CompactError;
+use messages::compactor::{CompactError, PreparesErased};
 use storage::{ExpiredDocument, Seqno, VbucketId};
 
 /// What became of a document that a compaction found to be expired.
@@ -27,6 +28,9 @@ pub trait Compactable: Debug + Send + Sync + 'static {
     fn expire(&self, document: &ExpiredDocument) -> Expiring;
     /// Tombstones up to this seqno were let go, and that is on disk.
     fn purged(&self, seqno: Seqno);
+    /// Prepares were erased with their collection, and that is on disk: whoever waits for one is answered. May come twice,
+    /// and late: of another past of the vbucket it says nothing.
+    fn forget_erased(&self, erased: &PreparesErased);
 }
 
 impl Compactable for VbucketCore {
@@ -36,6 +40,10 @@ impl Compactable for VbucketCore {
 
     fn purged(&self, seqno: Seqno) {
         self.note_purged(seqno);
+    }
+
+    fn forget_erased(&self, erased: &PreparesErased) {
+        VbucketCore::forget_erased(self, erased);
     }
 }
 

@@ -55,15 +55,21 @@ impl CompactionWorker {
     fn begin(&mut self) -> Step {
         let now = self.compactor.now();
         // First: neither a store that is away nor a queue that never ends is a reason to keep it.
-        let tell_again = self.compactor.tell_prepares();
+        let mut tell_again = self.compactor.tell_prepares();
         let Ok(lease) = self.compactor.config().store.lease() else {
             // Woken when the store is back.
             let rest = tell_again.map(|at| at.saturating_sub(now));
             return rest.map_or(Step::Idle, Step::IdleFor);
         };
         self.is_in_store = true;
+        let is_settled = self
+            .compactor
+            .settle_doubts(lease.store(), lease.generation());
         let unsure = self.compactor.next_unsure(lease.store());
         self.is_in_store = false;
+        if is_settled {
+            tell_again = self.compactor.tell_prepares();
+        }
         if let Some((vbucket, purged)) = unsure {
             vbucket.purged(purged);
             return Step::Again;
@@ -163,6 +169,13 @@ impl CompactionWorker {
         let Some(job) = &mut working.job else {
             return Step::Again;
         };
+        if let Some(of) = working.of {
+            // First: a step that fails, or panics, may have published all the same.
+            let generation = working.lease.generation();
+            let at_stake = job.prepares_at_stake();
+            self.compactor
+                .note_at_stake(of, generation, at_stake, &working.vbucket);
+        }
         self.is_in_store = true;
         let outcome = working.span.in_scope(|| job.step());
         self.is_in_store = false;
@@ -173,7 +186,7 @@ impl CompactionWorker {
         // First: nobody looks for it again, so a panic from here on must not lose it.
         if let Some((published, of)) = published(&outcome).zip(working.of) {
             let prepares = &published.prepares_erased;
-            self.compactor.note_erased(of, prepares);
+            self.compactor.note_erased(of, prepares, &working.vbucket);
             working.vbucket.purged(published.purge_seqno);
         }
         working.is_publishing |= stage == CompactionStage::Publish;

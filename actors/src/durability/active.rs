@@ -370,7 +370,7 @@ impl ActiveMonitor {
     /// Commits what enough nodes hold. That is a prefix: who holds a prepare holds all before it. What this node inherited
     /// it may hold as a replica must, which is less than an active must.
     fn decide_held(&mut self) {
-        let Some(chains) = &self.chains else {
+        let Some(chains) = self.chains.as_ref().filter(|_| !self.tracked.is_empty()) else {
             return;
         };
         let acknowledged = |node: &NodeName| self.acknowledged_by(chains, node);

@@ -21,9 +21,11 @@ mod passive;
 mod dead;
 mod monitor;
 mod ledger;
+mod driver;
 
 pub use active::{ActiveMonitor, Decision, OutOfTurn, Settled, Verdict};
 pub use dead::DeadMonitor;
+pub use driver::{Driver, DriverConfig, DriverCore};
 pub use ledger::{Ledger, RoleEpoch};
 pub use monitor::{Monitor, Outstanding, Standing, high_prepared_on_disk};
 pub use passive::{

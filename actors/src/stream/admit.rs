@@ -11,9 +11,12 @@ use storage::{FailoverTable, ScopeId, Seqno, SnapshotRange, VbucketId, VbucketSt
 
 use super::filter::{Filter, OpenCollection};
 use super::rollback::{Purged, RollbackQuestion, rollback_to};
+use crate::durability::NodeName;
 
 /// Longest name of a consumer in bytes.
 const CONSUMER_NAME_MAX: usize = 200;
+/// Longest name of a node in bytes.
+const NODE_NAME_MAX: usize = 200;
 
 /// A vbucket as a request for a stream finds it, all of one moment.
 #[derive(Clone, Debug)]
@@ -63,6 +66,10 @@ pub struct Admitted {
     pub is_disk_only: bool,
     /// What a backfill looks at again. `None`: that tombstones are gone does not count.
     pub purged: Option<Purged>,
+    /// The node that says what it holds of prepares, if the consumer is one.
+    pub node: Option<NodeName>,
+    /// The disk is read at least up to here, whatever lies in memory.
+    pub disk_up_to: Option<Seqno>,
 }
 
 /// Checks a request. `is_open`: whether there is such a stream that is not dead. What can be said of its words alone was
@@ -96,7 +103,9 @@ pub fn admit(
     if start < snapshot.start || start > snapshot.end {
         return Err(StreamRequestError::OutsideSnapshot { start, snapshot });
     }
-    let filter = Filter::of(&request.filter, &view.collections, &view.scopes)?;
+    let sync = request.options.sync_replication.as_ref();
+    let filter =
+        Filter::of(&request.filter, &view.collections, &view.scopes)?.synchronous(sync.is_some());
     if is_open {
         return Err(StreamRequestError::StreamExists {
             consumer: Arc::clone(&request.consumer),
@@ -133,6 +142,7 @@ pub fn admit(
     if view.is_receiving_initial {
         return Err(StreamRequestError::ReceivingInitialSnapshot);
     }
+    let is_in_disk = sync.is_some_and(|one| one.is_in_disk_snapshot) && start < snapshot.end;
     let lowest = wanted.and_then(|wanted| wanted.iter().map(|one| one.start).min());
     let has_nothing = start == Seqno::ZERO;
     let before = |first: Seqno| Seqno(first.0.saturating_sub(1));
@@ -147,6 +157,8 @@ pub fn admit(
         nothing_below: lowest.filter(|_| has_nothing).map_or(start, before),
         is_disk_only: flags.has(StreamFlags::DISK_ONLY),
         purged: (!ignores).then_some(purged),
+        node: sync.map(|one| NodeName::new(&one.node)),
+        disk_up_to: is_in_disk.then_some(snapshot.end),
     })
 }
 
@@ -159,6 +171,12 @@ pub fn check_words(request: &StreamRequest) -> Result<(), StreamRequestError> {
     let length = request.consumer.len();
     if length == 0 || length > CONSUMER_NAME_MAX {
         return Err(StreamRequestError::ConsumerName { length });
+    }
+    if let Some(sync) = &request.options.sync_replication {
+        let length = sync.node.len();
+        if length == 0 || length > NODE_NAME_MAX {
+            return Err(StreamRequestError::NodeName { length });
+        }
     }
     Ok(())
 }
@@ -206,7 +224,7 @@ fn end_of(
 
 #[cfg(test)]
 mod tests {
-    use messages::stream::StreamFilter;
+    use messages::stream::{StreamFilter, StreamOptions, SyncReplication};
     use storage::CollectionId;
 
     use super::*;
@@ -422,5 +440,35 @@ mod tests {
         ahead.snapshot.end = Seqno(130);
         let admitted = admit(&ahead, &view(), false).expect("a stream");
         assert_eq!(admitted.snapshot.end, Seqno(100));
+    }
+
+    #[test]
+    fn who_stands_in_a_snapshot_from_disk_goes_on_from_disk() {
+        let ask = |start, is_in_disk_snapshot| {
+            let mut request = from(start);
+            request.snapshot.end = Seqno(70);
+            request.options.sync_replication = Some(SyncReplication {
+                node: "b".into(),
+                is_in_disk_snapshot,
+            });
+            admit(&request, &view(), false).expect("a stream")
+        };
+        assert_eq!(ask(50, true).disk_up_to, Some(Seqno(70)));
+        assert_eq!(ask(50, false).disk_up_to, None);
+        // At its end it lacks nothing.
+        assert_eq!(ask(70, true).disk_up_to, None);
+        assert_eq!(ask(50, true).node, Some(NodeName::new("b")));
+        let nameless = StreamRequest {
+            options: StreamOptions {
+                sync_replication: Some(SyncReplication {
+                    node: "".into(),
+                    is_in_disk_snapshot: false,
+                }),
+                ..StreamOptions::default()
+            },
+            ..request()
+        };
+        let refused = check_words(&nameless);
+        assert_eq!(refused, Err(StreamRequestError::NodeName { length: 0 }));
     }
 }

@@ -28,6 +28,8 @@ pub struct OpenCollection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     wanted: Wanted,
+    /// Whether prepares, commits and aborts are told as such.
+    is_synchronous: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +86,25 @@ impl Filter {
                 }
             }
         };
-        Ok(Filter { wanted })
+        Ok(Filter {
+            wanted,
+            is_synchronous: false,
+        })
+    }
+
+    /// The same, for a consumer that takes part in durable writes, or does not.
+    #[must_use]
+    pub fn synchronous(self, is_synchronous: bool) -> Filter {
+        Filter {
+            is_synchronous,
+            ..self
+        }
+    }
+
+    /// Whether prepares, commits and aborts are told as such.
+    #[must_use]
+    pub fn is_synchronous(&self) -> bool {
+        self.is_synchronous
     }
 
     /// Whether everything passes.
@@ -107,7 +127,7 @@ impl Filter {
     #[must_use]
     pub fn sees(&self, item: Arc<Item>) -> Sight {
         if self.passes(&item) {
-            event_of(item).map_or(Sight::Other, Sight::Event)
+            self.event_of(item).map_or(Sight::Other, Sight::Event)
         } else if item.namespace() == Namespace::Prepared
             && self.has(item.document.key.collection())
         {
@@ -115,6 +135,35 @@ impl Filter {
         } else {
             Sight::Other
         }
+    }
+
+    /// An item that passes, as its consumer is told; an event that cannot be read is told to nobody.
+    #[must_use]
+    pub fn event_of(&self, item: Arc<Item>) -> Option<StreamEvent> {
+        Some(match item.operation {
+            Operation::Prepare { .. } => StreamEvent::Prepare(item),
+            Operation::Abort { .. } => StreamEvent::Abort(item),
+            Operation::CommitMutation { .. } | Operation::CommitDeletion { .. } => {
+                if self.is_synchronous {
+                    StreamEvent::Commit(item)
+                } else {
+                    return self.event_of(written(item));
+                }
+            }
+            Operation::Deletion {
+                source: DeleteSource::Expiration,
+                ..
+            } => StreamEvent::Expiration(item),
+            Operation::Deletion { .. } => StreamEvent::Deletion(item),
+            Operation::Mutation => StreamEvent::Mutation(item),
+            Operation::SystemEventBegin | Operation::SystemEventEnd => {
+                StreamEvent::SystemEvent(Box::new(SystemEventAt {
+                    seqno: item.seqno,
+                    cas: item.document.cas,
+                    event: SystemEvent::of(&item).ok()?,
+                }))
+            }
+        })
     }
 
     /// An event was sent: the filter follows it.
@@ -160,7 +209,7 @@ impl Filter {
             Namespace::SystemEvent => {
                 SystemEvent::of(item).is_ok_and(|event| self.has_event(&event))
             }
-            Namespace::Prepared => false,
+            Namespace::Prepared => self.is_synchronous && self.has(item.document.key.collection()),
         }
     }
 
@@ -195,27 +244,29 @@ impl Filter {
     }
 }
 
-/// An item that passes a filter, as it is told; none is told of a prepare, nor of an event that cannot be read.
+/// A commit for those who were told of no prepare: the same document, written as any other.
+fn written(mut item: Arc<Item>) -> Arc<Item> {
+    let operation = as_written(item.operation);
+    Arc::make_mut(&mut item).operation = operation;
+    item
+}
+
+/// What a commit did to its document.
 #[must_use]
-pub fn event_of(item: Arc<Item>) -> Option<StreamEvent> {
-    Some(match item.operation {
-        Operation::Deletion {
-            source: DeleteSource::Expiration,
-            ..
-        } => StreamEvent::Expiration(item),
-        Operation::Deletion { .. } | Operation::CommitDeletion { .. } => {
-            StreamEvent::Deletion(item)
-        }
-        Operation::Mutation | Operation::CommitMutation { .. } => StreamEvent::Mutation(item),
-        Operation::SystemEventBegin | Operation::SystemEventEnd => {
-            StreamEvent::SystemEvent(Box::new(SystemEventAt {
-                seqno: item.seqno,
-                cas: item.document.cas,
-                event: SystemEvent::of(&item).ok()?,
-            }))
-        }
-        Operation::Prepare { .. } | Operation::Abort { .. } => return None,
-    })
+pub const fn as_written(operation: Operation) -> Operation {
+    match operation {
+        Operation::CommitMutation { .. } => Operation::Mutation,
+        Operation::CommitDeletion { deleted_at, .. } => Operation::Deletion {
+            deleted_at,
+            source: DeleteSource::Explicit,
+        },
+        Operation::Mutation
+        | Operation::Deletion { .. }
+        | Operation::Prepare { .. }
+        | Operation::Abort { .. }
+        | Operation::SystemEventBegin
+        | Operation::SystemEventEnd => operation,
+    }
 }
 
 #[cfg(test)]
@@ -318,6 +369,66 @@ mod tests {
         assert_eq!(
             ask(StreamFilter::Collections(Vec::new())),
             StreamRequestError::EmptyFilter
+        );
+    }
+
+    #[test]
+    fn only_who_takes_part_in_durable_writes_is_told_of_them() {
+        let level = storage::DurabilityLevel::Majority;
+        let prepare_seqno = Seqno(4);
+        let is_deletion = false;
+        let operations = [
+            Operation::Prepare { level, is_deletion },
+            Operation::CommitMutation { prepare_seqno },
+            Operation::CommitDeletion {
+                prepare_seqno,
+                deleted_at: 9,
+            },
+            Operation::Abort {
+                prepare_seqno,
+                deleted_at: 9,
+            },
+        ];
+        let of = |operation| {
+            Arc::new(Item {
+                operation,
+                ..item(FRUIT).as_ref().clone()
+            })
+        };
+        let others = filter_for(&StreamFilter::All);
+        let seen: Vec<_> = operations.iter().map(|one| others.sees(of(*one))).collect();
+        let deletion = Operation::Deletion {
+            deleted_at: 9,
+            source: DeleteSource::Explicit,
+        };
+        assert_eq!(
+            seen,
+            [
+                Sight::Invisible,
+                Sight::Event(StreamEvent::Mutation(of(Operation::Mutation))),
+                Sight::Event(StreamEvent::Deletion(of(deletion))),
+                Sight::Invisible,
+            ]
+        );
+        let replica = filter_for(&StreamFilter::All).synchronous(true);
+        let [prepare, commit, deletion, abort] = operations.map(of);
+        assert_eq!(
+            replica.sees(Arc::clone(&prepare)),
+            Sight::Event(StreamEvent::Prepare(Arc::clone(&prepare)))
+        );
+        for commit in [commit, deletion] {
+            let event = StreamEvent::Commit(Arc::clone(&commit));
+            assert_eq!(replica.sees(Arc::clone(&commit)), Sight::Event(event));
+        }
+        assert_eq!(
+            replica.sees(Arc::clone(&abort)),
+            Sight::Event(StreamEvent::Abort(Arc::clone(&abort)))
+        );
+        // Of collections it is not for it is told nothing either way.
+        let elsewhere = filter_for(&StreamFilter::Collections(vec![CollectionId::DEFAULT]));
+        assert_eq!(
+            elsewhere.synchronous(true).sees(Arc::clone(&prepare)),
+            Sight::Other
         );
     }
 }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use messages::stream::{StreamBatch, StreamEndReason, StreamError, StreamEvent, StreamId};
-use storage::VbucketId;
+use storage::{Seqno, VbucketId};
 
 use super::admit::Admitted;
+use super::replica::Replica;
 use super::sink::{Farewells, Nobody, Offer, StreamSink};
 use super::slice::Slice;
 use super::state::StreamState;
@@ -67,6 +68,8 @@ pub(super) struct Live {
     unsent: Option<StreamBatch>,
     cursor: Option<StreamCursor>,
     backfill: Option<BackfillHandle>,
+    /// As long as the stream lives.
+    replica: Option<Replica>,
     is_over: bool,
     _watch: StreamWatch,
 }
@@ -79,8 +82,14 @@ impl Live {
         window: Window,
         sink: Box<dyn StreamSink>,
     ) -> Live {
+        let node = admitted.node.clone();
+        let of_replica = |node| {
+            let words = (admitted.start, window.words());
+            Replica::new(Arc::clone(&links.core), links.past.role(), node, words)
+        };
         Live {
             id,
+            replica: node.map(of_replica),
             vbucket: admitted.vbucket,
             name: CursorName::new(&format!("{}/{}", admitted.consumer, admitted.stream_number)),
             state: StreamState::new(admitted),
@@ -113,6 +122,38 @@ impl Live {
 
     pub(super) fn acknowledge(&self, bytes: u64) -> Result<(), StreamError> {
         self.window.acknowledge(bytes)
+    }
+
+    /// The replica at its end holds every prepare up to `seqno`. A dead stream hears nothing more.
+    pub(super) fn acknowledge_prepared(&mut self, seqno: Seqno) -> Result<(), StreamError> {
+        if self.state.admitted().node.is_none() {
+            return Err(StreamError::NotSynchronous(self.id));
+        }
+        // What ended it may not have been noticed yet.
+        self.notice();
+        let Some(replica) = &mut self.replica else {
+            return Ok(());
+        };
+        let heard = replica.hear_word(seqno);
+        if let Err(error) = &heard {
+            self.contradicted(error);
+        }
+        heard
+    }
+
+    /// The monitor hears that this stream is over, if nobody takes anything of it any more: another of the same node may
+    /// begin.
+    pub(super) fn release_if_gone(&mut self) {
+        if self.sink.is_gone() {
+            self.replica = None;
+        }
+    }
+
+    /// A replica that knows not what it holds is told to begin anew.
+    fn contradicted(&mut self, error: &StreamError) {
+        tracing::warn!(vbucket = %self.vbucket, stream = self.id.0, %error, "a replica contradicts itself");
+        self.state.end(StreamEndReason::Disconnected);
+        self.let_go();
     }
 
     pub(super) fn end(&mut self, reason: StreamEndReason) {
@@ -161,10 +202,15 @@ impl Live {
         Looked::More
     }
 
-    /// What ends a stream whether or not it can send anything.
+    /// What ends a stream whether or not it can send anything, and what its consumer said meanwhile.
     fn notice(&mut self) {
         if let Err(broken) = self.links.core.check_stream(self.links.past) {
             self.broken(broken);
+        }
+        self.let_go();
+        let heard = self.replica.as_mut().map(Replica::hear);
+        if let Some(Err(error)) = heard {
+            self.contradicted(&error);
         }
         if let Some(backfill) = &self.backfill {
             if let Some(end) = backfill.broken() {
@@ -191,6 +237,7 @@ impl Live {
     fn let_go(&mut self) {
         if self.state.is_dead() {
             self.cursor = None;
+            self.replica = None;
         }
         if !self.state.is_backfilling() {
             self.backfill = None;
@@ -204,6 +251,10 @@ impl Live {
             if !events.is_empty() {
                 self.window.note_sent(bytes);
                 slice.spend_bytes(bytes);
+                let last = events.iter().filter_map(StreamEvent::seqno).next_back();
+                if let (Some(replica), Some(last)) = (&mut self.replica, last) {
+                    replica.note_sent(last);
+                }
                 self.unsent = Some(StreamBatch {
                     vbucket: self.vbucket,
                     stream: self.id,

@@ -15,6 +15,7 @@ mod state;
 mod window;
 mod slice;
 mod sink;
+mod replica;
 mod live;
 mod producer;
 mod actor;
@@ -22,8 +23,8 @@ pub mod consumer;
 
 pub use actor::{OpenStreamInto, ProducerCore};
 pub use admit::{Admitted, VbucketView, admit, check_words};
-pub use filter::{Filter, OpenCollection, Sight, event_of};
-pub use producer::{LeftOver, Producer, ProducerConfig, StreamNumbers};
+pub use filter::{Filter, OpenCollection, Sight, as_written};
+pub use producer::{Producer, ProducerConfig, StreamNumbers};
 pub use rollback::{Purged, RollbackQuestion, rollback_to};
 pub use sink::{Farewells, Offer, StreamSink};
 pub use size::flow_bytes;

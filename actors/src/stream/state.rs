@@ -82,6 +82,9 @@ impl StreamState {
                 first: self.last_read.next(),
                 last: self.admitted.end,
             });
+        } else if let Some(last) = self.admitted.disk_up_to {
+            let first = self.last_read.next();
+            self.phase = Phase::Scheduling(BackfillRange { first, last });
         } else {
             self.phase = Phase::Registering;
         }
@@ -404,12 +407,11 @@ impl StreamState {
 
     /// Queues an event of the snapshot; the filter follows it, which may be the end.
     fn say(&mut self, one: Counted) {
-        let follows = match &one.event {
-            StreamEvent::SystemEvent(system) => {
-                self.filter.follow(&system.event);
-                self.filter.is_empty().then_some(system.seqno)
-            }
-            _ => None,
+        let follows = if let StreamEvent::SystemEvent(system) = &one.event {
+            self.filter.follow(&system.event);
+            self.filter.is_empty().then_some(system.seqno)
+        } else {
+            None
         };
         self.out.push_back(one);
         if let Some(seqno) = follows {

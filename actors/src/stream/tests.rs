@@ -1,6 +1,7 @@
 //! The machine of one stream, step by step: what it wants, what it says, how it ends.
 
 mod field;
+mod prepares;
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use storage::{
 };
 
 use super::admit::Admitted;
-use super::filter::{Filter, OpenCollection, event_of};
+use super::filter::{Filter, OpenCollection};
 use super::state::StreamState;
 use super::want::{BackfillEnd, BackfillRange, Counted, Read, Skipped, Want};
 use crate::vbucket::checkpoint::{
@@ -58,6 +59,8 @@ fn admitted(start: u64, end: u64) -> Admitted {
         nothing_below: Seqno(start),
         is_disk_only: false,
         purged: None,
+        node: None,
+        disk_up_to: None,
     }
 }
 
@@ -135,6 +138,9 @@ fn shown(event: &StreamEvent) -> String {
         StreamEvent::Mutation(item) => format!("set {}", item.seqno),
         StreamEvent::Deletion(item) => format!("delete {}", item.seqno),
         StreamEvent::Expiration(item) => format!("expire {}", item.seqno),
+        StreamEvent::Prepare(item) => format!("prepare {}", item.seqno),
+        StreamEvent::Commit(item) => format!("commit {}", item.seqno),
+        StreamEvent::Abort(item) => format!("abort {}", item.seqno),
         StreamEvent::SystemEvent(event) => format!("event {}", event.seqno),
         StreamEvent::SeqnoAdvanced(seqno) => format!("advanced {seqno}"),
         StreamEvent::StreamEnd(reason) => reason.name().to_owned(),
@@ -153,9 +159,12 @@ fn backfilled(
         skipped,
         ..Read::default()
     };
+    let everything = Filter::of(&StreamFilter::All, &[], &[].into()).expect("a filter");
+    let everything = everything.synchronous(true);
     for item in items {
         read.last = item.seqno;
-        read.events.extend(event_of(item).map(Counted::from));
+        read.events
+            .extend(everything.event_of(item).map(Counted::from));
     }
     state.backfilled(read);
 }

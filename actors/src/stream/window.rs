@@ -1,28 +1,46 @@
-//! Flow control: how much more may be sent before the consumer acknowledges some of it.
+//! What a consumer acknowledged: bytes, for flow control (how much more may be sent), and of a replica the prepares it
+//! holds.
 //!
 //! Invariant: what was acknowledged is shared and only rises, so an acknowledgement is never lost in a mailbox; it never
-//! passes what was sent.
+//! passes what was sent. It is of one stream, and goes with it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use messages::stream::StreamError;
+use storage::Seqno;
 
 /// Most that is sent at once, whatever may be under way: a slice of a shared thread's time.
 const BATCH_BYTES_MAX: u64 = 256 << 10;
 
 /// What a consumer has acknowledged. A clone is the same.
 #[derive(Clone, Debug, Default)]
-pub struct Acknowledged(Arc<AtomicU64>);
+pub struct Acknowledged(Arc<Words>);
+
+#[derive(Debug, Default)]
+struct Words {
+    bytes: AtomicU64,
+    prepared: AtomicU64,
+}
 
 impl Acknowledged {
     /// It is done with so many bytes more.
     pub fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::AcqRel);
+        self.0.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// It holds every prepare up to `seqno` as strongly as that asks.
+    pub fn prepared_up_to(&self, seqno: Seqno) {
+        self.0.prepared.fetch_max(seqno.0, Ordering::AcqRel);
+    }
+
+    /// Up to where it holds every prepare, as far as it said.
+    pub(super) fn prepared(&self) -> Seqno {
+        Seqno(self.0.prepared.load(Ordering::Acquire))
     }
 
     fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.0.bytes.load(Ordering::Acquire)
     }
 }
 
@@ -41,6 +59,11 @@ impl Window {
             sent: 0,
             acknowledged,
         }
+    }
+
+    /// What its consumer says it is done with.
+    pub(super) fn words(&self) -> Acknowledged {
+        self.acknowledged.clone()
     }
 
     /// Bytes that may be sent now; one event may overshoot them.

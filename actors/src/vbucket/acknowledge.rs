@@ -1,4 +1,5 @@
-//! Writes that are answered as they ask: in memory, or on disk. What both doors call for a client.
+//! Writes that are answered as they ask, and as the bucket asks of all: in memory, on disk, or once a majority holds them.
+//! What both doors call for a client.
 //!
 //! Invariant: the write is done when the call returns; the future only waits for its answer, so dropping it takes back
 //! nothing and half-applies nothing. A place to wait is taken before the write, so that a full queue refuses it whole.
@@ -8,9 +9,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::core::VbucketCore;
+use super::durable::DurableWait;
 use super::waiters::{PersistPlace, Persisted};
-use messages::OperationError;
+use crate::sync::atomic::Ordering;
 use messages::vbucket::{Acknowledge, Mutated, Write, WriteBatch};
+use messages::{Durability, OperationError};
+use storage::DurabilityLevel;
 
 /// The answer of a write, as late as it asked for. An error of the wait (the vbucket went out of service, the bucket was
 /// closed) means the write is in memory and may not be on disk.
@@ -22,6 +26,7 @@ pub struct Acknowledged(Stage);
 enum Stage {
     Now(Result<Mutated, OperationError>),
     OnDisk(Mutated, Persisted),
+    Durable(DurableWait),
 }
 
 impl Future for Acknowledged {
@@ -35,6 +40,7 @@ impl Future for Acknowledged {
                 let answer = Pin::new(persisted).poll(context);
                 answer.map(|answer| answer.map(|()| mutated))
             }
+            Stage::Durable(waits) => Pin::new(waits).poll(context),
         }
     }
 }
@@ -50,7 +56,7 @@ impl Acknowledged {
     pub fn now(self) -> Result<Result<Mutated, OperationError>, Acknowledged> {
         match self.0 {
             Stage::Now(answer) => Ok(answer),
-            stage @ Stage::OnDisk(..) => Err(Acknowledged(stage)),
+            stage @ (Stage::OnDisk(..) | Stage::Durable(_)) => Err(Acknowledged(stage)),
         }
     }
 
@@ -65,8 +71,46 @@ impl Acknowledged {
 }
 
 impl VbucketCore {
+    /// From now on every write waits for this at least, touches aside, which cannot be durable.
+    pub fn set_durability_level_min(&self, level: Option<DurabilityLevel>) {
+        let byte = level.map_or(0, |level| level as u8);
+        self.durability_level_min.store(byte, Ordering::Release);
+    }
+
+    fn durability_level_min(&self) -> Option<DurabilityLevel> {
+        DurabilityLevel::from_byte(self.durability_level_min.load(Ordering::Acquire))
+    }
+
+    /// What a write that asks for nothing is made to wait for.
+    #[must_use]
+    pub fn level_wanted(&self, write: &Write) -> Option<DurabilityLevel> {
+        let level = self.durability_level_min();
+        level.filter(|_| !matches!(write, Write::Touch(_)))
+    }
+
+    /// Writes durably: as strongly as this asks, and the write, and the bucket of all.
+    pub fn write_durably_acknowledged(&self, write: Write, durability: Durability) -> Acknowledged {
+        let asked = Some(durability.level);
+        let on_disk = match write.acknowledge() {
+            Acknowledge::InMemory => None,
+            Acknowledge::Persisted => Some(DurabilityLevel::MajorityAndPersistOnActive),
+        };
+        let strongest = asked.max(on_disk).max(self.durability_level_min());
+        let durability = Durability {
+            level: strongest.unwrap_or(durability.level),
+            ..durability
+        };
+        Acknowledged(match self.write_durably(write, durability) {
+            Ok(waits) => Stage::Durable(waits),
+            Err(error) => Stage::Now(Err(error)),
+        })
+    }
+
     /// Writes at once, and answers as the write asks.
     pub fn write_acknowledged(&self, write: Write) -> Acknowledged {
+        if let Some(level) = self.level_wanted(&write) {
+            return self.write_durably_acknowledged(write, Durability::of(level));
+        }
         match self.place_for(&write) {
             Ok(place) => Acknowledged::of(self.write(write), place),
             Err(error) => Acknowledged(Stage::Now(Err(error))),
@@ -75,6 +119,10 @@ impl VbucketCore {
 
     /// Writes all of them at once under one lock, each for itself, and answers each as it asks, in order.
     pub fn write_batch_acknowledged(&self, batch: WriteBatch) -> Vec<Acknowledged> {
+        if self.durability_level_min().is_some() {
+            let writes = batch.writes.into_iter();
+            return writes.map(|write| self.write_acknowledged(write)).collect();
+        }
         let mut refused_or_placed = Vec::with_capacity(batch.writes.len());
         let mut writes = Vec::with_capacity(batch.writes.len());
         for write in batch.writes {

@@ -130,8 +130,9 @@ impl On<WriteDurably> for VbucketActor {
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Mutated, OperationError>> {
         let core = self.core();
-        match core.and_then(|core| core.write_durably(write, durability)) {
-            Ok(waits) => Reply::later(waits),
+        match core.map(|core| core.write_durably_acknowledged(write, durability).now()) {
+            Ok(Ok(answer)) => Reply::Now(answer),
+            Ok(Err(waits)) => Reply::later(waits),
             Err(error) => Reply::Now(Err(error)),
         }
     }

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use super::checkpoint::QueueError;
-use super::core::VbucketCore;
+use super::core::{Inner, VbucketCore};
 use super::document_map::Place;
 use super::fault::ChangeStep;
 use super::lock::Locked;
+use super::prepares::Newest;
 use super::status::Status;
 use messages::OperationError;
-use storage::{Item, Namespace, Predecessor, Seqno};
+use storage::{Item, Namespace, Operation, Predecessor, Seqno, VbucketState};
 
 impl VbucketCore {
     /// Does a change of this vbucket's own. `item` has everything but its predecessor; the map holds `older` of its key.
@@ -84,6 +85,44 @@ impl VbucketCore {
         locked.in_flight = None;
         self.reached(ChangeStep::Cleared);
         Ok(item)
+    }
+
+    /// Puts an item that is in the log in the map, or among the prepares; a system event says what is open.
+    pub(super) fn enter(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
+        self.cas.observe(item.document.cas);
+        let abort = match item.operation {
+            Operation::SystemEventBegin | Operation::SystemEventEnd => {
+                return self.enter_event(inner, item);
+            }
+            Operation::Prepare { .. } => {
+                let is_own = inner.identity.state == VbucketState::Active;
+                return self.prepares.put(item, !is_own);
+            }
+            Operation::Abort { .. } => Some(item.seqno),
+            Operation::Mutation
+            | Operation::Deletion { .. }
+            | Operation::CommitMutation { .. }
+            | Operation::CommitDeletion { .. } => {
+                self.enter_document(inner, place, item);
+                None
+            }
+        };
+        // Behind the document, so that no reader of a prepare that is over sees what was before it.
+        let newest = Newest {
+            abort,
+            open_start: inner.log.open_start(),
+        };
+        let key = &item.document.key;
+        self.prepares.end(key, item.seqno, newest, &self.memory);
+    }
+
+    fn enter_document(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
+        if item.operation.is_tombstone() {
+            inner.tombstones.note(item);
+        }
+        let before = self.map.put(place, Arc::clone(item));
+        self.count_document(item, before.as_deref());
+        self.note_high(&item.document.key, item.seqno);
     }
 
     /// The log refused what this vbucket itself made: nothing was changed, and nothing more may be, until its memory

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use super::checkpoint::{CheckpointLimits, CheckpointLog};
 use super::dirty::DirtyVbuckets;
-use super::document_map::{DocumentMap, MapFigures, Place};
+use super::document_map::{DocumentMap, MapFigures};
 use super::durability::{Durable, has_prepares};
 use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::lock::Locked;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
-use super::prepares::{Newest, Prepares};
+use super::prepares::Prepares;
 use super::producing::{Producing, Watched};
 use super::replica::StreamEpoch;
 use super::rollback::Rollback;
@@ -29,9 +29,9 @@ use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use messages::{DownCause, OperationError};
 use storage::{
-    HybridLogicalClock, Incarnation, Item, ManifestUid, MemoryAccount, Operation, RollbackEpoch,
-    Seqno, VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord,
-    VbucketUuid, Watermarks,
+    HybridLogicalClock, Incarnation, Item, ManifestUid, MemoryAccount, RollbackEpoch, Seqno,
+    VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid,
+    Watermarks,
 };
 
 /// Told of a vbucket that became suspect, on the thread that panicked: somebody must call
@@ -91,6 +91,8 @@ pub struct VbucketCore {
     high_seqno: AtomicU64,
     persisted_seqno: AtomicU64,
     dirty: Arc<DirtyVbuckets>,
+    /// The level every write waits for at least, as its byte; zero for none.
+    pub(super) durability_level_min: AtomicU8,
     pub(super) durability_edge: RwLock<Option<Arc<DirtyVbuckets>>>,
     on_suspect: OnSuspect,
     pub(super) watched: Watched,
@@ -165,6 +167,7 @@ impl VbucketCore {
             environment: config.environment,
             memory: config.memory,
             dirty: config.dirty,
+            durability_level_min: AtomicU8::new(0),
             durability_edge: RwLock::new(None),
             on_suspect: config.on_suspect,
             watched: Watched::default(),
@@ -415,44 +418,6 @@ impl VbucketCore {
     pub(super) fn publish_high(&self, inner: &Inner) {
         let high = inner.log.last_seqno();
         self.high_seqno.store(high.0, Ordering::Release);
-    }
-
-    /// Puts an item that is in the log in the map, or among the prepares; a system event says what is open.
-    pub(super) fn enter(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
-        self.cas.observe(item.document.cas);
-        let abort = match item.operation {
-            Operation::SystemEventBegin | Operation::SystemEventEnd => {
-                return self.enter_event(inner, item);
-            }
-            Operation::Prepare { .. } => {
-                let is_own = inner.identity.state == VbucketState::Active;
-                return self.prepares.put(item, !is_own);
-            }
-            Operation::Abort { .. } => Some(item.seqno),
-            Operation::Mutation
-            | Operation::Deletion { .. }
-            | Operation::CommitMutation { .. }
-            | Operation::CommitDeletion { .. } => {
-                self.enter_document(inner, place, item);
-                None
-            }
-        };
-        // Behind the document, so that no reader of a prepare that is over sees what was before it.
-        let newest = Newest {
-            abort,
-            open_start: inner.log.open_start(),
-        };
-        let key = &item.document.key;
-        self.prepares.end(key, item.seqno, newest, &self.memory);
-    }
-
-    fn enter_document(&self, inner: &mut Inner, place: Place, item: &Arc<Item>) {
-        if item.operation.is_tombstone() {
-            inner.tombstones.note(item);
-        }
-        let before = self.map.put(place, Arc::clone(item));
-        self.count_document(item, before.as_deref());
-        self.note_high(&item.document.key, item.seqno);
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {

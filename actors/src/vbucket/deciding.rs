@@ -32,7 +32,6 @@ impl VbucketCore {
     /// outside the lock. Of a vbucket that may not write now nothing is done; it is marked again when it may.
     pub fn do_durability(&self, now: Duration, max: usize) -> DurabilityProgress {
         let mut locked = self.lock();
-        self.reached(ChangeStep::Locked);
         if !self.may_decide(&locked) {
             locked.durable.armed = None;
             return DurabilityProgress::default();
@@ -48,6 +47,7 @@ impl VbucketCore {
                 break;
             };
             let (prepare, verdict) = (decision.prepare().clone(), decision.verdict());
+            self.reached(ChangeStep::Locked);
             if !self.carry_out(&mut locked, &prepare, verdict) {
                 locked.suspect();
                 break;
@@ -137,7 +137,10 @@ fn settle(locked: &mut Locked<'_>, seqno: Seqno, settled: Settled) -> bool {
         return false;
     };
     match active.settle(seqno, settled) {
-        Ok(()) => true,
+        Ok(()) => {
+            locked.durable.count(settled);
+            true
+        }
         Err(error) => {
             tracing::error!(%error, "the durability monitor is out of step");
             false

@@ -17,9 +17,10 @@ use super::prepares::Newest;
 use super::replica::StreamEpoch;
 use crate::durability::{
     Chains, Ledger, Monitor, NodeName, OutOfOrder, Outstanding, Prepare, Requirements, RoleEpoch,
-    SnapshotEnd, Standing, high_prepared_on_disk,
+    Settled, SnapshotEnd, Standing, high_prepared_on_disk,
 };
 use messages::compactor::PreparesErased;
+use messages::durability::DurableWrites;
 use messages::{Busy, DurabilityStatus, OperationError};
 use storage::{
     CollectionId, ErasedPrepare, Item, Operation, Seqno, Topology, VbucketIdentity, VbucketState,
@@ -39,6 +40,9 @@ pub(super) struct Durable {
     high_completed: Seqno,
     /// When whoever drives this comes back (monotonic), if he was told to.
     pub(super) armed: Option<Duration>,
+    pub(super) counts: DurableWrites,
+    /// Why nobody drives this: nothing is decided any more.
+    stopped: Option<OperationError>,
 }
 
 impl Durable {
@@ -67,11 +71,16 @@ impl Durable {
             role: identity.state,
             high_completed: watermarks.completed_seqno,
             armed: None,
+            counts: DurableWrites::default(),
+            stopped: None,
         }
     }
 
     /// Whether a durable write can be taken on at all.
     pub(super) fn admit(&self) -> Result<(), OperationError> {
+        if let Some(why) = &self.stopped {
+            return Err(why.clone());
+        }
         let Monitor::Active(active) = &self.monitor else {
             return Err(OperationError::TemporaryFailure(Busy::NoTopology));
         };
@@ -81,6 +90,19 @@ impl Durable {
             Ok(())
         } else {
             Err(OperationError::DurabilityImpossible)
+        }
+    }
+
+    /// What was decided of a write was done.
+    pub(super) fn count(&mut self, settled: Settled) {
+        if self.role != VbucketState::Active {
+            return;
+        }
+        let counts = &mut self.counts;
+        match settled {
+            Settled::Committed => counts.committed = counts.committed.saturating_add(1),
+            Settled::Aborted => counts.aborted = counts.aborted.saturating_add(1),
+            Settled::CollectionGone => {}
         }
     }
 
@@ -109,15 +131,18 @@ impl Durable {
         self.high_completed = completed.max(self.high_completed);
     }
 
-    /// Whether whoever drives this has something to do that he was not told of.
-    fn wants_attention(&self) -> bool {
+    /// Whether whoever drives this has something to do that he was not told of; `before` is how far it was.
+    fn wants_attention(&self, before: Seqno) -> bool {
         match &self.monitor {
             Monitor::Active(active) => {
                 let tick = active.next_tick();
                 let is_sooner = |tick| self.armed.is_none_or(|armed| tick < armed);
                 active.next_decision().is_some() || tick.is_some_and(is_sooner)
             }
-            Monitor::Passive(passive) => self.announced.has_word(passive.high_prepared()),
+            Monitor::Passive(passive) => {
+                let prepared = passive.high_prepared();
+                prepared > before && self.announced.has_word(prepared)
+            }
             Monitor::Dead(_) => false,
         }
     }
@@ -135,8 +160,9 @@ fn chains_of(topology: &Topology) -> Option<Chains> {
 impl Locked<'_> {
     /// The monitor was told something: what it came to is noted, and who drives it learns of what is to be done.
     pub(super) fn after_monitor(&mut self) {
+        let before = self.durable.high_prepared();
         self.note_progress();
-        if self.durable.wants_attention() {
+        if self.durable.wants_attention(before) {
             self.note_decided();
         }
     }
@@ -147,6 +173,15 @@ impl Locked<'_> {
         inner.durable.note_progress();
         let prepared = inner.durable.high_prepared();
         inner.log.raise_high_prepared(prepared);
+    }
+
+    /// Everything up to `settled` is on disk.
+    pub(super) fn tell_persisted(&mut self, settled: Seqno) {
+        let inner: &mut Inner = self;
+        let stored = inner.flushed.persisted();
+        inner.durable.announced.note_stored(stored);
+        inner.durable.monitor.note_persisted(settled);
+        self.after_monitor();
     }
 
     /// Whoever waits for this prepare is told, once the lock is free.
@@ -181,6 +216,20 @@ impl VbucketCore {
         if let Some(edge) = edge {
             edge.mark(self.id);
         }
+    }
+
+    /// Nobody drives durable writes here any more: they are refused with this, and whoever waits is told that the outcome is
+    /// not known.
+    pub fn stop_durability(&self, why: OperationError) {
+        let mut locked = self.lock();
+        locked.durable.stopped = Some(why);
+        locked.answer_all();
+    }
+
+    /// Somebody drives them again.
+    pub fn resume_durability(&self) {
+        self.lock().durable.stopped = None;
+        self.mark_durability();
     }
 
     /// What the bucket asks of its chains from now on.
@@ -271,13 +320,8 @@ impl VbucketCore {
             maybe_visible: self.prepares.maybe_visible(),
             waiting: locked.durable.ledger.waiting(),
             bytes: self.prepares.bytes(),
+            counts: locked.durable.counts,
         }
-    }
-
-    /// Everything up to there is on disk.
-    pub(super) fn tell_persisted(&self, locked: &mut Locked<'_>, settled: Seqno) {
-        locked.durable.monitor.note_persisted(settled);
-        locked.after_monitor();
     }
 
     /// Does what a change of identity means for durable writes. Nothing, if neither state nor topology is another.
@@ -350,12 +394,18 @@ impl VbucketCore {
         let (prepare, answer) = match item.operation {
             Operation::CommitMutation { prepare_seqno }
             | Operation::CommitDeletion { prepare_seqno, .. } => {
+                locked.durable.count(Settled::Committed);
                 (prepare_seqno, Ok(self.mutated(locked, item)))
             }
             Operation::Abort { prepare_seqno, .. } => {
+                locked.durable.count(Settled::Aborted);
                 (prepare_seqno, Err(OperationError::SyncWriteAmbiguous))
             }
-            _ => return,
+            Operation::Mutation
+            | Operation::Deletion { .. }
+            | Operation::Prepare { .. }
+            | Operation::SystemEventBegin
+            | Operation::SystemEventEnd => return,
         };
         let completed = &mut locked.durable.high_completed;
         *completed = prepare.max(*completed);

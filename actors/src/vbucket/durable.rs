@@ -97,6 +97,8 @@ impl VbucketCore {
             drop(locked.durable.ledger.complete(seqno));
             return Err(error);
         }
+        let accepted = &mut locked.durable.counts.accepted;
+        *accepted = accepted.saturating_add(1);
         Ok(DurableWait(answer))
     }
 

@@ -170,12 +170,8 @@ impl VbucketCore {
             locked.flushed.note(seqno);
             locked.snapshots.forget(seqno);
             self.drop_tombstones(&mut locked);
-            let Stored {
-                watermarks,
-                settled,
-            } = locked.flushed.persisted;
-            locked.durable.announced.note_stored(&watermarks);
-            self.tell_persisted(&mut locked, settled);
+            let settled = locked.flushed.persisted.settled;
+            locked.tell_persisted(settled);
             self.waiters.settle_up_to(settled)
         };
         answered.tell();
@@ -222,6 +218,10 @@ impl VbucketCore {
                 locked.note_change();
             }
             let settled = locked.flushed.persisted.settled.min(persisted);
+            if reset.is_ok() {
+                // What was under way may have arrived, and nobody else would say so.
+                locked.tell_persisted(settled);
+            }
             reset.map(|()| self.waiters.settle_up_to(settled))
         };
         match reset {

@@ -100,7 +100,7 @@ impl Drop for AfterUnlock<'_> {
         if self.is_decided {
             self.core.mark_durability();
         }
-        for (reply, answer) in self.answers.drain(..) {
+        for (reply, answer) in std::mem::take(&mut self.answers) {
             reply.tell(answer);
         }
         if self.is_suspect {

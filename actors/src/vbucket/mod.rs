@@ -17,6 +17,7 @@ mod status;
 mod lock;
 mod core;
 mod change;
+mod rule;
 mod operations;
 mod durable;
 mod announced;

@@ -15,6 +15,7 @@ use super::fault::ChangeStep;
 use super::lock::Locked;
 use super::manifest::Opened;
 use super::memory;
+use super::rule::Rule;
 use super::status::Sight;
 use messages::OperationError;
 use messages::vbucket::{
@@ -44,19 +45,6 @@ pub(super) enum Drafted {
     Item { item: Arc<Item>, rule: Rule },
     /// Another expiry for what is there.
     Touch { key: DocumentKey, expiry: Expiry },
-}
-
-/// What must be there for a write to be done.
-#[derive(Clone, Copy)]
-pub(super) enum Rule {
-    /// Anything, or the version given.
-    Any(Option<Cas>),
-    /// Nothing.
-    Absent(Option<Cas>),
-    /// A document, of the version given if one is.
-    Present(Option<Cas>),
-    /// The same of a replacement, which is the first to learn that there is none (MB-37342).
-    Replaced(Option<Cas>),
 }
 
 impl VbucketCore {
@@ -309,34 +297,6 @@ impl VbucketCore {
         }
     }
 
-    /// Whether a write may be done on what is there. An expired document is none; when the write is refused for it, its
-    /// deletion is queued at least. Beside a prepare nothing is written, nor does anything expire (MB-43238).
-    pub(super) fn judge(
-        &self,
-        locked: &mut Locked<'_>,
-        place: Place,
-        (key, opened): (&DocumentKey, Opened),
-        old: Option<&Arc<Item>>,
-        rule: Rule,
-        now: Now,
-    ) -> Result<(), OperationError> {
-        let document = old.filter(|old| !old.operation.is_tombstone());
-        let live = document.filter(|old| !is_expired(old.document.expiry, now.seconds));
-        let current = live.map(|live| live.document.cas);
-        if self.prepares.open_of(key, opened.start).is_some() {
-            return Err(match (rule, current) {
-                (Rule::Replaced(_), None) => OperationError::KeyNotFound,
-                _ => OperationError::SyncWriteInProgress,
-            });
-        }
-        let verdict = rule.judge(current);
-        if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
-            let bytes = memory::cost_bytes(&expired.document.key, 0);
-            self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
-        }
-        verdict
-    }
-
     /// Deletes a document whose time is up.
     pub(super) fn expire(
         &self,
@@ -425,35 +385,6 @@ impl VbucketCore {
                 vbucket_uuid: locked.uuid,
                 seqno: item.seqno,
             },
-        }
-    }
-}
-
-impl Rule {
-    /// `current` is the CAS of the live document there is.
-    fn judge(self, current: Option<Cas>) -> Result<(), OperationError> {
-        match (self, current) {
-            (Rule::Any(None), _)
-            | (Rule::Absent(None), None)
-            | (Rule::Present(None) | Rule::Replaced(None), Some(_)) => Ok(()),
-            (Rule::Absent(None), Some(_)) => Err(OperationError::KeyExists),
-            // To add is to say that there is no version to compare with.
-            (Rule::Absent(Some(_)), current) => Err(OperationError::CasMismatch {
-                current: current.unwrap_or_default(),
-            }),
-            (Rule::Present(_) | Rule::Replaced(_) | Rule::Any(Some(_)), None) => {
-                Err(OperationError::KeyNotFound)
-            }
-            (
-                Rule::Any(Some(given)) | Rule::Present(Some(given)) | Rule::Replaced(Some(given)),
-                Some(current),
-            ) => {
-                if given == current {
-                    Ok(())
-                } else {
-                    Err(OperationError::CasMismatch { current })
-                }
-            }
         }
     }
 }

@@ -12,6 +12,7 @@ use super::core::{Inner, VbucketCore};
 use super::dirty::DirtyVbuckets;
 use super::memory;
 use super::status::Status;
+use crate::durability::RoleEpoch;
 use crate::stream::{OpenCollection, VbucketView};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use messages::{Busy, CollectionsManifest, OperationError};
@@ -40,6 +41,15 @@ pub(super) struct Producing {
 pub struct Past {
     changes: u64,
     rollbacks: u64,
+    role: RoleEpoch,
+}
+
+impl Past {
+    /// The role the vbucket had: what its replicas say on the stream counts in that one.
+    #[must_use]
+    pub fn role(&self) -> RoleEpoch {
+        self.role
+    }
 }
 
 /// Why a stream cannot go on.
@@ -63,13 +73,6 @@ impl Producing {
     pub(super) fn note_rolled_back(&mut self) {
         self.rollbacks = self.rollbacks.saturating_add(1);
     }
-
-    fn past(&self) -> Past {
-        Past {
-            changes: self.changes,
-            rollbacks: self.rollbacks,
-        }
-    }
 }
 
 impl VbucketCore {
@@ -83,7 +86,7 @@ impl VbucketCore {
         if self.watched.watchers.load(Ordering::SeqCst) > 0
             && let Some(edge) = self.watched.edge.get()
         {
-            edge.mark_for_next_look(self.id());
+            edge.mark(self.id());
         }
     }
 
@@ -110,7 +113,12 @@ impl VbucketCore {
             collections: self.open_collections(&manifest),
             scopes: manifest.scopes.keys().copied().collect(),
         };
-        Ok((view, locked.producing.past()))
+        let past = Past {
+            changes: locked.producing.changes,
+            rollbacks: locked.producing.rollbacks,
+            role: locked.durable.ledger.role(),
+        };
+        Ok((view, past))
     }
 
     /// From now on the stream edge is marked when something changes.
@@ -257,7 +265,7 @@ impl VbucketCore {
     }
 
     fn check_past(&self, inner: &Inner, past: Past) -> Result<(), StreamBreak> {
-        let now = inner.producing.past();
+        let now = &inner.producing;
         if self.status().has(Status::DOWN) {
             Err(StreamBreak::Down)
         } else if now.rollbacks != past.rollbacks {

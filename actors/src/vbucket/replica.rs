@@ -42,6 +42,8 @@ pub struct Resume {
     pub branches: Vec<FailoverEntry>,
     /// Highest tombstone it lacks itself.
     pub purge_seqno: Seqno,
+    /// It stands in the middle of a snapshot from its source's disk, and lacks what that leaves out until its end.
+    pub is_in_disk_snapshot: bool,
 }
 
 impl VbucketCore {
@@ -65,13 +67,14 @@ impl VbucketCore {
         let epoch = locked.stream.bump();
         locked.durable.announced.begin_stream();
         let high = locked.log.last_seqno();
-        let snapshot = locked.snapshots.newest(high);
+        let (snapshot, kind) = locked.snapshots.range_at(high, high, high);
         Ok(Resume {
             epoch,
             high,
             snapshot,
             branches: locked.identity.failover_table.clone().into(),
             purge_seqno: locked.flushed.purged_for_source(high, snapshot),
+            is_in_disk_snapshot: kind == SnapshotKind::Disk && snapshot.end > high,
         })
     }
 
@@ -138,7 +141,7 @@ impl VbucketCore {
     pub fn apply_snapshot_end(&self, epoch: StreamEpoch) -> Result<(), OperationError> {
         let mut locked = self.lock_for_stream(epoch)?;
         locked.log.end_snapshot();
-        self.note_snapshot_end(&mut locked);
+        locked.note_snapshot_end();
         self.drop_tombstones(&mut locked);
         Ok(())
     }
@@ -163,7 +166,7 @@ impl VbucketCore {
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;
         self.tell_passive(&mut locked, told)?;
-        self.note_received(&mut locked, seqno);
+        locked.note_received(seqno);
         Ok(())
     }
 
@@ -179,7 +182,7 @@ impl VbucketCore {
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;
         self.name_manifest(&mut locked);
-        self.note_received(&mut locked, seqno);
+        locked.note_received(seqno);
         Ok(())
     }
 

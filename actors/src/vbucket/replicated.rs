@@ -157,20 +157,22 @@ impl VbucketCore {
         locked.after_monitor();
         Ok(())
     }
+}
 
+impl Locked<'_> {
     /// An item of the source came; it may complete its snapshot.
-    pub(super) fn note_received(&self, locked: &mut Locked<'_>, seqno: Seqno) {
-        locked.snapshots.note_received(seqno);
-        let end = locked.durable.announced.received(seqno);
-        tell_end(locked, end);
+    pub(super) fn note_received(&mut self, seqno: Seqno) {
+        self.snapshots.note_received(seqno);
+        let end = self.durable.announced.received(seqno);
+        tell_end(self, end);
     }
 
     /// The snapshot under way came to its end, which is no item.
-    pub(super) fn note_snapshot_end(&self, locked: &mut Locked<'_>) {
-        let high = locked.log.last_seqno();
-        locked.snapshots.end_source(high);
-        let end = locked.durable.announced.end_at(high);
-        tell_end(locked, end);
+    pub(super) fn note_snapshot_end(&mut self) {
+        let high = self.log.last_seqno();
+        self.snapshots.end_source(high);
+        let end = self.durable.announced.end_at(high);
+        tell_end(self, end);
     }
 }
 

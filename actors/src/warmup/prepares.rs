@@ -1,8 +1,8 @@
 //! Reading the prepares a vbucket's store holds that are not over, step by step.
 //!
 //! Invariant: all of them or a failure, never some (MB-41257). Below the completed seqno everything is over; above it what
-//! ended is told by what came later, also where the end of a disk snapshot is missing, which would have raised that seqno
-//! (MB-36112). Called by warmup and rollback, before anything else of the vbucket is loaded.
+//! ended is told by what came later: the end of a disk snapshot would have raised that seqno, and may be missing (MB-36112),
+//! for good where the vbucket was promoted in its middle. Called by warmup and rollback, before anything else is loaded.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use storage::{
     DocumentKey, Item, ItemView, KeyError, Namespace, Operation, Outcome, Scan, ScanEnd, Seqno,
-    SeqnoRange, Snapshot, SnapshotKind, StorageError,
+    SeqnoRange, Snapshot, StorageError,
 };
 
 /// Prepares, being read.
@@ -33,13 +33,8 @@ impl PreparesReading {
         if marks.prepared_seqno <= marks.completed_seqno {
             return None;
         }
-        let high = snapshot.high_seqno();
-        let is_partial = marks.snapshot_kind == SnapshotKind::Disk && marks.snapshot.end > high;
-        let last = if is_partial {
-            high
-        } else {
-            marks.prepared_seqno
-        };
+        // Not only to the last prepare: what ended it may lie behind, and be told by nothing else.
+        let last = snapshot.high_seqno();
         let range = SeqnoRange {
             first: marks.completed_seqno.next(),
             last,

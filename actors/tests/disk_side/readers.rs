@@ -112,6 +112,9 @@ impl Content {
                 self.documents.remove(&of(&item));
             }
             StreamEvent::SystemEvent(_) | StreamEvent::SeqnoAdvanced(_) => {}
+            StreamEvent::Prepare(item) | StreamEvent::Commit(item) | StreamEvent::Abort(item) => {
+                panic!("{item:?} told to one who is no replica");
+            }
             StreamEvent::StreamEnd(reason) => self.end = Some(reason),
         }
     }
@@ -289,9 +292,9 @@ impl Streamed {
 
     /// Everybody does a piece; whether a consumer had no room.
     pub(crate) fn turn(&mut self) -> bool {
-        let is_full = self.producer.look().is_full;
+        let is_full = self.producer.look();
         self.read();
-        self.producer.look().is_full || is_full
+        self.producer.look() || is_full
     }
 
     fn read(&self) {

@@ -1,4 +1,4 @@
-//! Our store, doing its background work on one thread, as the peers do theirs on their own.
+//! Our store, doing its background work on threads of the bench, as the peers do theirs on their own.
 //!
 //! The only file, with `maintenance` below it, that names the store's type and options. Building the items, with a key
 //! and a value of their own each, is part of a write: whoever uses the store must do it too.
@@ -69,9 +69,7 @@ impl Piggin {
         let statuses = store.vbuckets().into_iter();
         let positions: Vec<_> = statuses.map(|status| status.position.unwrap()).collect();
         let maintenance = match background {
-            Background::Running | Background::SealingOnly => {
-                Some(Maintenance::start(store.clone()))
-            }
+            Background::Running | Background::SealingOnly => Some(Maintenance::start(&store)),
             Background::Stopped => None,
         };
         Piggin {

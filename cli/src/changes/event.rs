@@ -81,6 +81,9 @@ impl EventLine {
             StreamEvent::Mutation(item) => line.of_item("mutation", item).with_value(item),
             StreamEvent::Deletion(item) => line.of_item("deletion", item),
             StreamEvent::Expiration(item) => line.of_item("expiration", item),
+            StreamEvent::Prepare(item) => line.of_item("prepare", item).with_value(item),
+            StreamEvent::Commit(item) => line.of_item("commit", item).with_value(item),
+            StreamEvent::Abort(item) => line.of_item("abort", item),
             StreamEvent::SystemEvent(event) => line.of_event(event),
             StreamEvent::SeqnoAdvanced(_) => EventLine {
                 event: "seqno_advanced",

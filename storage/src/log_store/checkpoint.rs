@@ -13,7 +13,7 @@ use crate::log_store::manifest::{self, ManifestOwner, RawEntry, ShardRecord};
 use crate::log_store::names::{Kind, Name};
 use crate::log_store::shard::{BusyGuard, Shard, Slot, Writer, image_of};
 use crate::log_store::version::{RollbackMark, Version};
-use crate::outcome::{Job, Outcome};
+use crate::outcome::{AbortReason, Job, Outcome};
 
 /// Writes a shard's manifest.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct CheckpointJob {
     shard: Arc<Shard>,
     /// Whether this is the last act before the store closes.
     is_closing: bool,
+    /// For another one that is at work.
+    waits: bool,
     busy: Option<BusyGuard>,
     state: Checkpointing,
 }
@@ -50,16 +52,30 @@ impl CheckpointJob {
         CheckpointJob {
             shard,
             is_closing,
+            waits: true,
             busy: None,
             state: Checkpointing::Begin,
+        }
+    }
+
+    /// Aborted where another one is at work: for whoever has other work to do.
+    pub(crate) fn unless_at_work(shard: Arc<Shard>) -> CheckpointJob {
+        CheckpointJob {
+            waits: false,
+            ..CheckpointJob::new(shard, false)
         }
     }
 
     fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
         self.state = match std::mem::replace(&mut self.state, Checkpointing::Done) {
             Checkpointing::Begin => {
-                if self.busy.is_none() {
+                if self.busy.is_none() && self.waits {
                     self.busy = self.shard.begin(&self.shard.checkpointing);
+                } else if self.busy.is_none() {
+                    self.busy = self.shard.checkpointing.try_begin();
+                    if self.busy.is_none() {
+                        return Ok(Outcome::Aborted(AbortReason::Superseded));
+                    }
                 }
                 let captured = match self.busy {
                     Some(_) => self.capture()?,

@@ -4,6 +4,7 @@
 //! publish. Called again and again by whatever thread the embedder gives, or step by step by a simulation.
 
 mod merging;
+mod preparing;
 
 use std::mem::discriminant;
 use std::sync::Arc;
@@ -14,17 +15,22 @@ use crate::error::StorageError;
 use crate::log_store::checkpoint::CheckpointJob;
 use crate::log_store::compaction::MergeJob;
 use crate::log_store::copy_out::CopyOutJob;
-use crate::log_store::log::file::{LogFile, PrepareLogFile};
 use crate::log_store::log::writer::LogFileSpan;
 use crate::log_store::seal::SealJob;
-use crate::log_store::shard::{BusyGuard, Shard};
+use crate::log_store::shard::Shard;
 use crate::outcome::{AbortReason, Job, Outcome};
 use crate::vbucket::VbucketId;
 
 use merging::{Merging, merging};
+use preparing::PrepareJob;
 
 /// Log files that may be live before vbuckets that pin old ones are sealed out.
 const LOG_FILES_MAX: usize = 4;
+/// Log files kept to be used again, while there is other work; those beyond go first.
+const OBSOLETE_MAX: usize = 2;
+/// Where merges are wanted, a seal waits for them until there are so many times as many unsealed bytes, or log files, as
+/// would make it due: a writer that keeps sealing busy would have the dead pile up otherwise.
+const PRESSING: u64 = 2;
 /// Dead bytes that wait for nothing but a sync of the log: from so many on they are worth one at once.
 const WAITING_BYTES_MAX: u64 = 16 << 20;
 
@@ -35,7 +41,8 @@ pub(crate) enum Work {
     Seal,
     Checkpoint,
     Reclaim,
-    RemoveObsoleteLog,
+    /// But for so many, to be used again.
+    RemoveObsoleteLog(usize),
     /// The newest segments of a vbucket.
     Merge(VbucketId),
     /// All segments of a vbucket.
@@ -69,7 +76,7 @@ impl Work {
             Work::Seal => MaintenanceKind::Seal,
             Work::Checkpoint => MaintenanceKind::Checkpoint,
             Work::Reclaim => MaintenanceKind::Reclaim,
-            Work::RemoveObsoleteLog => MaintenanceKind::RemoveLog,
+            Work::RemoveObsoleteLog(_) => MaintenanceKind::RemoveLog,
             Work::Merge(vbucket) | Work::Rewrite(vbucket) => MaintenanceKind::Merge(vbucket),
             Work::CopyOut(_) => MaintenanceKind::CopyOut,
         }
@@ -92,7 +99,8 @@ pub(crate) struct Figures {
     pub(crate) log_files: usize,
     /// A seal since the last checkpoint, or a failed sync that only a manifest settles.
     pub(crate) wants_checkpoint: bool,
-    pub(crate) has_obsolete_log: bool,
+    /// Log files that nothing needs.
+    pub(crate) obsolete_logs: usize,
     pub(crate) has_garbage: bool,
     /// Bytes of dead segments that wait for nothing but a sync of the log.
     pub(crate) waiting_bytes: u64,
@@ -101,6 +109,8 @@ pub(crate) struct Figures {
     /// The vbucket with the largest part of it dead, if too much is.
     pub(crate) most_dead: Option<VbucketId>,
     pub(crate) mostly_dead: Option<u64>,
+    /// Another thread merges.
+    pub(crate) is_merging: bool,
 }
 
 /// The most urgent work. What failed last time steps back behind the rest for once: on a full disk preparing a log
@@ -115,24 +125,37 @@ pub(crate) fn decide(figures: &Figures, failed: Option<Work>) -> Option<Work> {
     behind.or(wanted.first()).copied()
 }
 
-/// First what the commit path will need, then what frees memory and log, then space.
-fn by_urgency(figures: &Figures) -> [Option<Work>; 9] {
-    let has_unsealed = figures.unsealed_bytes > 0;
-    let is_pinned = has_unsealed && figures.log_files > LOG_FILES_MAX && !figures.wants_checkpoint;
-    let wants_seal = figures.unsealed_bytes > figures.unsealed_bytes_max || is_pinned;
+/// First what the commit path will need; then what only gives back, which costs little; then what makes it possible to
+/// give back. Seals and merges take turns: neither may have the other wait for ever.
+fn by_urgency(figures: &Figures) -> [Option<Work>; 11] {
+    let seal = wants_seal(figures, 1).then_some(Work::Seal);
+    let is_pressing = figures.is_merging || wants_seal(figures, PRESSING);
     let has_garbage = figures.has_garbage || figures.waiting_bytes >= WAITING_BYTES_MAX;
+    let has_surplus_logs = figures.obsolete_logs > OBSOLETE_MAX;
     [
         figures.wants_log_file.then_some(Work::PrepareLogFile),
-        (wants_seal && !figures.is_sealing).then_some(Work::Seal),
         figures.wants_checkpoint.then_some(Work::Checkpoint),
+        has_surplus_logs.then_some(Work::RemoveObsoleteLog(OBSOLETE_MAX)),
         has_garbage.then_some(Work::Reclaim),
+        seal.filter(|_| is_pressing),
         figures.most_segments.map(Work::Merge),
         figures.most_dead.map(Work::Rewrite),
+        seal,
         figures.mostly_dead.map(Work::CopyOut),
-        figures.has_obsolete_log.then_some(Work::RemoveObsoleteLog),
+        (figures.obsolete_logs > 0).then_some(Work::RemoveObsoleteLog(0)),
         // Where nobody commits, nobody else syncs.
         (figures.waiting_bytes > 0).then_some(Work::Reclaim),
     ]
+}
+
+/// Whether there is `times` as much to seal, or in the log, as there may be.
+fn wants_seal(figures: &Figures, times: u64) -> bool {
+    let log_files = figures.log_files as u64;
+    let is_pinned = figures.unsealed_bytes > 0
+        && log_files > times.saturating_mul(LOG_FILES_MAX as u64)
+        && !figures.wants_checkpoint;
+    let is_much = figures.unsealed_bytes > times.saturating_mul(figures.unsealed_bytes_max);
+    (is_much || is_pinned) && !figures.is_sealing
 }
 
 /// A shard's figures now.
@@ -175,7 +198,7 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         log_files,
         wants_checkpoint: (needs_manifest || wants_checkpoint || only_states)
             && !shard.checkpointing.is_at_work(),
-        has_obsolete_log: !shard.obsolete.lock().is_empty(),
+        obsolete_logs: shard.obsolete.lock().len(),
         has_garbage: reclaimable > 0 && shard.containers.has_garbage(reclaimable),
         waiting_bytes: if reclaimable > 0 {
             shard.containers.waiting_bytes(reclaimable, last_sequence)
@@ -185,6 +208,7 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         most_segments,
         most_dead,
         mostly_dead,
+        is_merging: shard.is_merging_any(),
     })
 }
 
@@ -204,7 +228,7 @@ enum Doing {
     Merge(Box<MergeJob>),
     CopyOut(CopyOutJob),
     Reclaim,
-    RemoveObsoleteLog,
+    RemoveObsoleteLog(usize),
 }
 
 impl MaintenanceJob {
@@ -213,13 +237,13 @@ impl MaintenanceJob {
         let of = Arc::clone(shard);
         let doing = match work {
             Work::PrepareLogFile => Doing::Prepare(PrepareJob::new(of)),
-            Work::Seal => Doing::Seal(SealJob::all(of, floor)),
-            Work::Checkpoint => Doing::Checkpoint(CheckpointJob::new(of, false)),
+            Work::Seal => Doing::Seal(SealJob::all_unless_at_work(of, floor)),
+            Work::Checkpoint => Doing::Checkpoint(CheckpointJob::unless_at_work(of)),
             Work::Merge(vbucket) => Doing::Merge(Box::new(MergeJob::of_newest(of, vbucket, floor))),
             Work::Rewrite(vbucket) => Doing::Merge(Box::new(MergeJob::of_all(of, vbucket, floor))),
             Work::CopyOut(container) => Doing::CopyOut(CopyOutJob::new(of, container)),
             Work::Reclaim => Doing::Reclaim,
-            Work::RemoveObsoleteLog => Doing::RemoveObsoleteLog,
+            Work::RemoveObsoleteLog(keep) => Doing::RemoveObsoleteLog(keep),
         };
         let shard = Arc::clone(shard);
         MaintenanceJob { shard, work, doing }
@@ -243,7 +267,7 @@ impl MaintenanceJob {
             },
             Doing::CopyOut(job) => job.step(),
             Doing::Reclaim => reclaim(shard),
-            Doing::RemoveObsoleteLog => ended(remove_obsolete(shard)),
+            Doing::RemoveObsoleteLog(keep) => ended(remove_obsolete(shard, *keep)),
         }
     }
 }
@@ -285,11 +309,12 @@ impl Job for MaintenanceJob {
     }
 }
 
-/// Removes log files that nothing needs and that were not used again.
-fn remove_obsolete(shard: &Shard) -> Result<(), StorageError> {
+/// Removes log files that nothing needs and that were not used again, but for the `keep` largest.
+fn remove_obsolete(shard: &Shard, keep: usize) -> Result<(), StorageError> {
     loop {
-        let next = shard.obsolete.lock().pop();
-        let Some(span) = next else { return Ok(()) };
+        let Some(span) = smallest_beyond(&mut shard.obsolete.lock(), keep) else {
+            return Ok(());
+        };
         match shard.disk.remove(&span.name) {
             Ok(()) => {}
             Err(error) if error.kind == DiskErrorKind::NotFound => {}
@@ -301,133 +326,12 @@ fn remove_obsolete(shard: &Shard) -> Result<(), StorageError> {
     }
 }
 
-/// Prepares the next log file, from an obsolete one where that has the size wanted.
-#[derive(Debug)]
-pub(crate) struct PrepareJob {
-    shard: Arc<Shard>,
-    busy: Option<BusyGuard>,
-    preparing: Option<PrepareLogFile>,
-    /// The obsolete file it is made of.
-    recycled: Option<LogFileSpan>,
-    /// Prepared, not handed over yet.
-    ready: Option<LogFile>,
+/// Takes the smallest out, if there are more than `keep`.
+fn smallest_beyond(obsolete: &mut Vec<LogFileSpan>, keep: usize) -> Option<LogFileSpan> {
+    let sizes = obsolete.iter().map(|span| span.capacity).enumerate();
+    let (smallest, _) = sizes.min_by_key(|(_, capacity)| *capacity)?;
+    (obsolete.len() > keep).then(|| obsolete.swap_remove(smallest))
 }
 
-impl PrepareJob {
-    fn new(shard: Arc<Shard>) -> PrepareJob {
-        PrepareJob {
-            shard,
-            busy: None,
-            preparing: None,
-            recycled: None,
-            ready: None,
-        }
-    }
-
-    fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
-        if let Some(file) = self.ready.take() {
-            return self.hand_over(file);
-        }
-        let Some(preparing) = &mut self.preparing else {
-            return Ok(self.begin());
-        };
-        self.ready = preparing.step()?;
-        if self.ready.is_some() {
-            self.preparing = None;
-        }
-        Ok(Outcome::Yielded)
-    }
-
-    fn hand_over(&mut self, file: LogFile) -> Result<Outcome<()>, StorageError> {
-        let Some(mut writer) = self.shard.writer() else {
-            self.ready = Some(file);
-            return Ok(Outcome::Yielded);
-        };
-        writer.log.offer_spare(file);
-        let discarded = writer.log.take_discarded();
-        drop(writer);
-        for name in discarded {
-            self.shard.disk.remove(&name)?;
-        }
-        Ok(Outcome::Complete(()))
-    }
-
-    fn begin(&mut self) -> Outcome<()> {
-        if self.busy.is_none() {
-            self.busy = self.shard.preparing.try_begin();
-        }
-        if self.busy.is_none() {
-            return Outcome::Aborted(AbortReason::Superseded);
-        }
-        let Some(mut writer) = self.shard.writer() else {
-            return Outcome::Yielded;
-        };
-        if !writer.log.wants_spare() {
-            return Outcome::Complete(());
-        }
-        let wanted = writer.log.capacity_wanted();
-        let recycled = {
-            let mut obsolete = self.shard.obsolete.lock();
-            // One of half the size is better than zeroing a new one.
-            let fits = |span: &LogFileSpan| span.capacity <= wanted && span.capacity >= wanted / 2;
-            let found = obsolete.iter().position(fits);
-            found.map(|index| obsolete.swap_remove(index))
-        };
-        let capacity = recycled.as_ref().map_or(wanted, |span| span.capacity);
-        let header = writer.log.next_header(capacity);
-        drop(writer);
-        let name = recycled.as_ref().map(|span| span.name.clone());
-        self.recycled = recycled;
-        self.preparing = Some(PrepareLogFile::new(
-            Arc::clone(&self.shard.disk),
-            header,
-            name,
-        ));
-        Outcome::Yielded
-    }
-}
-
-impl PrepareJob {
-    /// What an unfinished preparation may have left goes with the obsolete files: the one it was made of, if nothing
-    /// was done to it, and the new one under any of its names.
-    fn give_up(&mut self) {
-        let preparing = self.preparing.take();
-        let keeps = preparing
-            .as_ref()
-            .is_some_and(PrepareLogFile::keeps_recycled);
-        let recycled = self.recycled.take().filter(|_| keeps);
-        let leftovers = preparing.map(|preparing| preparing.names());
-        let ready = self.ready.take().map(|file| file.name);
-        let leftovers = leftovers.into_iter().flatten().chain(ready);
-        // Of no size that would ever be used again.
-        let leftovers = leftovers.map(|name| LogFileSpan {
-            name,
-            number: 0,
-            capacity: 0,
-            after: 0,
-        });
-        let mut obsolete = self.shard.obsolete.lock();
-        obsolete.extend(leftovers.chain(recycled));
-        drop(obsolete);
-        self.busy = None;
-    }
-}
-
-impl Drop for PrepareJob {
-    fn drop(&mut self) {
-        self.give_up();
-    }
-}
-
-impl Job for PrepareJob {
-    type Output = ();
-    type Failure = StorageError;
-
-    fn step(&mut self) -> Outcome<()> {
-        let outcome = self.advance().unwrap_or_else(Outcome::Failed);
-        if !matches!(outcome, Outcome::Yielded) {
-            self.give_up();
-        }
-        outcome
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -77,6 +77,9 @@ pub struct OpenOptions {
     /// Ends of batches that a merge keeps of a vbucket, but for those that its items do not tell: a rollback knows the
     /// snapshot and the commit time of these only.
     pub batch_ends_max: usize,
+    /// Vbuckets whose newest items a seal freezes, and whose segments it publishes, at a time: a commit waits for so
+    /// many at most.
+    pub published_at_once: usize,
     /// Container files of less than this are not copied out when they are mostly dead.
     pub container_bytes_min: u64,
     /// Memory for index pages, for the whole store: a point read whose page is here reads the disk once.
@@ -109,6 +112,7 @@ impl OpenOptions {
             unsealed_bytes: 32 << 20,
             segments_max: 8,
             batch_ends_max: 1024,
+            published_at_once: 32,
             container_bytes_min: 4 << 20,
             index_cache_bytes: 64 << 20,
             block_bytes: 64 << 10,

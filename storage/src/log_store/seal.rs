@@ -1,10 +1,11 @@
 //! The seal: unsealed items of many vbuckets become segments in one container file, with one sync.
 //!
-//! Invariant: the commit path is touched to freeze the layers and to publish, a few pointers for each vbucket, a few
-//! vbuckets at a time; nothing under the writer's lock grows with a vbucket. Until the publish the items are served from
-//! the frozen layers; a seal that fails leaves them there, and the next one takes them. Versions whose killer is above
-//! the history floor are kept (rule R11).
+//! Invariant: the commit path is touched to freeze the layers and to publish, both a few vbuckets at a time, a few
+//! pointers for each; what grows with a vbucket is made ready, and freed, without the writer's lock. Until the publish
+//! the items are served from the frozen layers; a seal that fails leaves them there, and the next one takes them.
+//! Versions whose killer is above the history floor are kept (rule R11).
 
+mod freezing;
 mod ready;
 mod run;
 
@@ -19,6 +20,7 @@ use crate::log_store::containers::EXTENT_ALIGNMENT;
 use crate::log_store::layer::{Layer, LayerView};
 use crate::log_store::log::payload::{Edit, Place};
 use crate::log_store::output::Output;
+use crate::log_store::seal::freezing::{freeze, frozen_layers, has_unsealed};
 use crate::log_store::seal::ready::{Opened, Ready};
 use crate::log_store::seal::run::Run;
 use crate::log_store::segment::{
@@ -36,6 +38,8 @@ pub(crate) struct SealJob {
     shard: Arc<Shard>,
     history_floor: Seqno,
     which: Which,
+    /// What to do while another seal is at work.
+    meeting: Meeting,
     /// Why a vbucket could not be sealed while the others were.
     failed: Option<StorageError>,
     /// Vbuckets that begin again because something was purged since.
@@ -43,6 +47,8 @@ pub(crate) struct SealJob {
     /// Why a vbucket needs no seal any more.
     gone: Option<AbortReason>,
     has_published: bool,
+    /// Log files that can go after the next manifest: something was published, and nobody knows.
+    frees_log: bool,
     output: Output,
     state: Sealing,
 }
@@ -54,9 +60,18 @@ enum Which {
     All,
 }
 
+/// What a seal does that finds another one at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meeting {
+    Waits,
+    Aborts,
+}
+
 #[derive(Debug)]
 enum Sealing {
     Begin,
+    /// A few at a time: those still to be frozen, and those that are.
+    Freeze(VecDeque<VbucketId>, VecDeque<Arc<Version>>),
     Write {
         extent: ExtentWriter,
         todo: VecDeque<Arc<Version>>,
@@ -69,9 +84,6 @@ enum Sealing {
     Publish(Vec<Ready>, VecDeque<Opened>),
     Done,
 }
-
-/// Vbuckets published at a time: a commit waits for so many at most.
-const PUBLISHED_AT_ONCE: usize = 32;
 
 /// One vbucket's new segment, and what it changes.
 #[derive(Debug)]
@@ -98,16 +110,25 @@ impl SealJob {
         SealJob::new(shard, Which::All, history_floor)
     }
 
+    /// As [`SealJob::all`], but aborted where another seal is at work: for whoever has other work to do.
+    pub(crate) fn all_unless_at_work(shard: Arc<Shard>, history_floor: Seqno) -> Self {
+        let mut job = SealJob::new(shard, Which::All, history_floor);
+        job.meeting = Meeting::Aborts;
+        job
+    }
+
     fn new(shard: Arc<Shard>, which: Which, history_floor: Seqno) -> Self {
         let output = Output::new(Arc::clone(&shard));
         SealJob {
             shard,
             history_floor,
             which,
+            meeting: Meeting::Waits,
             failed: None,
             again: VecDeque::new(),
             gone: None,
             has_published: false,
+            frees_log: false,
             output,
             state: Sealing::Begin,
         }
@@ -115,18 +136,8 @@ impl SealJob {
 
     fn advance(&mut self) -> Result<Outcome<()>, StorageError> {
         self.state = match std::mem::replace(&mut self.state, Sealing::Done) {
-            Sealing::Begin => match self.begin()? {
-                Begun::Nothing => return Ok(Outcome::Complete(())),
-                Begun::Waits => Sealing::Begin,
-                Begun::Frozen(todo) => {
-                    let extent = self.output.create(CompactionRequest::SYNC_BYTES)?;
-                    Sealing::Write {
-                        extent,
-                        todo,
-                        sealed: Vec::new(),
-                    }
-                }
-            },
+            Sealing::Begin => return self.begin(),
+            Sealing::Freeze(left, frozen) => return self.freeze(left, frozen),
             Sealing::Write {
                 extent,
                 todo,
@@ -144,35 +155,72 @@ impl SealJob {
         Ok(Outcome::Yielded)
     }
 
-    /// Freezes the newest layers: what is committed from now on goes to new ones.
-    fn begin(&mut self) -> Result<Begun, StorageError> {
-        let Some(busy) = self.shard.begin(&self.shard.sealing) else {
-            return Ok(Begun::Waits);
+    /// Takes the right to seal, and freezes the first few.
+    fn begin(&mut self) -> Result<Outcome<()>, StorageError> {
+        let busy = match self.meeting {
+            Meeting::Waits => self.shard.begin(&self.shard.sealing),
+            Meeting::Aborts => match self.shard.sealing.try_begin() {
+                None => return Ok(Outcome::Aborted(AbortReason::Superseded)),
+                busy => busy,
+            },
         };
+        let Some(busy) = busy else {
+            self.state = Sealing::Begin;
+            return Ok(Outcome::Yielded);
+        };
+        self.output.begin(busy);
+        let vbuckets = match self.which {
+            Which::One(vbucket) => {
+                self.shard.version(vbucket)?;
+                VecDeque::from([vbucket])
+            }
+            Which::All => {
+                let versions = self.shard.versions().into_iter();
+                let unsealed = versions.filter(|version| has_unsealed(version));
+                unsealed.map(|version| version.place.vbucket).collect()
+            }
+        };
+        self.freeze(vbuckets, VecDeque::new())
+    }
+
+    /// Freezes the newest layers of the next few: what is committed from now on goes to new ones.
+    fn freeze(
+        &mut self,
+        mut left: VecDeque<VbucketId>,
+        mut frozen: VecDeque<Arc<Version>>,
+    ) -> Result<Outcome<()>, StorageError> {
         let Some(writer) = self.shard.writer() else {
-            return Ok(Begun::Waits);
+            self.state = Sealing::Freeze(left, frozen);
+            return Ok(Outcome::Yielded);
         };
-        let mut todo = VecDeque::new();
-        let versions = match self.which {
-            Which::One(vbucket) => vec![self.shard.version(vbucket)?],
-            Which::All => self.shard.versions(),
-        };
-        for version in versions {
-            if let Some(frozen) = freeze(&version) {
-                if !Arc::ptr_eq(&frozen, &version) {
-                    let slot = Slot::Up(Arc::clone(&frozen));
-                    self.shard.publish(version.place.vbucket, slot);
-                }
-                todo.push_back(frozen);
+        let count = left.len().min(self.at_once());
+        for vbucket in left.drain(..count) {
+            // One that is down, or was deleted a moment ago, has nothing to seal.
+            let Ok(version) = self.shard.version(vbucket) else {
+                continue;
+            };
+            if has_unsealed(&version) {
+                frozen.push_back(freeze(&self.shard, version));
             }
         }
         drop(writer);
-        self.output.begin(busy);
-        Ok(if todo.is_empty() {
-            Begun::Nothing
+        self.state = if !left.is_empty() {
+            Sealing::Freeze(left, frozen)
+        } else if frozen.is_empty() {
+            return Ok(Outcome::Complete(()));
         } else {
-            Begun::Frozen(todo)
-        })
+            Sealing::Write {
+                extent: self.output.create(CompactionRequest::SYNC_BYTES)?,
+                todo: frozen,
+                sealed: Vec::new(),
+            }
+        };
+        Ok(Outcome::Yielded)
+    }
+
+    /// Vbuckets frozen or published at a time: a commit waits for so many at most.
+    fn at_once(&self) -> usize {
+        self.shard.options.published_at_once.max(1)
     }
 
     fn write_next(
@@ -270,7 +318,7 @@ impl SealJob {
 
     /// Makes the next few vbuckets ready: whatever grows with a vbucket is done here, while nobody waits.
     fn prepare(&mut self, mut left: VecDeque<Opened>) -> Sealing {
-        let count = left.len().min(PUBLISHED_AT_ONCE);
+        let count = left.len().min(self.at_once());
         let mut ready = Vec::with_capacity(count);
         for one in left.drain(..count) {
             match self.shard.version_of(one.sealed.place) {
@@ -301,11 +349,12 @@ impl SealJob {
             return Ok(Outcome::Yielded);
         };
         let mut current = Vec::with_capacity(ready.len());
+        let mut stale = Vec::new();
         for one in ready {
             match self.shard.version_of(one.opened.sealed.place) {
                 Ok(version) if one.is_for(&version) => current.push((one, version)),
                 // Compacted, moved, rolled back or deleted since: made ready anew.
-                Ok(_) | Err(_) => left.push_back(one.opened),
+                Ok(_) | Err(_) => stale.push(one),
             }
         }
         let metas = current.iter().map(|(one, _)| &one.opened.sealed.meta);
@@ -319,19 +368,20 @@ impl SealJob {
                 self.note_published();
                 return Err(error);
             }
-            self.has_published = true;
+            (self.has_published, self.frees_log) = (true, true);
         }
         let mut before = Vec::with_capacity(current.len());
         for (one, version) in current {
             let vbucket = one.opened.sealed.place.vbucket;
             let published = one.applied_to(&version);
             self.shard.publish(vbucket, Slot::Up(Arc::new(published)));
-            before.push((one.opened, version));
+            before.push((one, version));
         }
-        // `before` holds the last references to the layers that are sealed now: many items, and no commit should wait
-        // while they are freed.
+        // `before` holds the last references to the layers that are sealed now, and `stale` those to what was made
+        // ready in vain: both grow with a vbucket, and no commit should wait while they are freed.
         drop(writer);
         drop(before);
+        left.extend(stale.into_iter().map(|one| one.opened));
         if !left.is_empty() {
             self.state = Sealing::Prepare(left);
             return Ok(Outcome::Yielded);
@@ -340,8 +390,8 @@ impl SealJob {
     }
 
     /// The log files whose items are sealed now can go after the next manifest.
-    fn note_published(&self) {
-        if self.has_published {
+    fn note_published(&mut self) {
+        if std::mem::take(&mut self.frees_log) {
             self.shard.wants_checkpoint.store(true, Ordering::Release);
         }
     }
@@ -367,30 +417,11 @@ impl SealJob {
     }
 }
 
-enum Begun {
-    Nothing,
-    Waits,
-    Frozen(VecDeque<Arc<Version>>),
-}
-
-/// The version with everything committed so far in frozen layers; `None` when there is nothing to seal.
-fn freeze(version: &Arc<Version>) -> Option<Arc<Version>> {
-    let active = version.active()?.view();
-    if active.is_empty() {
-        return (version.layers.len() > 1).then(|| Arc::clone(version));
+/// A job given up between two groups has published the first.
+impl Drop for SealJob {
+    fn drop(&mut self) {
+        self.note_published();
     }
-    let mut frozen = Version::clone(version);
-    frozen
-        .layers
-        .push(Arc::new(Layer::new(active.state().clone())));
-    Some(Arc::new(frozen))
-}
-
-fn frozen_layers(version: &Version) -> &[Arc<Layer>] {
-    version
-        .layers
-        .split_last()
-        .map_or(&[], |(_, frozen)| frozen)
 }
 
 impl Job for SealJob {

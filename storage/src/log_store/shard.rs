@@ -208,6 +208,10 @@ impl Shard {
         self.merging(vbucket).is_some_and(Busy::is_at_work)
     }
 
+    pub(crate) fn is_merging_any(&self) -> bool {
+        self.merging.iter().any(Busy::is_at_work)
+    }
+
     /// The vbuckets that may live here.
     pub(crate) fn vbuckets(&self) -> impl Iterator<Item = VbucketId> {
         let step = usize::from(self.log_shards);

@@ -37,6 +37,7 @@ pub struct LogStore {
 
 #[derive(Debug)]
 struct Inner {
+    id: u64,
     shape: CreateOptions,
     shards: Vec<Arc<Shard>>,
     disk: Arc<dyn Disk>,
@@ -118,6 +119,7 @@ impl LogStore {
         let shape = identity.shape;
         Ok(LogStore {
             inner: Arc::new(Inner {
+                id: identity.store_id,
                 shape,
                 shards,
                 disk,
@@ -125,6 +127,12 @@ impl LogStore {
                 _lock: lock,
             }),
         })
+    }
+
+    /// Its number, drawn at creation; no other store has it but a copy of this one's files.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.inner.id
     }
 
     /// The store's shape, as decided at creation.
@@ -275,7 +283,8 @@ impl LogStore {
     }
 
     /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives
-    /// space back. Call it in a loop from a thread of your own.
+    /// space back. Call it in a loop from a thread of your own; from two where somebody commits without end, so that one
+    /// may merge while the other seals.
     pub fn maintain(&self) -> Outcome<Maintained> {
         let shards = self.inner.shape.log_shards.max(1);
         let begin = self.inner.next_shard.load(Ordering::Relaxed);

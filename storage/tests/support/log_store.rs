@@ -23,6 +23,7 @@ pub(crate) fn small_options(entropy: u64) -> OpenOptions {
         frame_bytes_max: 2 << 10,
         unsealed_bytes: 4 << 10,
         segments_max: 2,
+        published_at_once: 2,
         container_bytes_min: 8 << 10,
         block_bytes: 4 << 10,
         history_floor: Seqno::ZERO,

@@ -31,6 +31,7 @@ use storage::{CollectionId, DocumentKey, VbucketId};
 
 use crate::bucket_config::BucketConfig;
 use crate::bucket_error::BucketError;
+use crate::durability;
 use crate::engine;
 use crate::failure_bus::History;
 use crate::opening::Opening;
@@ -209,6 +210,7 @@ impl Bucket {
         table.bring_back(child);
         compactor.bring_back(child);
         replicating.bring_back(child);
+        durability::bring_back(table, child);
         Ok(())
     }
 

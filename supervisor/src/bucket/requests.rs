@@ -6,15 +6,17 @@
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use actors::vbucket::Acknowledged;
 use messages::OperationError;
+use messages::durability::Durability;
 use messages::vbucket::{
     Acknowledge, Add, Delete, ExpiryRequest, Mutated, Replace, Set, Touch, Write, WriteOptions,
 };
-use storage::{Cas, Datatype, DocumentKey, KeyError};
+use storage::{Cas, Datatype, DocumentKey, DurabilityLevel, KeyError};
 
 use crate::bucket::Collection;
 
@@ -37,6 +39,8 @@ pub struct WriteRequest<'b> {
     key: Result<DocumentKey, KeyError>,
     value: Bytes,
     options: WriteOptions,
+    level: Option<DurabilityLevel>,
+    timeout: Option<Duration>,
 }
 
 impl<'b> WriteRequest<'b> {
@@ -53,6 +57,8 @@ impl<'b> WriteRequest<'b> {
             key,
             value,
             options,
+            level: None,
+            timeout: None,
         }
     }
 
@@ -89,12 +95,27 @@ impl<'b> WriteRequest<'b> {
         self
     }
 
-    /// Applies the write in memory, and begins its way to the disk.
+    /// Answer only once so many nodes of the vbucket's replication chain hold the change that it survives the loss of any
+    /// one of them: the write is *durable*. Nobody sees it before. Dropping the future takes back the wait, not the write.
+    /// With [`WriteRequest::persisted`] the active node holds it on disk. See `docs/durability.md` for the levels, for what
+    /// can be answered instead, and for what that says.
+    pub fn durability(mut self, level: DurabilityLevel) -> WriteRequest<'b> {
+        self.level = Some(level);
+        self
+    }
+
+    /// How long a durable write may take before it is given up: 1 ms to 65,534 ms; 30 s if nothing is said.
+    pub fn durability_timeout(mut self, timeout: Duration) -> WriteRequest<'b> {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Applies the write in memory, and begins its way to the disk, or to a majority.
     fn begin(self) -> Result<Acknowledged, OperationError> {
         let key = self.key?;
         let (value, options) = (self.value, self.options);
         let core = self.of.core_of(&key)?;
-        Ok(core.write_acknowledged(match self.verb {
+        let write = match self.verb {
             Verb::Set => Write::Set(Set {
                 key,
                 value,
@@ -120,7 +141,12 @@ impl<'b> WriteRequest<'b> {
                 expiry: options.expiry,
                 acknowledge: options.acknowledge,
             }),
-        }))
+        };
+        let timeout = self.timeout;
+        Ok(match self.level.or_else(|| core.level_wanted(&write)) {
+            Some(level) => core.write_durably_acknowledged(write, Durability { level, timeout }),
+            None => core.write_acknowledged(write),
+        })
     }
 }
 

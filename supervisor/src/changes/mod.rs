@@ -313,6 +313,9 @@ impl Changes {
             StreamEvent::Mutation(_)
             | StreamEvent::Deletion(_)
             | StreamEvent::Expiration(_)
+            | StreamEvent::Prepare(_)
+            | StreamEvent::Commit(_)
+            | StreamEvent::Abort(_)
             | StreamEvent::SystemEvent(_)
             | StreamEvent::SeqnoAdvanced(_) => {
                 let seqno = event.seqno().unwrap_or_default();

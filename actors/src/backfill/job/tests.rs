@@ -1,6 +1,6 @@
 //! What a step hands over, what a backfill that is lost says, and which tombstones it would miss.
 
-use messages::stream::StreamFilter;
+use messages::stream::{StreamEvent, StreamFilter};
 use storage::{
     Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, ManifestUid, MemoryStore,
     ScopeId, SystemEvent, VbucketId, VbucketStateRecord, VbucketUuid,
@@ -120,6 +120,7 @@ fn what_begins_in_a_scope_passes_from_then_on() {
     ] {
         let mut reading = Reading {
             request: &mut request,
+            completed: Seqno::ZERO,
             dropped: &[],
             chunk: Chunk::default(),
             items: 0,
@@ -131,6 +132,69 @@ fn what_begins_in_a_scope_passes_from_then_on() {
         assert_eq!(reading.chunk.read.events.len(), passed);
         assert_eq!(reading.chunk.read.skipped.items, 1);
     }
+}
+
+/// MB-44079, MB-49767: the end of a prepare that is over may be purged, so it is told to nobody; one that goes on and every
+/// abort are told to replicas, and to nobody else.
+#[test]
+fn of_prepares_a_replica_is_read_those_that_go_on() {
+    let with = |seqno, operation| Item {
+        operation,
+        ..item(seqno, CollectionId::DEFAULT)
+    };
+    let level = storage::DurabilityLevel::PersistToMajority;
+    let is_deletion = false;
+    let prepare = Operation::Prepare { level, is_deletion };
+    let prepare_seqno = Seqno(4);
+    let abort = Operation::Abort {
+        prepare_seqno,
+        deleted_at: 1,
+    };
+    let items = [
+        with(4, prepare),
+        with(5, abort),
+        with(6, prepare),
+        with(7, Operation::CommitMutation { prepare_seqno }),
+    ];
+    let told = |event: &StreamEvent| match event {
+        StreamEvent::Prepare(item) | StreamEvent::Abort(item) | StreamEvent::Mutation(item) => {
+            (item.seqno.0, item.operation)
+        }
+        StreamEvent::Deletion(_)
+        | StreamEvent::Expiration(_)
+        | StreamEvent::Commit(_)
+        | StreamEvent::SystemEvent(_)
+        | StreamEvent::SnapshotMarker(_)
+        | StreamEvent::SeqnoAdvanced(_)
+        | StreamEvent::StreamEnd(_) => panic!("{event:?}"),
+    };
+    let read = |is_replica: bool| {
+        let usual = request();
+        let all = Filter::of(&StreamFilter::All, &[], &[].into()).expect("a filter");
+        let mut request = BackfillRequest {
+            filter: all.synchronous(is_replica),
+            ..usual
+        };
+        let mut reading = Reading {
+            request: &mut request,
+            completed: Seqno(4),
+            dropped: &[],
+            chunk: Chunk::default(),
+            items: 0,
+            bad: None,
+        };
+        for item in &items {
+            assert!(reading.visit(ItemView::of(item)).is_continue());
+        }
+        assert!(reading.chunk.read.skipped.has_invisible);
+        let passed = reading.chunk.read.events.iter();
+        let passed: Vec<_> = passed.map(|one| told(&one.event)).collect();
+        passed
+    };
+    // On disk a commit is the document it left.
+    let document = (7, Operation::Mutation);
+    assert_eq!(read(true), [(5, abort), (6, prepare), document]);
+    assert_eq!(read(false), [document]);
 }
 
 #[test]

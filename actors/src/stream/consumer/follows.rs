@@ -39,6 +39,8 @@ pub struct Following {
     pub(super) source: Arc<dyn Source>,
     /// As whom it asks.
     pub(super) consumer: Arc<str>,
+    /// What its bucket is called in replication chains.
+    pub(super) node: Arc<str>,
     /// Bytes under way at most.
     pub(super) window: u64,
     status: Mutex<ReplicaStatus>,
@@ -46,18 +48,19 @@ pub struct Following {
 }
 
 impl Following {
-    /// One that follows `source` as `consumer`, with so many bytes under way at most.
+    /// One that follows `source` as the `consumer` of a node, with so many bytes under way at most.
     #[must_use]
     pub fn new(
         vbucket: VbucketId,
         source: Arc<dyn Source>,
-        consumer: Arc<str>,
+        (consumer, node): (Arc<str>, Arc<str>),
         window: u64,
     ) -> Arc<Following> {
         Arc::new(Following {
             vbucket,
             source,
             consumer,
+            node,
             window,
             status: Mutex::new(ReplicaStatus::new(vbucket)),
             changed: Notify::new(),

@@ -97,10 +97,11 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(following: Arc<Following>, slot: Arc<VbucketSlot>, links: Links) -> Live {
-        let consumer = Arc::clone(&following.consumer);
+        let (consumer, node) = (&following.consumer, &following.node);
+        let (consumer, node) = (Arc::clone(consumer), Arc::clone(node));
         let before = following.status();
         Live {
-            state: PassiveState::new(following.vbucket, consumer, following.window),
+            state: PassiveState::new(following.vbucket, consumer, node, following.window),
             streams: before.streams,
             following,
             slot,
@@ -207,6 +208,7 @@ impl Live {
             }
         }
         self.acknowledge();
+        self.acknowledge_prepared();
         if self.is_held && looked == Looked::Waits {
             return Looked::At(self.now().saturating_add(HELD_FOR));
         }
@@ -277,6 +279,18 @@ impl Live {
         self.is_held = self.credit.owed() > 0;
         if bytes > 0 {
             self.acknowledged.add(bytes);
+            self.following.source.nudge(self.following.vbucket);
+        }
+    }
+
+    /// Says how far it holds prepares as strongly as they ask, if that is news to this stream: on one that was just accepted
+    /// it is, since the last word on the one before may be lost (MB-35361).
+    fn acknowledge_prepared(&self) {
+        let Ok((core, epoch)) = self.writable() else {
+            return;
+        };
+        if let Some(seqno) = core.prepared_to_acknowledge(epoch) {
+            self.acknowledged.prepared_up_to(seqno);
             self.following.source.nudge(self.following.vbucket);
         }
     }

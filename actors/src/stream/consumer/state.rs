@@ -18,7 +18,7 @@ use messages::OperationError;
 use messages::replication::{ReplicaEnd, ReplicaError, RollbackEnd, StreamFault};
 use messages::stream::{
     SnapshotFlags, SnapshotMarker, StreamEndReason, StreamEvent, StreamFlags, StreamOpened,
-    StreamOptions, StreamRequest, StreamRequestError, SystemEventAt,
+    StreamOptions, StreamRequest, StreamRequestError, SyncReplication, SystemEventAt,
 };
 use storage::{
     Document, FailoverEntry, FailoverTable, Item, KeyError, Seqno, SnapshotKind, SnapshotRange,
@@ -105,6 +105,7 @@ enum Phase {
 pub struct PassiveState {
     vbucket: VbucketId,
     consumer: Arc<str>,
+    node: Arc<str>,
     window: u64,
     phase: Phase,
     /// What the vbucket had when it last asked.
@@ -126,12 +127,18 @@ pub struct PassiveState {
 }
 
 impl PassiveState {
-    /// One that asks at once, as that consumer, with so many bytes under way at most.
+    /// One that asks at once, as that consumer of that node, with so many bytes under way at most.
     #[must_use]
-    pub fn new(vbucket: VbucketId, consumer: Arc<str>, window: u64) -> PassiveState {
+    pub fn new(
+        vbucket: VbucketId,
+        consumer: Arc<str>,
+        node: Arc<str>,
+        window: u64,
+    ) -> PassiveState {
         PassiveState {
             vbucket,
             consumer,
+            node,
             window,
             phase: Phase::Waiting(Duration::ZERO),
             resume: None,
@@ -201,6 +208,10 @@ impl PassiveState {
             options: StreamOptions {
                 purge_seqno: resume.purge_seqno,
                 buffer_bytes: Some(self.window),
+                sync_replication: Some(SyncReplication {
+                    node: Arc::clone(&self.node),
+                    is_in_disk_snapshot: resume.is_in_disk_snapshot,
+                }),
             },
             ..StreamRequest::new(self.vbucket, &self.consumer)
         };
@@ -276,7 +287,10 @@ impl PassiveState {
             StreamEvent::SnapshotMarker(marker) => self.marker(&marker),
             StreamEvent::Mutation(item)
             | StreamEvent::Deletion(item)
-            | StreamEvent::Expiration(item) => {
+            | StreamEvent::Expiration(item)
+            | StreamEvent::Prepare(item)
+            | StreamEvent::Commit(item)
+            | StreamEvent::Abort(item) => {
                 self.check(item.seqno)?;
                 Ok(Apply::Item(item))
             }
@@ -372,7 +386,7 @@ impl PassiveState {
         let is_disk = flags.has(SnapshotFlags::DISK);
         let above = |mark: Option<Seqno>| mark.is_some_and(|mark| mark > end);
         let (visible, completed) = (marker.max_visible_seqno, marker.high_completed_seqno);
-        if (is_disk && completed.is_none())
+        if (is_disk && (completed.is_none() || above(marker.high_prepared_seqno)))
             || above(visible)
             || above(completed)
             || above(marker.purge_seqno)

@@ -41,6 +41,7 @@ fn having(high: u64, snapshot: SnapshotRange, branches: &[(u64, u64)]) -> Resume
         snapshot,
         branches: branches.iter().map(entry).collect(),
         purge_seqno: Seqno(0),
+        is_in_disk_snapshot: false,
     }
 }
 
@@ -49,7 +50,7 @@ fn whole(high: u64) -> Resume {
 }
 
 fn stream() -> PassiveState {
-    PassiveState::new(VbucketId::FIRST, "test".into(), 1000)
+    PassiveState::new(VbucketId::FIRST, "test".into(), "here".into(), 1000)
 }
 
 fn opened() -> StreamOpened {
@@ -122,7 +123,7 @@ fn a_replica_that_has_nothing_asks_for_everything() {
     let asked = state.ask(having(0, range(0, 0), &[(9, 0)]));
     let expected = StreamRequest {
         flags: StreamFlags::ACTIVE_VB_ONLY,
-        options: asked.options,
+        options: asked.options.clone(),
         ..StreamRequest::new(VbucketId::FIRST, "test")
     };
     assert_eq!(asked, expected);

@@ -6,7 +6,8 @@
 //! - What is on disk is the truth: the system events of a vbucket are read when it is opened, and say what is open.
 //! - A vbucket that becomes active brings its manifest to the bucket's (`together`).
 //! - A vbucket that panics in the middle of following goes on with it when it is reconciled.
-//! - Locks are taken in the order: the walk of an erasing, the vbucket, the table of open collections, the map.
+//! - Locks are taken in the order: the walk of an erasing, the vbucket, the table of open collections, the table of prepares,
+//!   the map.
 //! - Documents of a collection that ended are not there for anybody from that moment on; memory is rid of them later, in
 //!   bounded slices.
 

@@ -45,23 +45,19 @@ impl World {
         let mut after = self.model.clone();
         let expected = after.write_durably(wanted.name, &write, now);
         let is_changed = after.high != self.model.high;
-        match answer {
-            Some(answer) => {
-                self.model = after;
-                assert_eq!(answer.as_ref().err(), expected.as_ref().err());
-                if let Ok(wait) = answer {
-                    self.waits.insert(self.model.high, wait);
-                }
+        if let Some(answer) = answer {
+            self.model = after;
+            assert_eq!(answer.as_ref().err(), expected.as_ref().err());
+            if let Ok(wait) = answer {
+                self.waits.insert(self.model.high, wait);
             }
-            None => {
-                self.model.rebuild();
-                if is_changed && fault.is_some_and(happened) {
-                    self.model = after;
-                    self.model.rebuild();
-                    self.learn_cas(wanted.name);
-                }
-            }
+            return;
         }
+        if is_changed && fault.is_some_and(happened) {
+            self.model = after;
+            self.learn_cas(wanted.name);
+        }
+        self.model.rebuild();
     }
 
     pub(super) fn acknowledge(&mut self, hundredths: u64) {
@@ -73,9 +69,6 @@ impl World {
     pub(super) fn decide(&mut self, max: usize, fault: Option<ChangeStep>) {
         let (core, now) = (&self.bench.core, self.bench.now());
         let crashed = crashing(core, fault, || core.do_durability(now, max)).is_none();
-        if crashed && fault == Some(ChangeStep::Locked) {
-            return self.model.rebuild();
-        }
         let mut ended: Vec<_> = self
             .model
             .tick(self.bench.clock.seconds())
@@ -83,7 +76,7 @@ impl World {
             .map(|seqno| (seqno, Ended::Unknown))
             .collect();
         let done = match (crashed, fault) {
-            (true, Some(ChangeStep::Noted)) => 0,
+            (true, Some(ChangeStep::Locked | ChangeStep::Noted)) => 0,
             (true, _) => 1,
             (false, _) => max,
         };
@@ -150,7 +143,7 @@ impl World {
 fn unless_told(how: Ended, crashed: bool) -> Ended {
     match how {
         Ended::Committed(seqno) if crashed => Ended::PerhapsTold(seqno),
-        how => how,
+        Ended::Committed(_) | Ended::Unknown | Ended::PerhapsTold(_) => how,
     }
 }
 
@@ -239,7 +232,7 @@ fn a_change_of_state_that_panics_answers_and_hides() {
     let role = core.role();
     core.panic_at(ChangeStep::Identified);
     let changed = catch_unwind(AssertUnwindSafe(|| {
-        become_state(core, VbucketState::Replica)
+        become_state(core, VbucketState::Replica);
     }));
     assert!(changed.is_err() && core.is_suspect());
     core.reconcile();

@@ -1,6 +1,7 @@
-//! The thread that does our store's background work, and a gate that holds it.
+//! The threads that do our store's background work, and a gate that holds them.
 //!
-//! Invariant: while it is held, nothing of the store runs in the background. A step that has begun is waited for.
+//! Invariant: while they are held, nothing of the store runs in the background. Steps that have begun are waited for; no
+//! step waits for the job of another thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -12,22 +13,31 @@ use storage::{Job, Outcome};
 
 /// The only log shard of the bench's stores.
 const SHARD: u16 = 0;
-/// How long the thread sleeps when there is nothing to do.
+/// As many as RocksDB is given here: one may seal while the other merges.
+const THREADS: usize = 2;
+/// How long a thread sleeps when there is nothing to do.
 const REST: Duration = Duration::from_millis(1);
 
 pub(super) struct Maintenance {
     gate: Arc<Gate>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Maintenance {
-    pub(super) fn start(store: LogStore) -> Maintenance {
+    pub(super) fn start(store: &LogStore) -> Maintenance {
         let gate = Arc::new(Gate::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let (passed, stopped) = (Arc::clone(&gate), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || work(&store, &passed, &stopped));
-        Maintenance { gate, stop, thread }
+        let threads = (0..THREADS).map(|_| {
+            let (store, passed, stopped) = (store.clone(), Arc::clone(&gate), Arc::clone(&stop));
+            std::thread::spawn(move || work(&store, &passed, &stopped))
+        });
+        let threads = threads.collect();
+        Maintenance {
+            gate,
+            stop,
+            threads,
+        }
     }
 
     /// Returns when nothing is at work any more.
@@ -35,7 +45,11 @@ impl Maintenance {
         let mut state = self.gate.state.lock().unwrap();
         state.is_held = true;
         let changed = &self.gate.changed;
-        drop(changed.wait_while(state, |state| state.is_at_work).unwrap());
+        drop(
+            changed
+                .wait_while(state, |state| state.at_work > 0)
+                .unwrap(),
+        );
     }
 
     pub(super) fn release(&self) {
@@ -46,8 +60,10 @@ impl Maintenance {
     pub(super) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.release();
-        self.thread.thread().unpark();
-        self.thread.join().unwrap();
+        for thread in self.threads {
+            thread.thread().unpark();
+            thread.join().unwrap();
+        }
     }
 }
 
@@ -88,7 +104,7 @@ struct Gate {
 #[derive(Default)]
 struct GateState {
     is_held: bool,
-    is_at_work: bool,
+    at_work: usize,
 }
 
 impl Gate {
@@ -99,7 +115,7 @@ impl Gate {
             .changed
             .wait_while(state, |state| state.is_held)
             .unwrap();
-        state.is_at_work = true;
+        state.at_work += 1;
         drop(state);
         let _passing = Passing(self);
         step()
@@ -112,7 +128,7 @@ struct Passing<'a>(&'a Gate);
 impl Drop for Passing<'_> {
     fn drop(&mut self) {
         if let Ok(mut state) = self.0.state.lock() {
-            state.is_at_work = false;
+            state.at_work -= 1;
         }
         self.0.changed.notify_all();
     }

@@ -2,15 +2,17 @@
 //! list what was erased.
 //!
 //! Invariant: what happened meanwhile stays: newer segments and layers lie on top untouched, kills of what stays are
-//! carried over (rule R7), kills of what goes are not subtracted again, drops since stay listed. The bulk is made ready
-//! without the writer's lock; under it nothing grows with the vbucket. What is told is durable by then.
+//! carried over (rule R7), kills of what goes are not subtracted again, drops since stay listed. What grows with the
+//! vbucket is made ready, and freed, without the writer's lock, but where seals came in between [`TRIES_MAX`] times: then
+//! what they killed is worked out under it. What is told is durable by then; what a step that failed may have published
+//! shows only in a store that is opened anew.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 
-use crate::compaction::{Compacted, CompactionFailure};
+use crate::compaction::{Compacted, CompactionFailure, ErasedPrepare};
 use crate::counts::VbucketCounts;
 use crate::error::StorageError;
 use crate::log_store::log::frame::LogPosition;
@@ -176,6 +178,29 @@ impl Ready {
 }
 
 impl CompactionJob {
+    /// The prepares that the next step erases if it publishes. A step that does not say so (its sync failed, or it
+    /// panicked) may have published all the same: in the store nothing shows of it, but one that is opened anew may find
+    /// it durable. Whoever tracks prepares through that asks the new store ([`ErasedPrepare::is_gone_from`]).
+    #[must_use]
+    pub fn prepares_at_stake(&self) -> &[ErasedPrepare] {
+        match &self.state {
+            Compacting::Publish(merged, _) => &merged.run.found.prepares_erased,
+            Compacting::Begin
+            | Compacting::Seal(_)
+            | Compacting::Read
+            | Compacting::Highest(..)
+            | Compacting::Collection(..)
+            | Compacting::Prepare(..)
+            | Compacting::SystemEvent(..)
+            | Compacting::Copy(_)
+            | Compacting::Index(..)
+            | Compacting::Finish(_)
+            | Compacting::Sync(_)
+            | Compacting::SyncDirectory(_)
+            | Compacting::Done => &[],
+        }
+    }
+
     pub(super) fn publish(
         &mut self,
         mut merged: Box<Merged>,

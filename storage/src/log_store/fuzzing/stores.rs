@@ -34,6 +34,7 @@ pub(crate) fn options(entropy: u64) -> OpenOptions {
         frame_bytes_max: 2 << 10,
         unsealed_bytes: 1 << 10,
         segments_max: 2,
+        published_at_once: 1,
         container_bytes_min: 8 << 10,
         block_bytes: 4 << 10,
         compression: BlockCompression::Lz4,

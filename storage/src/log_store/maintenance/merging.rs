@@ -6,7 +6,8 @@
 use std::cmp::Reverse;
 
 use crate::log_store::shard::Shard;
-use crate::log_store::version::Version;
+use crate::log_store::version::{SegmentView, Version};
+use crate::seqno::Seqno;
 use crate::vbucket::VbucketId;
 
 use super::Work;
@@ -15,7 +16,10 @@ use super::Work;
 /// at least so many themselves. Between the two they take turns, and the space does not grow in waves.
 const DEAD_PERMILLE_OF_SHARD: u64 = 300;
 const DEAD_PERMILLE_OF_VBUCKET: u64 = 350;
-/// No vbucket is rewritten for what is dead before it has grown by a part of so many: what is dead may be history.
+/// A vbucket is rewritten whatever the others are like when as much of it is dead as lives, or more: to write what lives
+/// costs no more than is won.
+const DEAD_PERMILLE_AT_ONCE: u64 = 500;
+/// Where what is dead may be history, no vbucket is rewritten for its sake before it has grown by a part of so many.
 const GROWN_BY: u64 = 4;
 
 /// The vbuckets whose segments should be merged.
@@ -32,25 +36,31 @@ struct Segments {
     vbucket: VbucketId,
     count: usize,
     bytes: u64,
+    /// Of those; indexes are as dead as the records they are of.
     dead: u64,
     /// Bytes of the oldest one.
     oldest: u64,
+    /// Nothing that is dead is history that a rewrite would keep.
+    all_goes: bool,
 }
 
 impl Segments {
-    fn of(version: &Version) -> Segments {
-        let lengths = || {
-            version
-                .segments
-                .iter()
-                .map(|view| view.segment.meta().length)
+    fn of(version: &Version, history_floor: Seqno) -> Segments {
+        let of = |view: &SegmentView| {
+            let meta = view.segment.meta();
+            let dead = u128::from(meta.length).saturating_mul(u128::from(view.dead_bytes));
+            let dead = dead.checked_div(u128::from(meta.data_bytes)).unwrap_or(0);
+            let dead = u64::try_from(dead).unwrap_or(u64::MAX).min(meta.length);
+            (meta.length, dead)
         };
+        let segments: Vec<(u64, u64)> = version.segments.iter().map(of).collect();
         Segments {
             vbucket: version.place.vbucket,
-            count: version.segments.len(),
-            bytes: lengths().sum(),
-            dead: version.segments.iter().map(|view| view.dead_bytes).sum(),
-            oldest: lengths().next().unwrap_or(0),
+            count: segments.len(),
+            bytes: segments.iter().map(|(length, _)| length).sum(),
+            dead: segments.iter().map(|(_, dead)| dead).sum(),
+            oldest: segments.first().map_or(0, |(length, _)| *length),
+            all_goes: version.sealed <= history_floor,
         }
     }
 
@@ -58,11 +68,17 @@ impl Segments {
         permille(self.dead, self.bytes)
     }
 
-    /// Whether to write all of it anew for what is dead.
-    fn is_worth_it(&self) -> bool {
+    /// Whether to write all of it anew for what is dead, `is_much` of the shard being dead.
+    fn is_worth_it(&self, is_much: bool) -> bool {
         let newer = self.bytes.saturating_sub(self.oldest);
         let has_grown = newer.saturating_mul(GROWN_BY) >= self.oldest;
-        self.count > 1 && has_grown && self.dead_permille() >= DEAD_PERMILLE_OF_VBUCKET
+        let from = if is_much {
+            DEAD_PERMILLE_OF_VBUCKET
+        } else {
+            DEAD_PERMILLE_AT_ONCE
+        };
+        // One segment by itself holds nothing dead that could go: whatever killed it was in a newer one, merged since.
+        self.count > 1 && (has_grown || self.all_goes) && self.dead_permille() >= from
     }
 }
 
@@ -78,7 +94,9 @@ pub(super) fn merging(shard: &Shard, failed: Option<Work>) -> Merging {
         return Merging::default();
     }
     let versions = shard.versions().into_iter();
-    let all: Vec<Segments> = versions.map(|version| Segments::of(&version)).collect();
+    let floor = shard.options.history_floor;
+    let all = versions.map(|version| Segments::of(&version, floor));
+    let all: Vec<Segments> = all.collect();
     let is_free = |vbucket| !shard.is_merging(vbucket);
     choose(&all, segments_max, failed, is_free)
 }
@@ -101,7 +119,8 @@ fn choose(
     let free = || all.iter().filter(|one| is_free(one.vbucket));
     let too_many = free().filter(|one| one.count > segments_max);
     let most_segments = too_many.max_by_key(|one| (turn(one.vbucket), one.count));
-    let too_dead = free().filter(|one| dead > DEAD_PERMILLE_OF_SHARD && one.is_worth_it());
+    let is_much = dead > DEAD_PERMILLE_OF_SHARD;
+    let too_dead = free().filter(|one| one.is_worth_it(is_much));
     let most_dead = too_dead.max_by_key(|one| (turn(one.vbucket), one.dead_permille()));
     Merging {
         most_segments: most_segments.map(|one| one.vbucket),
@@ -120,6 +139,7 @@ mod tests {
             bytes: lengths.iter().sum(),
             dead,
             oldest: lengths[0],
+            all_goes: false,
         }
     }
 
@@ -151,5 +171,22 @@ mod tests {
         // What stays dead when it is rewritten is history.
         let all = [of(0, &[100], 90), of(1, &[100, 10], 80)];
         assert_eq!(chosen(&all, None), [None, None]);
+    }
+
+    /// All documents of a vbucket were deleted: its tombstones are much less than they were, and the others live.
+    #[test]
+    fn what_is_dead_to_more_than_half_goes_at_once_if_it_is_no_history() {
+        let others = || of(1, &[1000], 0);
+        let deleted = |all_goes| Segments {
+            all_goes,
+            ..of(0, &[100, 20], 100)
+        };
+        assert_eq!(chosen(&[deleted(true), others()], None), [None, Some(0)]);
+        assert_eq!(chosen(&[deleted(false), others()], None), [None, None]);
+        let half = Segments {
+            all_goes: true,
+            ..of(0, &[100, 20], 59)
+        };
+        assert_eq!(chosen(&[half, others()], None), [None, None]);
     }
 }

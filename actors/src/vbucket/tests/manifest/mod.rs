@@ -2,6 +2,7 @@
 //! a promotion; and what it stores says which.
 
 mod lives;
+mod prepares;
 mod replica;
 
 use std::ops::ControlFlow;

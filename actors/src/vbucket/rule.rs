@@ -1,0 +1,87 @@
+//! Whether a write may be done on what is there: present, absent, of the version given, and with no durable write under way.
+//!
+//! Invariant: judged under the vbucket's lock, on what is committed; a refusal changes nothing, but that a document whose
+//! time is up is deleted by the way. Called for plain writes and durable ones.
+
+use std::sync::Arc;
+
+use super::core::VbucketCore;
+use super::document_map::Place;
+use super::lock::Locked;
+use super::manifest::Opened;
+use super::memory;
+use super::operations::{Now, is_expired};
+use messages::OperationError;
+use storage::{Cas, DocumentKey, Item};
+
+/// What must be there for a write to be done.
+#[derive(Clone, Copy)]
+pub(super) enum Rule {
+    /// Anything, or the version given.
+    Any(Option<Cas>),
+    /// Nothing.
+    Absent(Option<Cas>),
+    /// A document, of the version given if one is.
+    Present(Option<Cas>),
+    /// The same of a replacement, which is the first to learn that there is none (MB-37342).
+    Replaced(Option<Cas>),
+}
+
+impl VbucketCore {
+    /// Whether a write may be done on what is there. An expired document is none; when the write is refused for it, its
+    /// deletion is queued at least. Beside a prepare nothing is written, nor does anything expire (MB-43238).
+    pub(super) fn judge(
+        &self,
+        locked: &mut Locked<'_>,
+        place: Place,
+        (key, opened): (&DocumentKey, Opened),
+        old: Option<&Arc<Item>>,
+        rule: Rule,
+        now: Now,
+    ) -> Result<(), OperationError> {
+        let document = old.filter(|old| !old.operation.is_tombstone());
+        let live = document.filter(|old| !is_expired(old.document.expiry, now.seconds));
+        let current = live.map(|live| live.document.cas);
+        if self.prepares.open_of(key, opened.start).is_some() {
+            return Err(match (rule, current) {
+                (Rule::Replaced(_), None) => OperationError::KeyNotFound,
+                _ => OperationError::SyncWriteInProgress,
+            });
+        }
+        let verdict = rule.judge(current);
+        if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
+            let bytes = memory::cost_bytes(&expired.document.key, 0);
+            self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
+        }
+        verdict
+    }
+}
+
+impl Rule {
+    /// `current` is the CAS of the live document there is.
+    fn judge(self, current: Option<Cas>) -> Result<(), OperationError> {
+        match (self, current) {
+            (Rule::Any(None), _)
+            | (Rule::Absent(None), None)
+            | (Rule::Present(None) | Rule::Replaced(None), Some(_)) => Ok(()),
+            (Rule::Absent(None), Some(_)) => Err(OperationError::KeyExists),
+            // To add is to say that there is no version to compare with.
+            (Rule::Absent(Some(_)), current) => Err(OperationError::CasMismatch {
+                current: current.unwrap_or_default(),
+            }),
+            (Rule::Present(_) | Rule::Replaced(_) | Rule::Any(Some(_)), None) => {
+                Err(OperationError::KeyNotFound)
+            }
+            (
+                Rule::Any(Some(given)) | Rule::Present(Some(given)) | Rule::Replaced(Some(given)),
+                Some(current),
+            ) => {
+                if given == current {
+                    Ok(())
+                } else {
+                    Err(OperationError::CasMismatch { current })
+                }
+            }
+        }
+    }
+}

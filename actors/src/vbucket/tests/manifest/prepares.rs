@@ -1,0 +1,101 @@
+//! Prepares of a collection that ended: nobody ends them, and they are in nobody's way when it begins anew (MB-43176).
+
+use std::sync::Arc;
+
+use super::super::super::VbucketCore;
+use super::super::super::checkpoint::ReplicaSnapshot;
+use super::super::durable;
+use super::super::support::durable::lead;
+use super::super::support::{become_state, in_state};
+use super::{begin_of, document_item, end_of, event_item, get, write};
+use messages::OperationError;
+use storage::{DurabilityLevel, Item, Operation, Seqno, VbucketState};
+
+fn with(item: &Item, operation: Operation) -> Arc<Item> {
+    let mut item = item.clone();
+    item.operation = operation;
+    Arc::new(item)
+}
+
+fn prepared(seqno: u64, name: &str) -> Arc<Item> {
+    let (level, is_deletion) = (DurabilityLevel::Majority, false);
+    with(
+        &document_item(seqno, 8, name),
+        Operation::Prepare { level, is_deletion },
+    )
+}
+
+/// Each item as a snapshot of its own.
+fn feed(core: &VbucketCore, items: Vec<Arc<Item>>) {
+    let epoch = core.begin_stream().unwrap();
+    for item in items {
+        let snapshot = ReplicaSnapshot::memory(item.seqno, item.seqno);
+        core.apply_marker(epoch, &snapshot, true).unwrap();
+        core.apply_item(epoch, item).unwrap();
+    }
+}
+
+#[test]
+fn one_of_the_life_before_is_in_nobody_s_way() {
+    let bench = in_state(VbucketState::Replica);
+    let core = &bench.core;
+    let prepare_seqno = Seqno(6);
+    feed(
+        core,
+        vec![
+            event_item(1, &begin_of(1, 8, "a")),
+            prepared(2, "k"),
+            prepared(3, "other"),
+            event_item(4, &end_of(2, 8, 1)),
+            event_item(5, &begin_of(3, 8, "a")),
+            prepared(6, "k"),
+            // The first that goes on.
+            with(
+                &document_item(7, 8, "k"),
+                Operation::CommitMutation { prepare_seqno },
+            ),
+        ],
+    );
+    bench.manifest.set(core.collections_manifest());
+    become_state(core, VbucketState::Active);
+    assert_eq!(get(core, 8, "k"), Ok(()));
+    // Not hidden, not prepared: absent.
+    assert_eq!(get(core, 8, "other"), Err(OperationError::KeyNotFound));
+    write(core, 8, "other").unwrap();
+    lead(core, &["a"]);
+    bench.decide();
+    durable::check(core);
+    assert_eq!(core.high_seqno(), Seqno(8), "nothing of it is committed");
+}
+
+/// The same after a panic: whoever makes the monitor anew knows which are over.
+#[test]
+fn what_ended_with_its_collection_is_not_tracked_by_the_next_monitor() {
+    let bench = in_state(VbucketState::Replica);
+    let core = &bench.core;
+    feed(
+        core,
+        vec![
+            event_item(1, &begin_of(1, 8, "a")),
+            prepared(2, "k"),
+            event_item(3, &end_of(2, 8, 1)),
+            event_item(4, &begin_of(3, 8, "a")),
+            prepared(5, "other"),
+        ],
+    );
+    core.reconcile();
+    let prepare_seqno = Seqno(5);
+    feed(
+        core,
+        vec![with(
+            &document_item(6, 8, "other"),
+            Operation::CommitMutation { prepare_seqno },
+        )],
+    );
+    bench.manifest.set(core.collections_manifest());
+    become_state(core, VbucketState::Active);
+    lead(core, &["a"]);
+    bench.decide();
+    assert_eq!(core.high_seqno(), Seqno(6));
+    write(core, 8, "k").unwrap();
+}

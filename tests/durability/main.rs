@@ -1,0 +1,14 @@
+//! Durable writes across buckets, by public means: what is answered, what survives the loss of a node, what a crash of whoever
+//! drives them costs.
+#![cfg(test)]
+
+mod common;
+mod seeds;
+mod answers;
+mod failover;
+mod levels;
+mod panics;
+mod streams;
+
+/// No bug; `tests/planted` has others.
+fn plant() {}
