@@ -260,7 +260,12 @@ pub const fn as_written(operation: Operation) -> Operation {
             deleted_at,
             source: DeleteSource::Explicit,
         },
-        other => other,
+        Operation::Mutation
+        | Operation::Deletion { .. }
+        | Operation::Prepare { .. }
+        | Operation::Abort { .. }
+        | Operation::SystemEventBegin
+        | Operation::SystemEventEnd => operation,
     }
 }
 
