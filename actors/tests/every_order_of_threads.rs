@@ -171,7 +171,7 @@ fn flush(core: &VbucketCore, store: &MemoryStore, dirty: &DirtyVbuckets, told: &
         dirty.clear_wake();
         while dirty.take().is_some() {
             while let Some(take) = core.take_for_flush(1, usize::MAX) {
-                dirty.set_reader_busy(true);
+                dirty.set_flusher_busy(true);
                 thread::yield_now();
                 let high = take.watermarks.high_seqno;
                 let group = [support::batch(take, &position(store))];
@@ -179,7 +179,7 @@ fn flush(core: &VbucketCore, store: &MemoryStore, dirty: &DirtyVbuckets, told: &
                     committed.unwrap();
                 }
                 core.note_persisted(high);
-                dirty.set_reader_busy(false);
+                dirty.set_flusher_busy(false);
             }
         }
     }

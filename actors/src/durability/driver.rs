@@ -2,7 +2,7 @@
 //! is something to acknowledge. One for each actor thread.
 //!
 //! Invariant: it holds nothing a vbucket could miss. What is decided lies in the vbucket, beside its map and its log, and
-//! is done there under its lock (decision 0016); what is known here is when to look, and a new life looks at everything.
+//! is done there under its lock (decision 0018); what is known here is when to look, and a new life looks at everything.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -92,7 +92,7 @@ impl Flusher {
     pub fn look(&mut self) -> Left {
         self.config.edge.begin_look();
         self.config.dirty.clear_wake();
-        self.config.dirty.set_reader_busy(false);
+        self.config.dirty.set_flusher_busy(false);
         let generation = self.config.store.generation();
         if generation != self.store_generation {
             self.store_generation = generation;
@@ -111,7 +111,7 @@ impl Flusher {
         self.carry_out();
         self.config
             .dirty
-            .set_reader_busy(self.state.under_way() > 0);
+            .set_flusher_busy(self.state.under_way() > 0);
         left
     }
 

@@ -55,7 +55,7 @@ pub trait DirtyQueue: Debug + Send + Sync + 'static {
     fn clear_wake(&self);
     /// Whether a commit is under way, whose answer makes the flusher look: until then changes nobody waits for need not
     /// wake it.
-    fn set_reader_busy(&self, is_busy: bool);
+    fn set_flusher_busy(&self, is_busy: bool);
     /// The next vbucket to look at; what is changed in it from now on puts it back.
     fn take(&self) -> Option<VbucketId>;
 }
@@ -119,8 +119,8 @@ impl DirtyQueue for DirtyVbuckets {
         DirtyVbuckets::clear_wake(self);
     }
 
-    fn set_reader_busy(&self, is_busy: bool) {
-        DirtyVbuckets::set_reader_busy(self, is_busy);
+    fn set_flusher_busy(&self, is_busy: bool) {
+        DirtyVbuckets::set_flusher_busy(self, is_busy);
     }
 
     fn take(&self) -> Option<VbucketId> {

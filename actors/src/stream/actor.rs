@@ -1,8 +1,8 @@
 //! The producer as an actor: each message is a call of [`Producer`], and after each the shared state is looked at.
 //!
 //! Invariant: whatever arrives, a look follows; what one look leaves over is done by the next, for which the edge wakes
-//! it again, behind the messages that wait already. Three timers at most are armed: for consumers without room, for those
-//! that may have died in silence, and behind a look that found many vbuckets changed, which the next one waits for.
+//! it again, behind the messages that wait already. Two timers at most are armed: for consumers without room, and for those
+//! that may have died in silence.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use messages::stream::{
 };
 use storage::FailoverEntry;
 
-use super::producer::{LeftOver, Producer, ProducerConfig};
+use super::producer::{Producer, ProducerConfig};
 use super::sink::StreamSink;
 use super::window::Acknowledged;
 use crate::shell::{Core, On, Reply, ShellContext, ShellFault};
@@ -24,8 +24,6 @@ use crate::vbucket::{WakeFlusher, WakeSent};
 /// When a consumer without room is offered again what waits for it.
 const OFFER_AGAIN: Duration = Duration::from_millis(5);
 
-/// How long changes of many vbuckets gather before the next look.
-const WAIT_FOR_MORE: Duration = Duration::from_millis(1);
 /// How often streams of which nothing is to be told are asked whether their consumers live.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
@@ -55,8 +53,6 @@ pub struct ProducerCore {
     config: ProducerConfig,
     is_timer_armed: bool,
     is_probe_armed: bool,
-    /// Until a timer goes off, which has it look, changes of vbuckets wake it no more.
-    is_waiting: bool,
 }
 
 impl ProducerCore {
@@ -68,21 +64,11 @@ impl ProducerCore {
             config,
             is_timer_armed: false,
             is_probe_armed: false,
-            is_waiting: false,
         }
     }
 
     fn look(&mut self, ctx: &mut ShellContext<'_, ProducerCore>) {
-        let LeftOver { is_full, may_wait } = self.producer.look();
-        if may_wait && !self.is_waiting {
-            self.is_waiting = true;
-            self.config.edge.set_reader_busy(true);
-            ctx.later(WAIT_FOR_MORE, |core, ctx| {
-                core.is_waiting = false;
-                core.config.edge.set_reader_busy(false);
-                core.look(ctx);
-            });
-        }
+        let is_full = self.producer.look();
         if is_full && !self.is_timer_armed {
             self.is_timer_armed = true;
             ctx.later(OFFER_AGAIN, |core, ctx| {
@@ -110,8 +96,6 @@ impl Core for ProducerCore {
             Err(actix::prelude::SendError::Full(_)) => WakeSent::Full,
             Err(actix::prelude::SendError::Closed(_)) => WakeSent::Nobody,
         };
-        // Whom the life before had set.
-        self.config.edge.set_reader_busy(false);
         self.config.edge.set_waker(WakeFlusher::new(send));
         self.look(ctx);
     }

@@ -24,7 +24,7 @@ pub mod consumer;
 pub use actor::{OpenStreamInto, ProducerCore};
 pub use admit::{Admitted, VbucketView, admit, check_words};
 pub use filter::{Filter, OpenCollection, Sight, as_written};
-pub use producer::{LeftOver, Producer, ProducerConfig, StreamNumbers};
+pub use producer::{Producer, ProducerConfig, StreamNumbers};
 pub use rollback::{Purged, RollbackQuestion, rollback_to};
 pub use sink::{Farewells, Offer, StreamSink};
 pub use size::flow_bytes;

@@ -25,19 +25,6 @@ use crate::vbucket::{DirtyVbuckets, VbucketCore, VbucketSlot};
 /// Vbuckets looked at before others of the thread have their turn, however little each needs.
 const VBUCKETS_PER_LOOK: usize = 32;
 
-/// So many vbuckets with something to tell, until there is none left, and the next look waits for more: many writers are at
-/// work, and a batch for each of their writes would cost them more than the writes.
-const BUSY_VBUCKETS: usize = 16;
-
-/// What a look left over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeftOver {
-    /// A consumer had no room, and is to be offered the same again a little later.
-    pub is_full: bool,
-    /// There is nothing left, and it was so much that the next look may wait a little.
-    pub may_wait: bool,
-}
-
 /// What a producer works with.
 #[derive(Clone, Debug)]
 pub struct ProducerConfig {
@@ -71,8 +58,6 @@ pub struct Producer {
     streams: BTreeMap<VbucketId, Vec<Live>>,
     /// Vbuckets with a stream whose consumer had no room.
     full: BTreeSet<VbucketId>,
-    /// Vbuckets looked at since there was none left to look at.
-    looked_at: usize,
 }
 
 impl Producer {
@@ -85,7 +70,6 @@ impl Producer {
             config,
             streams: BTreeMap::new(),
             full: BTreeSet::new(),
-            looked_at: 0,
         }
     }
 
@@ -181,9 +165,10 @@ impl Producer {
         self.len() == 0
     }
 
-    /// Reads all shared state, and does a bounded piece of what there is to do; for the rest it is woken again.
+    /// Reads all shared state, and does a bounded piece of what there is to do; for the rest it is woken again. Whether a
+    /// consumer had no room, and is to be offered the same again a little later.
     #[must_use]
-    pub fn look(&mut self) -> LeftOver {
+    pub fn look(&mut self) -> bool {
         self.config.edge.clear_wake();
         let is_kept = self.config.farewells.say_again();
         let mut slice = Slice::default();
@@ -195,17 +180,9 @@ impl Producer {
                 break;
             };
             self.look_at(vbucket, &mut slice);
-            self.looked_at = self.looked_at.saturating_add(1);
         }
         self.config.edge.wake_for_rest();
-        let (is_done, looked_at) = (self.config.edge.is_empty(), self.looked_at);
-        if is_done {
-            self.looked_at = 0;
-        }
-        LeftOver {
-            is_full: is_kept || !self.full.is_empty(),
-            may_wait: is_done && looked_at >= BUSY_VBUCKETS,
-        }
+        is_kept || !self.full.is_empty()
     }
 
     /// Has streams looked at whose consumer is gone: where nothing changes nobody would miss it.

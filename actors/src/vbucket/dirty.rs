@@ -51,7 +51,7 @@ pub struct DirtyVbuckets {
     enqueue: Sender<VbucketId>,
     dequeue: Receiver<VbucketId>,
     is_wake_under_way: AtomicBool,
-    is_reader_busy: AtomicBool,
+    is_flusher_busy: AtomicBool,
     waker: RwLock<Option<WakeFlusher>>,
 }
 
@@ -65,7 +65,7 @@ impl DirtyVbuckets {
             enqueue,
             dequeue,
             is_wake_under_way: AtomicBool::new(false),
-            is_reader_busy: AtomicBool::new(false),
+            is_flusher_busy: AtomicBool::new(false),
             waker: RwLock::new(None),
         }
     }
@@ -85,19 +85,19 @@ impl DirtyVbuckets {
         self.wake();
     }
 
-    /// As [`DirtyVbuckets::mark`], for a change nobody waits for: while the reader is busy, what ends that makes it look soon
-    /// enough. Saves the caller a wake-up, and makes fewer and larger commits, or batches of streams.
+    /// As [`DirtyVbuckets::mark`], for a change nobody waits for: while a commit is under way, its answer makes the flusher
+    /// look soon enough. Saves the caller a wake-up, and makes fewer and larger commits.
     pub fn mark_for_next_look(&self, vbucket: VbucketId) {
         self.put(vbucket);
-        if !self.is_reader_busy.load(Ordering::SeqCst) {
+        if !self.is_flusher_busy.load(Ordering::SeqCst) {
             self.wake();
         }
     }
 
-    /// Whether something is under way whose end makes the reader look: a commit for a flusher, a timer for streams. Taken back
-    /// before it takes ids, so that what was put before is seen by that look, and what comes later wakes it.
-    pub fn set_reader_busy(&self, is_busy: bool) {
-        self.is_reader_busy.store(is_busy, Ordering::SeqCst);
+    /// Whether a commit is under way, whose answer makes the flusher look. Taken back before the flusher takes ids, so
+    /// that what was put before is seen by that look, and what comes later wakes it.
+    pub fn set_flusher_busy(&self, is_busy: bool) {
+        self.is_flusher_busy.store(is_busy, Ordering::SeqCst);
     }
 
     fn put(&self, vbucket: VbucketId) {

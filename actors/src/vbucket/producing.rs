@@ -86,7 +86,7 @@ impl VbucketCore {
         if self.watched.watchers.load(Ordering::SeqCst) > 0
             && let Some(edge) = self.watched.edge.get()
         {
-            edge.mark_for_next_look(self.id());
+            edge.mark(self.id());
         }
     }
 

@@ -292,9 +292,9 @@ impl Streamed {
 
     /// Everybody does a piece; whether a consumer had no room.
     pub(crate) fn turn(&mut self) -> bool {
-        let is_full = self.producer.look().is_full;
+        let is_full = self.producer.look();
         self.read();
-        self.producer.look().is_full || is_full
+        self.producer.look() || is_full
     }
 
     fn read(&self) {

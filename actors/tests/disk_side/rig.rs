@@ -42,7 +42,7 @@ impl Dirty {
 impl DirtyQueue for Dirty {
     fn clear_wake(&self) {}
 
-    fn set_reader_busy(&self, _: bool) {}
+    fn set_flusher_busy(&self, _: bool) {}
 
     fn take(&self) -> Option<VbucketId> {
         self.0.lock().pop()

@@ -160,7 +160,13 @@ fn of_prepares_a_replica_is_read_those_that_go_on() {
         StreamEvent::Prepare(item) | StreamEvent::Abort(item) | StreamEvent::Mutation(item) => {
             (item.seqno.0, item.operation)
         }
-        other => panic!("{other:?}"),
+        StreamEvent::Deletion(_)
+        | StreamEvent::Expiration(_)
+        | StreamEvent::Commit(_)
+        | StreamEvent::SystemEvent(_)
+        | StreamEvent::SnapshotMarker(_)
+        | StreamEvent::SeqnoAdvanced(_)
+        | StreamEvent::StreamEnd(_) => panic!("{event:?}"),
     };
     let read = |is_replica: bool| {
         let usual = request();

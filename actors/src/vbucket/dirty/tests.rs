@@ -102,7 +102,7 @@ fn a_change_nobody_waits_for_wakes_only_a_flusher_that_has_nothing_under_way() {
     let dirty = DirtyVbuckets::new(4);
     let (waker, sent_times) = counting(WakeSent::Delivered);
     dirty.set_waker(waker);
-    dirty.set_reader_busy(true);
+    dirty.set_flusher_busy(true);
     dirty.mark_for_next_look(vbucket(1));
     assert_eq!(
         sent_times.load(Ordering::Relaxed),
@@ -113,7 +113,7 @@ fn a_change_nobody_waits_for_wakes_only_a_flusher_that_has_nothing_under_way() {
     assert_eq!(sent_times.load(Ordering::Relaxed), 1, "somebody waits");
     // The look the answer brings: what was put meanwhile is there, what comes later wakes again.
     dirty.clear_wake();
-    dirty.set_reader_busy(false);
+    dirty.set_flusher_busy(false);
     let taken: Vec<_> = std::iter::from_fn(|| dirty.take()).collect();
     assert_eq!(taken, [vbucket(1), vbucket(2)]);
     dirty.mark_for_next_look(vbucket(3));

@@ -126,15 +126,15 @@ fn what_is_kept_is_bounded_however_many_snapshots_come_before_one_is_on_disk() {
     for high in (1..=last).step_by(97) {
         let high = Seqno(high);
         let (range, kind) = snapshots.range_at(high, high, newest);
-        let (least, _) = exact.range_at(high, high, newest);
+        let (narrow, _) = exact.range_at(high, high, newest);
         assert!(
-            range.start <= least.start && range.end >= least.end,
+            range.start <= narrow.start && range.end >= narrow.end,
             "{high}"
         );
         assert!(range.start <= high && high <= range.end, "{high}");
         // What says that it is whole is.
         assert!(
-            range.start != range.end || least.start == least.end,
+            range.start != range.end || narrow.start == narrow.end,
             "{high}"
         );
         assert_eq!(kind, SnapshotKind::Memory);

@@ -118,7 +118,9 @@ impl Model {
                 assert!(count > 1, "nothing to merge: {self:?}");
                 let merges = now.map_or(2, |now| now.merges).clamp(2, count);
                 self.merge(count - merges..count);
-                act.into_iter().for_each(|act| self.act(act));
+                if let Some(act) = act {
+                    self.act(act);
+                }
             } else {
                 let began = self.figures();
                 self.merge(0..self.segments.len());
@@ -126,7 +128,9 @@ impl Model {
                 let old = Duration::from_secs(u64::from(self.now_s)).saturating_sub(AGE);
                 self.tombstones
                     .retain(|deleted_at| u64::from(*deleted_at) >= old.as_secs());
-                act.into_iter().for_each(|act| self.act(act));
+                if let Some(act) = act {
+                    self.act(act);
+                }
                 let left = began.unchanged_in(self.figures(), self.keeps_history);
                 let at_s = self.now_s;
                 self.past = Some(Past { at_s, left });
