@@ -50,9 +50,11 @@ impl Index {
                 StreamEvent::StreamEnd(StreamEndReason::Ok)
                 | StreamEvent::SnapshotMarker(_)
                 | StreamEvent::SystemEvent(_)
-                | StreamEvent::SeqnoAdvanced(_) => {}
+                | StreamEvent::SeqnoAdvanced(_)
                 // Told to replicas only.
-                StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_) => {}
+                | StreamEvent::Prepare(_)
+                | StreamEvent::Commit(_)
+                | StreamEvent::Abort(_) => {}
                 StreamEvent::StreamEnd(reason) => return Err(reason.name().into()),
             }
         }

@@ -56,15 +56,17 @@ async fn run(directory: &Path) -> Told<()> {
     let to_two = one.replicate(one.vbuckets(), &two)?;
     let to_three = one.replicate(one.vbuckets(), &three)?;
 
-    let early = one.set("early", "").durability(LEVELS[0]).await;
+    let early = one
+        .set("early", "")
+        .durability(DurabilityLevel::Majority)
+        .await;
     check(
         matches!(early, Err(OperationError::TemporaryFailure(_))),
         "no write is durable before there is a chain",
     )?;
     let chain = Topology::of_chain(["one", "two", "three"]);
     one.set_topology(one.vbuckets(), &chain)?;
-    for number in 0..FIRST {
-        let level = LEVELS[number % LEVELS.len()];
+    for (number, level) in (0..FIRST).zip(LEVELS.into_iter().cycle()) {
         one.set(key(number), "first").durability(level).await?;
     }
     println!("{FIRST} writes are committed: of each level a third, each by two of three nodes");
@@ -79,7 +81,7 @@ async fn run(directory: &Path) -> Told<()> {
 
     let three = Bucket::open(config("three")).await?;
     let to_three = one.replicate(one.vbuckets(), &three)?;
-    to_three.caught_up().await.map_err(over)?;
+    to_three.caught_up().await.map_err(|status| over(&status))?;
     println!("three is back, and has what it missed");
 
     let committed = answered_in_part(&one).await?;
@@ -111,9 +113,8 @@ async fn run(directory: &Path) -> Told<()> {
     }
     println!("all {} answered writes are there", committed.len());
 
-    for number in 0..FIRST {
+    for (number, level) in (0..FIRST).zip(LEVELS.into_iter().cycle()) {
         let key = key(number);
-        let level = LEVELS[number % LEVELS.len()];
         left.leader(&key)
             .set(&key, "fourth")
             .durability(level)
@@ -121,7 +122,10 @@ async fn run(directory: &Path) -> Told<()> {
     }
     println!("and the two go on: {FIRST} more are committed by both");
     for replication in follows {
-        replication.caught_up().await.map_err(over)?;
+        replication
+            .caught_up()
+            .await
+            .map_err(|status| over(&status))?;
     }
     for bucket in left.buckets {
         bucket.shutdown().await?;
@@ -230,7 +234,7 @@ fn key(number: usize) -> String {
     format!("document {number}")
 }
 
-fn over(status: ReplicaStatus) -> Box<dyn Error> {
+fn over(status: &ReplicaStatus) -> Box<dyn Error> {
     format!("it is over: {status:?}").into()
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use actors::durability::{Chains, DriverConfig, Requirements, TopologyError};
+use actors::durability::{Chain, Chains, DriverConfig, Requirements, TopologyError};
 use actors::environment::Environment;
 use actors::vbucket::{DirtyVbuckets, VbucketCore};
 use messages::durability::{DurabilityStatus, DurableWrites};
@@ -205,9 +205,7 @@ impl Bucket {
         let chains = Chains::of(topology);
         let chains = chains.map_err(|error: TopologyError| invalid(error.to_string()))?;
         let nodes = chains.iter().flat_map(Chains::iter);
-        let mut names = nodes
-            .flat_map(|chain| chain.nodes())
-            .map(ToString::to_string);
+        let mut names = nodes.flat_map(Chain::nodes).map(ToString::to_string);
         if let Some(name) =
             names.find(|name| name.is_empty() || name.len() > BucketConfig::NODE_NAME_BYTES_MAX)
         {

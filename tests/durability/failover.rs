@@ -98,7 +98,7 @@ async fn troubles(worlds: &[World; 3], three: &mut Three, random: &dyn Random, s
         let nth = 1 + (draw >> 16) % 5;
         world.inject(Fault::PanicIn { child, nth });
         sleep(Duration::from_millis(20 + (draw >> 24) % 50)).await;
-        if (draw >> 32) % 3 == 0 {
+        if (draw >> 32).is_multiple_of(3) {
             // One of the two loses its power, and comes back with what its disk has.
             let which = 1 + index(2, 40);
             sum.power_cuts += 1;

@@ -54,7 +54,7 @@ fn standing(bucket: &Bucket, answers: &AtomicU32) -> Standing {
         match outcome {
             Outcome::Yielded => {}
             Outcome::Complete(_) => break,
-            other => panic!("{other:?}"),
+            other @ (Outcome::Aborted(_) | Outcome::Failed(_)) => panic!("{other:?}"),
         }
     }
     Standing {

@@ -45,7 +45,13 @@ fn changes_show_what_is_committed_and_no_prepare() {
                     assert_eq!(item.operation, written, "as any other write");
                 }
                 StreamEvent::SnapshotMarker(_) | StreamEvent::SeqnoAdvanced(_) => {}
-                event => panic!("{event:?}"),
+                event @ (StreamEvent::Deletion(_)
+                | StreamEvent::Expiration(_)
+                | StreamEvent::Prepare(_)
+                | StreamEvent::Commit(_)
+                | StreamEvent::Abort(_)
+                | StreamEvent::SystemEvent(_)
+                | StreamEvent::StreamEnd(_)) => panic!("{event:?}"),
             }
         }
     });

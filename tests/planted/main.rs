@@ -87,6 +87,7 @@ fn a_publish_that_replaces_the_version_is_found() {
             "mb_38428_what_is_flushed_during_a_compaction_is_there_after_it",
             // With the rest of the version its drop list comes back, and what was erased is listed for ever.
             "mb_50060_a_failed_prepare_pass_publishes_nothing",
+            "mb_50060_end_to_end",
             "a_failed_collection_pass_keeps_that_collection_and_publishes_the_rest",
             "a_failed_publish_publishes_nothing",
             "a_failed_system_event_pass_publishes_nothing",

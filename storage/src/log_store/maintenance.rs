@@ -126,9 +126,10 @@ pub(crate) fn decide(figures: &Figures, failed: Option<Work>) -> Option<Work> {
 }
 
 /// First what the commit path will need; then what only gives back, which costs little; then what makes it possible to
-/// give back. Seals and merges take turns: neither may have the other wait for ever.
+/// give back. Seals and merges take turns, as long as sealing is not pressing.
 fn by_urgency(figures: &Figures) -> [Option<Work>; 11] {
     let seal = wants_seal(figures, 1).then_some(Work::Seal);
+    // In one place or the other: what failed steps back behind the rest, not behind itself.
     let is_pressing = figures.is_merging || wants_seal(figures, PRESSING);
     let has_garbage = figures.has_garbage || figures.waiting_bytes >= WAITING_BYTES_MAX;
     let has_surplus_logs = figures.obsolete_logs > OBSOLETE_MAX;
@@ -140,7 +141,7 @@ fn by_urgency(figures: &Figures) -> [Option<Work>; 11] {
         seal.filter(|_| is_pressing),
         figures.most_segments.map(Work::Merge),
         figures.most_dead.map(Work::Rewrite),
-        seal,
+        seal.filter(|_| !is_pressing),
         figures.mostly_dead.map(Work::CopyOut),
         (figures.obsolete_logs > 0).then_some(Work::RemoveObsoleteLog(0)),
         // Where nobody commits, nobody else syncs.

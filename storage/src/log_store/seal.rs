@@ -366,6 +366,7 @@ impl SealJob {
                 let metas = current.iter().map(|(one, _)| &one.opened.sealed.meta);
                 self.shard.retire(metas, next);
                 self.note_published();
+                drop(writer);
                 return Err(error);
             }
             (self.has_published, self.frees_log) = (true, true);

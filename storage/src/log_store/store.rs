@@ -269,7 +269,8 @@ impl LogStore {
     }
 
     /// Seals all vbuckets of a log shard in steps, whatever maintenance thinks of it, if at least `unsealed_bytes` of
-    /// it are in no segment yet: what is unsealed stays in memory, superseded or not.
+    /// it are in no segment yet: what is unsealed stays in memory, superseded or not. Nothing while another seal is at
+    /// work.
     #[must_use]
     pub fn seal_shard_job(
         &self,
@@ -279,7 +280,8 @@ impl LogStore {
         let shard = self.inner.shards.get(usize::from(shard))?;
         let unsealed = shard.unsealed_bytes.load(Ordering::Relaxed);
         let floor = shard.options.history_floor;
-        (unsealed >= unsealed_bytes.max(1)).then(|| SealJob::all(Arc::clone(shard), floor))
+        let is_wanted = unsealed >= unsealed_bytes.max(1) && !shard.sealing.is_at_work();
+        is_wanted.then(|| SealJob::all_unless_at_work(Arc::clone(shard), floor))
     }
 
     /// Does one piece of background work, if there is any: prepares log files, seals, checkpoints, merges, gives

@@ -115,6 +115,18 @@ fn what_failed_steps_back_behind_the_rest_once() {
 }
 
 #[test]
+fn a_seal_that_fails_steps_back_however_pressing_it_is() {
+    let figures = Figures {
+        obsolete_logs: 1,
+        is_merging: true,
+        ..of(1_000)
+    };
+    assert_eq!(first(&figures), Some(Work::Seal));
+    let then = decide(&figures, Some(Work::Seal));
+    assert_eq!(then, Some(Work::RemoveObsoleteLog(0)));
+}
+
+#[test]
 fn the_largest_log_files_are_kept_to_be_used_again() {
     let span = |capacity| LogFileSpan {
         name: format!("log {capacity}"),
