@@ -23,8 +23,8 @@ use messages::compactor::PreparesErased;
 use messages::durability::DurableWrites;
 use messages::{Busy, DurabilityStatus, OperationError};
 use storage::{
-    CollectionId, ErasedPrepare, Item, Operation, Seqno, Topology, VbucketIdentity, VbucketState,
-    Watermarks,
+    CollectionId, DocumentKey, ErasedPrepare, Item, Operation, Seqno, Topology, VbucketIdentity,
+    VbucketState, Watermarks,
 };
 
 /// Monitor, ledger, and what both are of.
@@ -296,16 +296,21 @@ impl VbucketCore {
             return;
         }
         for ErasedPrepare { key, seqno } in &erased.prepares {
-            let newest = Newest {
-                abort: None,
-                open_start: locked.log.open_start(),
-            };
-            self.prepares.end(key, seqno.next(), newest, &self.memory);
-            // Of one that is not there nothing is said.
-            let _was_there = locked.durable.monitor.erase(key, *seqno);
+            self.forget_prepare(&mut locked, key, *seqno);
             locked.complete(*seqno, Err(OperationError::SyncWriteAmbiguous));
         }
         locked.after_monitor();
+    }
+
+    /// Nobody ends this prepare.
+    pub(super) fn forget_prepare(&self, locked: &mut Locked<'_>, key: &DocumentKey, seqno: Seqno) {
+        let newest = Newest {
+            abort: None,
+            open_start: locked.log.open_start(),
+        };
+        self.prepares.end(key, seqno.next(), newest, &self.memory);
+        // Of one that is not there nothing is said.
+        let _was_there = locked.durable.monitor.erase(key, seqno);
     }
 
     /// How it stands with durable writes.
