@@ -1,0 +1,47 @@
+//! What is stored and announced of durable writes is true wherever a snapshot from disk was cut, wherever its marker said
+//! more than came, and behind a rollback; and no more of it is kept than is needed.
+
+use super::support::durable::{follower, from_memory, mutation, prepared};
+use crate::vbucket::VbucketCore;
+use crate::vbucket::checkpoint::{CursorId, ReplicaSnapshot, TakeLimits};
+use storage::{Seqno, SnapshotRange, Watermarks};
+
+/// Says that everything is on disk, and what was said to the store with the last of it.
+fn store_all(core: &VbucketCore) -> Watermarks {
+    let mut last = None;
+    while let Some(take) = core.take_for_flush(9, usize::MAX) {
+        core.note_persisted(take.watermarks.high_seqno);
+        last = Some(take.watermarks);
+    }
+    last.unwrap()
+}
+
+#[test]
+fn a_rollback_leaves_no_high_prepared_seqno_behind() {
+    let (bench, epoch) = follower();
+    let core = &bench.core;
+    from_memory(core, epoch, &[mutation(1, "a")]);
+    from_memory(core, epoch, &[prepared(5, "k")]);
+    store_all(core);
+    core.begin_rollback().unwrap();
+    assert!(core.withdraw());
+    let mut record = core.state_record();
+    let (start, end) = (Seqno(1), Seqno(1));
+    record.watermarks = Watermarks {
+        snapshot: SnapshotRange { start, end },
+        ..Watermarks::at(Seqno(1), 0)
+    };
+    core.reset(&record);
+    core.warm_done();
+    let epoch = core.begin_stream().unwrap();
+    let snapshot = ReplicaSnapshot::disk(Seqno(2), Seqno(4), Seqno(0));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    core.apply_item(epoch, mutation(2, "b")).unwrap();
+    let limits = TakeLimits {
+        items_max: 9,
+        bytes_max: usize::MAX,
+    };
+    let taken = core.lock().log.take(CursorId::FLUSH, limits).unwrap();
+    let announced: Vec<_> = taken.pieces.iter().map(|one| one.high_prepared).collect();
+    assert_eq!(announced, [Seqno::ZERO]);
+}
