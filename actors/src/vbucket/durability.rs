@@ -358,9 +358,21 @@ impl VbucketCore {
             let high = locked.log.last_seqno();
             locked.durable.announced.end_own(high);
         }
+        if locked.identity.state == VbucketState::Active && !self.prepares.is_unloaded() {
+            let end = self.end_of_source(locked);
+            locked.durable.announced.end_source(end);
+        }
         let replies = locked.durable.ledger.begin_role();
         locked.answer_ambiguous(replies);
         locked.durable.armed = None;
+    }
+
+    /// Where this vbucket stands when nothing more comes from its source.
+    fn end_of_source(&self, inner: &Inner) -> SnapshotEnd {
+        let high = inner.log.last_seqno();
+        let going_on = self.prepares.first_open().unwrap_or(high.next());
+        let completed = Seqno(going_on.0.saturating_sub(1));
+        SnapshotEnd::cut(high, inner.durable.high_prepared(), completed)
     }
 
     /// Makes the monitor anew from what outlives it, and answers whoever waits for what is not under way.

@@ -1,10 +1,11 @@
 //! What is stored and announced of durable writes is true wherever a snapshot from disk was cut, wherever its marker said
 //! more than came, and behind a rollback; and no more of it is kept than is needed.
 
+use super::support::become_state;
 use super::support::durable::{follower, from_memory, mutation, prepared};
 use crate::vbucket::VbucketCore;
 use crate::vbucket::checkpoint::{CursorId, ReplicaSnapshot, TakeLimits};
-use storage::{Seqno, SnapshotRange, Watermarks};
+use storage::{Seqno, SnapshotRange, VbucketState, Watermarks};
 
 /// Says that everything is on disk, and what was said to the store with the last of it.
 fn store_all(core: &VbucketCore) -> Watermarks {
@@ -14,6 +15,32 @@ fn store_all(core: &VbucketCore) -> Watermarks {
         last = Some(take.watermarks);
     }
     last.unwrap()
+}
+
+/// A store that was not told would find them open again once what ended them is gone.
+#[test]
+fn what_ended_in_half_a_disk_snapshot_is_over_for_the_store_of_an_active() {
+    for comes_back in [false, true] {
+        for is_stored in [false, true] {
+            let (bench, epoch) = follower();
+            let core = &bench.core;
+            from_memory(core, epoch, &[prepared(5, "k"), prepared(6, "z")]);
+            let snapshot = ReplicaSnapshot::disk(Seqno(7), Seqno(20), Seqno(6));
+            core.apply_marker(epoch, &snapshot, true).unwrap();
+            core.apply_item(epoch, mutation(8, "k")).unwrap();
+            if comes_back {
+                core.begin_stream().unwrap();
+            }
+            if is_stored {
+                assert!(store_all(core).completed_seqno < Seqno(5));
+            }
+            become_state(core, VbucketState::Active);
+            let stored = store_all(core);
+            // The other goes on.
+            assert_eq!(stored.completed_seqno, Seqno(5));
+            assert_eq!(stored.high_prepared_seqno, Seqno(6));
+        }
+    }
 }
 
 #[test]
