@@ -104,9 +104,7 @@ impl Announced {
             self.untold.push_back(end);
             self.is_in_disk = false;
         }
-        // Behind a disk snapshot that is not on disk a later end counts for no more.
-        let is_behind_disk = !self.untold.is_empty();
-        self.whole = Some(if is_behind_disk { end.as_disk() } else { end });
+        self.whole = Some(self.as_it_counts(end));
         let is_told = is_disk || self.is_end_owed;
         self.is_end_owed &= !is_told;
         is_told.then_some(end)
@@ -114,7 +112,21 @@ impl Announced {
 
     /// This vbucket's own changes end here, and are whole.
     pub(super) fn end_own(&mut self, high: Seqno) {
-        self.whole = Some(super::durability::own_end(high));
+        self.whole = Some(self.as_it_counts(SnapshotEnd::memory(high)));
+    }
+
+    /// Whether a disk snapshot came whole that the store was not told of.
+    pub(super) fn is_behind_disk(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// Behind a disk snapshot that is not on disk a later end counts for no more.
+    fn as_it_counts(&self, end: SnapshotEnd) -> SnapshotEnd {
+        if self.is_behind_disk() {
+            end.as_disk()
+        } else {
+            end
+        }
     }
 
     /// Nothing more of the source comes: what ended in half a disk snapshot is over for good, and the store is told so.

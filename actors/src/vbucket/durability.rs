@@ -59,6 +59,7 @@ impl Durable {
         let standing = Standing {
             high_seqno: watermarks.high_seqno,
             persisted: watermarks.high_seqno,
+            is_behind_disk: false,
             requirements,
         };
         let chains = chains_of(&identity.topology);
@@ -466,6 +467,7 @@ fn standing(inner: &Inner) -> Standing {
     Standing {
         high_seqno: inner.log.last_seqno(),
         persisted: inner.flushed.settled(),
+        is_behind_disk: inner.durable.announced.is_behind_disk(),
         requirements: inner.durable.requirements,
     }
 }
@@ -477,9 +479,4 @@ impl Inner {
         monitor.note_collection_dropped(collection, end);
         self.durable.note_progress();
     }
-}
-
-/// The end of what this vbucket wrote itself.
-pub(super) const fn own_end(high: Seqno) -> SnapshotEnd {
-    SnapshotEnd::memory(high)
 }

@@ -2,7 +2,7 @@
 //! more than came, and behind a rollback; and no more of it is kept than is needed.
 
 use super::support::become_state;
-use super::support::durable::{follower, from_memory, mutation, prepared};
+use super::support::durable::{follow_again, follower, from_disk, from_memory, mutation, prepared};
 use crate::vbucket::VbucketCore;
 use crate::vbucket::checkpoint::{CursorId, ReplicaSnapshot, TakeLimits};
 use storage::{Seqno, SnapshotRange, VbucketState, Watermarks};
@@ -71,4 +71,21 @@ fn a_rollback_leaves_no_high_prepared_seqno_behind() {
     let taken = core.lock().log.take(CursorId::FLUSH, limits).unwrap();
     let announced: Vec<_> = taken.pieces.iter().map(|one| one.high_prepared).collect();
     assert_eq!(announced, [Seqno::ZERO]);
+}
+
+/// MB-34873: what it left out may have been stronger than what it shows.
+#[test]
+fn mb_34873_a_disk_snapshot_that_is_not_on_disk_is_one_also_after_a_promotion() {
+    let (bench, epoch) = follower();
+    let core = &bench.core;
+    from_disk(core, epoch, 0, &[prepared(4, "k"), mutation(9, "m")]);
+    become_state(core, VbucketState::Active);
+    let again = follow_again(core);
+    assert_eq!(core.prepared_to_acknowledge(again), None);
+    core.reconcile();
+    let again = core.begin_stream().unwrap();
+    assert_eq!(core.prepared_to_acknowledge(again), None);
+    store_all(core);
+    let acknowledged = core.prepared_to_acknowledge(again);
+    assert!(acknowledged >= Some(Seqno(4)), "{acknowledged:?}");
 }
