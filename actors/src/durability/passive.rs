@@ -96,6 +96,7 @@ impl SnapshotEnd {
         SnapshotEnd {
             seqno,
             high_prepared: self.high_prepared.map(|named| named.min(seqno)),
+            high_completed: self.high_completed.min(seqno),
             ..self
         }
     }

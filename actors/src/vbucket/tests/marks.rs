@@ -89,3 +89,14 @@ fn mb_34873_a_disk_snapshot_that_is_not_on_disk_is_one_also_after_a_promotion() 
     let acknowledged = core.prepared_to_acknowledge(again);
     assert!(acknowledged >= Some(Seqno(4)), "{acknowledged:?}");
 }
+
+#[test]
+fn a_disk_snapshot_completes_nothing_behind_what_came_of_it() {
+    let (bench, epoch) = follower();
+    let core = &bench.core;
+    let snapshot = ReplicaSnapshot::disk(Seqno(1), Seqno(21), Seqno(18));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    core.apply_item(epoch, mutation(15, "k")).unwrap();
+    core.apply_snapshot_end(epoch).unwrap();
+    assert_eq!(store_all(core).completed_seqno, Seqno(15));
+}
