@@ -1,8 +1,10 @@
 //! What is stored and announced of durable writes is true wherever a snapshot from disk was cut, wherever its marker said
 //! more than came, and behind a rollback; and no more of it is kept than is needed.
 
-use super::support::become_state;
-use super::support::durable::{follow_again, follower, from_disk, from_memory, mutation, prepared};
+use super::support::durable::{
+    aborted, follow_again, follower, from_disk, from_memory, mutation, prepared,
+};
+use super::support::{become_state, key};
 use crate::vbucket::VbucketCore;
 use crate::vbucket::checkpoint::{CursorId, ReplicaSnapshot, TakeLimits};
 use storage::{Seqno, SnapshotRange, VbucketState, Watermarks};
@@ -99,4 +101,16 @@ fn a_disk_snapshot_completes_nothing_behind_what_came_of_it() {
     core.apply_item(epoch, mutation(15, "k")).unwrap();
     core.apply_snapshot_end(epoch).unwrap();
     assert_eq!(store_all(core).completed_seqno, Seqno(15));
+}
+
+#[test]
+fn aborts_of_a_disk_snapshot_leave_nothing_among_the_prepares() {
+    let (bench, epoch) = follower();
+    let core = &bench.core;
+    from_memory(core, epoch, &[prepared(1, "x")]);
+    let items = [aborted(4, "x", 1), aborted(5, "y", 2), mutation(9, "m")];
+    from_disk(core, epoch, 2, &items);
+    assert_eq!(core.prepares.newest(&key("x")), None);
+    assert_eq!(core.prepares.newest(&key("y")), None);
+    assert_eq!(core.durability_figures().prepares, 0);
 }
