@@ -16,7 +16,7 @@ use piggin_actors::durability::NodeName;
 use piggin_actors::vbucket::{DirtyVbuckets, VbucketCore, changed};
 use storage::{
     CollectionId, CommitDurability, DocumentKey, DurabilityLevel, ErasedPrepare, Incarnation,
-    KvStore, MemoryStore, Namespace, Operation, RollbackEpoch, Seqno, VbucketState,
+    KvStore, MemoryStore, Namespace, Operation, Outcome, RollbackEpoch, Seqno, VbucketState,
 };
 use support::durable::{
     MAJORITY, ON_ACTIVE, ON_DISKS, acknowledge, answer, chain, lead, leader, prepare,
@@ -310,12 +310,16 @@ fn durable_in(bench: &Bench, collection: CollectionId) -> piggin_actors::vbucket
 /// MB-72478; MB-43176: nothing of a collection that is gone is written.
 #[test]
 fn mb_72478_who_prepared_in_a_collection_that_is_dropped_is_told() {
-    for is_committed in [true, false] {
+    for (is_committed, is_erased) in [(true, false), (true, true), (false, false), (false, true)] {
         let bench = leader(&["a", "b"]);
         let fruit = create(&bench, "fruit");
         let mut wait = durable_in(&bench, fruit);
         // Whether this vbucket was told yet or not.
         drop_collection(&bench, "fruit");
+        if is_erased {
+            bench.core.follow_manifest().unwrap();
+            while bench.core.erase_ended() == Outcome::Yielded {}
+        }
         if is_committed {
             acknowledge(&bench.core, "b", bench.core.high_seqno().0);
         } else {

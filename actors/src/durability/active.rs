@@ -258,6 +258,14 @@ impl ActiveMonitor {
         Ok(())
     }
 
+    /// Whether this prepare is to be decided, or what was decided of it to be done.
+    #[must_use]
+    pub fn tracks(&self, seqno: Seqno) -> bool {
+        let is_decided = self.decided.iter().any(|one| one.write.seqno() == seqno);
+        let undecided = self.tracked.binary_search_by_key(&seqno, Tracked::seqno);
+        is_decided || undecided.is_ok()
+    }
+
     /// The prepare is erased from the disk, with its collection: there is nothing to decide. Whether it was there; whoever
     /// waits is to be told, in any case, that its outcome is not known (MB-44167).
     pub fn erase(&mut self, key: &DocumentKey, seqno: Seqno) -> bool {

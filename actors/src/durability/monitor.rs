@@ -33,6 +33,8 @@ pub struct Standing {
     pub high_seqno: Seqno,
     /// Highest seqno on disk.
     pub persisted: Seqno,
+    /// A disk snapshot that came whole is not known to be on disk.
+    pub is_behind_disk: bool,
     /// What the bucket asks of its chains.
     pub requirements: Requirements,
 }
@@ -125,7 +127,10 @@ impl Monitor {
         let (mut inherited, whole) = match self {
             // What it wrote itself is whole, and may be acknowledged to the next active.
             Monitor::Active(active) => {
-                (active.retire(), Some(SnapshotEnd::memory(view.high_seqno)))
+                let end = SnapshotEnd::memory(view.high_seqno);
+                let is_behind_disk = view.is_behind_disk;
+                let end = if is_behind_disk { end.as_disk() } else { end };
+                (active.retire(), Some(end))
             }
             Monitor::Passive(passive) => passive.retire(),
             Monitor::Dead(dead) => (dead.inherited, dead.whole),

@@ -79,12 +79,24 @@ impl SnapshotEnd {
         self.high_completed
     }
 
+    /// Of a disk snapshot of which nothing more comes: up to where what it holds is prepared, and is over.
+    #[must_use]
+    pub const fn cut(seqno: Seqno, high_prepared: Seqno, high_completed: Seqno) -> SnapshotEnd {
+        SnapshotEnd {
+            seqno,
+            kind: SnapshotKind::Disk,
+            high_prepared: Some(high_prepared),
+            high_completed,
+        }
+    }
+
     /// The same where the newest item is its last, though its marker named a later one.
     #[must_use]
     pub fn ending_at(self, seqno: Seqno) -> SnapshotEnd {
         SnapshotEnd {
             seqno,
             high_prepared: self.high_prepared.map(|named| named.min(seqno)),
+            high_completed: self.high_completed.min(seqno),
             ..self
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Announced {
     is_end_owed: bool,
     /// A disk snapshot may replace a prepare up to here that is not over: its end was left out (MB-37205).
     window: Seqno,
+    /// What is here ends inside a disk snapshot.
+    is_in_disk: bool,
     /// End of the last that came whole.
     whole: Option<SnapshotEnd>,
     /// Ends of disk snapshots the store was not told of.
@@ -37,6 +39,7 @@ impl Announced {
             snapshot.start
         };
         Announced {
+            is_in_disk: snapshot.end > high && watermarks.snapshot_kind == SnapshotKind::Disk,
             whole: Some(SnapshotEnd::memory(whole)),
             is_end_owed: true,
             ..Announced::default()
@@ -66,6 +69,7 @@ impl Announced {
     pub(super) fn begin(&mut self, end: SnapshotEnd, last_tracked: Seqno) {
         if end.kind == SnapshotKind::Disk {
             self.window = last_tracked;
+            self.is_in_disk = true;
         }
         self.under_way = Some(end);
     }
@@ -98,10 +102,9 @@ impl Announced {
         let is_disk = end.kind == SnapshotKind::Disk;
         if is_disk {
             self.untold.push_back(end);
+            self.is_in_disk = false;
         }
-        // Behind a disk snapshot that is not on disk a later end counts for no more.
-        let is_behind_disk = !self.untold.is_empty();
-        self.whole = Some(if is_behind_disk { end.as_disk() } else { end });
+        self.whole = Some(self.as_it_counts(end));
         let is_told = is_disk || self.is_end_owed;
         self.is_end_owed &= !is_told;
         is_told.then_some(end)
@@ -109,7 +112,30 @@ impl Announced {
 
     /// This vbucket's own changes end here, and are whole.
     pub(super) fn end_own(&mut self, high: Seqno) {
-        self.whole = Some(super::durability::own_end(high));
+        self.whole = Some(self.as_it_counts(SnapshotEnd::memory(high)));
+    }
+
+    /// Whether a disk snapshot came whole that the store was not told of.
+    pub(super) fn is_behind_disk(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// Behind a disk snapshot that is not on disk a later end counts for no more.
+    fn as_it_counts(&self, end: SnapshotEnd) -> SnapshotEnd {
+        if self.is_behind_disk() {
+            end.as_disk()
+        } else {
+            end
+        }
+    }
+
+    /// Nothing more of the source comes: what ended in half a disk snapshot is over for good, and the store is told so.
+    /// Otherwise it would find that open again once what ended it is gone.
+    pub(super) fn end_source(&mut self, end: SnapshotEnd) {
+        self.under_way = None;
+        if std::mem::take(&mut self.is_in_disk) {
+            self.untold.push_back(end);
+        }
     }
 
     /// End of the last snapshot that came whole.

@@ -110,7 +110,7 @@ impl VbucketCore {
         // Behind the document, so that no reader of a prepare that is over sees what was before it.
         let newest = Newest {
             abort,
-            open_start: inner.log.open_start(),
+            open_start: deduplicated_from(inner),
         };
         let key = &item.document.key;
         self.prepares.end(key, item.seqno, newest, &self.memory);
@@ -131,5 +131,15 @@ impl VbucketCore {
         tracing::error!(vbucket = %self.id, %error, "the checkpoint log refused an own change");
         locked.suspect();
         OperationError::Crashed { vbucket: self.id }
+    }
+}
+
+/// From where on the log must know the newest of a key. Nothing in a disk snapshot takes the place of anything.
+fn deduplicated_from(inner: &Inner) -> Seqno {
+    let (_, _, _, kind) = inner.log.open_snapshot();
+    if kind.is_disk() {
+        Seqno::MAX
+    } else {
+        inner.log.open_start()
     }
 }

@@ -359,6 +359,7 @@ impl VbucketCore {
             self.follow_identity(&mut locked);
             self.follow_when_writable(&mut locked);
             self.name_manifest(&mut locked);
+            locked.note_last_received();
             // Whatever the monitor was told or not.
             self.rebuild_monitor(&mut locked);
             // Behind the events: a promotion is on disk with the manifest it brings, or not at all.

@@ -23,8 +23,8 @@ use messages::compactor::PreparesErased;
 use messages::durability::DurableWrites;
 use messages::{Busy, DurabilityStatus, OperationError};
 use storage::{
-    CollectionId, ErasedPrepare, Item, Operation, Seqno, Topology, VbucketIdentity, VbucketState,
-    Watermarks,
+    CollectionId, DocumentKey, ErasedPrepare, Item, Operation, Seqno, Topology, VbucketIdentity,
+    VbucketState, Watermarks,
 };
 
 /// Monitor, ledger, and what both are of.
@@ -59,6 +59,7 @@ impl Durable {
         let standing = Standing {
             high_seqno: watermarks.high_seqno,
             persisted: watermarks.high_seqno,
+            is_behind_disk: false,
             requirements,
         };
         let chains = chains_of(&identity.topology);
@@ -296,16 +297,21 @@ impl VbucketCore {
             return;
         }
         for ErasedPrepare { key, seqno } in &erased.prepares {
-            let newest = Newest {
-                abort: None,
-                open_start: locked.log.open_start(),
-            };
-            self.prepares.end(key, seqno.next(), newest, &self.memory);
-            // Of one that is not there nothing is said.
-            let _was_there = locked.durable.monitor.erase(key, *seqno);
+            self.forget_prepare(&mut locked, key, *seqno);
             locked.complete(*seqno, Err(OperationError::SyncWriteAmbiguous));
         }
         locked.after_monitor();
+    }
+
+    /// Nobody ends this prepare.
+    pub(super) fn forget_prepare(&self, locked: &mut Locked<'_>, key: &DocumentKey, seqno: Seqno) {
+        let newest = Newest {
+            abort: None,
+            open_start: locked.log.open_start(),
+        };
+        self.prepares.end(key, seqno.next(), newest, &self.memory);
+        // Of one that is not there nothing is said.
+        let _was_there = locked.durable.monitor.erase(key, seqno);
     }
 
     /// How it stands with durable writes.
@@ -353,9 +359,21 @@ impl VbucketCore {
             let high = locked.log.last_seqno();
             locked.durable.announced.end_own(high);
         }
+        if locked.identity.state == VbucketState::Active && !self.prepares.is_unloaded() {
+            let end = self.end_of_source(locked);
+            locked.durable.announced.end_source(end);
+        }
         let replies = locked.durable.ledger.begin_role();
         locked.answer_ambiguous(replies);
         locked.durable.armed = None;
+    }
+
+    /// Where this vbucket stands when nothing more comes from its source.
+    fn end_of_source(&self, inner: &Inner) -> SnapshotEnd {
+        let high = inner.log.last_seqno();
+        let going_on = self.prepares.first_open().unwrap_or(high.next());
+        let completed = Seqno(going_on.0.saturating_sub(1));
+        SnapshotEnd::cut(high, inner.durable.high_prepared(), completed)
     }
 
     /// Makes the monitor anew from what outlives it, and answers whoever waits for what is not under way.
@@ -449,6 +467,7 @@ fn standing(inner: &Inner) -> Standing {
     Standing {
         high_seqno: inner.log.last_seqno(),
         persisted: inner.flushed.settled(),
+        is_behind_disk: inner.durable.announced.is_behind_disk(),
         requirements: inner.durable.requirements,
     }
 }
@@ -460,9 +479,4 @@ impl Inner {
         monitor.note_collection_dropped(collection, end);
         self.durable.note_progress();
     }
-}
-
-/// The end of what this vbucket wrote itself.
-pub(super) const fn own_end(high: Seqno) -> SnapshotEnd {
-    SnapshotEnd::memory(high)
 }

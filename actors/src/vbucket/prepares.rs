@@ -188,6 +188,16 @@ impl Prepares {
         open.collect()
     }
 
+    /// The lowest prepare that is not over.
+    pub(super) fn first_open(&self) -> Option<Seqno> {
+        let table = self.table.read();
+        let open = table.slots.values().filter_map(|slot| match slot {
+            Slot::Open { item, .. } => Some(item.seqno),
+            Slot::Over { .. } => None,
+        });
+        open.min()
+    }
+
     /// Forgets everything; `is_unloaded` when it is to be loaded anew.
     pub(super) fn clear(&self, is_unloaded: bool) {
         self.is_unloaded.store(is_unloaded, Ordering::Release);

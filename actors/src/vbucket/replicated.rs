@@ -16,7 +16,7 @@ use crate::durability::{
     Completion, CompletionOrder, Monitor, PassiveMonitor, Prepare, SnapshotEnd,
 };
 use messages::OperationError;
-use storage::{DocumentKey, Item, Operation, Seqno};
+use storage::{DocumentKey, Item, Operation, Seqno, VbucketState};
 
 /// What the monitor is to be told of an item.
 #[derive(Debug)]
@@ -165,6 +165,19 @@ impl Locked<'_> {
         self.snapshots.note_received(seqno);
         let end = self.durable.announced.received(seqno);
         tell_end(self, end);
+    }
+
+    /// The newest item of the source may have completed its snapshot without anybody noting that. The monitor is not told:
+    /// it is to be made anew.
+    pub(super) fn note_last_received(&mut self) {
+        match self.identity.state {
+            VbucketState::Replica | VbucketState::Pending => {
+                let high = self.log.last_seqno();
+                self.snapshots.note_received(high);
+                let _end = self.durable.announced.received(high);
+            }
+            VbucketState::Active | VbucketState::Dead => {}
+        }
     }
 
     /// The snapshot under way came to its end, which is no item.

@@ -156,8 +156,9 @@ impl VbucketCore {
             let uid = ManifestUid(identity.manifest_uid);
             *self.collections.write() = OpenCollections::of_events(uid, events);
             self.default_high.store(0, Ordering::Relaxed);
-            self.become_this(&mut locked, identity);
+            // First: what it was prepared up to is no part of the log from here on.
             self.reset_durability(&mut locked, &record.watermarks);
+            self.become_this(&mut locked, identity);
             queue_identity(&mut locked);
             self.publish_high(&locked);
             locked.rollback = None;

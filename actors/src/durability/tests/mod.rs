@@ -55,6 +55,7 @@ fn view(high_seqno: u64, persisted: u64) -> Standing {
     Standing {
         high_seqno: Seqno(high_seqno),
         persisted: Seqno(persisted),
+        is_behind_disk: false,
         requirements: Requirements::default(),
     }
 }

@@ -1,4 +1,4 @@
-//! Rids memory of the documents of collections that ended, in bounded slices.
+//! Rids memory of the documents and prepares of collections that ended, in bounded slices.
 //!
 //! Invariant: nobody sees what is erased here, and nobody writes its keys: a collection that ended is closed for ever, and
 //! one that begins anew under its number does not have what came before. So the vbucket's lock is held for a slice of
@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::durability::{Monitor, Prepare};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vbucket::core::VbucketCore;
@@ -58,6 +59,9 @@ impl VbucketCore {
             under_way.found = items.into_iter().filter(has_ended).collect();
             return Outcome::Yielded;
         }
+        if !self.forget_ended(DOCUMENTS_AT_ONCE) {
+            return Outcome::Yielded;
+        }
         *walk = None;
         if self.erasing.is_asked.load(Ordering::Acquire) {
             Outcome::Yielded
@@ -81,6 +85,34 @@ impl VbucketCore {
             }
             found.pop();
         }
+    }
+
+    /// Forgets up to `max` prepares of collections that ended, but for those an active vbucket has yet to decide. Whether
+    /// that was all of them.
+    fn forget_ended(&self, max: usize) -> bool {
+        let mut ended = self.prepares.outstanding();
+        {
+            let collections = self.collections.read();
+            ended.retain(|one| !collections.has(&one.key, one.seqno));
+        }
+        if ended.is_empty() {
+            return true;
+        }
+        let mut locked = self.lock();
+        let is_undecided = |one: &Prepare| match &locked.durable.monitor {
+            Monitor::Active(active) => active.tracks(one.seqno),
+            Monitor::Passive(_) | Monitor::Dead(_) => false,
+        };
+        {
+            // Looked at again: a rollback may have taken back that the collection ended.
+            let collections = self.collections.read();
+            ended.retain(|one| !collections.has(&one.key, one.seqno) && !is_undecided(one));
+        }
+        for one in ended.iter().take(max) {
+            self.forget_prepare(&mut locked, &one.key, one.seqno);
+        }
+        locked.after_monitor();
+        ended.len() <= max
     }
 
     /// Whether a collection ended while the vbucket was loaded, or later.

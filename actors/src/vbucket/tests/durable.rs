@@ -298,3 +298,47 @@ fn a_replica_that_panics_holds_what_it_held() {
         assert_eq!(core.durability_figures().prepares, 0);
     }
 }
+
+/// The end of its snapshot that nobody noted is noted: its source has nothing more to send.
+#[test]
+fn a_replica_that_panics_at_the_end_of_a_snapshot_holds_all_of_it() {
+    use super::support::durable::{committed, follower, from_memory, mutation, prepared};
+    use crate::vbucket::checkpoint::ReplicaSnapshot;
+    for is_disk in [false, true] {
+        for point in ChangeStep::OF_DURABLE
+            .into_iter()
+            .filter(|one| happened(*one))
+        {
+            let (bench, epoch): (Bench, _) = follower();
+            let core = &bench.core;
+            from_memory(core, epoch, &[prepared(1, "x")]);
+            let (snapshot, first) = if is_disk {
+                let snapshot = ReplicaSnapshot::disk(Seqno(2), Seqno(5), Seqno(1));
+                (snapshot, mutation(3, "x"))
+            } else {
+                let snapshot = ReplicaSnapshot::memory(Seqno(2), Seqno(5));
+                (snapshot, committed(3, "x", 1))
+            };
+            core.apply_marker(epoch, &snapshot, true).unwrap();
+            core.apply_item(epoch, first).unwrap();
+            let last = prepared(5, "y");
+            assert!(crashing(core, Some(point), || core.apply_item(epoch, last)).is_none());
+            check(core);
+            let again = core.begin_stream().unwrap();
+            let held = if is_disk { Seqno(1) } else { Seqno(5) };
+            assert_eq!(
+                core.prepared_to_acknowledge(again),
+                Some(held),
+                "{is_disk} {point:?}"
+            );
+            let mut stored = storage::Watermarks::default();
+            while let Some(take) = core.take_for_flush(9, usize::MAX) {
+                stored = take.watermarks;
+                core.note_persisted(stored.high_seqno);
+            }
+            assert_eq!(stored.completed_seqno, Seqno(1));
+            assert_eq!(stored.high_prepared_seqno, Seqno(5));
+            assert_eq!(core.durability_figures().high_prepared, Seqno(5));
+        }
+    }
+}

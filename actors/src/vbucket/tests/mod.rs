@@ -4,6 +4,7 @@ mod door;
 mod durable;
 mod loading;
 mod manifest;
+mod marks;
 mod model;
 #[path = "../../../tests/support/mod.rs"]
 pub(crate) mod support;

@@ -151,6 +151,7 @@ impl Node {
         Standing {
             high_seqno: self.high(),
             persisted: self.persisted,
+            is_behind_disk: false,
             requirements: REQUIREMENTS,
         }
     }

@@ -9,7 +9,7 @@ use super::super::support::durable::lead;
 use super::super::support::{become_state, in_state};
 use super::{begin_of, document_item, end_of, event_item, get, write};
 use messages::OperationError;
-use storage::{DurabilityLevel, Item, Operation, Seqno, VbucketState};
+use storage::{DurabilityLevel, Item, Operation, Outcome, Seqno, VbucketState};
 
 fn with(item: &Item, operation: Operation) -> Arc<Item> {
     let mut item = item.clone();
@@ -18,9 +18,13 @@ fn with(item: &Item, operation: Operation) -> Arc<Item> {
 }
 
 fn prepared(seqno: u64, name: &str) -> Arc<Item> {
+    prepared_in(seqno, 8, name)
+}
+
+fn prepared_in(seqno: u64, collection: u32, name: &str) -> Arc<Item> {
     let (level, is_deletion) = (DurabilityLevel::Majority, false);
     with(
-        &document_item(seqno, 8, name),
+        &document_item(seqno, collection, name),
         Operation::Prepare { level, is_deletion },
     )
 }
@@ -98,4 +102,40 @@ fn what_ended_with_its_collection_is_not_tracked_by_the_next_monitor() {
     bench.decide();
     assert_eq!(core.high_seqno(), Seqno(6));
     write(core, 8, "k").unwrap();
+}
+
+/// The store tells of what it erases only above what it knows to be over: nobody else would.
+#[test]
+fn whoever_erases_what_ended_erases_its_prepares() {
+    let bench = in_state(VbucketState::Replica);
+    let core = &bench.core;
+    feed(
+        core,
+        vec![
+            event_item(1, &begin_of(1, 8, "a")),
+            event_item(2, &begin_of(2, 9, "b")),
+            prepared(3, "k"),
+            prepared(4, "other"),
+            event_item(5, &end_of(3, 8, 1)),
+            prepared_in(6, 9, "k"),
+            prepared_in(7, 9, "l"),
+        ],
+    );
+    assert_eq!(core.durability_figures().prepares, 4);
+    while core.erase_ended() == Outcome::Yielded {}
+    let figures = core.durability_figures();
+    assert_eq!((figures.prepares, figures.maybe_visible), (2, 2));
+    durable::check(core);
+    core.reconcile();
+    durable::check(core);
+    let prepare_seqno = Seqno(6);
+    let commit = Operation::CommitMutation { prepare_seqno };
+    feed(core, vec![with(&document_item(8, 9, "k"), commit)]);
+    bench.manifest.set(core.collections_manifest());
+    become_state(core, VbucketState::Active);
+    lead(core, &["a"]);
+    bench.decide();
+    durable::check(core);
+    assert_eq!(core.high_seqno(), Seqno(9), "the one that went on");
+    assert_eq!(core.durability_figures().prepares, 0);
 }
