@@ -298,3 +298,21 @@ fn a_replica_that_panics_holds_what_it_held() {
         assert_eq!(core.durability_figures().prepares, 0);
     }
 }
+
+#[test]
+fn a_vbucket_that_is_not_active_keeps_no_word() {
+    let bench = leader(&["a", "b"]);
+    let core = &bench.core;
+    let heard = || core.lock().durable.ledger.nodes_heard();
+    acknowledge(core, "b", 0);
+    assert_eq!(heard(), 1);
+    for state in [
+        VbucketState::Replica,
+        VbucketState::Pending,
+        VbucketState::Dead,
+    ] {
+        become_state(core, state);
+        acknowledge(core, "whoever", 0);
+        assert_eq!(heard(), 0, "{state:?}");
+    }
+}
