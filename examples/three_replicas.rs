@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 
 use piggin::messages::OperationError;
 use piggin::messages::replication::ReplicaStatus;
-use piggin::messages::vbucket::SetVbucketState;
-use piggin::storage::{Advice, DurabilityLevel, Topology, VbucketId, VbucketState};
+use piggin::messages::vbucket::{DescribeVbucket, SetVbucketState};
+use piggin::storage::{Advice, DurabilityLevel, Seqno, Topology, VbucketId, VbucketState};
 use piggin::{Bucket, BucketConfig, Replication};
 
 /// Written while all three are there.
@@ -141,13 +141,12 @@ struct Pair {
 
 impl Pair {
     /// Promotes in each vbucket the one that holds the most of its prepares: a majority held each committed write, so one of
-    /// the two has it, and whoever holds the most has it.
+    /// the two has it, and whoever holds the most has it. Of two that hold as many, the one with more of everything else.
     async fn promote(buckets: [Bucket; 2]) -> Told<Pair> {
         let [two, three] = &buckets;
         let mut led_by = BTreeMap::new();
         for vbucket in two.vbuckets() {
-            let held = |bucket: &Bucket| bucket.durability_status(vbucket);
-            let is_three = held(three)?.high_prepared > held(two)?.high_prepared;
+            let is_three = held(three, vbucket).await? > held(two, vbucket).await?;
             let leader = usize::from(is_three);
             let (next, other) = if is_three { (three, two) } else { (two, three) };
             let chain = Topology::of_chain([next.node_name(), other.node_name()]);
@@ -194,6 +193,14 @@ impl Pair {
             }
         }
     }
+}
+
+/// How far a vbucket holds prepares, and how far it holds anything.
+async fn held(bucket: &Bucket, vbucket: VbucketId) -> Told<(Seqno, Seqno)> {
+    let high_prepared = bucket.durability_status(vbucket)?.high_prepared;
+    let address = bucket.vbucket(vbucket).ok_or("it has that vbucket")?;
+    let described = address.send(DescribeVbucket).await??;
+    Ok((high_prepared, described.high_seqno))
 }
 
 /// The process of a bucket ends where it stands, as far as that can be shown inside of one: nobody flushes what it has

@@ -75,7 +75,18 @@ fn the_first_reason_is_told() {
         refused(&bench, add.clone(), MAJORITY),
         OperationError::DurabilityImpossible
     );
+    // Before all that a plain write is refused for.
+    let too_large = Write::Set(Set {
+        value: Bytes::from(vec![0; Document::VALUE_LENGTH_MAX + 1]),
+        ..set("a", "")
+    });
+    assert_eq!(
+        refused(&bench, too_large.clone(), MAJORITY),
+        OperationError::DurabilityImpossible
+    );
     lead(&bench.core, &["a", "b"]);
+    let told = refused(&bench, too_large, MAJORITY);
+    assert!(matches!(told, OperationError::ValueTooLarge { .. }));
     assert_eq!(refused(&bench, add, MAJORITY), OperationError::KeyExists);
     let touch = Write::Touch(Touch {
         key: key("a"),

@@ -62,6 +62,32 @@ fn only_an_active_vbucket_serves_clients() {
 }
 
 #[test]
+fn a_topology_makes_no_vbucket_active() {
+    let topology = Topology::of_chain(["a", "b"]);
+    for state in [
+        VbucketState::Replica,
+        VbucketState::Pending,
+        VbucketState::Dead,
+    ] {
+        let Bench { core, .. } = in_state(state);
+        let before = core.state_record();
+        let vbucket = support::id();
+        let refused = Err(OperationError::NotMyVbucket { vbucket, state });
+        assert_eq!(core.set_topology(&topology), refused);
+        assert_eq!(core.state_record(), before);
+    }
+    let Bench { core, .. } = active();
+    core.set_topology(&topology).unwrap();
+    assert_eq!(core.state_record().identity.topology, topology);
+    let empty = Topology {
+        chains: vec![Vec::new()],
+    };
+    let refused = core.set_topology(&empty);
+    assert!(matches!(refused, Err(OperationError::InvalidTopology(_))));
+    assert_eq!(core.state_record().identity.topology, topology);
+}
+
+#[test]
 fn a_warming_vbucket_serves_what_it_has_and_never_looks_empty() {
     let Bench { core, .. } = behind(9).warming();
     assert!(core.warm_insert(stored("a", 3)));

@@ -1,9 +1,9 @@
 //! Durable writes: what a client asks of one, and how a vbucket stands with those under way.
 //!
-//! Answers: [`WriteDurably`] is answered exactly once, when the write is decided. Refused before anything was written:
-//! `NotMyVbucket`, `UnknownCollection`, `DurabilityInvalidLevel`, `DurabilityImpossible`, `TemporaryFailure` (no topology is
-//! known yet), `SyncWriteInProgress`, and what a plain write is refused for, in this order. Accepted, and its outcome not known:
-//! `SyncWriteAmbiguous`. Accepted, and its collection dropped meanwhile: `UnknownCollection`.
+//! Answers: [`WriteDurably`] is answered exactly once, when the write is decided. Refused before anything was written, in this
+//! order: the vbucket's state, `UnknownCollection`, `DurabilityInvalidLevel`, `DurabilityImpossible` or `TemporaryFailure` (no
+//! topology is known yet), too large or no memory, `SyncWriteInProgress`, what else a plain write is refused for. Accepted,
+//! its outcome not known: `SyncWriteAmbiguous`. Accepted, its collection dropped meanwhile: `UnknownCollection`.
 
 use std::time::Duration;
 

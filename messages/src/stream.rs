@@ -195,6 +195,11 @@ pub enum StreamRequestError {
         /// Its length in bytes.
         length: usize,
     },
+    /// A stream of a replica that would leave something out. What a node says it holds counts for everything up to there.
+    #[error(
+        "a stream with sync_replication carries everything behind what its consumer has; leave out the filter and FROM_LATEST"
+    )]
+    PartialReplica,
     /// A name no consumer may have.
     #[error("the name of a consumer is 1 to 200 bytes, this one is {length}")]
     ConsumerName {
@@ -246,6 +251,12 @@ pub enum StreamRequestError {
         consumer: Arc<str>,
         /// The stream's number.
         stream_number: u16,
+    },
+    /// The node has another stream already, which goes on: what it says is heard on one.
+    #[error("node {node} has a stream of this vbucket already; close it first")]
+    NodeHasStream {
+        /// The node.
+        node: Arc<str>,
     },
     /// What the consumer has is not part of this vbucket's history, or may lack deletions: it must go back.
     #[error("the consumer must roll back to {seqno}, then ask again")]

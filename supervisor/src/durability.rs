@@ -11,7 +11,6 @@ use actors::durability::{Chain, Chains, DriverConfig, Requirements, TopologyErro
 use actors::environment::Environment;
 use actors::vbucket::{DirtyVbuckets, VbucketCore};
 use messages::durability::{DurabilityStatus, DurableWrites};
-use messages::vbucket::SetVbucketState;
 use messages::{ChildName, DownCause, OperationError};
 use storage::{DurabilityLevel, Topology, VbucketId, VbucketState};
 
@@ -190,11 +189,8 @@ impl Bucket {
         };
         let cores: Vec<_> = vbuckets.iter().map(active).collect::<Result<_, _>>()?;
         for core in cores {
-            core.set_state(SetVbucketState {
-                state: VbucketState::Active,
-                topology: Some(topology.clone()),
-                is_takeover: false,
-            })?;
+            // Looks at the state again: one that is a replica meanwhile stays one.
+            core.set_topology(topology)?;
         }
         Ok(())
     }

@@ -82,7 +82,10 @@ fn a_vbucket_that_is_not_active_refuses() {
             core.set_state(change).expect("another state");
             let error = refused(&active).await;
             match state {
-                VbucketState::Pending => {}
+                VbucketState::Pending => {
+                    let pending = OperationError::TemporaryFailure(Busy::Pending);
+                    assert_eq!(error, pending);
+                }
                 VbucketState::Replica | VbucketState::Dead | VbucketState::Active => {
                     assert_eq!(error, OperationError::NotMyVbucket { vbucket, state });
                 }

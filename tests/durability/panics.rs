@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use piggin::messages::{ChildName, FailureId, FailureKind, OperationError};
 use piggin::storage::DurabilityLevel;
-use supervisor::testing::Fault;
+use supervisor::testing::{Fault, World};
 
 use crate::common::{
     LEVELS, SOON, Three, answer, begin, caught_up, chain, created, key, read, run, settled,
@@ -77,6 +77,8 @@ fn children_of_any_node_may_panic() {
                 }
                 written(&three, &format!("round {number}")).await;
             }
+            let struck = worlds.iter().flat_map(World::faults_struck).count();
+            assert!(struck > 0, "seed {seed}: no child panicked");
             for world in &worlds {
                 world.clear_faults();
             }

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use piggin::messages::OperationError;
 use piggin::messages::stream::{
-    AcknowledgePrepared, OpenStream, StreamBatch, StreamError, StreamEvent, StreamId,
-    StreamOptions, StreamRequest, SyncReplication,
+    AcknowledgePrepared, CloseStream, OpenStream, StreamBatch, StreamError, StreamEvent, StreamId,
+    StreamOptions, StreamRequest, StreamRequestError, SyncReplication,
 };
-use piggin::storage::{DurabilityLevel, Operation, Seqno, VbucketId};
+use piggin::messages::vbucket::SetVbucketState;
+use piggin::storage::{DurabilityLevel, Operation, Seqno, Topology, VbucketId, VbucketState};
 use piggin::{Bucket, ChangesOptions};
-use supervisor::testing::Probe;
+use supervisor::testing::{Probe, World};
 
 use crate::common::{PATIENCE, Three, answer, begin, chain, created, key, run, settled};
 
@@ -91,6 +93,16 @@ struct Hearing {
 
 /// A stream of the vbucket to a replica called `node`.
 async fn replica(bucket: &Bucket, vbucket: VbucketId, node: Option<&str>) -> Hearing {
+    let opened = open(bucket, vbucket, ("by hand", node)).await;
+    opened.expect("a stream")
+}
+
+/// The same, by that consumer.
+async fn open(
+    bucket: &Bucket,
+    vbucket: VbucketId,
+    (consumer, node): (&str, Option<&str>),
+) -> Result<Hearing, StreamRequestError> {
     let probe = Probe::start(|_: &StreamBatch| ());
     let request = StreamRequest {
         options: StreamOptions {
@@ -101,15 +113,36 @@ async fn replica(bucket: &Bucket, vbucket: VbucketId, node: Option<&str>) -> Hea
             }),
             ..StreamOptions::default()
         },
-        ..StreamRequest::new(vbucket, node.unwrap_or("by hand"))
+        ..StreamRequest::new(vbucket, consumer)
     };
     let to = probe.recipient();
     let producer = bucket.producer(vbucket).expect("a producer");
     let opened = producer.send(OpenStream { request, to }).await;
-    Hearing {
-        stream: opened.expect("an answer").expect("a stream").stream,
-        probe,
+    let stream = opened.expect("an answer")?.stream;
+    Ok(Hearing { probe, stream })
+}
+
+impl Hearing {
+    /// Waits until it was sent a prepare.
+    async fn prepare(&self, world: &World) {
+        let prepared = async {
+            loop {
+                let batches = self.probe.received();
+                let mut events = batches.iter().flat_map(|batch| &batch.events);
+                if events.any(|event| matches!(event, StreamEvent::Prepare(_))) {
+                    return;
+                }
+                world.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, prepared).await.expect("a prepare");
     }
+}
+
+async fn close(bucket: &Bucket, vbucket: VbucketId, stream: StreamId) {
+    let producer = bucket.producer(vbucket).expect("a producer");
+    let closed = producer.send(CloseStream { vbucket, stream }).await;
+    closed.expect("an answer").expect("it is closed");
 }
 
 async fn acknowledge(
@@ -133,38 +166,98 @@ fn a_word_counts_only_for_what_was_sent_on_a_stream_that_lives() {
         let active = created(&worlds[0], "a").await;
         chain(&active, ["a", "b"]);
         let vbucket = active.vbucket_of(b"k");
-        let hearing = replica(&active, vbucket, Some("b")).await;
+        let first = replica(&active, vbucket, Some("b")).await;
         let asked = begin(&active, "k", "v", LEVEL);
-        let prepared = async {
-            loop {
-                let batches = hearing.probe.received();
-                let mut events = batches.iter().flat_map(|batch| &batch.events);
-                if events.any(|event| matches!(event, StreamEvent::Prepare(_))) {
-                    return;
-                }
-                worlds[0].sleep(Duration::from_millis(1)).await;
-            }
+        first.prepare(&worlds[0]).await;
+        let says = async |stream, seqno| {
+            let heard = acknowledge(&active, vbucket, stream, Seqno(seqno)).await;
+            // Whatever it led to has happened by then, and nobody's time is up.
+            worlds[0].sleep(Duration::from_secs(1)).await;
+            heard
         };
-        timeout(PATIENCE, prepared).await.expect("a prepare");
-        // Of a stream that is over, or never was, nothing is heard, and that is nobody's fault.
-        let other = StreamId(u64::MAX);
-        let ignored = acknowledge(&active, vbucket, other, Seqno(1)).await;
-        assert_eq!(ignored, Ok(()));
-        worlds[0].sleep(Duration::from_secs(1)).await;
-        assert!(!asked.is_finished());
-        // What was not sent nobody can hold; the stream that says so is over, and its next word goes unheard.
-        let second = replica(&active, vbucket, Some("c")).await;
-        let unsent = acknowledge(&active, vbucket, second.stream, Seqno(99)).await;
+        // Of a stream that never was, or is over, nothing is heard, and that is nobody's fault.
+        assert_eq!(says(StreamId(u64::MAX), 1).await, Ok(()));
+        assert!(!asked.is_finished(), "a stream that never was");
+        // What was not sent nobody can hold; the stream that says so is over.
+        let unsent = says(first.stream, 99).await;
         assert!(
             matches!(unsent, Err(StreamError::AcknowledgedUnsent { .. })),
             "{unsent:?}"
         );
-        assert!(!asked.is_finished());
-        acknowledge(&active, vbucket, hearing.stream, Seqno(1))
-            .await
-            .expect("it is heard");
+        assert!(!asked.is_finished(), "it was not sent");
+        assert_eq!(says(first.stream, 1).await, Ok(()));
+        assert!(!asked.is_finished(), "a stream that contradicted itself");
+        let second = replica(&active, vbucket, Some("b")).await;
+        second.prepare(&worlds[0]).await;
+        close(&active, vbucket, second.stream).await;
+        assert_eq!(says(second.stream, 1).await, Ok(()));
+        assert!(!asked.is_finished(), "a stream that was closed");
+        let third = replica(&active, vbucket, Some("b")).await;
+        third.prepare(&worlds[0]).await;
+        assert_eq!(says(third.stream, 1).await, Ok(()));
         answer(asked).await.expect("a commit");
         settled(&active).await;
+    });
+}
+
+#[test]
+fn a_word_counts_only_in_the_role_it_was_said_in() {
+    run(5, async |worlds| {
+        let active = created(&worlds[0], "a").await;
+        chain(&active, ["a", "b"]);
+        let vbucket = active.vbucket_of(b"k");
+        let before = replica(&active, vbucket, Some("b")).await;
+        let asked = begin(&active, "k", "v", LEVEL);
+        before.prepare(&worlds[0]).await;
+        let core = active.vbucket_core(vbucket).expect("a vbucket");
+        for state in [VbucketState::Replica, VbucketState::Active] {
+            let topology = Some(Topology::of_chain(["a", "b"]));
+            let change = SetVbucketState {
+                state,
+                topology,
+                is_takeover: false,
+            };
+            core.set_state(change).expect("another role");
+        }
+        let late = acknowledge(&active, vbucket, before.stream, Seqno(1)).await;
+        assert_eq!(late, Ok(()));
+        assert_eq!(answer(asked).await, Err(OperationError::SyncWriteAmbiguous));
+        worlds[0].sleep(Duration::from_secs(1)).await;
+        let prepares = || {
+            let status = active.durability_status(vbucket);
+            status.expect("a vbucket").prepares
+        };
+        assert_eq!(prepares(), 1, "said in another role");
+        let now = replica(&active, vbucket, Some("b")).await;
+        now.prepare(&worlds[0]).await;
+        let heard = acknowledge(&active, vbucket, now.stream, Seqno(1)).await;
+        assert_eq!(heard, Ok(()));
+        settled(&active).await;
+    });
+}
+
+#[test]
+fn a_node_is_heard_on_one_stream() {
+    run(6, async |worlds| {
+        let active = created(&worlds[0], "a").await;
+        let vbucket = active.vbucket_of(b"k");
+        let first = open(&active, vbucket, ("one", Some("b"))).await;
+        let first = first.expect("a stream");
+        let again = open(&active, vbucket, ("two", Some("b"))).await;
+        let node = "b".into();
+        assert_eq!(
+            again.map(|hearing| hearing.stream),
+            Err(StreamRequestError::NodeHasStream { node })
+        );
+        let other = open(&active, vbucket, ("two", Some("c"))).await;
+        other.expect("a stream of another node");
+        close(&active, vbucket, first.stream).await;
+        let next = open(&active, vbucket, ("three", Some("b"))).await;
+        let next = next.expect("a stream of the node");
+        // One whose consumer is gone holds nobody up.
+        drop(next);
+        let last = open(&active, vbucket, ("four", Some("b"))).await;
+        last.expect("another");
     });
 }
 

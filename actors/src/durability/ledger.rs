@@ -121,6 +121,12 @@ impl<R> Ledger<R> {
         &self.words
     }
 
+    /// How many nodes it keeps a word of.
+    #[cfg(test)]
+    pub(crate) fn nodes_heard(&self) -> usize {
+        self.words.len()
+    }
+
     /// The monitor is made anew, and these are the prepares that are not over: whoever waits for another is to be told
     /// that its outcome is not known. Its prepare ended, or was erased, and the one who was to tell it panicked.
     #[must_use]

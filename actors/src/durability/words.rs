@@ -54,6 +54,11 @@ impl Words {
         self.0.get(node).map_or(Seqno::ZERO, |word| word.seqno)
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use messages::OperationError;
-use messages::stream::{StreamFlags, StreamRequest, StreamRequestError};
+use messages::stream::{StreamFilter, StreamFlags, StreamRequest, StreamRequestError};
 use storage::{FailoverTable, ScopeId, Seqno, SnapshotRange, VbucketId, VbucketState, VbucketUuid};
 
 use super::filter::{Filter, OpenCollection};
@@ -177,6 +177,10 @@ pub fn check_words(request: &StreamRequest) -> Result<(), StreamRequestError> {
         if length == 0 || length > NODE_NAME_MAX {
             return Err(StreamRequestError::NodeName { length });
         }
+        let is_whole = request.filter == StreamFilter::All;
+        if !is_whole || request.flags.has(StreamFlags::FROM_LATEST) {
+            return Err(StreamRequestError::PartialReplica);
+        }
     }
     Ok(())
 }
@@ -224,7 +228,7 @@ fn end_of(
 
 #[cfg(test)]
 mod tests {
-    use messages::stream::{StreamFilter, StreamOptions, SyncReplication};
+    use messages::stream::{StreamOptions, SyncReplication};
     use storage::CollectionId;
 
     use super::*;
@@ -470,5 +474,33 @@ mod tests {
         };
         let refused = check_words(&nameless);
         assert_eq!(refused, Err(StreamRequestError::NodeName { length: 0 }));
+    }
+
+    #[test]
+    fn a_replica_is_sent_everything() {
+        let asking = |flags, filter| StreamRequest {
+            flags,
+            filter,
+            options: StreamOptions {
+                sync_replication: Some(SyncReplication {
+                    node: "b".into(),
+                    is_in_disk_snapshot: false,
+                }),
+                ..StreamOptions::default()
+            },
+            ..request()
+        };
+        let usual = StreamFlags::ACTIVE_VB_ONLY;
+        assert_eq!(check_words(&asking(usual, StreamFilter::All)), Ok(()));
+        // What these leave out would count as held with what comes behind it.
+        let in_part = [
+            asking(usual, StreamFilter::Collections(vec![CollectionId(8)])),
+            asking(usual, StreamFilter::Scope(ScopeId::DEFAULT)),
+            asking(usual.with(StreamFlags::FROM_LATEST), StreamFilter::All),
+        ];
+        for request in in_part {
+            let refused = check_words(&request);
+            assert_eq!(refused, Err(StreamRequestError::PartialReplica));
+        }
     }
 }

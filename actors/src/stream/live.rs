@@ -16,6 +16,7 @@ use super::state::StreamState;
 use super::want::{BackfillRange, Want};
 use super::window::Window;
 use crate::backfill::{BackfillHandle, BackfillRequest, Backfills, Pipe, Piped};
+use crate::durability::NodeName;
 use crate::vbucket::checkpoint::{CursorName, TakeLimits};
 use crate::vbucket::{DirtyVbuckets, Past, StreamBreak, StreamCursor, StreamWatch, VbucketCore};
 
@@ -141,12 +142,17 @@ impl Live {
         heard
     }
 
-    /// The monitor hears that this stream is over, if nobody takes anything of it any more: another of the same node may
-    /// begin.
-    pub(super) fn release_if_gone(&mut self) {
-        if self.sink.is_gone() {
+    /// The monitor hears that this stream is over, if it is or nobody takes anything of it any more: another of the same
+    /// node may begin.
+    pub(super) fn release_if_over(&mut self) {
+        if self.sink.is_gone() || self.state.is_dead() {
             self.replica = None;
         }
+    }
+
+    /// Whether that node is heard here.
+    pub(super) fn hears(&self, node: &NodeName) -> bool {
+        self.replica.is_some() && self.state.admitted().node.as_ref() == Some(node)
     }
 
     /// A replica that knows not what it holds is told to begin anew.

@@ -87,9 +87,15 @@ impl Producer {
         let (consumer, number) = (&request.consumer, request.stream_number);
         let streams = self.streams.entry(vbucket).or_default();
         // A node that comes back is heard on its new stream, and its old one ended before that.
-        streams.iter_mut().for_each(Live::release_if_gone);
+        streams.iter_mut().for_each(Live::release_if_over);
         let is_open = streams.iter().any(|one| one.is_open_as(consumer, number));
         let admitted = admit(request, &view, is_open)?;
+        if let Some(node) = &admitted.node
+            && streams.iter().any(|one| one.hears(node))
+        {
+            let node = node.to_string().into();
+            return Err(StreamRequestError::NodeHasStream { node });
+        }
         core.set_stream_edge(Arc::clone(&self.config.edge));
         let opened = StreamOpened {
             stream: self.config.numbers.next(),

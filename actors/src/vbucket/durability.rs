@@ -250,15 +250,19 @@ impl VbucketCore {
     }
 
     /// A node holds everything up to `seqno`, each prepare as strongly as it asks. Of a stream that lives, checked by the
-    /// caller: `seqno` is not above what that stream sent.
+    /// caller: `seqno` is not above what that stream sent. Where nothing is decided nothing of it is kept.
     pub fn acknowledge_prepared(&self, role: RoleEpoch, node: &NodeName, seqno: Seqno) {
         let mut locked = self.lock();
-        if locked.durable.ledger.role() != role {
-            return;
+        let Durable {
+            monitor, ledger, ..
+        } = &mut locked.durable;
+        if let Monitor::Active(active) = monitor
+            && ledger.role() == role
+        {
+            ledger.acknowledge(node, seqno);
+            active.acknowledge(node, seqno);
+            locked.after_monitor();
         }
-        locked.durable.ledger.acknowledge(node, seqno);
-        locked.durable.monitor.acknowledge(node, seqno);
-        locked.after_monitor();
     }
 
     /// The stream to a node ended.

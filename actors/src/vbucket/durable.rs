@@ -69,6 +69,8 @@ impl VbucketCore {
             return Err(OperationError::DurabilityNotSupported);
         }
         let allowed = durability.time_allowed()?;
+        // Before what a plain write is refused for: that may be over soon, and this not. Looked at again below.
+        self.admit_durable(&self.lock())?;
         let deadline = self.environment.clock.monotonic().saturating_add(allowed);
         let now = self.now();
         let draft = self.draft(write, now)?;
@@ -78,9 +80,8 @@ impl VbucketCore {
         let place = self.reserve_wait()?;
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);
-        self.admit_write()?;
+        self.admit_durable(&locked)?;
         let opened = self.admit_key(&key)?;
-        locked.durable.admit()?;
         let older = self.map.get(draft.place, key.as_encoded());
         let shown = opened.shown(older.as_ref());
         self.judge(&mut locked, draft.place, (&key, opened), shown, rule, now)?;
@@ -100,6 +101,12 @@ impl VbucketCore {
         let accepted = &mut locked.durable.counts.accepted;
         *accepted = accepted.saturating_add(1);
         Ok(DurableWait(answer))
+    }
+
+    /// Whether a durable write can be taken on now.
+    fn admit_durable(&self, locked: &Locked<'_>) -> Result<(), OperationError> {
+        self.admit_write()?;
+        locked.durable.admit()
     }
 
     /// Gives a prepare its place in history, and has the monitor track it.

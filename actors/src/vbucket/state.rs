@@ -35,8 +35,7 @@ impl VbucketCore {
         request: SetVbucketState,
     ) -> Result<VbucketDescription, OperationError> {
         if let Some(topology) = &request.topology {
-            let invalid = |error: TopologyError| OperationError::InvalidTopology(error.to_string());
-            Chains::of(topology).map_err(invalid)?;
+            check_topology(topology)?;
         }
         let mut locked = self.lock();
         self.admit_engine()?;
@@ -89,6 +88,21 @@ impl VbucketCore {
             self.tell_suspect();
         }
         Ok(self.described(&locked))
+    }
+
+    /// Sets the topology of an active vbucket, and never makes one active.
+    pub fn set_topology(&self, topology: &Topology) -> Result<(), OperationError> {
+        check_topology(topology)?;
+        let mut locked = self.lock();
+        self.admit_engine()?;
+        let (vbucket, state) = (self.id, locked.identity.state);
+        if state != VbucketState::Active {
+            return Err(OperationError::NotMyVbucket { vbucket, state });
+        }
+        let mut identity = locked.identity.as_ref().clone();
+        identity.topology = topology.clone();
+        self.adopt(&mut locked, identity);
+        Ok(())
     }
 
     /// Says how the vbucket stands. The store's counts are for whoever has the store to add.
@@ -221,6 +235,12 @@ impl VbucketCore {
         }
         VbucketUuid(uuid)
     }
+}
+
+/// Whether a vbucket can have this topology.
+fn check_topology(topology: &Topology) -> Result<(), OperationError> {
+    let invalid = |error: TopologyError| OperationError::InvalidTopology(error.to_string());
+    Chains::of(topology).map(drop).map_err(invalid)
 }
 
 /// What the vbucket is goes to disk behind what was queued before.

@@ -2,7 +2,8 @@
 //! derefs to its default collection.
 //!
 //! Invariant: a [`Collection`] is one life of it. Once it is dropped every operation answers
-//! [`OperationError::UnknownCollection`], also when there is another one of the same name.
+//! [`OperationError::UnknownCollection`], also when there is another one of the same name. A promotion may give its number to
+//! another (decision 0017).
 //!
 //! [`Bucket`]: crate::Bucket
 
@@ -19,7 +20,8 @@ use super::requests::{Verb, WriteRequest};
 use crate::running::{Held, Running};
 use crate::vbucket_map;
 
-/// The documents of one collection. Clones are handles to the same one.
+/// The documents of one collection. Clones are handles to the same one. It stands for the collection's number: after a promotion
+/// of vbuckets that followed another bucket that number may be another collection, so look it up again by name.
 #[derive(Clone, Debug)]
 pub struct Collection {
     held: Arc<Held>,
@@ -32,7 +34,7 @@ impl Collection {
         Collection { held, id }
     }
 
-    /// Its number, which no other collection ever has.
+    /// Its number, which no other collection of the bucket has, unless it took the collections of another bucket over.
     #[must_use]
     pub const fn id(&self) -> CollectionId {
         self.id

@@ -29,7 +29,7 @@ struct Shared {
     manifest: Arc<CollectionsManifest>,
     /// The vbuckets that are active, those that may be included.
     active: BTreeSet<VbucketId>,
-    /// The highest there ever was: no number is given twice.
+    /// The highest there was since the bucket was opened: no number is given twice.
     highest: ManifestUid,
 }
 
@@ -86,7 +86,8 @@ impl BucketManifest {
         let next = if is_alone && !has_same(&shared.manifest, own) {
             Arc::clone(own)
         } else {
-            together(&shared.manifest, own).map_err(|clash| refusal(vbucket, clash))?
+            let whole = together(&shared.manifest, own, shared.highest);
+            whole.map_err(|clash| refusal(vbucket, clash))?
         };
         let is_other = *next != *shared.manifest;
         if is_other {
@@ -142,5 +143,43 @@ impl BucketManifest {
 
     pub(super) fn note_ended(&self) {
         self.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::changed;
+    use super::*;
+    use messages::ManifestChange;
+
+    fn after(before: &CollectionsManifest, names: &[&str]) -> Arc<CollectionsManifest> {
+        let create = |manifest: CollectionsManifest, name: &&str| {
+            let change = ManifestChange::CreateCollection {
+                scope: "_default".to_owned(),
+                collection: (*name).to_owned(),
+                max_ttl_s: 0,
+            };
+            changed(&manifest, &change.into()).expect("a change")
+        };
+        Arc::new(names.iter().fold(before.clone(), create))
+    }
+
+    #[test]
+    fn a_uid_that_a_promotion_gives_was_never_given() {
+        let bucket = BucketManifest::default();
+        let begun = CollectionsManifest::default();
+        bucket.set(after(&begun, &["1", "2", "3", "4", "5", "6"]));
+        let highest = bucket.current().uid;
+        // All of it is promoted anew, from a source of fewer changes.
+        let common = after(&begun, &["a"]);
+        let first = after(&common, &["b"]);
+        assert_eq!(bucket.lead(VbucketId::FIRST, &first), Ok(false));
+        assert!(bucket.current().uid < highest);
+        // Of the same source, in the middle of a change.
+        let mut other = after(&common, &["x", "y"]).as_ref().clone();
+        other.collections.retain(|_, entry| entry.name != "x");
+        let second = VbucketId::new(1).expect("a number");
+        assert_eq!(bucket.lead(second, &Arc::new(other)), Ok(true));
+        assert!(bucket.current().uid > highest);
     }
 }

@@ -19,8 +19,12 @@ use storage::{CollectionId, ManifestUid, ScopeId, VbucketId};
 
 type Manifest = Arc<CollectionsManifest>;
 
-/// What the bucket has when a vbucket with `own` becomes active beside others.
-pub(super) fn together(bucket: &Manifest, own: &Manifest) -> Result<Manifest, ManifestClash> {
+/// What the bucket has when a vbucket with `own` becomes active beside others. A uid that is given here lies above `highest`.
+pub(super) fn together(
+    bucket: &Manifest,
+    own: &Manifest,
+    highest: ManifestUid,
+) -> Result<Manifest, ManifestClash> {
     if let Some(clash) = clash(bucket, own) {
         return Err(clash);
     }
@@ -35,7 +39,8 @@ pub(super) fn together(bucket: &Manifest, own: &Manifest) -> Result<Manifest, Ma
     if own.uid <= bucket.uid && has_same(&whole, bucket) {
         return Ok(Arc::clone(bucket));
     }
-    whole.uid = ManifestUid(bucket.uid.max(own.uid).0.saturating_add(1));
+    let given = bucket.uid.max(own.uid).max(highest);
+    whole.uid = ManifestUid(given.0.saturating_add(1));
     Ok(Arc::new(whole))
 }
 
@@ -132,6 +137,11 @@ mod tests {
     use super::super::changed;
     use super::*;
     use messages::ManifestChange;
+
+    /// In a bucket that never had a higher uid.
+    fn together(bucket: &Manifest, own: &Manifest) -> Result<Manifest, ManifestClash> {
+        super::together(bucket, own, bucket.uid)
+    }
 
     fn begun() -> Manifest {
         Manifest::default()

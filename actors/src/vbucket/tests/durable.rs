@@ -342,3 +342,21 @@ fn a_replica_that_panics_at_the_end_of_a_snapshot_holds_all_of_it() {
         }
     }
 }
+
+#[test]
+fn a_vbucket_that_is_not_active_keeps_no_word() {
+    let bench = leader(&["a", "b"]);
+    let core = &bench.core;
+    let heard = || core.lock().durable.ledger.nodes_heard();
+    acknowledge(core, "b", 0);
+    assert_eq!(heard(), 1);
+    for state in [
+        VbucketState::Replica,
+        VbucketState::Pending,
+        VbucketState::Dead,
+    ] {
+        become_state(core, state);
+        acknowledge(core, "whoever", 0);
+        assert_eq!(heard(), 0, "{state:?}");
+    }
+}
