@@ -129,16 +129,17 @@ fn what_is_in_half_a_snapshot_is_not_acknowledged() {
     core.apply_marker(epoch, &snapshot, true).unwrap();
     core.apply_item(epoch, prepared(1, "x")).unwrap();
     core.apply_item(epoch, mutation(2, "y")).unwrap();
-    assert_eq!(core.prepared_to_acknowledge(epoch), None);
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(None));
     core.apply_item(epoch, mutation(3, "y2")).unwrap();
-    assert_eq!(core.prepared_to_acknowledge(epoch), Some(Seqno(1)));
-    assert_eq!(core.prepared_to_acknowledge(epoch), None, "once");
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(Some(Seqno(1))));
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(None), "once");
     from_memory(core, epoch, &[mutation(4, "z")]);
-    assert_eq!(core.prepared_to_acknowledge(epoch), None);
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(None));
     // MB-35361: what was said on a stream that ended may be lost.
     let again = core.begin_stream().unwrap();
-    assert_eq!(core.prepared_to_acknowledge(epoch), None);
-    assert_eq!(core.prepared_to_acknowledge(again), Some(Seqno(1)));
+    let of_the_one_before = core.prepared_to_acknowledge(epoch);
+    assert_eq!(of_the_one_before, Err(OperationError::StaleStream));
+    assert_eq!(core.prepared_to_acknowledge(again), Ok(Some(Seqno(1))));
 }
 
 fn with_store() -> (Bench, StreamEpoch, MemoryStore) {
@@ -157,7 +158,7 @@ fn what_must_be_on_disk_is_acknowledged_with_all_of_its_snapshot() {
     let strong = prepared_as(2, "y", DurabilityLevel::PersistToMajority);
     let items = [prepared(1, "x"), strong, prepared(3, "z"), mutation(4, "m")];
     from_memory(core, epoch, &items);
-    assert_eq!(core.prepared_to_acknowledge(epoch), Some(Seqno(1)));
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(Some(Seqno(1))));
     let take = core.take_for_flush(3, usize::MAX).unwrap();
     assert_eq!(take.watermarks.high_seqno, Seqno(3));
     let group = [support::batch(take, &support::position(&store))];
@@ -165,9 +166,13 @@ fn what_must_be_on_disk_is_acknowledged_with_all_of_its_snapshot() {
         done.unwrap();
     }
     core.note_persisted(Seqno(3));
-    assert_eq!(core.prepared_to_acknowledge(epoch), None, "not all of it");
+    assert_eq!(
+        core.prepared_to_acknowledge(epoch),
+        Ok(None),
+        "not all of it"
+    );
     flush_all(core, &store, 9);
-    assert_eq!(core.prepared_to_acknowledge(epoch), Some(Seqno(3)));
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(Some(Seqno(3))));
 }
 
 /// MB-34873: what it left out may have been stronger than what it shows.
@@ -176,9 +181,9 @@ fn mb_34873_a_disk_snapshot_is_acknowledged_once_it_is_on_disk() {
     let (bench, epoch, store) = with_store();
     let core = &bench.core;
     from_disk(core, epoch, 0, &[prepared(1, "x"), mutation(7, "y")]);
-    assert_eq!(core.prepared_to_acknowledge(epoch), None);
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(None));
     flush_all(core, &store, 9);
-    assert_eq!(core.prepared_to_acknowledge(epoch), Some(Seqno(7)));
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(Some(Seqno(7))));
 }
 
 /// MB-31869.
@@ -211,7 +216,7 @@ fn mb_51606_a_vbucket_that_was_dead_goes_on() {
     flush_all(core, &store, 9);
     assert_eq!(core.durability_figures().high_prepared, Seqno(0));
     let again = follow_again(core);
-    assert_eq!(core.prepared_to_acknowledge(again), Some(Seqno(1)));
+    assert_eq!(core.prepared_to_acknowledge(again), Ok(Some(Seqno(1))));
 }
 
 /// MB-36563: the new active's commit applies to what this one had prepared.
@@ -222,7 +227,7 @@ fn one_that_was_active_takes_the_end_of_what_it_prepared() {
     let _wait = support::durable::prepare(core, "x", "mine");
     support::durable::acknowledge(core, "b", 1);
     let epoch = follow_again(core);
-    assert_eq!(core.prepared_to_acknowledge(epoch), Some(Seqno(1)));
+    assert_eq!(core.prepared_to_acknowledge(epoch), Ok(Some(Seqno(1))));
     from_memory(core, epoch, &[committed(2, "x", 1)]);
     assert_eq!(core.durability_figures().prepares, 0);
 }

@@ -178,7 +178,7 @@ fn what_is_acknowledged_and_on_disk_is_so_after_a_restart() {
         while core.has_unflushed() {
             let _stored = world.flush(batch);
         }
-        assert_eq!(core.prepared_to_acknowledge(epoch), Some(Seqno(3)));
+        assert_eq!(core.prepared_to_acknowledge(epoch), Ok(Some(Seqno(3))));
         assert_eq!(world.held(), (3, 3));
     }
 }

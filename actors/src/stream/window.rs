@@ -35,7 +35,8 @@ impl Acknowledged {
     }
 
     /// Up to where it holds every prepare, as far as it said.
-    pub(super) fn prepared(&self) -> Seqno {
+    #[must_use]
+    pub fn prepared(&self) -> Seqno {
         Seqno(self.0.prepared.load(Ordering::Acquire))
     }
 

@@ -362,6 +362,8 @@ impl VbucketCore {
             locked.note_last_received();
             // Whatever the monitor was told or not.
             self.rebuild_monitor(&mut locked);
+            // A replica's stream ended with this, and who reads it learns of that nowhere else.
+            locked.note_decided();
             // Behind the events: a promotion is on disk with the manifest it brings, or not at all.
             queue_identity(&mut locked);
             self.lower(Status::SUSPECT);

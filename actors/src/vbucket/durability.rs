@@ -279,19 +279,27 @@ impl VbucketCore {
         }
     }
 
-    /// Of a replica: what the consumer of that stream has to acknowledge to its source now, if anything.
-    pub fn prepared_to_acknowledge(&self, epoch: StreamEpoch) -> Option<Seqno> {
+    /// Of a replica: what the consumer of that stream has to acknowledge to its source now, if anything. A stream that may not
+    /// write any more is told so: nothing else may come that would.
+    pub fn prepared_to_acknowledge(
+        &self,
+        epoch: StreamEpoch,
+    ) -> Result<Option<Seqno>, OperationError> {
         let mut locked = self.lock();
-        if locked.stream != epoch || self.is_suspect() {
-            return None;
+        if locked.stream != epoch {
+            return Err(OperationError::StaleStream);
+        }
+        if self.is_suspect() {
+            // Its repair ends this stream, and says so.
+            return Ok(None);
         }
         let Durable {
             monitor, announced, ..
         } = &mut locked.durable;
         let Monitor::Passive(passive) = monitor else {
-            return None;
+            return Ok(None);
         };
-        announced.acknowledge(passive.high_prepared())
+        Ok(announced.acknowledge(passive.high_prepared()))
     }
 
     /// A compaction erased these prepares, with their collections; told after that is on disk, and perhaps twice.

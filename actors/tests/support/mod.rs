@@ -113,6 +113,7 @@ pub(crate) struct Bench {
     pub(crate) memory: Arc<MemoryAccount>,
     pub(crate) dirty: Arc<DirtyVbuckets>,
     pub(crate) suspects: Arc<AtomicU64>,
+    pub(crate) environment: Environment,
     /// What it follows.
     pub(crate) manifest: Arc<BucketManifest>,
 }
@@ -132,17 +133,18 @@ impl Setup {
         let suspects = Arc::new(AtomicU64::new(0));
         let told = Arc::clone(&suspects);
         let manifest = Arc::new(BucketManifest::default());
+        let environment = Environment {
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            random: Arc::new(Counting(AtomicU64::new(1))),
+            failures: Arc::new(Nobody),
+            executor: Arc::new(Nobody),
+            hooks: Hooks::none(),
+        };
         let core = VbucketCore::new(VbucketConfig {
             id: id(),
             state: self.record,
             position: self.position,
-            environment: Environment {
-                clock: Arc::clone(&clock) as Arc<dyn Clock>,
-                random: Arc::new(Counting(AtomicU64::new(1))),
-                failures: Arc::new(Nobody),
-                executor: Arc::new(Nobody),
-                hooks: Hooks::none(),
-            },
+            environment: environment.clone(),
             memory: Arc::clone(&memory),
             dirty: Arc::clone(&dirty),
             checkpoints: self.checkpoints,
@@ -157,6 +159,7 @@ impl Setup {
             memory,
             dirty,
             suspects,
+            environment,
             manifest,
         }
     }

@@ -208,7 +208,9 @@ impl Live {
             }
         }
         self.acknowledge();
-        self.acknowledge_prepared();
+        if let Err(why) = self.acknowledge_prepared() {
+            return self.broke(why.into());
+        }
         if self.is_held && looked == Looked::Waits {
             return Looked::At(self.now().saturating_add(HELD_FOR));
         }
@@ -285,14 +287,13 @@ impl Live {
 
     /// Says how far it holds prepares as strongly as they ask, if that is news to this stream: on one that was just accepted
     /// it is, since the last word on the one before may be lost (MB-35361).
-    fn acknowledge_prepared(&self) {
-        let Ok((core, epoch)) = self.writable() else {
-            return;
-        };
-        if let Some(seqno) = core.prepared_to_acknowledge(epoch) {
+    fn acknowledge_prepared(&self) -> Result<(), OperationError> {
+        let (core, epoch) = self.writable()?;
+        if let Some(seqno) = core.prepared_to_acknowledge(epoch)? {
             self.acknowledged.prepared_up_to(seqno);
             self.following.source.nudge(self.following.vbucket);
         }
+        Ok(())
     }
 
     fn roll_back(&mut self, to: Seqno) -> Looked {

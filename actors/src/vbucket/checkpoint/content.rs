@@ -94,6 +94,15 @@ pub(super) enum Found<'a> {
     Nothing,
 }
 
+/// What lies between the newest item of a snapshot and the end its marker named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Nothing: the snapshot came whole.
+    Empty,
+    /// What never came.
+    Lost,
+}
+
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     pub(super) id: CheckpointId,
@@ -177,6 +186,20 @@ impl Checkpoint {
     /// Seqno of the last item, whether it is still here or not; just below the start without any.
     pub(super) fn high(&self) -> Seqno {
         self.high.unwrap_or(Seqno(self.start.0.saturating_sub(1)))
+    }
+
+    /// The snapshot ends here and not where its marker said: what that named behind it is nothing a reader may be told of
+    /// this one. What is over the source said of all of it, and what ended a prepare may lie in a rest that is lost: then
+    /// nothing is said of it, or a reader would forget a prepare that goes on.
+    pub(super) fn end_at(&mut self, end: Seqno, rest: Rest) {
+        self.snapshot_end = end;
+        let least = |mark: Seqno| mark.min(end);
+        self.visible_end = self.visible_end.map(least);
+        self.purge_seqno = self.purge_seqno.map(least);
+        self.high_completed = self.high_completed.map(|mark| match rest {
+            Rest::Empty => mark.min(end),
+            Rest::Lost => Seqno::ZERO,
+        });
     }
 
     /// Whether the snapshot came to its end.

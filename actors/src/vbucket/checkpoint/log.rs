@@ -8,7 +8,7 @@ use std::sync::Arc;
 use storage::{Item, Seqno, SnapshotKind, VbucketIdentity};
 
 use super::chain::{Chain, CheckpointId, Place};
-use super::content::{Checkpoint, CheckpointKind, Found};
+use super::content::{Checkpoint, CheckpointKind, Found, Rest};
 use super::cursor::{Cursor, CursorId, CursorKind, CursorName, Cursors, Told};
 use super::disposition::{Disposition, Plan, Replaces};
 use super::error::{QueueError, SnapshotError};
@@ -224,7 +224,7 @@ impl CheckpointLog {
     /// promotion, before memory is recovered.
     pub fn open_checkpoint(&mut self) -> CheckpointId {
         if self.chain.open.of_source || self.chain.open.queued > 0 {
-            self.open_anew();
+            self.open_anew(Rest::Lost);
             self.free_unneeded();
         }
         self.chain.open.id
@@ -234,7 +234,7 @@ impl CheckpointLog {
     pub fn begin_snapshot(&mut self, snapshot: &ReplicaSnapshot) -> Result<(), SnapshotError> {
         snapshot.check(self.last)?;
         let is_initial = self.last == Seqno::ZERO;
-        self.open_anew();
+        self.open_anew(Rest::Lost);
         let open = &mut self.chain.open;
         open.of_source = true;
         open.kind = match snapshot.kind {
@@ -282,7 +282,7 @@ impl CheckpointLog {
     /// source is taken before the next is begun. Who was told of a later end reads no further in it.
     pub fn end_snapshot(&mut self) {
         if self.chain.open.of_source {
-            self.open_anew();
+            self.open_anew(Rest::Empty);
             self.complete = Some(self.last);
             self.free_unneeded();
         }
@@ -306,7 +306,7 @@ impl CheckpointLog {
         match plan.disposition {
             Disposition::Append => {}
             Disposition::NewCheckpoint => {
-                self.open_anew();
+                self.open_anew(Rest::Lost);
                 self.free_unneeded();
             }
             Disposition::Replaces { .. } => self.remove(plan.position),
@@ -352,13 +352,13 @@ impl CheckpointLog {
         }
     }
 
-    /// Closes the open checkpoint and opens one of this vbucket's own. A snapshot that did not come whole ends where
-    /// it broke off.
-    fn open_anew(&mut self) {
+    /// Closes the open checkpoint and opens one of this vbucket's own. A snapshot whose end is no item here ends with the
+    /// newest; `rest` is what lay behind that.
+    fn open_anew(&mut self, rest: Rest) {
         let open = &mut self.chain.open;
         if open.snapshot_end > self.last {
             let end = self.last;
-            open.snapshot_end = end;
+            open.end_at(end, rest);
             for reader in &mut self.cursors.readers {
                 if reader.told.end > end {
                     reader.told.was_cut |= reader.is_inside_told();

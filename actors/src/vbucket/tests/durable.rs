@@ -268,7 +268,7 @@ fn a_replica_that_panics_holds_what_it_held() {
         let (bench, epoch): (Bench, _) = follower();
         let core = &bench.core;
         from_memory(core, epoch, &[prepared(1, "x"), prepared(2, "y")]);
-        assert_eq!(core.prepared_to_acknowledge(epoch), Some(Seqno(2)));
+        assert_eq!(core.prepared_to_acknowledge(epoch), Ok(Some(Seqno(2))));
         let snapshot = crate::vbucket::checkpoint::ReplicaSnapshot::memory(Seqno(3), Seqno(9));
         core.apply_marker(epoch, &snapshot, true).unwrap();
         let crashed = crashing(core, Some(point), || {

@@ -202,9 +202,12 @@ fn mb_51805_the_end_of_a_snapshot_counts_though_its_prepare_came_before_a_restar
     world.flush();
     let world = world.restart(1 << 30);
     let epoch = world.core().begin_stream().unwrap();
-    assert_eq!(world.core().prepared_to_acknowledge(epoch), None);
+    assert_eq!(world.core().prepared_to_acknowledge(epoch), Ok(None));
     from_memory(world.core(), epoch, &[mutation(2, "y"), mutation(5, "z")]);
-    assert_eq!(world.core().prepared_to_acknowledge(epoch), Some(Seqno(1)));
+    assert_eq!(
+        world.core().prepared_to_acknowledge(epoch),
+        Ok(Some(Seqno(1)))
+    );
 }
 
 #[test]
@@ -288,7 +291,7 @@ fn mb_36423_and_mb_39333_nothing_that_was_over_comes_back_with_a_rollback() {
             let again = core.begin_stream().unwrap();
             one_by_one(core, again, &[prepared(5, "x"), committed(6, "y", 3)]);
             assert_eq!(world.open(), [5]);
-            assert_eq!(core.prepared_to_acknowledge(again), Some(Seqno(5)));
+            assert_eq!(core.prepared_to_acknowledge(again), Ok(Some(Seqno(5))));
         }
     }
 }
