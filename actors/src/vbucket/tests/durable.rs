@@ -328,7 +328,7 @@ fn a_replica_that_panics_at_the_end_of_a_snapshot_holds_all_of_it() {
             let held = if is_disk { Seqno(1) } else { Seqno(5) };
             assert_eq!(
                 core.prepared_to_acknowledge(again),
-                Some(held),
+                Ok(Some(held)),
                 "{is_disk} {point:?}"
             );
             let mut stored = storage::Watermarks::default();
