@@ -83,12 +83,12 @@ fn mb_34873_a_disk_snapshot_that_is_not_on_disk_is_one_also_after_a_promotion() 
     from_disk(core, epoch, 0, &[prepared(4, "k"), mutation(9, "m")]);
     become_state(core, VbucketState::Active);
     let again = follow_again(core);
-    assert_eq!(core.prepared_to_acknowledge(again), None);
+    assert_eq!(core.prepared_to_acknowledge(again), Ok(None));
     core.reconcile();
     let again = core.begin_stream().unwrap();
-    assert_eq!(core.prepared_to_acknowledge(again), None);
+    assert_eq!(core.prepared_to_acknowledge(again), Ok(None));
     store_all(core);
-    let acknowledged = core.prepared_to_acknowledge(again);
+    let acknowledged = core.prepared_to_acknowledge(again).unwrap();
     assert!(acknowledged >= Some(Seqno(4)), "{acknowledged:?}");
 }
 
