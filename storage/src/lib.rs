@@ -24,6 +24,7 @@ mod rollback_state;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod memory_store;
+pub mod copying;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
@@ -32,6 +33,7 @@ pub use compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
     ErasedPrepare, ExpiredDocument,
 };
+pub use copying::{Copied, CopyError, CopyJob};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{
