@@ -26,6 +26,7 @@ use crate::log_store::rollback::RollbackJob;
 use crate::log_store::seal::SealJob;
 use crate::log_store::shard::Shard;
 use crate::outcome::{AbortReason, Job, Outcome};
+use crate::retention::Retention;
 use crate::seqno::Seqno;
 use crate::vbucket::VbucketId;
 
@@ -39,6 +40,7 @@ pub struct LogStore {
 struct Inner {
     id: u64,
     shape: CreateOptions,
+    retention: Option<Retention>,
     shards: Vec<Arc<Shard>>,
     disk: Arc<dyn Disk>,
     /// Whose turn it is to be maintained.
@@ -84,13 +86,25 @@ impl LogStore {
         shape: CreateOptions,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
+        LogStore::create_with_history(disk, shape, None, options)
+    }
+
+    /// As [`LogStore::create`], of a store that keeps so much of its past.
+    pub fn create_with_history(
+        disk: Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<LogStore, StorageError> {
         shape.check()?;
+        retention.map_or(Ok(()), Retention::check)?;
         // Before the lock, which would leave its file in a directory of others.
         Identity::refuse_unless_empty(&*disk)?;
         let lock = disk.lock(LOCK)?;
         let identity = Identity {
             store_id: mix(options.entropy),
             shape,
+            retention,
         };
         identity.create(&*disk)?;
         LogStore::open_locked(disk, lock, options)
@@ -121,6 +135,7 @@ impl LogStore {
             inner: Arc::new(Inner {
                 id: identity.store_id,
                 shape,
+                retention: identity.retention,
                 shards,
                 disk,
                 next_shard: AtomicU16::new(0),
@@ -139,6 +154,12 @@ impl LogStore {
     #[must_use]
     pub fn shape(&self) -> CreateOptions {
         self.inner.shape
+    }
+
+    /// How much of its past it keeps, as decided at creation.
+    #[must_use]
+    pub fn retention(&self) -> Option<Retention> {
+        self.inner.retention
     }
 
     /// The log shard a vbucket was dealt to.
