@@ -13,8 +13,8 @@ use crate::collections::DroppedCollection;
 use crate::compaction::{Compacted, CompactionFailure, CompactionRequest};
 use crate::counts::VbucketCounts;
 use crate::document::{
-    Datatype, Document, DocumentKey, Expiry, Item, KeyError, Namespace, Operation, Predecessor,
-    RevSeqno,
+    CollectionId, Datatype, Document, DocumentKey, Expiry, Item, KeyError, Namespace, Operation,
+    Predecessor, RevSeqno, split,
 };
 use crate::error::StorageError;
 use crate::memory::MemoryToken;
@@ -216,6 +216,13 @@ impl<'a> ItemView<'a> {
             cas: item.document.cas,
             rev_seqno: item.document.rev_seqno,
         }
+    }
+
+    /// The collection it is of; `None` for what is no key.
+    #[must_use]
+    pub fn collection(&self) -> Option<CollectionId> {
+        let (collection, _) = split(self.key).ok()?;
+        Some(collection)
     }
 
     /// The namespace it lies in.

@@ -119,6 +119,12 @@ impl Identity {
 
     /// Makes an empty directory a store.
     pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+        self.write(disk)?;
+        Identity::reveal(disk)
+    }
+
+    /// Makes an empty directory what a store is to be made in: nobody's, until it is revealed.
+    pub(crate) fn write(&self, disk: &dyn Disk) -> Result<(), StorageError> {
         let names = Identity::refuse_unless_empty(disk)?;
         if names.iter().any(|name| name == IDENTITY_TEMPORARY) {
             disk.remove(IDENTITY_TEMPORARY)?;
@@ -126,6 +132,11 @@ impl Identity {
         let file = disk.open(IDENTITY_TEMPORARY, OpenMode::CreateNew)?;
         file.append(&self.encode(FORMAT_VERSION))?;
         file.sync()?;
+        Ok(())
+    }
+
+    /// Makes the directory that was written a store.
+    pub(crate) fn reveal(disk: &dyn Disk) -> Result<(), StorageError> {
         disk.rename(IDENTITY_TEMPORARY, IDENTITY)?;
         disk.sync_directory()?;
         Ok(())

@@ -96,18 +96,49 @@ impl LogStore {
         retention: Option<Retention>,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
+        let (lock, identity) = LogStore::begin(&disk, shape, retention, options)?;
+        identity.create(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
+    }
+
+    /// As [`LogStore::create_with_history`], of a store that is not there for anybody else until it is revealed: cut off
+    /// before that, the directory is refused as one that holds other files.
+    pub fn create_hidden(
+        disk: Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<LogStore, StorageError> {
+        let (lock, identity) = LogStore::begin(&disk, shape, retention, options)?;
+        identity.write(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
+    }
+
+    /// Closes a store that was made hidden, and makes it one to be opened.
+    pub fn reveal(self) -> Result<(), StorageError> {
+        let disk = Arc::clone(&self.inner.disk);
+        self.close()?;
+        Identity::reveal(&*disk)
+    }
+
+    /// Takes an empty directory; nothing is written yet.
+    fn begin(
+        disk: &Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<(Box<dyn DiskLock>, Identity), StorageError> {
         shape.check()?;
         retention.map_or(Ok(()), Retention::check)?;
         // Before the lock, which would leave its file in a directory of others.
-        Identity::refuse_unless_empty(&*disk)?;
+        Identity::refuse_unless_empty(&**disk)?;
         let lock = disk.lock(LOCK)?;
         let identity = Identity {
             store_id: mix(options.entropy),
             shape,
             retention,
         };
-        identity.create(&*disk)?;
-        LogStore::open_locked(disk, lock, options)
+        Ok((lock, identity))
     }
 
     /// Opens the store in this directory, whatever state it was left in.
@@ -115,15 +146,16 @@ impl LogStore {
         // Before the lock, which would leave its file in a directory that is no store.
         Identity::open(&*disk)?;
         let lock = disk.lock(LOCK)?;
-        LogStore::open_locked(disk, lock, options)
+        let identity = Identity::open(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
     }
 
     fn open_locked(
         disk: Arc<dyn Disk>,
         lock: Box<dyn DiskLock>,
+        identity: Identity,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
-        let identity = Identity::open(&*disk)?;
         let mut shards = Vec::new();
         let incarnations = Arc::new(AtomicU64::new(1));
         for number in 0..identity.shape.log_shards {
