@@ -19,6 +19,7 @@ pub mod outcome;
 pub mod error;
 pub mod waiting;
 pub mod disk;
+pub mod retention;
 mod admission;
 mod rollback_state;
 #[cfg(feature = "planted")]
@@ -54,6 +55,7 @@ pub use log_store::{CompactionJob, CreateOptions, LogStore, OpenOptions};
 pub use memory::{MemoryAccount, MemoryPool, MemoryToken};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};
+pub use retention::Retention;
 pub use seqno::{Seqno, SeqnoRange, SnapshotRange};
 pub use vbucket::{
     Incarnation, RollbackEpoch, SnapshotKind, Topology, VbucketId, VbucketIdentity, VbucketState,

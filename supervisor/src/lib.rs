@@ -101,6 +101,7 @@ mod shutdown;
 mod engine;
 mod bucket;
 mod compaction;
+mod past;
 mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
@@ -117,6 +118,7 @@ pub use changes::{
 };
 pub use compaction::CompactionReport;
 pub use durability::DurabilityFigures;
+pub use past::{Moment, Past, PastDocuments, PastError, Restored, Version};
 pub use replication::{ReplicateError, Replication};
 pub use shutdown::ShutdownReport;
 pub use statistics::{BucketStatistics, CollectionStatistics};

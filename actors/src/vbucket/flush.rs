@@ -123,6 +123,11 @@ impl Flushed {
 }
 
 impl VbucketCore {
+    /// From now on every version reaches the disk. To be called before anything is written.
+    pub fn keep_history(&self) {
+        self.lock().log.keep_history();
+    }
+
     /// Takes what lies behind the flush cursor, up to the limits (one item always), and moves the cursor. `None` when
     /// there is nothing to write, or nothing may be written now.
     #[must_use]

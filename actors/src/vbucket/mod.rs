@@ -41,7 +41,7 @@ pub use self::acknowledge::Acknowledged;
 pub use self::actor::VbucketActor;
 pub use self::core::{OnSuspect, VbucketConfig, VbucketCore};
 pub use self::dirty::{DirtyVbuckets, WakeFlusher, WakeSent};
-pub use self::manifest::{BucketManifest, changed, changed_above, newest};
+pub use self::manifest::{BucketManifest, changed, changed_above, manifest_of, newest};
 pub use deciding::DurabilityProgress;
 pub use document_map::MapFigures;
 pub use durable::DurableWait;

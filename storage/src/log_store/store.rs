@@ -26,6 +26,7 @@ use crate::log_store::rollback::RollbackJob;
 use crate::log_store::seal::SealJob;
 use crate::log_store::shard::Shard;
 use crate::outcome::{AbortReason, Job, Outcome};
+use crate::retention::Retention;
 use crate::seqno::Seqno;
 use crate::vbucket::VbucketId;
 
@@ -39,6 +40,7 @@ pub struct LogStore {
 struct Inner {
     id: u64,
     shape: CreateOptions,
+    retention: Option<Retention>,
     shards: Vec<Arc<Shard>>,
     disk: Arc<dyn Disk>,
     /// Whose turn it is to be maintained.
@@ -84,16 +86,59 @@ impl LogStore {
         shape: CreateOptions,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
+        LogStore::create_with_history(disk, shape, None, options)
+    }
+
+    /// As [`LogStore::create`], of a store that keeps so much of its past.
+    pub fn create_with_history(
+        disk: Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<LogStore, StorageError> {
+        let (lock, identity) = LogStore::begin(&disk, shape, retention, options)?;
+        identity.create(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
+    }
+
+    /// As [`LogStore::create_with_history`], of a store that is not there for anybody else until it is revealed: cut off
+    /// before that, the directory is refused as one that holds other files.
+    pub fn create_hidden(
+        disk: Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<LogStore, StorageError> {
+        let (lock, identity) = LogStore::begin(&disk, shape, retention, options)?;
+        identity.write(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
+    }
+
+    /// Closes a store that was made hidden, and makes it one to be opened.
+    pub fn reveal(self) -> Result<(), StorageError> {
+        let disk = Arc::clone(&self.inner.disk);
+        self.close()?;
+        Identity::reveal(&*disk)
+    }
+
+    /// Takes an empty directory; nothing is written yet.
+    fn begin(
+        disk: &Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<(Box<dyn DiskLock>, Identity), StorageError> {
         shape.check()?;
+        retention.map_or(Ok(()), Retention::check)?;
         // Before the lock, which would leave its file in a directory of others.
-        Identity::refuse_unless_empty(&*disk)?;
+        Identity::refuse_unless_empty(&**disk)?;
         let lock = disk.lock(LOCK)?;
         let identity = Identity {
             store_id: mix(options.entropy),
             shape,
+            retention,
         };
-        identity.create(&*disk)?;
-        LogStore::open_locked(disk, lock, options)
+        Ok((lock, identity))
     }
 
     /// Opens the store in this directory, whatever state it was left in.
@@ -101,15 +146,16 @@ impl LogStore {
         // Before the lock, which would leave its file in a directory that is no store.
         Identity::open(&*disk)?;
         let lock = disk.lock(LOCK)?;
-        LogStore::open_locked(disk, lock, options)
+        let identity = Identity::open(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
     }
 
     fn open_locked(
         disk: Arc<dyn Disk>,
         lock: Box<dyn DiskLock>,
+        identity: Identity,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
-        let identity = Identity::open(&*disk)?;
         let mut shards = Vec::new();
         let incarnations = Arc::new(AtomicU64::new(1));
         for number in 0..identity.shape.log_shards {
@@ -121,6 +167,7 @@ impl LogStore {
             inner: Arc::new(Inner {
                 id: identity.store_id,
                 shape,
+                retention: identity.retention,
                 shards,
                 disk,
                 next_shard: AtomicU16::new(0),
@@ -139,6 +186,12 @@ impl LogStore {
     #[must_use]
     pub fn shape(&self) -> CreateOptions {
         self.inner.shape
+    }
+
+    /// How much of its past it keeps, as decided at creation.
+    #[must_use]
+    pub fn retention(&self) -> Option<Retention> {
+        self.inner.retention
     }
 
     /// The log shard a vbucket was dealt to.

@@ -150,7 +150,7 @@ impl Collection {
     }
 
     /// What keeps the engine.
-    pub(super) fn held(&self) -> &Arc<Held> {
+    pub(crate) fn held(&self) -> &Arc<Held> {
         &self.held
     }
 }
