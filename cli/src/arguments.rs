@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::amend::{CountArguments, ExtendArguments, TouchArguments};
 use crate::bench::BenchArguments;
 use crate::changes::ChangesArguments;
 use crate::collections::CollectionsArguments;
@@ -49,6 +50,16 @@ pub(crate) enum Command {
     Get(GetArguments),
     /// Write a document.
     Put(PutArguments),
+    /// Put bytes behind a document's value.
+    Append(ExtendArguments),
+    /// Put bytes before a document's value.
+    Prepend(ExtendArguments),
+    /// Count a document's number up.
+    Incr(CountArguments),
+    /// Count a document's number down, to zero at most.
+    Decr(CountArguments),
+    /// Give a document another expiry.
+    Touch(TouchArguments),
     /// Remove a document.
     Remove(RemoveArguments),
     /// Tell what happened in the bucket, one event a line, up to now.

@@ -19,6 +19,7 @@ mod collections;
 mod load;
 mod get;
 mod put;
+mod amend;
 mod remove;
 mod changes;
 mod stat;
@@ -57,6 +58,11 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Load(load) => load::run(&session, load, output),
         Command::Get(get) => get::run(&session, get, output),
         Command::Put(put) => put::run(&session, put, output),
+        Command::Append(extend) => amend::append(&session, extend, output),
+        Command::Prepend(extend) => amend::prepend(&session, extend, output),
+        Command::Incr(count) => amend::increment(&session, count, output),
+        Command::Decr(count) => amend::decrement(&session, count, output),
+        Command::Touch(touch) => amend::touch(&session, touch, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
         Command::Changes(changes) => changes::run(&session, changes),
         Command::Collections(collections) => collections::run(&session, collections, output),

@@ -53,6 +53,37 @@ fn what_was_removed_is_gone() {
 }
 
 #[test]
+fn a_document_is_changed_by_what_is_there() {
+    let place = Place::new();
+    place.run(&["put", "k", "b"]).expect(0);
+    place.run(&["append", "k", "c"]).expect(0);
+    place.feed(&["prepend", "k", "-"], b"a").expect(0);
+    assert_eq!(place.run(&["get", "k"]).stdout, b"abc");
+    place.run(&["incr", "k"]).expect(1).says(&["not a number"]);
+    assert_eq!(place.run(&["get", "k"]).stdout, b"abc");
+    place.run(&["incr", "n"]).expect(1).says(&["does not exist"]);
+    place.run(&["incr", "n", "--initial", "40"]).expect(0);
+    place.run(&["incr", "n", "--by", "3"]).expect(0);
+    let left = place.run(&["decr", "n"]);
+    assert!(left.expect(0).text().starts_with("n: 42, "));
+    let other = Place::new();
+    for words in [["append", "k", "v"], ["touch", "k", "9"]] {
+        other.run(&words).expect(1).says(&["no bucket"]);
+    }
+}
+
+#[test]
+fn what_was_touched_expires_when_it_says() {
+    let place = Place::new();
+    place.run(&["put", "k", "v"]).expect(0);
+    place.run(&["touch", "k", "4000000000"]).expect(0);
+    assert_eq!(place.json(&["get", "k"])["expiry"], 4_000_000_000_u32);
+    // Absolute, and long ago.
+    place.run(&["touch", "k", "1000000000"]).expect(0);
+    place.run(&["get", "k"]).expect(1).says(&["does not exist"]);
+}
+
+#[test]
 fn a_load_keeps_the_lines_as_they_are() {
     let place = Place::new();
     let file = place.file(

@@ -3,7 +3,8 @@
 //! | sender | message | receiver | answer |
 //! |---|---|---|---|
 //! | client | [`vbucket::Get`], [`vbucket::GetMeta`], [`vbucket::GetMany`] | vbucket | the documents, or why not |
-//! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
+//! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::Append`], `Prepend`, `Count`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
+//! | client | [`vbucket::GetAndLock`], [`vbucket::Unlock`] | vbucket | the document with the lock's CAS; that it is free |
 //! | client | [`durability::WriteDurably`] | vbucket | [`vbucket::Mutated`], once it is decided |
 //! | operator | [`vbucket::SetVbucketState`], [`vbucket::DescribeVbucket`] | vbucket | [`vbucket::VbucketDescription`] |
 //! | operator | [`collections::ChangeManifest`], [`collections::GetManifest`] | bucket | the new uid, the manifest |

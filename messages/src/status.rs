@@ -10,6 +10,7 @@ use storage::{
 
 use crate::collections::ManifestClash;
 use crate::lifecycle::ChildName;
+use crate::vbucket::GetAndLock;
 
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +36,27 @@ pub enum OperationError {
     ValueTooLarge {
         /// Its length in bytes.
         length: usize,
+    },
+    /// A value that no number of 64 bits in decimal digits is (the field's `DeltaBadval`).
+    #[error("the value is not a number in decimal digits that fits 64 bits; write one first")]
+    DeltaBadValue,
+    /// Bytes cannot be added to a value that is compressed, or begins with extended attributes.
+    #[error("the value is compressed or has extended attributes; read it and write it whole")]
+    NotExtensible,
+    /// Somebody has the document locked, and the request does not name the CAS of that lock.
+    #[error("the document is locked; give the cas of the lock, or wait until it ends")]
+    Locked,
+    /// There is no lock to be taken back: it ended by itself, or with a change.
+    #[error("the document is not locked; read it again")]
+    NotLocked,
+    /// A lock longer than any can be.
+    #[error(
+        "a lock of {seconds} s is too long; ask for {max} s at most",
+        max = GetAndLock::SECONDS_MAX
+    )]
+    LockTimeTooLong {
+        /// What was asked for.
+        seconds: u32,
     },
     /// There is no such collection: it was dropped, or never was (the field's `UnknownCollection`).
     #[error("the collection is not in manifest {}; look it up by its name again", manifest_uid.0)]
@@ -110,7 +132,7 @@ pub enum OperationError {
     )]
     DurabilityImpossible,
     /// An operation that cannot be durable.
-    #[error("a touch cannot be durable; write the document instead")]
+    #[error("this operation cannot be durable; write the document instead")]
     DurabilityNotSupported,
     /// A durable write of this key is under way; nothing was written (0xa2).
     #[error("a durable write of this document is under way; try again when it is over")]
@@ -168,6 +190,9 @@ pub enum Busy {
     /// The vbucket has no replication chain yet that could hold a durable write.
     #[error("no topology was set yet")]
     NoTopology,
+    /// As many documents of the vbucket are locked as can be.
+    #[error("too many documents are locked")]
+    Locks,
 }
 
 /// Why a vbucket is out of service.
@@ -192,6 +217,10 @@ impl OperationError {
             | OperationError::CasMismatch { .. }
             | OperationError::Key(_)
             | OperationError::ValueTooLarge { .. }
+            | OperationError::DeltaBadValue
+            | OperationError::NotExtensible
+            | OperationError::NotLocked
+            | OperationError::LockTimeTooLong { .. }
             | OperationError::UnknownCollection { .. }
             | OperationError::UnknownVbucket(_)
             | OperationError::NotMyVbucket { .. }
@@ -201,7 +230,8 @@ impl OperationError {
             | OperationError::DurabilityImpossible
             | OperationError::DurabilityNotSupported
             | OperationError::ManifestClash { .. } => Advice::FixRequest,
-            OperationError::Crashed { .. }
+            OperationError::Locked
+            | OperationError::Crashed { .. }
             | OperationError::ActorCrashed { .. }
             | OperationError::SyncWriteInProgress
             | OperationError::SyncWriteAmbiguous

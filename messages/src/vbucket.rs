@@ -4,6 +4,8 @@
 //! Answers: an error means nothing was applied ([`OperationError::Crashed`] excepted). A write is acknowledged as its
 //! [`Acknowledge`] says.
 
+mod amending;
+
 use actix::Message;
 use bytes::Bytes;
 use storage::{
@@ -12,6 +14,7 @@ use storage::{
 };
 
 use crate::status::OperationError;
+pub use amending::{Append, Count, Delta, GetAndLock, Prepend, Unlock};
 
 /// Answer of a read: a live document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub struct Found {
 /// A document's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// Its version.
+    /// Its version; [`Cas::LOCKED`] while it is locked.
     pub cas: Cas,
     /// The client's flags.
     pub flags: u32,
@@ -59,6 +62,8 @@ pub struct Mutated {
     pub cas: Cas,
     /// Where the change lies.
     pub token: MutationToken,
+    /// The number it is now, of a [`Count`].
+    pub counter: Option<u64>,
 }
 
 /// When a write is answered.
@@ -199,6 +204,9 @@ pub enum Write {
     Replace(Replace),
     Delete(Delete),
     Touch(Touch),
+    Append(Append),
+    Prepend(Prepend),
+    Count(Count),
 }
 
 impl Write {
@@ -211,6 +219,9 @@ impl Write {
             Write::Replace(replace) => &replace.key,
             Write::Delete(delete) => &delete.key,
             Write::Touch(touch) => &touch.key,
+            Write::Append(append) => &append.key,
+            Write::Prepend(prepend) => &prepend.key,
+            Write::Count(count) => &count.key,
         }
     }
 
@@ -223,6 +234,24 @@ impl Write {
             Write::Replace(replace) => replace.options.acknowledge,
             Write::Delete(delete) => delete.acknowledge,
             Write::Touch(touch) => touch.acknowledge,
+            Write::Append(append) => append.acknowledge,
+            Write::Prepend(prepend) => prepend.acknowledge,
+            Write::Count(count) => count.acknowledge,
+        }
+    }
+
+    /// Whether it may ask for a durability level.
+    #[must_use]
+    pub const fn can_be_durable(&self) -> bool {
+        match self {
+            Write::Set(_)
+            | Write::Add(_)
+            | Write::Replace(_)
+            | Write::Delete(_)
+            | Write::Append(_)
+            | Write::Prepend(_)
+            | Write::Count(_) => true,
+            Write::Touch(_) => false,
         }
     }
 }

@@ -71,7 +71,7 @@ impl Acknowledged {
 }
 
 impl VbucketCore {
-    /// From now on every write waits for this at least, touches aside, which cannot be durable.
+    /// From now on every write waits for this at least, but for those that cannot be durable.
     pub fn set_durability_level_min(&self, level: Option<DurabilityLevel>) {
         let byte = level.map_or(0, |level| level as u8);
         self.durability_level_min.store(byte, Ordering::Release);
@@ -85,7 +85,7 @@ impl VbucketCore {
     #[must_use]
     pub fn level_wanted(&self, write: &Write) -> Option<DurabilityLevel> {
         let level = self.durability_level_min();
-        level.filter(|_| !matches!(write, Write::Touch(_)))
+        level.filter(|_| write.can_be_durable())
     }
 
     /// Writes durably: as strongly as this asks, and the write, and the bucket of all.
@@ -145,14 +145,7 @@ impl VbucketCore {
     }
 
     fn place_for(&self, write: &Write) -> Result<Option<PersistPlace>, OperationError> {
-        let acknowledge = match write {
-            Write::Set(set) => set.options.acknowledge,
-            Write::Add(add) => add.options.acknowledge,
-            Write::Replace(replace) => replace.options.acknowledge,
-            Write::Delete(delete) => delete.acknowledge,
-            Write::Touch(touch) => touch.acknowledge,
-        };
-        match acknowledge {
+        match write.acknowledge() {
             Acknowledge::InMemory => Ok(None),
             Acknowledge::Persisted => {
                 // What the vbucket does not serve is not told that it waits for too much.

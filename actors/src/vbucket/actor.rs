@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use messages::vbucket::{
-    Add, Delete, DescribeVbucket, EraseEnded, Found, Get, GetAndTouch, GetMany, GetMeta, Meta,
-    Mutated, Replace, Set, SetVbucketState, Touch, VbucketDescription, Write, WriteBatch,
+    Add, Append, Count, Delete, DescribeVbucket, EraseEnded, Found, Get, GetAndLock, GetAndTouch,
+    GetMany, GetMeta, Meta, Mutated, Prepend, Replace, Set, SetVbucketState, Touch, Unlock,
+    VbucketDescription, Write, WriteBatch,
 };
 use messages::{OperationError, WriteDurably};
 
@@ -107,6 +108,26 @@ impl On<GetAndTouch> for VbucketActor {
     }
 }
 
+impl On<GetAndLock> for VbucketActor {
+    fn on(
+        &mut self,
+        get: GetAndLock,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Found, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.get_and_lock(&get)))
+    }
+}
+
+impl On<Unlock> for VbucketActor {
+    fn on(
+        &mut self,
+        unlock: Unlock,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<(), OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.unlock(&unlock)))
+    }
+}
+
 macro_rules! writes {
     ($($message:ident)*) => {$(
         impl On<$message> for VbucketActor {
@@ -121,7 +142,7 @@ macro_rules! writes {
     )*};
 }
 
-writes! { Set Add Replace Delete Touch }
+writes! { Set Add Replace Delete Touch Append Prepend Count }
 
 impl On<WriteDurably> for VbucketActor {
     fn on(

@@ -1,4 +1,5 @@
-//! Whether a write may be done on what is there: present, absent, of the version given, and with no durable write under way.
+//! Whether a write may be done on what is there: present, absent, of the version given, not locked by another, and with no
+//! durable write under way.
 //!
 //! Invariant: judged under the vbucket's lock, on what is committed; a refusal changes nothing, but that a document whose
 //! time is up is deleted by the way. Called for plain writes and durable ones.
@@ -10,7 +11,7 @@ use super::document_map::Place;
 use super::lock::Locked;
 use super::manifest::Opened;
 use super::memory;
-use super::operations::{Now, is_expired};
+use super::moment::{Now, is_expired};
 use messages::OperationError;
 use storage::{Cas, DocumentKey, Item};
 
@@ -25,20 +26,22 @@ pub(super) enum Rule {
     Present(Option<Cas>),
     /// The same of a replacement, which is the first to learn that there is none (MB-37342).
     Replaced(Option<Cas>),
+    /// A document that is locked with this CAS.
+    Locked(Cas),
 }
 
 impl VbucketCore {
-    /// Whether a write may be done on what is there. An expired document is none; when the write is refused for it, its
-    /// deletion is queued at least. Beside a prepare nothing is written, nor does anything expire (MB-43238).
-    pub(super) fn judge(
+    /// The live document there is, if a write may be done on it. An expired document is none; when the write is refused for
+    /// it, its deletion is queued at least. Beside a prepare nothing is written, nor does anything expire (MB-43238).
+    pub(super) fn judge<'o>(
         &self,
         locked: &mut Locked<'_>,
         place: Place,
         (key, opened): (&DocumentKey, Opened),
-        old: Option<&Arc<Item>>,
+        old: Option<&'o Arc<Item>>,
         rule: Rule,
         now: Now,
-    ) -> Result<(), OperationError> {
+    ) -> Result<Option<&'o Arc<Item>>, OperationError> {
         let document = old.filter(|old| !old.operation.is_tombstone());
         let live = document.filter(|old| !is_expired(old.document.expiry, now.seconds));
         let current = live.map(|live| live.document.cas);
@@ -48,16 +51,38 @@ impl VbucketCore {
                 _ => OperationError::SyncWriteInProgress,
             });
         }
-        let verdict = rule.judge(current);
+        let lock = live.and_then(|live| self.lock_on(key, live.seqno));
+        let verdict = match lock {
+            Some(lock) => rule.judge_locked(lock),
+            None => rule.judge(current),
+        };
         if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
             let bytes = memory::cost_bytes(&expired.document.key, 0);
             self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
         }
-        verdict
+        verdict.map(|()| live)
     }
 }
 
 impl Rule {
+    /// There is a document, and its version is known to the holder of its lock alone.
+    fn judge_locked(self, lock: Cas) -> Result<(), OperationError> {
+        let given = match self {
+            Rule::Absent(None) => return Err(OperationError::KeyExists),
+            Rule::Absent(Some(_)) => {
+                let current = Cas::LOCKED;
+                return Err(OperationError::CasMismatch { current });
+            }
+            Rule::Any(given) | Rule::Present(given) | Rule::Replaced(given) => given,
+            Rule::Locked(given) => Some(given),
+        };
+        if given == Some(lock) {
+            Ok(())
+        } else {
+            Err(OperationError::Locked)
+        }
+    }
+
     /// `current` is the CAS of the live document there is.
     fn judge(self, current: Option<Cas>) -> Result<(), OperationError> {
         match (self, current) {
@@ -69,9 +94,10 @@ impl Rule {
             (Rule::Absent(Some(_)), current) => Err(OperationError::CasMismatch {
                 current: current.unwrap_or_default(),
             }),
-            (Rule::Present(_) | Rule::Replaced(_) | Rule::Any(Some(_)), None) => {
+            (Rule::Present(_) | Rule::Replaced(_) | Rule::Any(Some(_)) | Rule::Locked(_), None) => {
                 Err(OperationError::KeyNotFound)
             }
+            (Rule::Locked(_), Some(_)) => Err(OperationError::NotLocked),
             (
                 Rule::Any(Some(given)) | Rule::Present(Some(given)) | Rule::Replaced(Some(given)),
                 Some(current),

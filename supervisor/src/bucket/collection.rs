@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use actors::vbucket::VbucketCore;
 use messages::OperationError;
-use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta};
-use storage::{CollectionId, DocumentKey, KeyError};
+use messages::vbucket::{Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, Meta, Unlock};
+use storage::{Cas, CollectionId, DocumentKey, KeyError};
 
 use super::requests::{Verb, WriteRequest};
 use crate::running::{Held, Running};
@@ -132,6 +132,70 @@ impl Collection {
         self.core_of(&key)?.get_and_touch(&GetAndTouch {
             key: key.clone(),
             expiry,
+        })
+    }
+
+    /// Puts bytes behind the value of a document that must be there. Its flags and expiry stay.
+    pub fn append(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
+        self.request(Verb::Append, key.as_ref(), value.into())
+    }
+
+    /// Puts bytes before the value of a document that must be there. Its flags and expiry stay.
+    pub fn prepend(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
+        self.request(Verb::Prepend, key.as_ref(), value.into())
+    }
+
+    /// Counts up: the document's value is a number of 64 bits in decimal digits, and [`Mutated::counter`] of the answer the
+    /// new one; behind the highest comes zero. [`WriteRequest::initial`] makes a counter that is not there.
+    ///
+    /// [`Mutated::counter`]: messages::vbucket::Mutated::counter
+    pub fn increment(&self, key: impl AsRef<[u8]>, by: u64) -> WriteRequest<'_> {
+        self.request(
+            Verb::Count(Delta::Increment(by)),
+            key.as_ref(),
+            Bytes::new(),
+        )
+    }
+
+    /// Counts down, to zero at most; see [`Collection::increment`].
+    pub fn decrement(&self, key: impl AsRef<[u8]>, by: u64) -> WriteRequest<'_> {
+        self.request(
+            Verb::Count(Delta::Decrement(by)),
+            key.as_ref(),
+            Bytes::new(),
+        )
+    }
+
+    /// Reads a document and locks it for so many seconds, 30 at most; zero is 15. Until then, only a write with the answer's
+    /// CAS changes it, and ends the lock. Locks are in memory only.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn get_and_lock(
+        &self,
+        key: impl AsRef<[u8]>,
+        seconds: u32,
+    ) -> Result<Found, OperationError> {
+        let key = self.key(key)?;
+        let core = self.core_of(&key)?;
+        core.get_and_lock(&GetAndLock {
+            key: key.clone(),
+            seconds,
+        })
+    }
+
+    /// Takes a lock back, of which this is the CAS.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn unlock(&self, key: impl AsRef<[u8]>, cas: Cas) -> Result<(), OperationError> {
+        let key = self.key(key)?;
+        let core = self.core_of(&key)?;
+        core.unlock(&Unlock {
+            key: key.clone(),
+            cas,
         })
     }
 

@@ -14,7 +14,8 @@ use actors::vbucket::Acknowledged;
 use messages::OperationError;
 use messages::durability::Durability;
 use messages::vbucket::{
-    Acknowledge, Add, Delete, ExpiryRequest, Mutated, Replace, Set, Touch, Write, WriteOptions,
+    Acknowledge, Add, Append, Count, Delete, Delta, ExpiryRequest, Mutated, Prepend, Replace, Set,
+    Touch, Write, WriteOptions,
 };
 use storage::{Cas, Datatype, DocumentKey, DurabilityLevel, KeyError};
 
@@ -28,6 +29,9 @@ pub(crate) enum Verb {
     Replace,
     Delete,
     Touch,
+    Append,
+    Prepend,
+    Count(Delta),
 }
 
 /// A write that is not done before it is awaited.
@@ -39,6 +43,7 @@ pub struct WriteRequest<'b> {
     key: Result<DocumentKey, KeyError>,
     value: Bytes,
     options: WriteOptions,
+    initial: Option<u64>,
     level: Option<DurabilityLevel>,
     timeout: Option<Duration>,
 }
@@ -57,18 +62,26 @@ impl<'b> WriteRequest<'b> {
             key,
             value,
             options,
+            initial: None,
             level: None,
             timeout: None,
         }
     }
 
-    /// Only if the document's version is this one. ([`Collection::touch`] takes no version.)
+    /// Only if the document's version is this one. ([`Collection::touch`] and counting take no version.)
     pub fn cas(mut self, cas: Cas) -> WriteRequest<'b> {
         self.options.cas = Some(cas);
         self
     }
 
-    /// Flags to keep with the document.
+    /// What a counter that is not there begins with, instead of an error; it is not counted on. ([`Collection::increment`]
+    /// and [`Collection::decrement`] alone look at it.)
+    pub fn initial(mut self, initial: u64) -> WriteRequest<'b> {
+        self.initial = Some(initial);
+        self
+    }
+
+    /// Flags to keep with the document. (Of a document that is changed, not written whole, they stay as they are.)
     pub fn flags(mut self, flags: u32) -> WriteRequest<'b> {
         self.options.flags = flags;
         self
@@ -112,10 +125,22 @@ impl<'b> WriteRequest<'b> {
 
     /// Applies the write in memory, and begins its way to the disk, or to a majority.
     fn begin(self) -> Result<Acknowledged, OperationError> {
+        let (of, timeout, level) = (self.of, self.timeout, self.level);
+        let write = self.write()?;
+        let core = of.core_of(write.key())?;
+        Ok(match level.or_else(|| core.level_wanted(&write)) {
+            Some(level) => core.write_durably_acknowledged(write, Durability { level, timeout }),
+            None => core.write_acknowledged(write),
+        })
+    }
+
+    fn write(self) -> Result<Write, KeyError> {
         let key = self.key?;
         let (value, options) = (self.value, self.options);
-        let core = self.of.core_of(&key)?;
-        let write = match self.verb {
+        let WriteOptions {
+            cas, acknowledge, ..
+        } = options;
+        Ok(match self.verb {
             Verb::Set => Write::Set(Set {
                 key,
                 value,
@@ -133,19 +158,33 @@ impl<'b> WriteRequest<'b> {
             }),
             Verb::Delete => Write::Delete(Delete {
                 key,
-                cas: options.cas,
-                acknowledge: options.acknowledge,
+                cas,
+                acknowledge,
             }),
             Verb::Touch => Write::Touch(Touch {
                 key,
                 expiry: options.expiry,
-                acknowledge: options.acknowledge,
+                acknowledge,
             }),
-        };
-        let timeout = self.timeout;
-        Ok(match self.level.or_else(|| core.level_wanted(&write)) {
-            Some(level) => core.write_durably_acknowledged(write, Durability { level, timeout }),
-            None => core.write_acknowledged(write),
+            Verb::Append => Write::Append(Append {
+                key,
+                value,
+                cas,
+                acknowledge,
+            }),
+            Verb::Prepend => Write::Prepend(Prepend {
+                key,
+                value,
+                cas,
+                acknowledge,
+            }),
+            Verb::Count(delta) => Write::Count(Count {
+                key,
+                delta,
+                initial: self.initial,
+                expiry: options.expiry,
+                acknowledge,
+            }),
         })
     }
 }

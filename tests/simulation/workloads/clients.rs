@@ -224,7 +224,7 @@ async fn send(vbucket: &VbucketAddr, write: Write) -> Result<Mutated, OperationE
         Write::Add(add) => vbucket.send(add).await,
         Write::Replace(replace) => vbucket.send(replace).await,
         Write::Delete(delete) => vbucket.send(delete).await,
-        write @ Write::Touch(_) => {
+        write => {
             let batch = WriteBatch {
                 writes: vec![write],
             };
