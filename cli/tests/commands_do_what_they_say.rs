@@ -61,7 +61,10 @@ fn a_document_is_changed_by_what_is_there() {
     assert_eq!(place.run(&["get", "k"]).stdout, b"abc");
     place.run(&["incr", "k"]).expect(1).says(&["not a number"]);
     assert_eq!(place.run(&["get", "k"]).stdout, b"abc");
-    place.run(&["incr", "n"]).expect(1).says(&["does not exist"]);
+    place
+        .run(&["incr", "n"])
+        .expect(1)
+        .says(&["does not exist"]);
     place.run(&["incr", "n", "--initial", "40"]).expect(0);
     place.run(&["incr", "n", "--by", "3"]).expect(0);
     let left = place.run(&["decr", "n"]);

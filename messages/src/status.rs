@@ -58,6 +58,31 @@ pub enum OperationError {
         /// What was asked for.
         seconds: u32,
     },
+    /// The version there stays ([`Resolution::ByRevision`](crate::vbucket::Resolution)); nothing was written (the field's
+    /// `KeyEexists`).
+    #[error("the document there is of a later revision, with cas {}, and stays", current.0)]
+    ConflictLost {
+        /// Its CAS; [`Cas::LOCKED`] while it is locked.
+        current: Cas,
+    },
+    /// A CAS that no document can have.
+    #[error("a document cannot have cas {}; give the one it has where it was written", cas.0)]
+    InvalidCas {
+        /// What was given.
+        cas: Cas,
+    },
+    /// A CAS so far ahead of this node's clock that every document written after it would have to follow it.
+    #[error(
+        "cas {} is {ahead_s} s ahead of this node's clock; set the clocks right, {max} s are the most",
+        cas.0,
+        max = OperationError::CAS_AHEAD_S_MAX
+    )]
+    CasTooFarAhead {
+        /// What was given.
+        cas: Cas,
+        /// How far that is, in seconds.
+        ahead_s: u64,
+    },
     /// There is no such collection: it was dropped, or never was (the field's `UnknownCollection`).
     #[error("the collection is not in manifest {}; look it up by its name again", manifest_uid.0)]
     UnknownCollection {
@@ -208,6 +233,9 @@ pub enum DownCause {
 }
 
 impl OperationError {
+    /// How far a CAS that is brought along may be ahead of the clock: 65 minutes, as in the field.
+    pub const CAS_AHEAD_S_MAX: u64 = 3900;
+
     /// What the caller does next.
     #[must_use]
     pub fn advice(&self) -> Advice {
@@ -218,6 +246,9 @@ impl OperationError {
             | OperationError::Key(_)
             | OperationError::ValueTooLarge { .. }
             | OperationError::DeltaBadValue
+            | OperationError::ConflictLost { .. }
+            | OperationError::InvalidCas { .. }
+            | OperationError::CasTooFarAhead { .. }
             | OperationError::NotExtensible
             | OperationError::NotLocked
             | OperationError::LockTimeTooLong { .. }

@@ -5,6 +5,7 @@
 //! [`Acknowledge`] says.
 
 mod amending;
+mod with_meta;
 
 use actix::Message;
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use storage::{
 
 use crate::status::OperationError;
 pub use amending::{Append, Count, Delta, GetAndLock, Prepend, Unlock};
+pub use with_meta::{DeleteWithMeta, GetRandom, GivenMeta, Resolution, SetWithMeta};
 
 /// Answer of a read: a live document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,15 @@ pub struct Found {
     pub value: Bytes,
     /// Everything else.
     pub meta: Meta,
+}
+
+/// A document that was not asked for by its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picked {
+    /// Its key.
+    pub key: DocumentKey,
+    /// The rest.
+    pub found: Found,
 }
 
 /// A document's metadata.
@@ -207,6 +218,8 @@ pub enum Write {
     Append(Append),
     Prepend(Prepend),
     Count(Count),
+    SetWithMeta(SetWithMeta),
+    DeleteWithMeta(DeleteWithMeta),
 }
 
 impl Write {
@@ -222,6 +235,8 @@ impl Write {
             Write::Append(append) => &append.key,
             Write::Prepend(prepend) => &prepend.key,
             Write::Count(count) => &count.key,
+            Write::SetWithMeta(set) => &set.key,
+            Write::DeleteWithMeta(delete) => &delete.key,
         }
     }
 
@@ -237,6 +252,8 @@ impl Write {
             Write::Append(append) => append.acknowledge,
             Write::Prepend(prepend) => prepend.acknowledge,
             Write::Count(count) => count.acknowledge,
+            Write::SetWithMeta(set) => set.acknowledge,
+            Write::DeleteWithMeta(delete) => delete.acknowledge,
         }
     }
 
@@ -251,7 +268,7 @@ impl Write {
             | Write::Append(_)
             | Write::Prepend(_)
             | Write::Count(_) => true,
-            Write::Touch(_) => false,
+            Write::Touch(_) | Write::SetWithMeta(_) | Write::DeleteWithMeta(_) => false,
         }
     }
 }

@@ -9,8 +9,8 @@ use actix::prelude::*;
 use messages::collections::GetManifest;
 use messages::durability::WriteDurably;
 use messages::vbucket::{
-    Add, Append, Count, Delete, Found, Get, GetAndLock, GetAndTouch, GetMany, GetMeta, Meta,
-    Mutated, Prepend, Replace, Set, Touch, Unlock, Write, WriteBatch,
+    Add, Append, Count, Delete, DeleteWithMeta, Found, Get, GetAndLock, GetAndTouch, GetMany,
+    GetMeta, Meta, Mutated, Prepend, Replace, Set, SetWithMeta, Touch, Unlock, Write, WriteBatch,
 };
 use messages::{ChangeManifest, FailureKind, FailureNotice, ManifestError, OperationError};
 use storage::ManifestUid;
@@ -157,7 +157,7 @@ macro_rules! writes {
     )*};
 }
 
-writes! { Set Add Replace Delete Touch Append Prepend Count }
+writes! { Set Add Replace Delete Touch Append Prepend Count SetWithMeta DeleteWithMeta }
 
 impl Handler<WriteDurably> for BucketActor {
     type Result = ResponseFuture<Result<Mutated, OperationError>>;

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use messages::vbucket::{
-    Add, Append, Count, Delete, DescribeVbucket, EraseEnded, Found, Get, GetAndLock, GetAndTouch,
-    GetMany, GetMeta, Meta, Mutated, Prepend, Replace, Set, SetVbucketState, Touch, Unlock,
-    VbucketDescription, Write, WriteBatch,
+    Add, Append, Count, Delete, DeleteWithMeta, DescribeVbucket, EraseEnded, Found, Get,
+    GetAndLock, GetAndTouch, GetMany, GetMeta, GetRandom, Picked, Meta, Mutated, Prepend, Replace, Set,
+    SetVbucketState, SetWithMeta, Touch, Unlock, VbucketDescription, Write, WriteBatch,
 };
 use messages::{OperationError, WriteDurably};
 
@@ -118,6 +118,16 @@ impl On<GetAndLock> for VbucketActor {
     }
 }
 
+impl On<GetRandom> for VbucketActor {
+    fn on(
+        &mut self,
+        get: GetRandom,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Picked, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.get_random(&get)))
+    }
+}
+
 impl On<Unlock> for VbucketActor {
     fn on(
         &mut self,
@@ -142,7 +152,7 @@ macro_rules! writes {
     )*};
 }
 
-writes! { Set Add Replace Delete Touch Append Prepend Count }
+writes! { Set Add Replace Delete Touch Append Prepend Count SetWithMeta DeleteWithMeta }
 
 impl On<WriteDurably> for VbucketActor {
     fn on(

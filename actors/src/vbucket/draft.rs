@@ -12,10 +12,11 @@ use super::core::VbucketCore;
 use super::document_map::Place;
 use super::memory;
 use super::moment::{Now, expiry_at, is_expired};
-use super::rule::Rule;
+use super::rule::{Contender, Rule};
 use messages::OperationError;
 use messages::vbucket::{
-    Add, Append, Count, Delete, Prepend, Replace, Set, Touch, Write, WriteOptions,
+    Add, Append, Count, Delete, DeleteWithMeta, GivenMeta, Prepend, Replace, Resolution, Set,
+    SetWithMeta, Touch, Write, WriteOptions,
 };
 use storage::{
     Cas, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, MemoryToken, Operation,
@@ -29,7 +30,7 @@ pub(super) struct Draft {
 }
 
 pub(super) enum Drafted {
-    /// A whole document, or its tombstone: everything but what the lock gives.
+    /// A whole document, or its tombstone: everything but what the lock gives. One that brings a CAS keeps it.
     Whole { item: Arc<Item>, rule: Rule },
     /// What is there, changed.
     Amended(Box<Amending>),
@@ -96,6 +97,8 @@ impl VbucketCore {
                 let item = tombstone(key, now.seconds, DeleteSource::Explicit, token);
                 return Ok(self.draft_item(Arc::new(item), Rule::Present(cas)));
             }
+            Write::SetWithMeta(set) => return self.draft_given(set, now),
+            Write::DeleteWithMeta(delete) => return self.draft_given_deletion(delete, now),
             Write::Touch(Touch { key, expiry, .. }) => (key, Amendment::Touch(expiry_of(expiry))),
             Write::Append(Append {
                 key, value, cas, ..
@@ -140,6 +143,50 @@ impl VbucketCore {
             rev_seqno: RevSeqno(0),
         })?;
         Ok(self.draft_item(item, rule))
+    }
+
+    fn draft_given(&self, set: SetWithMeta, now: Now) -> Result<Draft, OperationError> {
+        let SetWithMeta {
+            key,
+            value,
+            meta,
+            cas,
+            resolution,
+            ..
+        } = set;
+        check_given(meta.cas, now)?;
+        let item = self.paid(Document {
+            key,
+            value,
+            datatype: meta.datatype,
+            flags: meta.flags,
+            expiry: meta.expiry,
+            cas: meta.cas,
+            rev_seqno: meta.rev_seqno,
+        })?;
+        Ok(self.draft_item(item, resolved(resolution, cas, meta, false)))
+    }
+
+    fn draft_given_deletion(
+        &self,
+        delete: DeleteWithMeta,
+        now: Now,
+    ) -> Result<Draft, OperationError> {
+        let DeleteWithMeta {
+            key,
+            meta,
+            cas,
+            resolution,
+            ..
+        } = delete;
+        check_given(meta.cas, now)?;
+        let bytes = memory::cost_bytes(&key, 0);
+        let token = memory::reserve_deletion(&self.memory, bytes)?;
+        let mut item = tombstone(key, now.seconds, DeleteSource::Explicit, token);
+        item.document.cas = meta.cas;
+        item.document.rev_seqno = meta.rev_seqno;
+        item.document.flags = meta.flags;
+        Ok(self.draft_item(Arc::new(item), resolved(resolution, cas, meta, true)))
     }
 
     fn draft_item(&self, item: Arc<Item>, rule: Rule) -> Draft {
@@ -220,6 +267,41 @@ impl VbucketCore {
             ..Item::mutation(Seqno::ZERO, document)
         }))
     }
+}
+
+/// What must be there for a version that was written elsewhere.
+const fn resolved(
+    resolution: Resolution,
+    cas: Option<Cas>,
+    meta: GivenMeta,
+    is_deletion: bool,
+) -> Rule {
+    match resolution {
+        Resolution::Skip => Rule::Any(cas),
+        Resolution::ByRevision => Rule::Outdone(
+            cas,
+            Contender {
+                rev_seqno: meta.rev_seqno,
+                cas: meta.cas,
+                expiry: meta.expiry,
+                flags: meta.flags,
+                is_deletion,
+            },
+        ),
+    }
+}
+
+/// Whether a document can have this CAS. The clock of a vbucket follows every one it sees, so one of a far future would have
+/// all that is written after it carry the future on, to every cluster.
+fn check_given(cas: Cas, now: Now) -> Result<(), OperationError> {
+    if cas == Cas(0) || cas == Cas::LOCKED {
+        return Err(OperationError::InvalidCas { cas });
+    }
+    let ahead_s = cas.0.saturating_sub(now.nanoseconds) / 1_000_000_000;
+    if ahead_s > OperationError::CAS_AHEAD_S_MAX {
+        return Err(OperationError::CasTooFarAhead { cas, ahead_s });
+    }
+    Ok(())
 }
 
 const fn extension(with: Bytes, end: End, cas: Option<Cas>) -> Amendment {

@@ -16,10 +16,10 @@ use super::moment::{Now, is_expired};
 use super::status::Sight;
 use messages::OperationError;
 use messages::vbucket::{
-    Acknowledge, Add, Append, Count, Delete, Found, GetAndTouch, Meta, Mutated, MutationToken,
-    Prepend, Replace, Set, Touch, Write, WriteBatch,
+    Acknowledge, Add, Append, Count, Delete, DeleteWithMeta, Found, GetAndTouch, GetRandom, Meta,
+    Mutated, MutationToken, Picked, Prepend, Replace, Set, SetWithMeta, Touch, Write, WriteBatch,
 };
-use storage::{DeleteSource, DocumentKey, Item, MemoryToken, RevSeqno};
+use storage::{Cas, DeleteSource, DocumentKey, Item, MemoryToken, RevSeqno};
 
 /// A draft judged on what is there, to be appended.
 pub(super) struct Ready {
@@ -73,6 +73,36 @@ impl VbucketCore {
     /// Reads many documents, answered in order, each for itself.
     pub fn get_many(&self, keys: &[DocumentKey]) -> Vec<Result<Found, OperationError>> {
         keys.iter().map(|key| self.get(key)).collect()
+    }
+
+    /// Reads any live document of a collection.
+    pub fn get_random(&self, request: &GetRandom) -> Result<Picked, OperationError> {
+        let sight = self.admit_read()?;
+        let opened = self.admit_collection_in_force(request.collection)?;
+        let now = self.now().seconds;
+        let is_wanted = |item: &Item| {
+            let document = &item.document;
+            item.seqno >= opened.start
+                && document.key.collection() == request.collection
+                && !item.operation.is_tombstone()
+                && !is_expired(document.expiry, now)
+        };
+        let random = || self.environment.random.next_u64();
+        for _ in 0..PICKS {
+            let Some(picked) = self.map.pick(random, is_wanted) else {
+                break;
+            };
+            // Read as any is: it may be hidden, or locked, or gone by now.
+            let key = picked.document.key.clone();
+            match self.get(&key) {
+                Err(OperationError::KeyNotFound) => {}
+                found => return Ok(Picked { key, found: found? }),
+            }
+        }
+        Err(match sight {
+            Sight::Whole => OperationError::KeyNotFound,
+            Sight::Partial => WARMING_UP,
+        })
     }
 
     fn look<R>(
@@ -143,6 +173,16 @@ impl VbucketCore {
     /// Counts; the answer has the new number.
     pub fn count(&self, count: Count) -> Result<Mutated, OperationError> {
         self.write(Write::Count(count))
+    }
+
+    /// Writes a document as it is elsewhere.
+    pub fn set_with_meta(&self, set: SetWithMeta) -> Result<Mutated, OperationError> {
+        self.write(Write::SetWithMeta(set))
+    }
+
+    /// Deletes a document as it was deleted elsewhere.
+    pub fn delete_with_meta(&self, delete: DeleteWithMeta) -> Result<Mutated, OperationError> {
+        self.write(Write::DeleteWithMeta(delete))
     }
 
     /// Gives a document another expiry, and reads it.
@@ -248,7 +288,7 @@ impl VbucketCore {
         self.commit_active(locked, place, item, older)
     }
 
-    /// Seqno, version and revision of a change of what is `old` so far.
+    /// Seqno of a change of what is `old` so far; version and revision, if it has none.
     pub(super) fn number(
         &self,
         locked: &Locked<'_>,
@@ -259,6 +299,10 @@ impl VbucketCore {
         // Nobody else has it yet, so nothing is copied.
         let fresh = Arc::make_mut(&mut item);
         fresh.seqno = locked.log.last_seqno().next();
+        if fresh.document.cas != Cas(0) {
+            // Written elsewhere, and brought along with its revision.
+            return item;
+        }
         fresh.document.cas = self.cas.next(now.nanoseconds);
         let changes = old.map_or(0, |old| old.document.rev_seqno.0);
         fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
@@ -278,6 +322,8 @@ impl VbucketCore {
     }
 }
 
+/// How often a document that was picked may be gone when it is read.
+const PICKS: u32 = 8;
 const WARMING_UP: OperationError = OperationError::TemporaryFailure(messages::Busy::WarmingUp);
 
 pub(super) fn found(item: &Item) -> Found {

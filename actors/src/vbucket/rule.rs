@@ -13,7 +13,7 @@ use super::manifest::Opened;
 use super::memory;
 use super::moment::{Now, is_expired};
 use messages::OperationError;
-use storage::{Cas, DocumentKey, Item};
+use storage::{Cas, Document, DocumentKey, Expiry, Item, RevSeqno};
 
 /// What must be there for a write to be done.
 #[derive(Clone, Copy)]
@@ -28,6 +28,33 @@ pub(super) enum Rule {
     Replaced(Option<Cas>),
     /// A document that is locked with this CAS.
     Locked(Cas),
+    /// Anything that this version takes the place of, or the version given.
+    Outdone(Option<Cas>, Contender),
+}
+
+/// A version that was written elsewhere, as it is compared with the one that is here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contender {
+    pub(super) rev_seqno: RevSeqno,
+    pub(super) cas: Cas,
+    pub(super) expiry: Expiry,
+    pub(super) flags: u32,
+    pub(super) is_deletion: bool,
+}
+
+impl Contender {
+    /// As the field does it: the order is the same on every node, so all of them keep the same version.
+    pub(super) fn takes_the_place_of(&self, here: &Document) -> bool {
+        let (theirs, ours) = ((self.rev_seqno, self.cas), (here.rev_seqno, here.cas));
+        match theirs.cmp(&ours) {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Equal => {
+                let theirs = (self.expiry, self.flags);
+                !self.is_deletion && theirs > (here.expiry, here.flags)
+            }
+        }
+    }
 }
 
 impl VbucketCore {
@@ -56,6 +83,8 @@ impl VbucketCore {
             Some(lock) => rule.judge_locked(lock),
             None => rule.judge(current),
         };
+        // Of a tombstone, and of what is expired and not deleted, the version counts.
+        let verdict = verdict.and_then(|()| rule.judge_conflict(old, lock.is_some()));
         if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
             let bytes = memory::cost_bytes(&expired.document.key, 0);
             self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
@@ -65,6 +94,25 @@ impl VbucketCore {
 }
 
 impl Rule {
+    fn judge_conflict(
+        self,
+        here: Option<&Arc<Item>>,
+        is_locked: bool,
+    ) -> Result<(), OperationError> {
+        let (Rule::Outdone(_, contender), Some(here)) = (self, here) else {
+            return Ok(());
+        };
+        if contender.takes_the_place_of(&here.document) {
+            return Ok(());
+        }
+        let current = if is_locked {
+            Cas::LOCKED
+        } else {
+            here.document.cas
+        };
+        Err(OperationError::ConflictLost { current })
+    }
+
     /// There is a document, and its version is known to the holder of its lock alone.
     fn judge_locked(self, lock: Cas) -> Result<(), OperationError> {
         let given = match self {
@@ -73,7 +121,10 @@ impl Rule {
                 let current = Cas::LOCKED;
                 return Err(OperationError::CasMismatch { current });
             }
-            Rule::Any(given) | Rule::Present(given) | Rule::Replaced(given) => given,
+            Rule::Any(given)
+            | Rule::Present(given)
+            | Rule::Replaced(given)
+            | Rule::Outdone(given, _) => given,
             Rule::Locked(given) => Some(given),
         };
         if given == Some(lock) {
@@ -86,7 +137,7 @@ impl Rule {
     /// `current` is the CAS of the live document there is.
     fn judge(self, current: Option<Cas>) -> Result<(), OperationError> {
         match (self, current) {
-            (Rule::Any(None), _)
+            (Rule::Any(None) | Rule::Outdone(None, _), _)
             | (Rule::Absent(None), None)
             | (Rule::Present(None) | Rule::Replaced(None), Some(_)) => Ok(()),
             (Rule::Absent(None), Some(_)) => Err(OperationError::KeyExists),
@@ -94,12 +145,20 @@ impl Rule {
             (Rule::Absent(Some(_)), current) => Err(OperationError::CasMismatch {
                 current: current.unwrap_or_default(),
             }),
-            (Rule::Present(_) | Rule::Replaced(_) | Rule::Any(Some(_)) | Rule::Locked(_), None) => {
-                Err(OperationError::KeyNotFound)
-            }
+            (
+                Rule::Present(_)
+                | Rule::Replaced(_)
+                | Rule::Any(Some(_))
+                | Rule::Outdone(Some(_), _)
+                | Rule::Locked(_),
+                None,
+            ) => Err(OperationError::KeyNotFound),
             (Rule::Locked(_), Some(_)) => Err(OperationError::NotLocked),
             (
-                Rule::Any(Some(given)) | Rule::Present(Some(given)) | Rule::Replaced(Some(given)),
+                Rule::Any(Some(given))
+                | Rule::Present(Some(given))
+                | Rule::Replaced(Some(given))
+                | Rule::Outdone(Some(given), _),
                 Some(current),
             ) => {
                 if given == current {

@@ -13,7 +13,9 @@ use bytes::Bytes;
 
 use actors::vbucket::VbucketCore;
 use messages::OperationError;
-use messages::vbucket::{Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, Meta, Unlock};
+use messages::vbucket::{
+    Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GivenMeta, Meta, Unlock,
+};
 use storage::{Cas, CollectionId, DocumentKey, KeyError};
 
 use super::requests::{Verb, WriteRequest};
@@ -164,6 +166,24 @@ impl Collection {
             key.as_ref(),
             Bytes::new(),
         )
+    }
+
+    /// Writes a document as it is in another cluster, with the metadata it has there: refused with
+    /// [`OperationError::ConflictLost`] if the version here is the later one by its revision (see
+    /// [`WriteRequest::skip_conflict_resolution`]). Cannot be durable.
+    pub fn set_with_meta(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        meta: GivenMeta,
+    ) -> WriteRequest<'_> {
+        self.request(Verb::SetWithMeta(meta), key.as_ref(), value.into())
+    }
+
+    /// Deletes a document as it was deleted in another cluster; see [`Collection::set_with_meta`]. Leaves a tombstone, also
+    /// where there is no document.
+    pub fn delete_with_meta(&self, key: impl AsRef<[u8]>, meta: GivenMeta) -> WriteRequest<'_> {
+        self.request(Verb::DeleteWithMeta(meta), key.as_ref(), Bytes::new())
     }
 
     /// Reads a document and locks it for so many seconds, 30 at most; zero is 15. Until then, only a write with the answer's

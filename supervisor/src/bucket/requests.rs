@@ -14,8 +14,8 @@ use actors::vbucket::Acknowledged;
 use messages::OperationError;
 use messages::durability::Durability;
 use messages::vbucket::{
-    Acknowledge, Add, Append, Count, Delete, Delta, ExpiryRequest, Mutated, Prepend, Replace, Set,
-    Touch, Write, WriteOptions,
+    Acknowledge, Add, Append, Count, Delete, DeleteWithMeta, Delta, ExpiryRequest, GivenMeta,
+    Mutated, Prepend, Replace, Resolution, Set, SetWithMeta, Touch, Write, WriteOptions,
 };
 use storage::{Cas, Datatype, DocumentKey, DurabilityLevel, KeyError};
 
@@ -32,6 +32,8 @@ pub(crate) enum Verb {
     Append,
     Prepend,
     Count(Delta),
+    SetWithMeta(GivenMeta),
+    DeleteWithMeta(GivenMeta),
 }
 
 /// A write that is not done before it is awaited.
@@ -44,6 +46,7 @@ pub struct WriteRequest<'b> {
     value: Bytes,
     options: WriteOptions,
     initial: Option<u64>,
+    resolution: Resolution,
     level: Option<DurabilityLevel>,
     timeout: Option<Duration>,
 }
@@ -63,6 +66,7 @@ impl<'b> WriteRequest<'b> {
             value,
             options,
             initial: None,
+            resolution: Resolution::default(),
             level: None,
             timeout: None,
         }
@@ -78,6 +82,13 @@ impl<'b> WriteRequest<'b> {
     /// and [`Collection::decrement`] alone look at it.)
     pub fn initial(mut self, initial: u64) -> WriteRequest<'b> {
         self.initial = Some(initial);
+        self
+    }
+
+    /// Whatever is there is replaced, also by an earlier revision. ([`Collection::set_with_meta`] and
+    /// [`Collection::delete_with_meta`] alone look at it.)
+    pub fn skip_conflict_resolution(mut self) -> WriteRequest<'b> {
+        self.resolution = Resolution::Skip;
         self
     }
 
@@ -183,6 +194,21 @@ impl<'b> WriteRequest<'b> {
                 delta,
                 initial: self.initial,
                 expiry: options.expiry,
+                acknowledge,
+            }),
+            Verb::SetWithMeta(meta) => Write::SetWithMeta(SetWithMeta {
+                key,
+                value,
+                meta,
+                cas,
+                resolution: self.resolution,
+                acknowledge,
+            }),
+            Verb::DeleteWithMeta(meta) => Write::DeleteWithMeta(DeleteWithMeta {
+                key,
+                meta,
+                cas,
+                resolution: self.resolution,
                 acknowledge,
             }),
         })

@@ -242,6 +242,9 @@ impl Model {
                 };
                 with_value(number.to_string().into())
             }
+            Write::SetWithMeta(_) | Write::DeleteWithMeta(_) => {
+                unreachable!("not asked for here")
+            }
         })
     }
 
@@ -273,11 +276,11 @@ fn judge(write: &Write, live: Option<Cas>) -> Result<(), OperationError> {
         Write::Set(set) => set.options.cas,
         Write::Replace(replace) => replace.options.cas,
         Write::Delete(delete) => delete.cas,
-        Write::Touch(_) => None,
         Write::Append(append) => append.cas,
         Write::Prepend(prepend) => prepend.cas,
         Write::Count(count) if count.initial.is_some() => return Ok(()),
-        Write::Count(_) => None,
+        Write::Count(_) | Write::Touch(_) => None,
+        Write::SetWithMeta(_) | Write::DeleteWithMeta(_) => unreachable!("not asked for here"),
     };
     let current = live.ok_or(OperationError::KeyNotFound)?;
     match given {
