@@ -14,6 +14,7 @@ use crate::get::GetArguments;
 use crate::load::LoadArguments;
 use crate::put::PutArguments;
 use crate::remove::RemoveArguments;
+use crate::scan::ScanArguments;
 
 /// A durable document store in one directory.
 ///
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Touch(TouchArguments),
     /// Remove a document.
     Remove(RemoveArguments),
+    /// Tell the documents of a range of keys, by rising key, one a line.
+    Scan(ScanArguments),
     /// Tell what happened in the bucket, one event a line, up to now.
     Changes(ChangesArguments),
     /// List, make and drop collections.

@@ -22,6 +22,7 @@ mod put;
 mod amend;
 mod remove;
 mod changes;
+mod scan;
 mod stat;
 mod compact;
 mod verify;
@@ -64,6 +65,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Decr(count) => amend::decrement(&session, count, output),
         Command::Touch(touch) => amend::touch(&session, touch, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
+        Command::Scan(scan) => scan::run(&session, scan),
         Command::Changes(changes) => changes::run(&session, changes),
         Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),

@@ -76,6 +76,57 @@ fn a_document_is_changed_by_what_is_there() {
 }
 
 #[test]
+fn a_range_is_told_by_rising_key() {
+    let place = Place::new();
+    let lines: Vec<String> = (0..300)
+        .map(|n| format!("{{\"id\":\"k{n:03}\"}}\n"))
+        .collect();
+    place
+        .feed(&["load", "-", "--key", "id"], lines.concat().as_bytes())
+        .expect(0);
+    place.run(&["put", "other", "no json"]).expect(0);
+    place.run(&["remove", "k017"]).expect(0);
+    let keys = |words: &[&str]| -> Vec<String> {
+        let ended = place.run(words);
+        let lines = ended
+            .expect(0)
+            .text()
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        let key = |line: &String| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["key"].as_str().unwrap().to_owned()
+        };
+        lines.iter().map(key).collect()
+    };
+    let all = keys(&["scan"]);
+    assert_eq!(all.len(), 300);
+    assert!(all.is_sorted() && !all.contains(&"k017".to_owned()));
+    assert_eq!(keys(&["scan", "--prefix", "k01"]).len(), 9);
+    assert_eq!(
+        keys(&["scan", "--prefix", "k1", "--limit", "2"]),
+        ["k100", "k101"]
+    );
+    assert_eq!(
+        keys(&["scan", "--from", "k298", "--to", "other"]),
+        ["k298", "k299"]
+    );
+    assert!(keys(&["scan", "--prefix", "x"]).is_empty());
+    let line = place.json(&["scan", "--from", "other"]);
+    assert_eq!(line["value_base64"], "bm8ganNvbg==");
+    let line = place.json(&["scan", "--prefix", "k299"]);
+    assert_eq!(line["value"]["id"], "k299");
+    let bare = place.json(&["scan", "--prefix", "k299", "--keys-only"]);
+    assert!(bare.get("value").is_none());
+    place
+        .run(&["scan", "--prefix", "a", "--from", "b"])
+        .expect(1);
+    place.run(&["scan", "--collection", "no.such"]).expect(1);
+    Place::new().run(&["scan"]).expect(1).says(&["no bucket"]);
+}
+
+#[test]
 fn what_was_touched_expires_when_it_says() {
     let place = Place::new();
     place.run(&["put", "k", "v"]).expect(0);

@@ -215,6 +215,9 @@ pub enum Busy {
     /// The vbucket has no replication chain yet that could hold a durable write.
     #[error("no topology was set yet")]
     NoTopology,
+    /// What the store holds of the document must be looked up first; both doors do that by themselves.
+    #[error("the document's tombstone is not in memory")]
+    NotInMemory,
     /// As many documents of the vbucket are locked as can be.
     #[error("too many documents are locked")]
     Locks,

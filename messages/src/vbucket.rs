@@ -10,7 +10,7 @@ mod with_meta;
 use actix::Message;
 use bytes::Bytes;
 use storage::{
-    Cas, Datatype, DocumentKey, Expiry, Outcome, RevSeqno, Seqno, SnapshotRange, Topology,
+    Cas, Datatype, DocumentKey, Expiry, Item, Outcome, RevSeqno, Seqno, SnapshotRange, Topology,
     VbucketCounts, VbucketId, VbucketState, VbucketUuid,
 };
 
@@ -53,6 +53,23 @@ pub struct Meta {
     pub seqno: Seqno,
     /// Whether this is a tombstone (only [`GetMeta`] shows one).
     pub is_deleted: bool,
+}
+
+impl Meta {
+    /// Of an item.
+    #[must_use]
+    pub const fn of(item: &Item) -> Meta {
+        let document = &item.document;
+        Meta {
+            cas: document.cas,
+            flags: document.flags,
+            datatype: document.datatype,
+            expiry: document.expiry,
+            rev_seqno: document.rev_seqno,
+            seqno: item.seqno,
+            is_deleted: item.operation.is_tombstone(),
+        }
+    }
 }
 
 /// Names a change for ever: which branch of history, and where in it.
@@ -255,6 +272,12 @@ impl Write {
             Write::SetWithMeta(set) => set.acknowledge,
             Write::DeleteWithMeta(delete) => delete.acknowledge,
         }
+    }
+
+    /// Whether it has its metadata from elsewhere.
+    #[must_use]
+    pub const fn brings_meta(&self) -> bool {
+        matches!(self, Write::SetWithMeta(_) | Write::DeleteWithMeta(_))
     }
 
     /// Whether it may ask for a durability level.

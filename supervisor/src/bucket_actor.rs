@@ -10,7 +10,8 @@ use messages::collections::GetManifest;
 use messages::durability::WriteDurably;
 use messages::vbucket::{
     Add, Append, Count, Delete, DeleteWithMeta, Found, Get, GetAndLock, GetAndTouch, GetMany,
-    GetMeta, Meta, Mutated, Prepend, Replace, Set, SetWithMeta, Touch, Unlock, Write, WriteBatch,
+    GetMeta, GetRandom, Meta, Mutated, Picked, Prepend, Replace, Set, SetWithMeta, Touch, Unlock,
+    Write, WriteBatch,
 };
 use messages::{ChangeManifest, FailureKind, FailureNotice, ManifestError, OperationError};
 use storage::ManifestUid;
@@ -107,10 +108,35 @@ macro_rules! at_once {
 
 at_once! {
     Get => Found, get, key;
-    GetMeta => Meta, get_meta, key;
     GetAndTouch => Found, get_and_touch;
     GetAndLock => Found, get_and_lock;
     Unlock => (), unlock;
+}
+
+impl Handler<GetMeta> for BucketActor {
+    type Result = ResponseFuture<Result<Meta, OperationError>>;
+
+    fn handle(&mut self, message: GetMeta, _: &mut Context<Self>) -> Self::Result {
+        let bucket = self.bucket.clone();
+        Box::pin(async move {
+            let core = bucket.core_of(&message.key)?;
+            bucket
+                .running()
+                .streaming
+                .readers()
+                .get_meta(core, &message.key)
+                .await
+        })
+    }
+}
+
+impl Handler<GetRandom> for BucketActor {
+    type Result = ResponseFuture<Result<Picked, OperationError>>;
+
+    fn handle(&mut self, message: GetRandom, _: &mut Context<Self>) -> Self::Result {
+        let collection = self.bucket.collection_of(message.collection);
+        Box::pin(async move { collection.get_random().await })
+    }
 }
 
 impl Handler<GetManifest> for BucketActor {

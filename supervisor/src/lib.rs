@@ -92,6 +92,7 @@ mod running;
 pub mod metric_names;
 mod statistics;
 mod streaming;
+mod scan;
 pub mod changes;
 mod replication;
 mod durability;
@@ -118,6 +119,7 @@ pub use changes::{
 pub use compaction::CompactionReport;
 pub use durability::DurabilityFigures;
 pub use replication::{ReplicateError, Replication};
+pub use scan::{Scan, ScanBuilder};
 pub use shutdown::ShutdownReport;
 pub use statistics::{BucketStatistics, CollectionStatistics};
 pub use streaming::ProducerAddr;

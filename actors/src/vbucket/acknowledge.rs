@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use super::core::VbucketCore;
 use super::durable::DurableWait;
+use super::lookup::LookedUp;
 use super::waiters::{PersistPlace, Persisted};
 use crate::sync::atomic::Ordering;
 use messages::vbucket::{Acknowledge, Mutated, Write, WriteBatch};
@@ -108,11 +109,20 @@ impl VbucketCore {
 
     /// Writes at once, and answers as the write asks.
     pub fn write_acknowledged(&self, write: Write) -> Acknowledged {
+        self.write_knowing(write, None)
+    }
+
+    /// The same, with what the store holds of the key, if somebody looked: for writes that were answered
+    /// [`Busy::NotInMemory`](messages::Busy::NotInMemory).
+    pub fn write_knowing(&self, write: Write, looked_up: Option<LookedUp>) -> Acknowledged {
         if let Some(level) = self.level_wanted(&write) {
             return self.write_durably_acknowledged(write, Durability::of(level));
         }
         match self.place_for(&write) {
-            Ok(place) => Acknowledged::of(self.write(write), place),
+            Ok(place) => {
+                let changed = self.change(write, looked_up);
+                Acknowledged::of(changed.map(|changed| changed.mutated), place)
+            }
             Err(error) => Acknowledged(Stage::Now(Err(error))),
         }
     }

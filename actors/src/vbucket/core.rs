@@ -76,6 +76,8 @@ pub struct VbucketCore {
     pub(super) map: DocumentMap,
     pub(super) prepares: Prepares,
     pub(super) locks: Locks,
+    /// The highest tombstone that left memory; only the store knows what it said.
+    pub(super) forgotten_up_to: AtomicU64,
     pub(super) incarnation: Incarnation,
     pub(super) cas: HybridLogicalClock,
     pub(super) waiters: Waiters,
@@ -155,6 +157,7 @@ impl VbucketCore {
             map: DocumentMap::new(),
             prepares: Prepares::new(has_prepares(&stored)),
             locks: Locks::default(),
+            forgotten_up_to: AtomicU64::new(0),
             incarnation: config.position.incarnation,
             cas: HybridLogicalClock::default(),
             waiters: Waiters::new(high),

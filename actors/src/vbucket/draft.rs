@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::amend::{Amended, Amendment, End};
 use super::core::VbucketCore;
 use super::document_map::Place;
+use super::lookup::LookedUp;
 use super::memory;
 use super::moment::{Now, expiry_at, is_expired};
 use super::rule::{Contender, Rule};
@@ -27,6 +28,8 @@ use storage::{
 pub(super) struct Draft {
     pub(super) place: Place,
     pub(super) what: Drafted,
+    /// What the store holds of a key that is not in memory, where somebody looked.
+    pub(super) looked_up: Option<LookedUp>,
 }
 
 pub(super) enum Drafted {
@@ -193,6 +196,7 @@ impl VbucketCore {
         Draft {
             place: self.map.place(item.document.key.as_encoded()),
             what: Drafted::Whole { item, rule },
+            looked_up: None,
         }
     }
 
@@ -212,6 +216,7 @@ impl VbucketCore {
                 of,
                 made,
             })),
+            looked_up: None,
         }
     }
 

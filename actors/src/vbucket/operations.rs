@@ -11,6 +11,7 @@ use super::document_map::Place;
 use super::draft::{Draft, Fresh, tombstone};
 use super::fault::ChangeStep;
 use super::lock::Locked;
+use super::lookup::LookedUp;
 use super::manifest::Opened;
 use super::moment::{Now, is_expired};
 use super::status::Sight;
@@ -30,9 +31,9 @@ pub(super) struct Ready {
 }
 
 /// A change that is done.
-struct Changed {
-    item: Arc<Item>,
-    mutated: Mutated,
+pub(super) struct Changed {
+    pub(super) item: Arc<Item>,
+    pub(super) mutated: Mutated,
 }
 
 impl VbucketCore {
@@ -53,7 +54,7 @@ impl VbucketCore {
         let opened = self.admit_key_in_force(key)?;
         let mut meta = self.look(sight, opened, key, |item| {
             let is_shown = item.operation.is_tombstone() || self.is_live(item);
-            is_shown.then(|| meta(item))
+            is_shown.then(|| Meta::of(item))
         })?;
         self.masked(key, &mut meta.cas, meta.seqno);
         Ok(meta)
@@ -192,18 +193,26 @@ impl VbucketCore {
             expiry: request.expiry,
             acknowledge: Acknowledge::InMemory,
         });
-        Ok(found(&self.change(touch)?.item))
+        Ok(found(&self.change(touch, None)?.item))
     }
 
     /// One write of any kind.
     pub fn write(&self, write: Write) -> Result<Mutated, OperationError> {
-        Ok(self.change(write)?.mutated)
+        Ok(self.change(write, None)?.mutated)
     }
 
-    fn change(&self, write: Write) -> Result<Changed, OperationError> {
+    /// The same, with what the store holds of the key, if somebody looked.
+    pub(super) fn change(
+        &self,
+        write: Write,
+        looked_up: Option<LookedUp>,
+    ) -> Result<Changed, OperationError> {
         self.admit_write()?;
         let now = self.now();
-        let draft = self.draft(write, now)?;
+        let draft = Draft {
+            looked_up,
+            ..self.draft(write, now)?
+        };
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);
         self.apply(&mut locked, draft, now)
@@ -249,12 +258,23 @@ impl VbucketCore {
         draft: Draft,
         now: Now,
     ) -> Result<Ready, OperationError> {
-        let Draft { place, what } = draft;
+        let Draft {
+            place,
+            what,
+            looked_up,
+        } = draft;
         let key = what.key();
         let opened = self.admit_key(key)?;
         let old = self.map.get(place, key.as_encoded());
         let shown = opened.shown(old.as_ref());
-        let live = self.judge(locked, place, (key, opened), shown, what.rule(), now)?;
+        let rule = what.rule();
+        let live = self.judge(locked, place, (key, opened), shown, rule, now)?;
+        if old.is_none() && rule.asks_what_was() {
+            let forgotten = self.forgotten(locked, looked_up.as_ref())?;
+            // Of an earlier life of its collection it says nothing.
+            let forgotten = forgotten.filter(|item| item.seqno >= opened.start);
+            rule.judge_conflict(forgotten.map(|item| &item.document), false)?;
+        }
         let fresh = self.settled(what, live)?;
         Ok(Ready { place, fresh, old })
     }
@@ -329,19 +349,6 @@ const WARMING_UP: OperationError = OperationError::TemporaryFailure(messages::Bu
 pub(super) fn found(item: &Item) -> Found {
     Found {
         value: item.document.value.clone(),
-        meta: meta(item),
-    }
-}
-
-fn meta(item: &Item) -> Meta {
-    let document = &item.document;
-    Meta {
-        cas: document.cas,
-        flags: document.flags,
-        datatype: document.datatype,
-        expiry: document.expiry,
-        rev_seqno: document.rev_seqno,
-        seqno: item.seqno,
-        is_deleted: item.operation.is_tombstone(),
+        meta: Meta::of(item),
     }
 }

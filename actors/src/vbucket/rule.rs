@@ -84,7 +84,8 @@ impl VbucketCore {
             None => rule.judge(current),
         };
         // Of a tombstone, and of what is expired and not deleted, the version counts.
-        let verdict = verdict.and_then(|()| rule.judge_conflict(old, lock.is_some()));
+        let here = old.map(|old| &old.document);
+        let verdict = verdict.and_then(|()| rule.judge_conflict(here, lock.is_some()));
         if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
             let bytes = memory::cost_bytes(&expired.document.key, 0);
             self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
@@ -94,22 +95,23 @@ impl VbucketCore {
 }
 
 impl Rule {
-    fn judge_conflict(
+    /// Whether a tombstone that left memory counts.
+    pub(super) const fn asks_what_was(&self) -> bool {
+        matches!(self, Rule::Outdone(..))
+    }
+
+    pub(super) fn judge_conflict(
         self,
-        here: Option<&Arc<Item>>,
+        here: Option<&Document>,
         is_locked: bool,
     ) -> Result<(), OperationError> {
         let (Rule::Outdone(_, contender), Some(here)) = (self, here) else {
             return Ok(());
         };
-        if contender.takes_the_place_of(&here.document) {
+        if contender.takes_the_place_of(here) {
             return Ok(());
         }
-        let current = if is_locked {
-            Cas::LOCKED
-        } else {
-            here.document.cas
-        };
+        let current = if is_locked { Cas::LOCKED } else { here.cas };
         Err(OperationError::ConflictLost { current })
     }
 

@@ -12,14 +12,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use actors::vbucket::VbucketCore;
-use messages::OperationError;
 use messages::vbucket::{
-    Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GivenMeta, Meta, Unlock,
+    Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GetRandom, GivenMeta, Meta, Picked,
+    Unlock,
 };
-use storage::{Cas, CollectionId, DocumentKey, KeyError};
+use messages::{OperationError, ScanRange};
+use storage::{Cas, CollectionId, DocumentKey, KeyError, VbucketId};
 
 use super::requests::{Verb, WriteRequest};
 use crate::running::{Held, Running};
+use crate::scan::ScanBuilder;
 use crate::vbucket_map;
 
 /// The documents of one collection. Clones are handles to the same one. It stands for the collection's number: after a promotion
@@ -57,14 +59,49 @@ impl Collection {
         self.core_of(&key)?.get(&key)
     }
 
-    /// Reads a document's metadata; shows a tombstone that is still in memory, too.
+    /// Reads a document's metadata; shows tombstones, too.
+    pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
+        let key = self.key(key)?;
+        let core = self.core_of(&key)?;
+        self.running()
+            .streaming
+            .readers()
+            .get_meta(core, &key)
+            .await
+    }
+
+    /// Reads any live document; all are likely, if not equally so.
     #[expect(
         clippy::unused_async,
         reason = "a document that is not in memory will be awaited"
     )]
-    pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
-        let key = self.key(key)?;
-        self.core_of(&key)?.get_meta(&key)
+    pub async fn get_random(&self) -> Result<Picked, OperationError> {
+        let table = &self.running().table;
+        let (request, count) = (
+            GetRandom {
+                collection: self.id,
+            },
+            table.count(),
+        );
+        let first = table.random() % u64::from(count.max(1));
+        let numbers = (0..u64::from(count)).map(|number| first.saturating_add(number));
+        for number in numbers.filter_map(|number| number.checked_rem(u64::from(count))) {
+            let number = u16::try_from(number).ok();
+            let Some(vbucket) = number.and_then(VbucketId::new) else {
+                continue;
+            };
+            match table.core(vbucket)?.get_random(&request) {
+                // Others may have some.
+                Err(OperationError::KeyNotFound | OperationError::NotMyVbucket { .. }) => {}
+                picked => return picked,
+            }
+        }
+        Err(OperationError::KeyNotFound)
+    }
+
+    /// Reads the documents whose keys lie in a range, by rising key. See [`ScanBuilder`].
+    pub fn scan(&self, range: ScanRange) -> ScanBuilder<'_> {
+        ScanBuilder::new(self, range)
     }
 
     /// Whether there is a document of that key.

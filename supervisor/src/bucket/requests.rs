@@ -1,10 +1,12 @@
 //! Writes as an embedder asks for them: a request is put together, then awaited.
 //!
 //! Invariant: nothing happens before the first poll; the first poll applies the write whole, on the caller's thread, and
-//! what is awaited after it is only its way to the disk. So a request dropped at any moment was applied or was not.
+//! what is awaited after it is only its way to the disk. One that brings its metadata along may look up what is there first.
+//! So a request dropped at any moment was applied or was not.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -135,14 +137,22 @@ impl<'b> WriteRequest<'b> {
     }
 
     /// Applies the write in memory, and begins its way to the disk, or to a majority.
-    fn begin(self) -> Result<Acknowledged, OperationError> {
+    fn begin(self) -> Result<Stage<'b>, OperationError> {
         let (of, timeout, level) = (self.of, self.timeout, self.level);
         let write = self.write()?;
         let core = of.core_of(write.key())?;
-        Ok(match level.or_else(|| core.level_wanted(&write)) {
-            Some(level) => core.write_durably_acknowledged(write, Durability { level, timeout }),
-            None => core.write_acknowledged(write),
-        })
+        if let Some(level) = level.or_else(|| core.level_wanted(&write)) {
+            let durability = Durability { level, timeout };
+            let acknowledged = core.write_durably_acknowledged(write, durability);
+            return Ok(Stage::Acknowledging(acknowledged));
+        }
+        if !write.brings_meta() {
+            return Ok(Stage::Acknowledging(core.write_acknowledged(write)));
+        }
+        // What is there may have to be looked up first.
+        let (readers, core) = (of.running().streaming.readers().clone(), Arc::clone(core));
+        let writing = async move { readers.write(&core, write).await };
+        Ok(Stage::LookingUp(LookingUp(Box::pin(writing))))
     }
 
     fn write(self) -> Result<Write, KeyError> {
@@ -236,7 +246,17 @@ pub struct WriteFuture<'b> {
 enum Stage<'b> {
     Asked(WriteRequest<'b>),
     Acknowledging(Acknowledged),
+    LookingUp(LookingUp),
     Answered,
+}
+
+/// A write that may look up what is there first.
+struct LookingUp(Pin<Box<dyn Future<Output = Result<Mutated, OperationError>> + Send>>);
+
+impl std::fmt::Debug for LookingUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LookingUp")
+    }
 }
 
 impl Future for WriteFuture<'_> {
@@ -246,13 +266,20 @@ impl Future for WriteFuture<'_> {
         loop {
             match std::mem::replace(&mut self.stage, Stage::Answered) {
                 Stage::Asked(request) => match request.begin() {
-                    Ok(acknowledged) => self.stage = Stage::Acknowledging(acknowledged),
+                    Ok(stage) => self.stage = stage,
                     Err(error) => return Poll::Ready(Err(error)),
                 },
                 Stage::Acknowledging(mut acknowledged) => {
                     let polled = Pin::new(&mut acknowledged).poll(context);
                     if polled.is_pending() {
                         self.stage = Stage::Acknowledging(acknowledged);
+                    }
+                    return polled;
+                }
+                Stage::LookingUp(mut writing) => {
+                    let polled = writing.0.as_mut().poll(context);
+                    if polled.is_pending() {
+                        self.stage = Stage::LookingUp(writing);
                     }
                     return polled;
                 }
