@@ -37,8 +37,9 @@ pub use supervisor::{
     Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Change, Changes,
     ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
     CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, DurabilityFigures,
-    Location, ProducerAddr, ReplicateError, Replication, Shutdown, ShutdownReport, Since, SizeTier,
-    TokenError, Until, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
+    Location, ProducerAddr, ReplicateError, Replication, Scan, ScanBuilder, Shutdown,
+    ShutdownReport, Since, SizeTier, TokenError, Until, VbucketAddr, WriteFuture, WriteRequest,
+    vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

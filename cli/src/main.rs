@@ -19,8 +19,10 @@ mod collections;
 mod load;
 mod get;
 mod put;
+mod amend;
 mod remove;
 mod changes;
+mod scan;
 mod stat;
 mod compact;
 mod verify;
@@ -57,7 +59,13 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Load(load) => load::run(&session, load, output),
         Command::Get(get) => get::run(&session, get, output),
         Command::Put(put) => put::run(&session, put, output),
+        Command::Append(extend) => amend::append(&session, extend, output),
+        Command::Prepend(extend) => amend::prepend(&session, extend, output),
+        Command::Incr(count) => amend::increment(&session, count, output),
+        Command::Decr(count) => amend::decrement(&session, count, output),
+        Command::Touch(touch) => amend::touch(&session, touch, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
+        Command::Scan(scan) => scan::run(&session, scan),
         Command::Changes(changes) => changes::run(&session, changes),
         Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),
