@@ -119,11 +119,6 @@ impl Table {
         u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
     }
 
-    /// A random number.
-    pub(crate) fn random(&self) -> u64 {
-        self.environment.random.next_u64()
-    }
-
     /// How many actor threads the vbuckets are dealt to.
     pub(crate) fn threads(&self) -> usize {
         self.edges.len()

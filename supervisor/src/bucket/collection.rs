@@ -83,7 +83,7 @@ impl Collection {
             },
             table.count(),
         );
-        let first = table.random() % u64::from(count.max(1));
+        let first = table.random().next_u64() % u64::from(count.max(1));
         let numbers = (0..u64::from(count)).map(|number| first.saturating_add(number));
         for number in numbers.filter_map(|number| number.checked_rem(u64::from(count))) {
             let number = u16::try_from(number).ok();
