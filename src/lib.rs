@@ -34,11 +34,12 @@
 #[cfg(feature = "testing")]
 pub use supervisor::testing;
 pub use supervisor::{
-    Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Change, Changes,
-    ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
-    CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, DurabilityFigures,
-    Location, ProducerAddr, ReplicateError, Replication, Scan, ScanBuilder, Shutdown,
-    ShutdownReport, Since, SizeTier, TokenError, Until, VbucketAddr, WriteFuture, WriteRequest,
+    BackupError, BackupReport, Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics,
+    Change, Changes, ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics,
+    CompactionConfig, CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr,
+    DurabilityFigures, Location, Moment, Past, PastDocuments, PastError, ProducerAddr,
+    ReplicateError, Replication, Restored, Scan, ScanBuilder, Shutdown, ShutdownReport, Since,
+    SizeTier, TokenError, Until, VbucketAddr, Version, WriteFuture, WriteRequest, restore,
     vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};

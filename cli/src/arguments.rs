@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::amend::{CountArguments, ExtendArguments, TouchArguments};
+use crate::backup::BackupArguments;
 use crate::bench::BenchArguments;
 use crate::changes::ChangesArguments;
 use crate::collections::CollectionsArguments;
@@ -73,6 +74,8 @@ pub(crate) enum Command {
     Stat,
     /// Rewrite the bucket without what nobody needs any more.
     Compact(CompactArguments),
+    /// Copy the whole bucket into another directory, read back and compared.
+    Backup(BackupArguments),
     /// Read every byte that counts, and name each fault.
     Verify,
     /// Time a bucket of its own under the YCSB workloads.

@@ -26,6 +26,7 @@ mod scan;
 mod stat;
 mod compact;
 mod verify;
+mod backup;
 mod bench;
 
 use std::process::ExitCode;
@@ -70,6 +71,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),
         Command::Compact(compact) => compact::run(&session, compact, output),
+        Command::Backup(backup) => backup::run(&session, backup, output),
         Command::Verify => verify::run(&session, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
     }

@@ -20,8 +20,8 @@ use crate::kv_store::{Batch, CommitDurability, ItemView, KvStore, Scan, Snapshot
 use crate::outcome::{AbortReason, Job, Outcome};
 use crate::seqno::{Seqno, SeqnoRange, SnapshotRange};
 use crate::vbucket::{
-    Incarnation, RollbackEpoch, VbucketId, VbucketIdentity, VbucketStateRecord, VbucketUuid,
-    Watermarks,
+    Incarnation, RollbackEpoch, SnapshotKind, VbucketId, VbucketIdentity, VbucketStateRecord,
+    VbucketUuid, Watermarks,
 };
 
 /// What a copy of one vbucket holds.
@@ -173,6 +173,7 @@ impl CopyJob {
                     start: Seqno::ZERO,
                     end: self.source.watermarks.high_seqno,
                 },
+                snapshot_kind: SnapshotKind::Disk,
                 ..self.watermarks()
             };
             if let Err(error) = self.commit(life, items, watermarks, None) {

@@ -24,6 +24,12 @@ pub enum Location {
     Disk(Arc<dyn Disk>),
 }
 
+impl<P: Into<PathBuf>> From<P> for Location {
+    fn from(path: P) -> Location {
+        Location::Directory(path.into())
+    }
+}
+
 /// How a bucket is made and opened.
 #[derive(Clone, Debug)]
 pub struct BucketConfig {

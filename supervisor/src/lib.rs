@@ -103,6 +103,7 @@ mod engine;
 mod bucket;
 mod compaction;
 mod past;
+mod backup;
 mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
@@ -110,6 +111,7 @@ pub mod testing;
 
 pub use actors::compactor::{CompactionFigures, CompactionPolicy, SizeTier};
 pub use actors::warmup::{WarmupEnd, WarmupProgress};
+pub use backup::{BackupError, BackupReport, restore};
 pub use bucket::{Bucket, Collection, CompactorAddr, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
 pub use bucket_config::{BucketConfig, CompactionConfig, Location};

@@ -4,7 +4,7 @@
 //! durable, and nothing else is created before it. A directory with other files and without it is somebody else's. What
 //! is kept of the past stands behind the shape, where a store keeps some.
 
-use crate::disk::{Disk, DiskErrorKind, OpenMode};
+use crate::disk::{Disk, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::names::{IDENTITY, IDENTITY_TEMPORARY, LOCK};
 use crate::log_store::options::CreateOptions;
@@ -144,13 +144,22 @@ impl Identity {
 
     /// Reads who the store in this directory is.
     pub(crate) fn open(disk: &dyn Disk) -> Result<Identity, StorageError> {
-        let file = match disk.open(IDENTITY, OpenMode::Existing) {
-            Ok(file) => file,
-            Err(error) if error.kind == DiskErrorKind::NotFound => {
-                return Err(missing(&disk.list()?));
-            }
-            Err(error) => return Err(error.into()),
-        };
+        match disk.open(IDENTITY, OpenMode::Existing) {
+            Ok(file) => Identity::read(&*file),
+            Err(error) if error.kind == DiskErrorKind::NotFound => Err(missing(&disk.list()?)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads who a store is that is open, and may not be revealed yet.
+    pub(crate) fn of_open(disk: &dyn Disk) -> Result<Identity, StorageError> {
+        match disk.open(IDENTITY_TEMPORARY, OpenMode::Existing) {
+            Ok(file) => Identity::read(&*file),
+            Err(_) => Identity::open(disk),
+        }
+    }
+
+    fn read(file: &dyn DiskFile) -> Result<Identity, StorageError> {
         let length = usize::try_from(file.length()?)
             .unwrap_or(usize::MAX)
             .min(LENGTH.saturating_add(HISTORY_LENGTH));

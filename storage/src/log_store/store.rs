@@ -24,7 +24,8 @@ use crate::log_store::options::{CreateOptions, OpenOptions};
 use crate::log_store::recovery;
 use crate::log_store::rollback::RollbackJob;
 use crate::log_store::seal::SealJob;
-use crate::log_store::shard::Shard;
+use crate::log_store::shard::{Shard, Slot};
+use crate::log_store::version::Version;
 use crate::outcome::{AbortReason, Job, Outcome};
 use crate::retention::Retention;
 use crate::seqno::Seqno;
@@ -381,6 +382,27 @@ impl LogStore {
             }
         }
         first
+    }
+
+    /// Seals all vbuckets, and forgets every moment before: for a store that was filled with what another one had come to,
+    /// in an order that other one never was in. Durable with the next checkpoint. Nobody else may write meanwhile.
+    pub fn seal_as_beginning(&self) -> Result<(), StorageError> {
+        finished(self.seal_all(Seqno::MAX))?;
+        for shard in &self.inner.shards {
+            // Nothing is published while it is held.
+            let _writer = shard.writer();
+            for vbucket in shard.vbuckets() {
+                let Slot::Up(version) = shard.read_slot(vbucket) else {
+                    continue;
+                };
+                let begun = Version {
+                    exact_from: version.exact_from.max(version.sealed),
+                    ..Version::clone(&version)
+                };
+                shard.publish(vbucket, Slot::Up(Arc::new(begun)));
+            }
+        }
+        Ok(())
     }
 
     /// Writes every shard's manifest. One that fails does not keep the others from it; the first error is told.

@@ -49,7 +49,8 @@ impl Past {
             self.check()?;
             one.write_to(&store, random, &mut restored)?;
         }
-        store.sync()?;
+        // No moment before this one was ever one of the new bucket.
+        store.seal_as_beginning()?;
         store.reveal()?;
         Ok(restored)
     }
