@@ -37,8 +37,9 @@ pub use supervisor::{
     Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Change, Changes,
     ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
     CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, DurabilityFigures,
-    Location, ProducerAddr, ReplicateError, Replication, Shutdown, ShutdownReport, Since, SizeTier,
-    TokenError, Until, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
+    Location, Moment, Past, PastDocuments, PastError, ProducerAddr, ReplicateError, Replication,
+    Restored, Shutdown, ShutdownReport, Since, SizeTier, TokenError, Until, VbucketAddr, Version,
+    WriteFuture, WriteRequest, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

@@ -14,6 +14,8 @@ mod backoff;
 mod disk_watch;
 mod input;
 mod collection_name;
+mod amounts;
+mod instant;
 mod create;
 mod collections;
 mod load;
@@ -21,6 +23,8 @@ mod get;
 mod put;
 mod remove;
 mod changes;
+mod history;
+mod restore;
 mod stat;
 mod compact;
 mod verify;
@@ -59,6 +63,8 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Put(put) => put::run(&session, put, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
         Command::Changes(changes) => changes::run(&session, changes),
+        Command::History(history) => history::run(&session, history),
+        Command::Restore(restore) => restore::run(&session, restore, output),
         Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),
         Command::Compact(compact) => compact::run(&session, compact, output),
