@@ -38,8 +38,8 @@ pub use supervisor::{
     ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
     CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, DurabilityFigures,
     Location, Moment, Past, PastDocuments, PastError, ProducerAddr, ReplicateError, Replication,
-    Restored, Shutdown, ShutdownReport, Since, SizeTier, TokenError, Until, VbucketAddr, Version,
-    WriteFuture, WriteRequest, vbucket_of,
+    Restored, Scan, ScanBuilder, Shutdown, ShutdownReport, Since, SizeTier, TokenError, Until,
+    VbucketAddr, Version, WriteFuture, WriteRequest, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::amend::{CountArguments, ExtendArguments, TouchArguments};
 use crate::bench::BenchArguments;
 use crate::changes::ChangesArguments;
 use crate::collections::CollectionsArguments;
@@ -15,6 +16,7 @@ use crate::load::LoadArguments;
 use crate::put::PutArguments;
 use crate::remove::RemoveArguments;
 use crate::restore::RestoreArguments;
+use crate::scan::ScanArguments;
 
 /// A durable document store in one directory.
 ///
@@ -51,8 +53,20 @@ pub(crate) enum Command {
     Get(GetArguments),
     /// Write a document.
     Put(PutArguments),
+    /// Put bytes behind a document's value.
+    Append(ExtendArguments),
+    /// Put bytes before a document's value.
+    Prepend(ExtendArguments),
+    /// Count a document's number up.
+    Incr(CountArguments),
+    /// Count a document's number down, to zero at most.
+    Decr(CountArguments),
+    /// Give a document another expiry.
+    Touch(TouchArguments),
     /// Remove a document.
     Remove(RemoveArguments),
+    /// Tell the documents of a range of keys, by rising key, one a line.
+    Scan(ScanArguments),
     /// Tell what happened in the bucket, one event a line, up to now.
     Changes(ChangesArguments),
     /// Tell the versions of a document that are kept, newest first, one a line.

@@ -25,6 +25,7 @@ mod rollback_state;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod memory_store;
+pub mod copying;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
@@ -33,6 +34,7 @@ pub use compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
     ErasedPrepare, ExpiredDocument,
 };
+pub use copying::{Copied, CopyError, CopyJob};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{

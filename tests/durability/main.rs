@@ -7,6 +7,7 @@ mod seeds;
 mod answers;
 mod failover;
 mod levels;
+mod linearizable;
 mod panics;
 mod streams;
 

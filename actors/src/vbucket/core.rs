@@ -14,6 +14,7 @@ use super::durability::{Durable, has_prepares};
 use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::lock::Locked;
+use super::locks::Locks;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
 use super::prepares::Prepares;
 use super::producing::{Producing, Watched};
@@ -74,6 +75,9 @@ pub struct VbucketCore {
     pub(super) memory: Arc<MemoryAccount>,
     pub(super) map: DocumentMap,
     pub(super) prepares: Prepares,
+    pub(super) locks: Locks,
+    /// The highest tombstone that left memory; only the store knows what it said.
+    pub(super) forgotten_up_to: AtomicU64,
     pub(super) incarnation: Incarnation,
     pub(super) cas: HybridLogicalClock,
     pub(super) waiters: Waiters,
@@ -152,6 +156,8 @@ impl VbucketCore {
             id: config.id,
             map: DocumentMap::new(),
             prepares: Prepares::new(has_prepares(&stored)),
+            locks: Locks::default(),
+            forgotten_up_to: AtomicU64::new(0),
             incarnation: config.position.incarnation,
             cas: HybridLogicalClock::default(),
             waiters: Waiters::new(high),

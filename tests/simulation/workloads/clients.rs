@@ -224,7 +224,12 @@ async fn send(vbucket: &VbucketAddr, write: Write) -> Result<Mutated, OperationE
         Write::Add(add) => vbucket.send(add).await,
         Write::Replace(replace) => vbucket.send(replace).await,
         Write::Delete(delete) => vbucket.send(delete).await,
-        write @ Write::Touch(_) => {
+        write @ (Write::Touch(_)
+        | Write::Append(_)
+        | Write::Prepend(_)
+        | Write::Count(_)
+        | Write::SetWithMeta(_)
+        | Write::DeleteWithMeta(_)) => {
             let batch = WriteBatch {
                 writes: vec![write],
             };

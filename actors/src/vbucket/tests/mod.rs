@@ -20,7 +20,8 @@ use self::support::{Bench, Setup, active, id, key, set};
 use super::checkpoint::CheckpointLimits;
 use super::{ChangeStep, DurableWait, VbucketCore};
 use messages::vbucket::{
-    Acknowledge, Add, Delete, ExpiryRequest, Replace, Set, Touch, Write, WriteBatch, WriteOptions,
+    Acknowledge, Add, Append, Count, Delete, Delta, ExpiryRequest, Prepend, Replace, Set, Touch,
+    Write, WriteBatch, WriteOptions,
 };
 use messages::{Busy, OperationError};
 use storage::{Cas, KvStore, MemoryStore, Seqno, VbucketStateRecord, VbucketUuid};
@@ -40,6 +41,9 @@ enum What {
     Replace,
     Delete,
     Touch,
+    Append,
+    Prepend,
+    Count,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +71,10 @@ enum Step {
 }
 
 fn wanted() -> impl Strategy<Value = Wanted> {
-    use What::{Add, Delete, Replace, Set, Touch};
-    let what = prop::sample::select(vec![Set, Set, Set, Add, Replace, Delete, Delete, Touch]);
+    use What::{Add, Append, Count, Delete, Prepend, Replace, Set, Touch};
+    let what = prop::sample::select(vec![
+        Set, Set, Set, Add, Replace, Delete, Delete, Touch, Append, Prepend, Count, Count,
+    ]);
     let cas = prop_oneof![
         4 => Just(Named::None),
         2 => Just(Named::Present),
@@ -144,7 +150,12 @@ impl World {
             Named::Another => Some(Cas(1)),
         };
         let expiry = ExpiryRequest(wanted.expiry);
-        let Set { key, value, .. } = set(&name, &format!("{wanted:?}"));
+        // Every other document is a number.
+        let text = match wanted.name % 2 {
+            0 => u32::from(wanted.name).pow(2).to_string(),
+            _ => format!("{wanted:?}"),
+        };
+        let Set { key, value, .. } = set(&name, &text);
         let options = WriteOptions {
             cas,
             flags: u32::from(wanted.name),
@@ -175,6 +186,28 @@ impl World {
             }),
             What::Touch => Write::Touch(Touch {
                 key,
+                expiry,
+                acknowledge,
+            }),
+            What::Append => Write::Append(Append {
+                key,
+                value,
+                cas,
+                acknowledge,
+            }),
+            What::Prepend => Write::Prepend(Prepend {
+                key,
+                value,
+                cas,
+                acknowledge,
+            }),
+            What::Count => Write::Count(Count {
+                key,
+                delta: match wanted.expiry {
+                    0 => Delta::Increment(7),
+                    _ => Delta::Decrement(50),
+                },
+                initial: cas.map(|_| 5),
                 expiry,
                 acknowledge,
             }),
