@@ -12,9 +12,11 @@ use crate::collections::CollectionsArguments;
 use crate::compact::CompactArguments;
 use crate::create::CreateArguments;
 use crate::get::GetArguments;
+use crate::history::HistoryArguments;
 use crate::load::LoadArguments;
 use crate::put::PutArguments;
 use crate::remove::RemoveArguments;
+use crate::restore::RestoreArguments;
 use crate::scan::ScanArguments;
 
 /// A durable document store in one directory.
@@ -68,6 +70,10 @@ pub(crate) enum Command {
     Scan(ScanArguments),
     /// Tell what happened in the bucket, one event a line, up to now.
     Changes(ChangesArguments),
+    /// Tell the versions of a document that are kept, newest first, one a line.
+    History(HistoryArguments),
+    /// Make a bucket of what this one was at an earlier time or token.
+    Restore(RestoreArguments),
     /// List, make and drop collections.
     Collections(CollectionsArguments),
     /// Say how the bucket stands.
