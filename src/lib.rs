@@ -38,7 +38,8 @@ pub use supervisor::{
     ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
     CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, DurabilityFigures,
     Location, ProducerAddr, ReplicateError, Replication, Shutdown, ShutdownReport, Since, SizeTier,
-    TokenError, Until, VbucketAddr, WriteFuture, WriteRequest, vbucket_of,
+    TakeOverError, TakenOver, TokenError, Until, VbucketAddr, WhyNot, WriteFuture, WriteRequest,
+    vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

@@ -20,4 +20,5 @@ mod quota_and_space;
 mod restarts;
 mod runtimes;
 mod stalls;
+mod takeover;
 mod vbucket_down;
