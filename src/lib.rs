@@ -39,8 +39,8 @@ pub use supervisor::{
     CompactionConfig, CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr,
     DurabilityFigures, Location, Moment, Past, PastDocuments, PastError, ProducerAddr,
     ReplicateError, Replication, Restored, Scan, ScanBuilder, Shutdown, ShutdownReport, Since,
-    SizeTier, TokenError, Until, VbucketAddr, Version, WriteFuture, WriteRequest, restore,
-    vbucket_of,
+    SizeTier, TakeOverError, TakenOver, TokenError, Until, VbucketAddr, Version, WhyNot,
+    WriteFuture, WriteRequest, restore,
 };
 pub use {actors, messages, storage, supervisor};
 

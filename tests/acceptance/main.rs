@@ -21,4 +21,5 @@ mod quota_and_space;
 mod restarts;
 mod runtimes;
 mod stalls;
+mod takeover;
 mod vbucket_down;

@@ -5,6 +5,7 @@ mod cluster;
 mod history;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,8 +38,13 @@ const CHILDREN: [&str; 6] = [
     "flusher-0",
 ];
 
+/// The invariants that are judged in whole vbuckets, whenever something is done to one: see `docs/testing.md`.
+const JUDGED: [u8; 19] = [
+    1, 2, 3, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 22, 25, 26,
+];
+
 /// What came of it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sum {
     power_cuts: u64,
     kills: u64,
@@ -49,6 +55,8 @@ struct Sum {
     unknown: u64,
     /// Documents whose history nothing that lies in one place can have.
     broken: u64,
+    /// How often each invariant of a vbucket's durable writes was looked at.
+    judged: BTreeMap<u8, u64>,
 }
 
 type Recorded = Rc<RefCell<History>>;
@@ -231,6 +239,9 @@ fn in_world(seed: u64, choice: Choice, sum: &mut Sum) {
         for number in 0..ROUNDS {
             round(&cluster, &worlds, (number, choice), &*random, sum).await;
         }
+        for (id, count) in worlds.iter().flat_map(World::judged) {
+            *sum.judged.entry(id).or_default() += count;
+        }
     });
 }
 
@@ -248,6 +259,10 @@ fn documents_are_as_if_they_lay_in_one_place() {
     let troubles = [sum.power_cuts, sum.kills, sum.isolations, sum.cut_links];
     assert!(troubles.iter().all(|trouble| *trouble > 0), "{sum:?}");
     assert!(sum.panics > 0 && sum.unknown > 0, "{sum:?}");
+    assert!(
+        JUDGED.iter().all(|id| sum.judged.contains_key(id)),
+        "{sum:?}"
+    );
 }
 
 /// The test above can fail: whoever promotes the node that holds the least loses what was committed, and that is found.
