@@ -215,6 +215,7 @@ impl World {
     }
 
     fn run(&mut self, step: &Step, fault: Option<ChangeStep>) {
+        self.model.forgotten_rev = self.core().forgotten_revision();
         match step {
             Step::One(wanted) => {
                 let write = self.write(*wanted);
@@ -284,7 +285,7 @@ impl World {
         }
     }
 
-    /// A tombstone that left memory is on disk, and its revision begins anew.
+    /// A tombstone that left memory is on disk; what is made in its place goes on behind all that did.
     fn forget_tombstones(&mut self) {
         let core = &self.bench.core;
         for (name, slot) in &mut self.model.slots {
@@ -292,7 +293,7 @@ impl World {
             let is_gone = core.get_meta(&name) == Err(OperationError::KeyNotFound);
             if slot.document.is_none() && is_gone {
                 assert!(slot.seqno <= core.persisted_seqno());
-                slot.rev = 0;
+                slot.is_forgotten = true;
             }
         }
     }
