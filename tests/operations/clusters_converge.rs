@@ -159,7 +159,10 @@ proptest! {
         for step in steps {
             match step {
                 Step::Client { here, key, is_deletion: false } => {
-                    block_on(of(here).set(name(key), format!("{here}"))).unwrap();
+                    // Clocks may show the same moment; flags then tell the two sides apart.
+                    let flags = 1 + u32::from(here);
+                    let set = of(here).set(name(key), format!("{here}")).flags(flags);
+                    block_on(set).unwrap();
                 }
                 Step::Client { here, key, is_deletion: true } => {
                     drop(block_on(of(here).delete(name(key))));

@@ -135,7 +135,7 @@ fn what_must_be_seen_is_waited_for_and_no_longer_than_asked() -> Result {
     let config = BucketConfig::on(Arc::new(disk.clone()));
     let bucket = block_on(Bucket::create(made_small(config)))?;
     let key = key_in(&bucket, vbucket(1), 0);
-    disk.hold_syncs_of("writer");
+    disk.hold_syncs_of("writer-0");
     let written = block_on(bucket.set(&key, "v"))?;
     let late = bucket.scan(ScanRange::all()).at_least([written.token]);
     let late = late.within(Duration::from_millis(1)).open()?;
@@ -177,7 +177,10 @@ fn what_is_of_another_history_is_not_waited_for() -> Result {
 fn whoever_drops_it_gives_its_snapshots_back() -> Result {
     let disk = Arc::new(SimulatedDisk::new());
     let bucket = block_on(Bucket::create(made_small(BucketConfig::on(disk))))?;
-    fill(&bucket, 600);
+    // More than is read of a vbucket at once.
+    for number in 0..4000 {
+        block_on(bucket.set(format!("key {number}"), vec![b'v'; 2000]))?;
+    }
     let store = bucket.store_handle();
     let mut scan = bucket.scan(ScanRange::all()).open()?;
     assert!(block_on(scan.next())?.is_some());
