@@ -213,7 +213,7 @@ fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
     }
 }
 
-const TABLE: [Row; 17] = [
+const TABLE: [Row; 18] = [
     Row {
         kind: FailureKind::Flush,
         child: "writer-0",

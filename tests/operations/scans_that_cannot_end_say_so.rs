@@ -71,6 +71,30 @@ fn a_step_that_fails_fails_the_scan() -> Result {
     Ok(())
 }
 
+/// The first step of a client's scan panics its reader.
+#[derive(Debug)]
+struct Panics;
+
+impl Hook for Panics {
+    fn fault(&self, point: FaultPoint) -> Option<FailureCause> {
+        let purpose = ScanPurpose::Client;
+        assert!(point != (FaultPoint::Scan { purpose }), "injected");
+        None
+    }
+}
+
+#[test]
+fn a_reader_that_panics_ends_the_scan_in_its_hands() -> Result {
+    let mut config = made_small(BucketConfig::on(Arc::new(SimulatedDisk::new())));
+    config.hooks = Hooks::new(Arc::new(Panics));
+    let bucket = block_on(Bucket::create(config))?;
+    fill(&bucket, 2);
+    let (_, ended) = scanned(bucket.scan(ScanRange::all()).open()?);
+    assert_eq!(ended, Err(ScanError::Crashed));
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
 #[test]
 fn a_collection_that_is_dropped_meanwhile_ends_its_scan() -> Result {
     let disk = Arc::new(SimulatedDisk::new());
