@@ -40,7 +40,7 @@ pub use supervisor::{
     DurabilityFigures, Location, Moment, Past, PastDocuments, PastError, ProducerAddr,
     ReplicateError, Replication, Restored, Scan, ScanBuilder, Shutdown, ShutdownReport, Since,
     SizeTier, TakeOverError, TakenOver, TokenError, Until, VbucketAddr, Version, WhyNot,
-    WriteFuture, WriteRequest, restore,
+    WriteFuture, WriteRequest, restore, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

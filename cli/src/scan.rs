@@ -160,11 +160,13 @@ fn written(result: io::Result<()>) -> Result<(), CliError> {
 }
 
 fn failed(session: &Session, error: ScanError) -> CliError {
-    match error {
-        ScanError::Operation(error) => CliError::operation(session.directory(), &error),
-        ScanError::Unread { .. } => {
-            CliError::failure(error.to_string(), "see what is damaged: piggin verify")
-        }
-        error => CliError::failure(error.to_string(), "run it again"),
+    if let ScanError::Operation(error) = error {
+        return CliError::operation(session.directory(), &error);
     }
+    let remedy = if matches!(error, ScanError::Unread { .. }) {
+        "see what is damaged: piggin verify"
+    } else {
+        "run it again"
+    };
+    CliError::failure(error.to_string(), remedy)
 }

@@ -18,7 +18,8 @@ fn place() -> Place {
 }
 
 fn lines(ended: Ended) -> Vec<Value> {
-    let text = String::from_utf8(ended.expect(0).stdout).unwrap();
+    ended.expect(0);
+    let text = String::from_utf8(ended.stdout).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
     lines.collect()
 }
@@ -77,7 +78,8 @@ fn history_is_given_back_by_time_and_by_token() {
     assert!(lines(place.run(&["history", "none"])).is_empty());
     let between = told[2]["committed_at"].as_str().unwrap();
 
-    let answer = restore(&place, &token, "by-token").expect(0);
+    let answer = restore(&place, &token, "by-token");
+    answer.expect(0);
     assert!(
         answer.text().starts_with("restored 200 documents"),
         "{answer:?}"

@@ -73,7 +73,7 @@ fn put_get_and_remove() {
     assert_eq!(removed["seqno"], 2);
     let counted = place.json(&["incr", "n", "--initial", "18446744073709551615"]);
     let mut expected = names(&put);
-    expected.insert(1, "counter".into());
+    expected.insert(1, "counter");
     assert_eq!(names(&counted), expected);
     assert_eq!(counted["counter"], "18446744073709551615");
     let touched = place.json(&["touch", "n", "60"]);

@@ -6,6 +6,7 @@
 //! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::Append`], `Prepend`, `Count`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
 //! | client | [`vbucket::GetAndLock`], [`vbucket::Unlock`] | vbucket | the document with the lock's CAS; that it is free |
 //! | client | [`vbucket::SetWithMeta`], `DeleteWithMeta` | vbucket | [`vbucket::Mutated`] |
+//! | client | [`vbucket::Observe`], [`vbucket::ObserveVbucket`] | vbucket | how far a document, or a branch of its history, is |
 //! | client | [`vbucket::GetRandom`] | vbucket | [`vbucket::Picked`] |
 //! | client | [`scan::OpenScan`], `ReadScan`, `CloseScan` | vbucket | a page of a range of keys |
 //! | client | [`durability::WriteDurably`] | vbucket | [`vbucket::Mutated`], once it is decided |

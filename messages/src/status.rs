@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use storage::{
     Advice, Cas, Document, KeyError, ManifestUid, StorageError, VbucketId, VbucketState,
+    VbucketUuid,
 };
 
 use crate::collections::ManifestClash;
@@ -82,6 +83,14 @@ pub enum OperationError {
         cas: Cas,
         /// How far that is, in seconds.
         ahead_s: u64,
+    },
+    /// The vbucket knows of no such branch of its history: it was rolled back behind it, or never had it.
+    #[error("vbucket {vbucket} has no branch of history {:016x}; what was written on it is not here", vbucket_uuid.0)]
+    UnknownHistory {
+        /// Which vbucket.
+        vbucket: VbucketId,
+        /// What was asked for.
+        vbucket_uuid: VbucketUuid,
     },
     /// There is no such collection: it was dropped, or never was (the field's `UnknownCollection`).
     #[error("the collection is not in manifest {}; look it up by its name again", manifest_uid.0)]
@@ -258,6 +267,7 @@ impl OperationError {
             | OperationError::NotExtensible
             | OperationError::NotLocked
             | OperationError::LockTimeTooLong { .. }
+            | OperationError::UnknownHistory { .. }
             | OperationError::UnknownCollection { .. }
             | OperationError::UnknownVbucket(_)
             | OperationError::NotMyVbucket { .. }

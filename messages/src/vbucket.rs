@@ -6,6 +6,7 @@
 
 mod amending;
 mod with_meta;
+mod observing;
 
 use actix::Message;
 use bytes::Bytes;
@@ -16,6 +17,9 @@ use storage::{
 
 use crate::status::OperationError;
 pub use amending::{Append, Count, Delta, GetAndLock, Prepend, Unlock};
+pub use observing::{
+    FailedOver, Observe, ObserveVbucket, Observed, ObservedVbucket, ReplicatedUpTo,
+};
 pub use with_meta::{DeleteWithMeta, GetRandom, GivenMeta, Resolution, SetWithMeta};
 
 /// Answer of a read: a live document.

@@ -10,8 +10,8 @@ use messages::collections::GetManifest;
 use messages::durability::WriteDurably;
 use messages::vbucket::{
     Add, Append, Count, Delete, DeleteWithMeta, Found, Get, GetAndLock, GetAndTouch, GetMany,
-    GetMeta, GetRandom, Meta, Mutated, Picked, Prepend, Replace, Set, SetWithMeta, Touch, Unlock,
-    Write, WriteBatch,
+    GetMeta, GetRandom, Meta, Mutated, Observe, Observed, Picked, Prepend, Replace, Set,
+    SetWithMeta, Touch, Unlock, Write, WriteBatch,
 };
 use messages::{ChangeManifest, FailureKind, FailureNotice, ManifestError, OperationError};
 use storage::ManifestUid;
@@ -111,6 +111,7 @@ at_once! {
     GetAndTouch => Found, get_and_touch;
     GetAndLock => Found, get_and_lock;
     Unlock => (), unlock;
+    Observe => Observed, observe;
 }
 
 impl Handler<GetMeta> for BucketActor {

@@ -85,16 +85,18 @@ impl Backfills {
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
     ) -> Result<LookedUp, OperationError> {
-        self.look_up(core, key).await.map_err(|error| match error {
-            ScanError::Operation(error) => error,
-            ScanError::Unread {
-                vbucket,
-                cause: FailureCause::Storage(cause),
-            } if cause.advice() != Advice::RetryLater => {
-                let cause = DownCause::Storage(Arc::new(cause));
-                OperationError::VbucketDown { vbucket, cause }
+        self.look_up(core, key).await.map_err(|error| {
+            if let ScanError::Operation(error) = error {
+                return error;
             }
-            _ => NOT_IN_MEMORY,
+            if let ScanError::Unread { vbucket, cause } = error
+                && let FailureCause::Storage(cause) = cause
+                && cause.advice() != Advice::RetryLater
+            {
+                let cause = DownCause::Storage(Arc::new(cause));
+                return OperationError::VbucketDown { vbucket, cause };
+            }
+            NOT_IN_MEMORY
         })
     }
 }

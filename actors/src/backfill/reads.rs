@@ -285,3 +285,6 @@ impl Reads {
         open.iter().filter_map(Weak::upgrade).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use messages::scan::{CloseScan, OpenScan, ReadScan, ScanError, ScanId, ScanPage};
 use messages::vbucket::{
     Add, Append, Count, Delete, DeleteWithMeta, DescribeVbucket, EraseEnded, Found, Get,
-    GetAndLock, GetAndTouch, GetMany, GetMeta, GetRandom, Meta, Mutated, Picked, Prepend, Replace,
-    Set, SetVbucketState, SetWithMeta, Touch, Unlock, VbucketDescription, Write, WriteBatch,
+    GetAndLock, GetAndTouch, GetMany, GetMeta, GetRandom, Meta, Mutated, Observe, ObserveVbucket,
+    Observed, ObservedVbucket, Picked, Prepend, Replace, Set, SetVbucketState, SetWithMeta, Touch,
+    Unlock, VbucketDescription, Write, WriteBatch,
 };
 use messages::{OperationError, WriteDurably};
 
@@ -160,6 +161,26 @@ impl On<GetRandom> for VbucketActor {
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Picked, OperationError>> {
         Reply::Now(self.core().and_then(|core| core.get_random(&get)))
+    }
+}
+
+impl On<Observe> for VbucketActor {
+    fn on(
+        &mut self,
+        observe: Observe,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Observed, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.observe(&observe)))
+    }
+}
+
+impl On<ObserveVbucket> for VbucketActor {
+    fn on(
+        &mut self,
+        observe: ObserveVbucket,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<ObservedVbucket, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.observe_vbucket(&observe)))
     }
 }
 

@@ -82,6 +82,7 @@ pub struct VbucketCore {
     pub(super) locks: Locks,
     /// The highest tombstone that left memory; only the store knows what it said.
     pub(super) forgotten_up_to: AtomicU64,
+    pub(super) forgotten_revision: AtomicU64,
     pub(super) incarnation: Incarnation,
     pub(super) cas: HybridLogicalClock,
     pub(super) waiters: Waiters,
@@ -169,6 +170,7 @@ impl VbucketCore {
             prepares: Prepares::new(has_prepares(&stored)),
             locks: Locks::default(),
             forgotten_up_to: AtomicU64::new(0),
+            forgotten_revision: AtomicU64::new(0),
             incarnation: config.position.incarnation,
             cas: HybridLogicalClock::default(),
             waiters: Waiters::new(high),

@@ -269,7 +269,7 @@ impl DocumentMap {
         let mut picked = None;
         for slot in self.slots.iter().filter(|slot| is_wanted(&slot.key().0)) {
             seen = seen.saturating_add(1);
-            if random() % seen == 0 {
+            if random().is_multiple_of(seen) {
                 picked = Some(Arc::clone(&slot.key().0));
             }
         }

@@ -33,8 +33,12 @@ pub(super) struct Draft {
 }
 
 pub(super) enum Drafted {
-    /// A whole document, or its tombstone: everything but what the lock gives. One that brings a CAS keeps it.
-    Whole { item: Arc<Item>, rule: Rule },
+    /// A whole document, or its tombstone: everything but what the lock gives.
+    Whole {
+        item: Arc<Item>,
+        rule: Rule,
+        version: Version,
+    },
     /// What is there, changed.
     Amended(Box<Amending>),
 }
@@ -48,9 +52,19 @@ pub(super) struct Amending {
     made: Result<Fresh, OperationError>,
 }
 
+/// Where CAS and revision of an item come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// They are drawn here.
+    Drawn,
+    /// It was written elsewhere, and brings them along.
+    Brought,
+}
+
 /// An item that is paid for and has no place in history yet.
 pub(super) struct Fresh {
     pub(super) item: Arc<Item>,
+    pub(super) version: Version,
     pub(super) counter: Option<u64>,
 }
 
@@ -98,7 +112,7 @@ impl VbucketCore {
                 let bytes = memory::cost_bytes(&key, 0);
                 let token = memory::reserve_deletion(&self.memory, bytes)?;
                 let item = tombstone(key, now.seconds, DeleteSource::Explicit, token);
-                return Ok(self.draft_item(Arc::new(item), Rule::Present(cas)));
+                return Ok(self.draft_item(Arc::new(item), Rule::Present(cas), Version::Drawn));
             }
             Write::SetWithMeta(set) => return self.draft_given(set, now),
             Write::DeleteWithMeta(delete) => return self.draft_given_deletion(delete, now),
@@ -145,7 +159,7 @@ impl VbucketCore {
             cas: Cas(0),
             rev_seqno: RevSeqno(0),
         })?;
-        Ok(self.draft_item(item, rule))
+        Ok(self.draft_item(item, rule, Version::Drawn))
     }
 
     fn draft_given(&self, set: SetWithMeta, now: Now) -> Result<Draft, OperationError> {
@@ -167,7 +181,8 @@ impl VbucketCore {
             cas: meta.cas,
             rev_seqno: meta.rev_seqno,
         })?;
-        Ok(self.draft_item(item, resolved(resolution, cas, meta, false)))
+        let rule = resolved(resolution, cas, meta, false);
+        Ok(self.draft_item(item, rule, Version::Brought))
     }
 
     fn draft_given_deletion(
@@ -189,13 +204,18 @@ impl VbucketCore {
         item.document.cas = meta.cas;
         item.document.rev_seqno = meta.rev_seqno;
         item.document.flags = meta.flags;
-        Ok(self.draft_item(Arc::new(item), resolved(resolution, cas, meta, true)))
+        let rule = resolved(resolution, cas, meta, true);
+        Ok(self.draft_item(Arc::new(item), rule, Version::Brought))
     }
 
-    fn draft_item(&self, item: Arc<Item>, rule: Rule) -> Draft {
+    fn draft_item(&self, item: Arc<Item>, rule: Rule, version: Version) -> Draft {
         Draft {
             place: self.map.place(item.document.key.as_encoded()),
-            what: Drafted::Whole { item, rule },
+            what: Drafted::Whole {
+                item,
+                rule,
+                version,
+            },
             looked_up: None,
         }
     }
@@ -227,8 +247,9 @@ impl VbucketCore {
         live: Option<&Arc<Item>>,
     ) -> Result<Fresh, OperationError> {
         match what {
-            Drafted::Whole { item, .. } => Ok(Fresh {
+            Drafted::Whole { item, version, .. } => Ok(Fresh {
                 item,
+                version,
                 counter: None,
             }),
             Drafted::Amended(amending) => {
@@ -256,7 +277,11 @@ impl VbucketCore {
     ) -> Result<Fresh, OperationError> {
         let Amended { document, counter } = amendment.of(key, live.map(|live| &live.document))?;
         let item = self.paid(document)?;
-        Ok(Fresh { item, counter })
+        Ok(Fresh {
+            item,
+            version: Version::Drawn,
+            counter,
+        })
     }
 
     /// A document to be written, if it is not too large, and there is memory for it.

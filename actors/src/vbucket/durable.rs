@@ -118,9 +118,9 @@ impl VbucketCore {
         now: Now,
     ) -> Result<(), OperationError> {
         let Ready { place, fresh, old } = ready;
-        let item = prepared(fresh.item, level);
-        let older = self.prepares.newest(&item.document.key);
-        let item = self.number(locked, item, old.as_deref(), now);
+        let older = self.prepares.newest(&fresh.item.document.key);
+        let item = self.number(locked, fresh, old.as_deref(), now);
+        let item = prepared(item, level);
         let item = self.commit_active(locked, place, item, older)?;
         let Some(prepare) = prepare_of(&item) else {
             return Ok(());

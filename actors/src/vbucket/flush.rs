@@ -11,7 +11,6 @@ use super::checkpoint::{CursorId, TakeLimits};
 use super::core::{Inner, VbucketCore};
 use super::fault::ChangeStep;
 use super::status::Status;
-use crate::sync::atomic::Ordering;
 use messages::DownCause;
 use storage::{
     Item, Operation, Seqno, SnapshotRange, VbucketIdentity, VbucketPosition, Watermarks,
@@ -327,8 +326,7 @@ impl VbucketCore {
         let unneeded = self.persisted_seqno().min(last_closed);
         while let Some(tombstone) = inner.tombstones.take_up_to(unneeded) {
             let key = tombstone.document.key.as_encoded();
-            self.forgotten_up_to
-                .fetch_max(tombstone.seqno.0, Ordering::AcqRel);
+            self.note_forgotten(&tombstone);
             drop(self.map.drop_tombstone(key, tombstone.seqno));
         }
     }

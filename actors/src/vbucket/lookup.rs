@@ -40,6 +40,21 @@ impl VbucketCore {
         !self.map.is_complete()
     }
 
+    /// A tombstone is on disk and not, or no longer, in memory.
+    pub(super) fn note_forgotten(&self, tombstone: &Item) {
+        let revision = tombstone.document.rev_seqno.0;
+        self.forgotten_revision
+            .fetch_max(revision, Ordering::AcqRel);
+        self.forgotten_up_to
+            .fetch_max(tombstone.seqno.0, Ordering::AcqRel);
+    }
+
+    /// The highest revision of a tombstone that is not in memory: a document that is made where there is none goes on behind
+    /// it, so that no cluster takes it for older than a deletion it follows.
+    pub(super) fn forgotten_revision(&self) -> u64 {
+        self.forgotten_revision.load(Ordering::Acquire)
+    }
+
     /// What there is of a key that is not in memory: nothing, or a tombstone. Not known if nobody looked, or the store may hold
     /// more since.
     pub(super) fn forgotten<'l>(

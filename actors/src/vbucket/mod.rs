@@ -25,6 +25,7 @@ mod draft;
 mod operations;
 mod locks;
 mod lookup;
+mod observe;
 mod durable;
 mod announced;
 mod durability;

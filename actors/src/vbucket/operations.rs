@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::core::VbucketCore;
 use super::document_map::Place;
-use super::draft::{Draft, Fresh, tombstone};
+use super::draft::{Draft, Fresh, Version, tombstone};
 use super::fault::ChangeStep;
 use super::lock::Locked;
 use super::lookup::LookedUp;
@@ -20,7 +20,7 @@ use messages::vbucket::{
     Acknowledge, Add, Append, Count, Delete, DeleteWithMeta, Found, GetAndTouch, GetRandom, Meta,
     Mutated, MutationToken, Picked, Prepend, Replace, Set, SetWithMeta, Touch, Write, WriteBatch,
 };
-use storage::{Cas, DeleteSource, DocumentKey, Item, MemoryToken, RevSeqno};
+use storage::{DeleteSource, DocumentKey, Item, MemoryToken, RevSeqno};
 
 /// A draft judged on what is there, to be appended.
 pub(super) struct Ready {
@@ -241,8 +241,8 @@ impl VbucketCore {
         // Again, now that nobody changes it.
         self.admit_write()?;
         let Ready { place, fresh, old } = self.ready(locked, draft, now)?;
-        let Fresh { item, counter } = fresh;
-        let item = self.put_in_history(locked, place, item, old.as_ref(), now)?;
+        let counter = fresh.counter;
+        let item = self.put_in_history(locked, place, fresh, old.as_ref(), now)?;
         self.locks.end(&item.document.key);
         let mutated = Mutated {
             counter,
@@ -290,7 +290,12 @@ impl VbucketCore {
     ) -> Result<(), OperationError> {
         let key = expired.document.key.clone();
         let item = tombstone(key, now.seconds, DeleteSource::Expiration, token);
-        self.put_in_history(locked, place, Arc::new(item), Some(expired), now)
+        let fresh = Fresh {
+            item: Arc::new(item),
+            version: Version::Drawn,
+            counter: None,
+        };
+        self.put_in_history(locked, place, fresh, Some(expired), now)
             .map(drop)
     }
 
@@ -299,33 +304,35 @@ impl VbucketCore {
         &self,
         locked: &mut Locked<'_>,
         place: Place,
-        mut item: Arc<Item>,
+        fresh: Fresh,
         old: Option<&Arc<Item>>,
         now: Now,
     ) -> Result<Arc<Item>, OperationError> {
-        item = self.number(locked, item, old.map(|old| &**old), now);
+        let item = self.number(locked, fresh, old.map(|old| &**old), now);
         let older = old.map(|old| old.seqno);
         self.commit_active(locked, place, item, older)
     }
 
-    /// Seqno of a change of what is `old` so far; version and revision, if it has none.
+    /// Seqno of a change of what is `old` so far; version and revision, unless it brings them along.
     pub(super) fn number(
         &self,
         locked: &Locked<'_>,
-        mut item: Arc<Item>,
+        fresh: Fresh,
         old: Option<&Item>,
         now: Now,
     ) -> Arc<Item> {
+        let Fresh {
+            mut item, version, ..
+        } = fresh;
         // Nobody else has it yet, so nothing is copied.
         let fresh = Arc::make_mut(&mut item);
         fresh.seqno = locked.log.last_seqno().next();
-        if fresh.document.cas != Cas(0) {
-            // Written elsewhere, and brought along with its revision.
-            return item;
+        if version == Version::Drawn {
+            let changes = old.map(|old| old.document.rev_seqno.0);
+            let changes = changes.unwrap_or_else(|| self.forgotten_revision());
+            fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
+            fresh.document.cas = self.cas.next(now.nanoseconds);
         }
-        fresh.document.cas = self.cas.next(now.nanoseconds);
-        let changes = old.map_or(0, |old| old.document.rev_seqno.0);
-        fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
         item
     }
 

@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use actors::vbucket::VbucketCore;
 use messages::vbucket::{
-    Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GetRandom, GivenMeta, Meta, Picked,
-    Unlock,
+    Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GetRandom, GivenMeta, Meta, Observe,
+    Observed, Picked, Unlock,
 };
 use messages::{OperationError, ScanRange};
 use storage::{Cas, CollectionId, DocumentKey, KeyError, VbucketId};
@@ -68,6 +68,17 @@ impl Collection {
             .readers()
             .get_meta(core, &key)
             .await
+    }
+
+    /// How far the newest version of a document is: in memory, or on disk.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn observe(&self, key: impl AsRef<[u8]>) -> Result<Observed, OperationError> {
+        let key = self.key(key)?;
+        let core = self.core_of(&key)?;
+        core.observe(&Observe { key: key.clone() })
     }
 
     /// Reads any live document; all are likely, if not equally so.

@@ -25,7 +25,9 @@ use actors::vbucket::VbucketActor;
 #[cfg(any(test, feature = "testing"))]
 use actors::vbucket::VbucketCore;
 use actors::warmup::{WarmupEnd, WarmupProgress};
-use messages::vbucket::{Mutated, Write, WriteBatch};
+use messages::vbucket::{
+    Mutated, MutationToken, ObserveVbucket, ObservedVbucket, Write, WriteBatch,
+};
 use messages::{ChildName, FailureId, FailureNotice, OperationError};
 use storage::{CollectionId, DocumentKey, VbucketId};
 
@@ -140,6 +142,14 @@ impl Bucket {
             first = first.and(flushed);
         }
         first
+    }
+
+    /// How far a change is: on disk, on other nodes, and whether it is still part of its vbucket's history
+    /// ([`ObservedVbucket::has`]). The token's seqno may be of any change of that branch.
+    pub fn observe_change(&self, token: MutationToken) -> Result<ObservedVbucket, OperationError> {
+        let vbucket_uuid = token.vbucket_uuid;
+        let core = self.running().table.core(token.vbucket)?;
+        core.observe_vbucket(&ObserveVbucket { vbucket_uuid })
     }
 
     /// The vbucket a client's key lies in.

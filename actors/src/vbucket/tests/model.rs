@@ -14,6 +14,8 @@ pub(super) struct Slot {
     pub(super) seqno: Seqno,
     pub(super) cas: Cas,
     pub(super) rev: u64,
+    /// A tombstone that is on disk alone.
+    pub(super) is_forgotten: bool,
     /// None of a tombstone.
     pub(super) document: Option<Written>,
 }
@@ -70,6 +72,8 @@ pub(super) struct Model {
     pub(super) high: Seqno,
     pub(super) pending: BTreeMap<Seqno, Pending>,
     acknowledged: Seqno,
+    /// Highest of the tombstones on disk alone.
+    pub(super) forgotten_rev: u64,
 }
 
 /// Seconds a durable write is given.
@@ -95,7 +99,7 @@ impl Model {
         let pending = Pending {
             name,
             document,
-            rev: self.slots.get(&name).map_or(0, |slot| slot.rev) + 1,
+            rev: self.next_rev(name),
             deadline: Some(now + TIMEOUT_S),
             is_hidden: false,
             verdict: None,
@@ -142,6 +146,7 @@ impl Model {
             seqno: self.high,
             cas: Cas(0),
             rev: one.rev,
+            is_forgotten: false,
             document: one.document,
         };
         self.slots.insert(one.name, slot);
@@ -248,13 +253,19 @@ impl Model {
         })
     }
 
+    fn next_rev(&self, name: u8) -> u64 {
+        let known = self.slots.get(&name).filter(|slot| !slot.is_forgotten);
+        known.map_or(self.forgotten_rev, |slot| slot.rev) + 1
+    }
+
     fn change(&mut self, name: u8, document: Option<Written>) {
         self.high = self.high.next();
-        let rev = self.slots.get(&name).map_or(0, |slot| slot.rev) + 1;
+        let rev = self.next_rev(name);
         let slot = Slot {
             seqno: self.high,
             cas: Cas(0),
             rev,
+            is_forgotten: false,
             document,
         };
         self.slots.insert(name, slot);
