@@ -1,6 +1,7 @@
-//! `piggin restore`: the bucket as it was at an earlier time or token, as a bucket of its own in another directory.
+//! `piggin restore`: the bucket as it was at an earlier time or token, or as a backup holds it, as a bucket of its own in
+//! another directory.
 //!
-//! Invariant: the bucket in `--data` is read and not changed; the directory of the other is empty or missing before, and
+//! Invariant: what is restored from is read and not changed; the directory of the other is empty or missing before, and
 //! holds a bucket only when all of it is on disk.
 
 use std::fmt;
@@ -9,21 +10,27 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use futures_executor::block_on;
 use serde::Serialize;
 
 use piggin::{ChangesToken, Location, Moment};
 
+use crate::backup::{self, CopiedBucket};
 use crate::failure::{CliError, Exit};
 use crate::instant::Instant;
 use crate::output::{self, Output};
 use crate::progress::Progress;
 use crate::session::{Missing, Session};
+use crate::stopwatch::Stopwatch;
 
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArguments {
     /// The time, in UTC (2026-01-31T12:00:00Z, or @ and seconds since the Unix epoch), or a token of `changes`.
-    #[arg(long, value_name = "TIME|TOKEN")]
-    to: Wanted,
+    #[arg(long, value_name = "TIME|TOKEN", required_unless_present = "from")]
+    to: Option<Wanted>,
+    /// The directory of a backup, of which all is restored; `--data` is not looked at.
+    #[arg(long, value_name = "DIR", conflicts_with = "to")]
+    from: Option<PathBuf>,
     /// The directory of the bucket that is made: empty, or not there yet.
     #[arg(long, value_name = "DIR")]
     into: PathBuf,
@@ -72,11 +79,39 @@ pub(crate) fn run(
 ) -> Result<Exit, CliError> {
     let into = &arguments.into;
     refuse_unless_empty(into)?;
+    match (&arguments.from, &arguments.to) {
+        (Some(from), _) => of_backup(from, into, output),
+        (None, Some(Wanted(moment))) => of_moment(session, moment, into, output),
+        (None, None) => Err(CliError::mistake(
+            "nothing to restore from",
+            "say which moment with --to, or which backup with --from",
+        )),
+    }
+}
+
+fn of_backup(from: &Path, into: &Path, output: Output) -> Result<Exit, CliError> {
+    let stopwatch = Stopwatch::start();
+    let report = {
+        let _progress = Progress::spinner("restoring");
+        block_on(piggin::restore(from, into))
+    };
+    let report = report.map_err(|error| backup::failed(from, into, &error))?;
+    let seconds = stopwatch.elapsed().as_secs_f64();
+    output.answer(&CopiedBucket::new(into, report, seconds))?;
+    Ok(Exit::Done)
+}
+
+fn of_moment(
+    session: &Session,
+    moment: &Moment,
+    into: &Path,
+    output: Output,
+) -> Result<Exit, CliError> {
     let restored = session.with_bucket(Missing::IsAMistake, async |bucket| {
-        let past = bucket.as_of(arguments.to.0.clone()).await;
+        let past = bucket.as_of(moment.clone()).await;
         let past = past.map_err(|error| CliError::past(session.directory(), &error))?;
         let _progress = Progress::spinner("restoring");
-        let place = Location::Directory(into.clone());
+        let place = Location::from(into);
         let restored = past.restore_into(&place);
         restored.map_err(|error| CliError::past(into, &error))
     })?;

@@ -180,9 +180,10 @@ impl CopyJob {
                 return Outcome::Failed(error);
             }
         }
-        match is_over {
-            true => Outcome::Complete(()),
-            false => Outcome::Yielded,
+        if is_over {
+            Outcome::Complete(())
+        } else {
+            Outcome::Yielded
         }
     }
 
@@ -295,7 +296,9 @@ impl Job for CopyJob {
             Phase::Finish(life) => self.finish(life),
             Phase::ReadBack(mut scan, mut back) => match self.read_back(&mut *scan, &mut back) {
                 Outcome::Yielded => Ok(Phase::ReadBack(scan, back)),
-                ended => return ended,
+                ended @ (Outcome::Complete(_) | Outcome::Aborted(_) | Outcome::Failed(_)) => {
+                    return ended;
+                }
             },
             Phase::Over => return Outcome::Aborted(AbortReason::Cancelled),
         };
