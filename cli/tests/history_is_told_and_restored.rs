@@ -17,15 +17,14 @@ fn place() -> Place {
     place
 }
 
-fn lines(ended: Ended) -> Vec<Value> {
-    ended.expect(0);
-    let text = String::from_utf8(ended.stdout).unwrap();
+fn lines(ended: &Ended) -> Vec<Value> {
+    let text = String::from_utf8(ended.expect(0).stdout.clone()).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
     lines.collect()
 }
 
 fn token(place: &Place) -> String {
-    let events = lines(place.run(&["changes"]));
+    let events = lines(&place.run(&["changes"]));
     events.last().unwrap()["token"].as_str().unwrap().to_owned()
 }
 
@@ -33,7 +32,7 @@ fn token(place: &Place) -> String {
 fn documents(place: &Place, data: &str) -> BTreeMap<String, Value> {
     let data = place.path(data);
     let mut documents = BTreeMap::new();
-    for event in lines(place.run(&["changes".as_ref(), "--data".as_ref(), data.as_os_str()])) {
+    for event in lines(&place.run(&["changes".as_ref(), "--data".as_ref(), data.as_os_str()])) {
         let Some(key) = event["key"].as_str() else {
             continue;
         };
@@ -70,18 +69,20 @@ fn history_is_given_back_by_time_and_by_token() {
     place.run(&["compact"]).expect(0);
     assert_ne!(documents(&place, "data"), copy);
 
-    let told = lines(place.run(&["history", "7"]));
+    let told = lines(&place.run(&["history", "7"]));
     let events: Vec<&Value> = told.iter().map(|version| &version["event"]).collect();
     assert_eq!(events, ["deletion", "mutation", "mutation"]);
     assert_eq!(told[2]["value"]["round"], json!(1));
     assert_eq!(told[2]["superseded_by"], told[1]["seqno"]);
-    assert!(lines(place.run(&["history", "none"])).is_empty());
+    assert!(lines(&place.run(&["history", "none"])).is_empty());
     let between = told[2]["committed_at"].as_str().unwrap();
 
     let answer = restore(&place, &token, "by-token");
-    answer.expect(0);
     assert!(
-        answer.text().starts_with("restored 200 documents"),
+        answer
+            .expect(0)
+            .text()
+            .starts_with("restored 200 documents"),
         "{answer:?}"
     );
     assert_eq!(documents(&place, "by-token"), copy);

@@ -84,7 +84,6 @@ pub(crate) async fn start(
     let shape = opened.store.shape();
     let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
     let threads = arbiters.len().max(1);
-    let keeps_history = opened.store.retention().is_some();
     let table = Table::new(
         shape.vbuckets,
         threads,
@@ -92,7 +91,7 @@ pub(crate) async fn start(
         environment.clone(),
         Durable::new(config, shape.vbuckets, threads),
     );
-    let table = Arc::new(table.keeping_history(keeps_history));
+    let table = Arc::new(table.keeping_history(opened.store.retention().is_some()));
     let node_name = node_name(config, &opened.store);
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);

@@ -110,12 +110,13 @@ fn found(store: &LogStore, vbucket: VbucketId, moment: &Moment) -> Result<PastVb
 }
 
 fn before_window(error: StorageError) -> PastError {
-    match error {
-        StorageError::ForgottenTime {
-            time_ms, from_ms, ..
-        } => PastError::BeforeWindow { time_ms, from_ms },
-        other => other.into(),
+    if let StorageError::ForgottenTime {
+        time_ms, from_ms, ..
+    } = error
+    {
+        return PastError::BeforeWindow { time_ms, from_ms };
     }
+    error.into()
 }
 
 /// A seqno alone says nothing: it must be of a branch that this vbucket's history has, at or below its end.

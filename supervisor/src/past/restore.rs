@@ -78,7 +78,7 @@ impl PastVbucket {
             ..Watermarks::default()
         };
         let state = VbucketStateRecord {
-            identity: Arc::new(self.identity(&*self.snapshot, random)?),
+            identity: Arc::new(identity(&*self.snapshot, random)?),
             watermarks: known_from,
         };
         let incarnation = store.create_vbucket(self.id, &state)?;
@@ -124,24 +124,21 @@ impl PastVbucket {
             Namespace::Committed => item.collection().is_some_and(|id| !has_ended(id)),
         }
     }
+}
 
-    fn identity(
-        &self,
-        snapshot: &dyn Snapshot,
-        random: &dyn Random,
-    ) -> Result<VbucketIdentity, PastError> {
-        let then = snapshot.state();
-        let (uid, _) = events_of(snapshot)?;
-        let mut failover_table = then.identity.failover_table.clone();
-        let uuid = VbucketUuid(random.next_u64().max(1));
-        failover_table.create_entry(uuid, then.watermarks.high_seqno);
-        Ok(VbucketIdentity {
-            state: VbucketState::Active,
-            failover_table,
-            topology: Topology::default(),
-            manifest_uid: uid.0,
-        })
-    }
+/// What the restored vbucket is: its own, on a branch that begins where it was left.
+fn identity(snapshot: &dyn Snapshot, random: &dyn Random) -> Result<VbucketIdentity, PastError> {
+    let then = snapshot.state();
+    let (manifest_uid, _) = events_of(snapshot)?;
+    let mut failover_table = then.identity.failover_table.clone();
+    let branch = VbucketUuid(random.next_u64().max(1));
+    failover_table.create_entry(branch, then.watermarks.high_seqno);
+    Ok(VbucketIdentity {
+        state: VbucketState::Active,
+        failover_table,
+        topology: Topology::default(),
+        manifest_uid: manifest_uid.0,
+    })
 }
 
 impl Writing<'_> {
