@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use piggin::storage::disk::DiskErrorKind;
-use piggin::storage::{CopyError, StorageError};
-use piggin::{BackupError, BackupReport};
+use piggin::BackupReport;
 
 use crate::failure::{CliError, Exit};
 use crate::output::{Output, bytes_in_words, counted};
@@ -76,42 +74,10 @@ pub(crate) fn run(
         let _progress = Progress::spinner("copying");
         let stopwatch = Stopwatch::start();
         let report = bucket.backup(into).await;
-        let report = report.map_err(|error| failed(session.directory(), into, &error))?;
+        let report = report.map_err(|error| CliError::backup(session.directory(), into, &error))?;
         let seconds = stopwatch.elapsed().as_secs_f64();
         Ok(CopiedBucket::new(into, report, seconds))
     })?;
     output.answer(&copied)?;
     Ok(Exit::Done)
-}
-
-/// Why the bucket in `from` was not copied to `into`.
-pub(crate) fn failed(from: &Path, into: &Path, error: &BackupError) -> CliError {
-    match error {
-        BackupError::Flush(error) => CliError::operation(from, error),
-        BackupError::Source(error) => CliError::storage(from, error),
-        BackupError::Target(error) => occupied(into, error),
-        BackupError::Copy(CopyError::Target { cause, .. }) if is_full(cause) => CliError::failure(
-            error.to_string(),
-            "make room there, empty the directory, and run it again",
-        ),
-        error => CliError::failure(
-            error.to_string(),
-            "`piggin verify` says what is damaged; what was copied so far is not to be used",
-        ),
-    }
-}
-
-/// A place for a copy that cannot be taken.
-fn occupied(into: &Path, error: &StorageError) -> CliError {
-    match error {
-        StorageError::StoreExists | StorageError::ForeignDirectory(_) => CliError::mistake(
-            format!("{} is not empty", into.display()),
-            "give a directory that is empty or not there yet",
-        ),
-        error => CliError::storage(into, error),
-    }
-}
-
-fn is_full(error: &StorageError) -> bool {
-    matches!(error, StorageError::Disk(disk) if disk.kind == DiskErrorKind::Full)
 }

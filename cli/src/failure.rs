@@ -14,8 +14,8 @@ use std::process::ExitCode;
 
 use piggin::messages::{Busy, DownCause, FailureCause, OperationError};
 use piggin::storage::disk::{DiskError, DiskErrorKind};
-use piggin::storage::{Advice, StorageError};
-use piggin::{BucketError, PastError};
+use piggin::storage::{Advice, CopyError, StorageError};
+use piggin::{BackupError, BucketError, PastError};
 
 /// What the shell sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +110,29 @@ impl CliError {
             _ => CliError::failure(
                 format!("the bucket in {place}: {error}"),
                 advice_in_words(error.advice(), directory),
+            ),
+        }
+    }
+
+    /// The bucket in `from` was not copied to `into`.
+    pub(crate) fn backup(from: &Path, into: &Path, error: &BackupError) -> CliError {
+        match error {
+            BackupError::Flush(error) => CliError::operation(from, error),
+            BackupError::Source(error) => CliError::storage(from, error),
+            BackupError::Target(StorageError::StoreExists | StorageError::ForeignDirectory(_)) => {
+                CliError::mistake(
+                    format!("{} is not empty", into.display()),
+                    "give a directory that is empty or not there yet",
+                )
+            }
+            BackupError::Target(error) => CliError::storage(into, error),
+            BackupError::Copy(CopyError::Target { .. }) => CliError::failure(
+                error.to_string(),
+                "see that the disk there is sound and has room, empty the directory, and run it again",
+            ),
+            error => CliError::failure(
+                error.to_string(),
+                "`piggin verify` says what is damaged; what was copied so far is not to be used",
             ),
         }
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use piggin::{ChangesToken, Location, Moment};
 
-use crate::backup::{self, CopiedBucket};
+use crate::backup::CopiedBucket;
 use crate::failure::{CliError, Exit};
 use crate::instant::Instant;
 use crate::output::{self, Output};
@@ -95,7 +95,7 @@ fn of_backup(from: &Path, into: &Path, output: Output) -> Result<Exit, CliError>
         let _progress = Progress::spinner("restoring");
         block_on(piggin::restore(from, into))
     };
-    let report = report.map_err(|error| backup::failed(from, into, &error))?;
+    let report = report.map_err(|error| CliError::backup(from, into, &error))?;
     let seconds = stopwatch.elapsed().as_secs_f64();
     output.answer(&CopiedBucket::new(into, report, seconds))?;
     Ok(Exit::Done)
