@@ -50,8 +50,14 @@ pub(crate) fn factories() -> Vec<Box<dyn StoreFactory>> {
         Box::new(log_store::OnLog::default()),
         Box::new(log_store::OnLog::closed_in_order()),
         Box::new(log_store::OnLog::maintained()),
-        Box::new(log_store::OnLog::keeping_history()),
     ]
+}
+
+/// Those, and one that keeps what others let go.
+pub(crate) fn factories_and_one_with_history() -> Vec<Box<dyn StoreFactory>> {
+    let mut factories = factories();
+    factories.push(Box::new(log_store::OnLog::keeping_history()));
+    factories
 }
 
 /// Runs a test on a new vbucket of every kind of store.
