@@ -37,11 +37,27 @@ pub trait Hook: Debug + Send + Sync + 'static {
         false
     }
 
+    /// The invariants of a vbucket's durable writes were looked at. Whether that is taken note of; else what is broken is told
+    /// as failures.
+    fn judged(&self, vbucket: VbucketId, judged: &Judged) -> bool {
+        let _ = (vbucket, judged);
+        false
+    }
+
     /// A named place was reached: why it shall fail, if it shall.
     fn fault(&self, point: FaultPoint) -> Option<FailureCause> {
         let _ = point;
         None
     }
+}
+
+/// What came of a look at the invariants of a vbucket, each named by its number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Those that hold, and had something to look at.
+    pub looked_at: Vec<u8>,
+    /// Those that do not, and how that shows.
+    pub broken: Vec<(u8, String)>,
 }
 
 /// A message on its way into a child.
@@ -141,6 +157,12 @@ impl Hooks {
     pub fn hold(&self, place: HoldPoint, wake: impl Fn() -> WakeWorker) -> bool {
         let hook = self.0.as_ref();
         hook.is_some_and(|hook| hook.hold(place, &wake))
+    }
+
+    /// Whoever looked at the invariants of a vbucket tells it here; whether there was somebody to be told.
+    pub(crate) fn judged(&self, vbucket: VbucketId, judged: &Judged) -> bool {
+        let hook = self.0.as_ref();
+        hook.is_some_and(|hook| hook.judged(vbucket, judged))
     }
 
     /// Work that reaches a named place asks this, and fails with the cause it gets.

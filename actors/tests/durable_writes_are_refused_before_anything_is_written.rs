@@ -19,7 +19,7 @@ use storage::{
     Cas, CollectionId, Datatype, Document, DocumentKey, DurabilityLevel, Seqno, VbucketState,
 };
 use support::durable::{MAJORITY, acknowledge, answer, lead, leader, prepare};
-use support::{Bench, Setup, active, delete, in_state, key, set, value};
+use support::{Bench, Setup, active, become_state, delete, in_state, key, set, value};
 
 fn refused(bench: &Bench, write: Write, durability: Durability) -> OperationError {
     let before = bench.core.high_seqno();
@@ -267,6 +267,18 @@ fn mb_37342_a_replacement_of_nothing_is_told_so_first() {
         assert_eq!(answers, expected, "{name}");
         // Nor did anything expire by the way (MB-43238).
         assert_eq!(core.high_seqno(), high);
+    }
+}
+
+/// Where the prepare may have been committed elsewhere a client may have seen it: that there is nothing to replace is not known.
+#[test]
+fn a_replacement_of_what_may_be_there_is_told_to_wait() {
+    let Bench { core, .. } = leader(&["a", "b"]);
+    let _wait = prepare(&core, "new", "prepared");
+    become_state(&core, VbucketState::Replica);
+    become_state(&core, VbucketState::Active);
+    for write in all_writes("new") {
+        assert_eq!(core.write(write), Err(OperationError::SyncWriteInProgress));
     }
 }
 

@@ -12,10 +12,10 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use piggin::BucketError;
 use piggin::messages::{Busy, DownCause, FailureCause, OperationError};
 use piggin::storage::disk::{DiskError, DiskErrorKind};
 use piggin::storage::{Advice, StorageError};
+use piggin::{BucketError, PastError};
 
 /// What the shell sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +195,27 @@ impl CliError {
                 format!("{place}: {error}"),
                 "see that the disk is sound, then run it again",
             ),
+        }
+    }
+
+    /// What the bucket was could not be read, or written down.
+    pub(crate) fn past(directory: &Path, error: &PastError) -> CliError {
+        match error {
+            PastError::Storage(error) if error.advice() != Advice::FixRequest => {
+                CliError::storage(directory, error)
+            }
+            PastError::Bucket(error) => CliError::operation(directory, error),
+            // Their own text says what to do.
+            _ => CliError {
+                exit: if error.advice() == Advice::FixRequest {
+                    Exit::Mistake
+                } else {
+                    Exit::Failure
+                },
+                is_disk_stuck: false,
+                fact: error.to_string(),
+                remedy: None,
+            },
         }
     }
 

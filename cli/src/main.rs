@@ -14,6 +14,8 @@ mod backoff;
 mod disk_watch;
 mod input;
 mod collection_name;
+mod amounts;
+mod instant;
 mod create;
 mod collections;
 mod load;
@@ -22,10 +24,13 @@ mod put;
 mod amend;
 mod remove;
 mod changes;
+mod history;
+mod restore;
 mod scan;
 mod stat;
 mod compact;
 mod verify;
+mod backup;
 mod bench;
 
 use std::process::ExitCode;
@@ -67,9 +72,12 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Remove(remove) => remove::run(&session, remove, output),
         Command::Scan(scan) => scan::run(&session, scan),
         Command::Changes(changes) => changes::run(&session, changes),
+        Command::History(history) => history::run(&session, history),
+        Command::Restore(restore) => restore::run(&session, restore, output),
         Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),
         Command::Compact(compact) => compact::run(&session, compact, output),
+        Command::Backup(backup) => backup::run(&session, backup, output),
         Command::Verify => verify::run(&session, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
     }

@@ -65,6 +65,8 @@ pub enum FailureKind {
     ChildStalled,
     /// Restarts did not help; the next level up took over.
     Escalated,
+    /// What must always be so of durable writes is not: a fault of this program. Looked for in debug builds only.
+    Invariant,
 }
 
 /// Where in a compaction.
@@ -165,6 +167,14 @@ pub enum FailureCause {
         /// Why the last one was needed.
         last: String,
     },
+    /// What must always be so is not.
+    #[error("invariant {id} of durable writes does not hold: {what}; report it with the logs")]
+    Invariant {
+        /// Which, by the number in `docs/testing.md`.
+        id: u8,
+        /// How that shows.
+        what: String,
+    },
     /// A fault a test asked for.
     #[error("injected: {0}")]
     Injected(String),
@@ -203,7 +213,7 @@ pub enum FailureNotice {
 
 impl FailureKind {
     /// Every kind there is.
-    pub const ALL: [FailureKind; 21] = [
+    pub const ALL: [FailureKind; 22] = [
         FailureKind::Flush,
         FailureKind::Seal,
         FailureKind::Compaction {
@@ -253,6 +263,7 @@ impl FailureKind {
         FailureKind::ChildPanicked,
         FailureKind::ChildStalled,
         FailureKind::Escalated,
+        FailureKind::Invariant,
     ];
 
     /// Name of the one counter this kind moves.
@@ -286,6 +297,7 @@ impl FailureKind {
             FailureKind::ChildPanicked => "child_panics",
             FailureKind::ChildStalled => "child_stalls",
             FailureKind::Escalated => "escalations",
+            FailureKind::Invariant => "broken_invariants",
         }
     }
 }

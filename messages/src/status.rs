@@ -221,6 +221,9 @@ pub enum Busy {
     /// The vbucket, a replica, is being taken back to where its source's history parted from its own.
     #[error("the vbucket is being rolled back")]
     RollingBack,
+    /// The vbucket is handed over to another node.
+    #[error("the vbucket is handed over to another node")]
+    HandingOver,
     /// The vbucket has no replication chain yet that could hold a durable write.
     #[error("no topology was set yet")]
     NoTopology,

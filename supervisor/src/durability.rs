@@ -175,7 +175,7 @@ impl Bucket {
         vbuckets: impl IntoIterator<Item = VbucketId>,
         topology: &Topology,
     ) -> Result<(), OperationError> {
-        self.check(topology)?;
+        self.check_topology(topology)?;
         let vbuckets: BTreeSet<VbucketId> = vbuckets.into_iter().collect();
         let active = |vbucket: &VbucketId| {
             let core = self.running().table.core(*vbucket)?;
@@ -196,7 +196,7 @@ impl Bucket {
     }
 
     /// Whether active vbuckets of this bucket can have this topology.
-    fn check(&self, topology: &Topology) -> Result<(), OperationError> {
+    pub(crate) fn check_topology(&self, topology: &Topology) -> Result<(), OperationError> {
         let invalid = |what: String| OperationError::InvalidTopology(what);
         let chains = Chains::of(topology);
         let chains = chains.map_err(|error: TopologyError| invalid(error.to_string()))?;

@@ -86,6 +86,7 @@ fn derived(kind: FailureKind) -> &'static [&'static str] {
         | FailureKind::Rollback
         | FailureKind::ChildPanicked
         | FailureKind::ChildStalled
-        | FailureKind::Escalated => &[],
+        | FailureKind::Escalated
+        | FailureKind::Invariant => &[],
     }
 }

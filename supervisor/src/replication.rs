@@ -252,6 +252,17 @@ impl Replication {
         Ok(())
     }
 
+    /// Of a replication of one vbucket: its status, once that is as asked, or it is over.
+    pub(crate) async fn wait_for_one(
+        &self,
+        is_met: impl Fn(&ReplicaStatus) -> bool,
+    ) -> ReplicaStatus {
+        match self.followed.first() {
+            Some(following) => following.wait_for(is_met).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Stops it. When this returns nothing more is applied.
     pub fn stop(self) {
         drop(self);

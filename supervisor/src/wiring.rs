@@ -84,13 +84,14 @@ pub(crate) async fn start(
     let shape = opened.store.shape();
     let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
     let threads = arbiters.len().max(1);
-    let table = Arc::new(Table::new(
+    let table = Table::new(
         shape.vbuckets,
         threads,
         Arc::clone(&memory),
         environment.clone(),
         Durable::new(config, shape.vbuckets, threads),
-    ));
+    );
+    let table = Arc::new(table.keeping_history(opened.store.retention().is_some()));
     let node_name = node_name(config, &opened.store);
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backups;
 mod bad_input;
 mod closed_bucket;
 mod collections;
@@ -20,4 +21,5 @@ mod quota_and_space;
 mod restarts;
 mod runtimes;
 mod stalls;
+mod takeover;
 mod vbucket_down;

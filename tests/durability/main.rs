@@ -6,9 +6,12 @@ mod common;
 mod seeds;
 mod answers;
 mod failover;
+mod invariants;
 mod levels;
+mod linearizable;
 mod panics;
 mod streams;
+mod takeover;
 
 /// No bug; `tests/planted` has others.
 fn plant() {}

@@ -19,15 +19,15 @@ use piggin::messages::{
 };
 use piggin::storage::disk::{DiskErrorKind, SimulatedDisk};
 use piggin::storage::{
-    Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, KvStore, LogStore,
-    ManifestUid, OpenOptions, ScopeId, SystemEvent, VbucketUuid,
+    Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, DurabilityLevel, Item,
+    KvStore, LogStore, ManifestUid, OpenOptions, ScopeId, SystemEvent, Topology, VbucketUuid,
 };
 use piggin::supervisor::metric_names as names;
 use piggin::{Bucket, BucketConfig, ChangesOptions, CompactionPolicy, Replication, Until};
 
 use crate::capture::{Fields, Turn};
 use crate::support::{
-    Listener, Result, TestDisk, block_on, fill, key_in, made_small, small, vbucket,
+    Listener, Result, TestDisk, block_on, fill, key_in, made_small, small, until, vbucket,
 };
 
 /// Fails the next time that point is reached.
@@ -173,6 +173,28 @@ fn drops_a_collection(disk: &SimulatedDisk) {
     store.close().unwrap();
 }
 
+/// In the middle of a durable write, which is committed all the same.
+fn an_invariant_is_broken() -> Result<Scene> {
+    let scene = Scene::set(None)?;
+    let (bucket, key) = (scene.bucket.clone(), key_in(&scene.bucket, vbucket(1), 80));
+    let chain = |nodes: &[&str]| {
+        bucket.set_topology([vbucket(1)], &Topology::of_chain(nodes.iter().copied()))
+    };
+    chain(&[bucket.node_name(), "nobody"])?;
+    let writing = {
+        let bucket = bucket.clone();
+        let level = DurabilityLevel::Majority;
+        std::thread::spawn(move || block_on(bucket.set(key, "v").durability(level)))
+    };
+    let core = bucket.vbucket_core(vbucket(1)).unwrap();
+    until(|| core.durability_figures().prepares == 1);
+    core.break_an_invariant();
+    chain(&[bucket.node_name(), "nobody", "either"])?;
+    chain(&[bucket.node_name()])?;
+    writing.join().unwrap()?;
+    Ok(scene)
+}
+
 fn is_nothing(next: NextStep) -> bool {
     next == NextStep::Nothing
 }
@@ -213,7 +235,13 @@ fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
     }
 }
 
-const TABLE: [Row; 18] = [
+const TABLE: [Row; 19] = [
+    Row {
+        kind: FailureKind::Invariant,
+        child: "vbucket-1",
+        next: is_nothing,
+        force: an_invariant_is_broken,
+    },
     Row {
         kind: FailureKind::Flush,
         child: "writer-0",

@@ -447,7 +447,6 @@ fn is_held(write: &Tracked, persisted: Seqno) -> bool {
 }
 
 /// For tests and the predicates they check.
-#[cfg(any(test, feature = "testing"))]
 impl ActiveMonitor {
     /// What is tracked and undecided.
     pub fn undecided(&self) -> impl Iterator<Item = &Prepare> {

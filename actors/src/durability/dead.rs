@@ -53,7 +53,6 @@ impl DeadMonitor {
 }
 
 /// For tests and the predicates they check.
-#[cfg(any(test, feature = "testing"))]
 impl DeadMonitor {
     /// What was tracked and is not over.
     pub fn incomplete(&self) -> impl Iterator<Item = &super::Prepare> {

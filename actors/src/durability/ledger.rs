@@ -116,6 +116,17 @@ impl<R> Ledger<R> {
         self.words.forget(chains);
     }
 
+    /// Those accepted from a client in this role that are not over, in order.
+    pub fn parked(&self) -> impl Iterator<Item = Seqno> {
+        self.parked.keys().copied()
+    }
+
+    /// How far a node acknowledged in this role.
+    #[must_use]
+    pub fn heard_of(&self, node: &NodeName) -> Seqno {
+        self.words.of(node)
+    }
+
     /// How far every node was heard in this role.
     pub(crate) fn heard(&self) -> impl Iterator<Item = (&NodeName, Seqno)> {
         self.words.heard()

@@ -426,6 +426,12 @@ impl Acknowledger {
         high_prepared > self.sent
     }
 
+    /// The last that was.
+    #[must_use]
+    pub fn said(&self) -> Seqno {
+        self.sent
+    }
+
     /// What is to be sent now, if anything: rising values, each once; on a stream that was just accepted what was reached
     /// before it, since the last word on the stream before may be lost (MB-35361).
     #[must_use]
@@ -439,8 +445,13 @@ impl Acknowledger {
 }
 
 /// For tests and the predicates they check.
-#[cfg(any(test, feature = "testing"))]
 impl PassiveMonitor {
+    /// How far it was told the disk is.
+    #[must_use]
+    pub fn persisted(&self) -> Seqno {
+        self.persisted
+    }
+
     /// What is tracked and not over.
     pub fn incomplete(&self) -> impl Iterator<Item = &Prepare> {
         let incomplete = self.tracked.iter().filter(|one| !one.is_completed);

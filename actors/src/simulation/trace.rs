@@ -38,6 +38,7 @@ struct Inner {
     events: u64,
     newest: VecDeque<Event>,
     violations: Vec<String>,
+    findings: Vec<String>,
 }
 
 /// Something that happened.
@@ -102,6 +103,17 @@ impl Trace {
     /// Notes that something happened that makes the run worthless, such as a second thread; the run fails with it.
     pub fn violation(&self, what: String) {
         self.shared.inner.lock().violations.push(what);
+    }
+
+    /// Notes that the engine did what it must never do; the run fails with it.
+    pub fn finding(&self, what: String) {
+        self.shared.inner.lock().findings.push(what);
+    }
+
+    /// What it did.
+    #[must_use]
+    pub fn findings(&self) -> Vec<String> {
+        self.shared.inner.lock().findings.clone()
     }
 
     /// All of it so far, as one number.

@@ -171,6 +171,11 @@ impl Announced {
         self.acknowledged.due(high_prepared)
     }
 
+    /// What was acknowledged on the stream of now.
+    pub(super) fn said(&self) -> Seqno {
+        self.acknowledged.said()
+    }
+
     /// Whether there is something to acknowledge.
     pub(super) fn has_word(&self, high_prepared: Seqno) -> bool {
         self.acknowledged.is_due(high_prepared)

@@ -7,12 +7,16 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use super::checkpoint::{CheckpointLimits, CheckpointLog};
 use super::dirty::DirtyVbuckets;
 use super::document_map::{DocumentMap, MapFigures};
 use super::durability::{Durable, has_prepares};
 use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
+use super::hand_over::Holds;
+use super::invariants::Invariants;
 use super::lock::Locked;
 use super::locks::Locks;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
@@ -26,7 +30,7 @@ use super::status::Status;
 use super::tombstones::Tombstones;
 use super::waiters::{PersistPlace, Persisted, Waiters};
 use crate::environment::Environment;
-use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use messages::{DownCause, OperationError};
 use storage::{
@@ -101,6 +105,11 @@ pub struct VbucketCore {
     pub(super) durability_edge: RwLock<Option<Arc<DirtyVbuckets>>>,
     on_suspect: OnSuspect,
     pub(super) watched: Watched,
+    pub(super) invariants: Invariants,
+    /// Writes are held because it is handed over, not because it is loaded.
+    pub(super) is_handing_over: AtomicBool,
+    /// Something reached the disk, a hold ended, or it went out of service.
+    pub(super) changed: Notify,
     inner: Mutex<Inner>,
 }
 
@@ -121,6 +130,7 @@ pub(super) struct Inner {
     pub(super) producing: Producing,
     /// The rollback under way.
     pub(super) rollback: Option<Rollback>,
+    pub(super) holds: Holds,
     /// What the store says of an older one is of a past that was given up.
     pub(super) least_epoch: RollbackEpoch,
 }
@@ -142,13 +152,14 @@ impl VbucketCore {
             uuid: newest_branch(&identity),
             log: CheckpointLog::new(high, config.checkpoints),
             snapshots: Snapshots::stored(&stored, identity.state == VbucketState::Active),
-            flushed: Flushed::stored(stored),
+            flushed: Flushed::stored(stored, Some(Arc::clone(&identity))),
             durable: Durable::stored(&identity, &stored),
             in_flight: None,
             stream: StreamEpoch::default(),
             tombstones: Tombstones::default(),
             producing: Producing::default(),
             rollback: None,
+            holds: Holds::default(),
             least_epoch: config.position.epoch,
             identity,
         };
@@ -179,6 +190,9 @@ impl VbucketCore {
             durability_edge: RwLock::new(None),
             on_suspect: config.on_suspect,
             watched: Watched::default(),
+            invariants: Invariants::default(),
+            is_handing_over: AtomicBool::new(false),
+            changed: Notify::new(),
             inner: Mutex::new(inner),
         }
     }
@@ -288,6 +302,7 @@ impl VbucketCore {
     pub fn close(&self) {
         self.close_gate();
         self.waiters.end(&OperationError::Closed);
+        self.changed.notify_waiters();
     }
 
     /// Takes the vbucket out of service: it answers everything with the cause, and nothing of it is flushed.
@@ -303,6 +318,7 @@ impl VbucketCore {
             locked.answer_all();
         }
         self.waiters.end(&error);
+        self.changed.notify_waiters();
         self.mark_streams();
     }
 
@@ -376,6 +392,7 @@ impl VbucketCore {
             queue_identity(&mut locked);
             self.lower(Status::SUSPECT);
         }
+        self.changed.notify_waiters();
         self.mark_dirty();
     }
 

@@ -32,9 +32,13 @@ impl VbucketCore {
     /// outside the lock. Of a vbucket that may not write now nothing is done; it is marked again when it may.
     pub fn do_durability(&self, now: Duration, max: usize) -> DurabilityProgress {
         let mut locked = self.lock();
+        let hold_ends = self.end_hold_at(&mut locked, now);
         if !self.may_decide(&locked) {
-            locked.durable.armed = None;
-            return DurabilityProgress::default();
+            locked.durable.armed = hold_ends;
+            return DurabilityProgress {
+                has_more: false,
+                next_tick: hold_ends,
+            };
         }
         // What the bucket dropped is dropped here before anything of it is committed.
         self.follow_when_writable(&mut locked);

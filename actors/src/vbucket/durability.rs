@@ -12,6 +12,7 @@ use super::announced::Announced;
 use super::core::{Inner, VbucketCore};
 use super::dirty::DirtyVbuckets;
 use super::durable::Reply;
+use super::invariants::Views;
 use super::lock::Locked;
 use super::prepares::Newest;
 use super::replica::StreamEpoch;
@@ -43,6 +44,8 @@ pub(super) struct Durable {
     pub(super) counts: DurableWrites,
     /// Why nobody drives this: nothing is decided any more.
     stopped: Option<OperationError>,
+    /// Those copied to be judged.
+    pub(super) views: Views,
 }
 
 impl Durable {
@@ -74,6 +77,7 @@ impl Durable {
             armed: None,
             counts: DurableWrites::default(),
             stopped: None,
+            views: Views::default(),
         }
     }
 
@@ -170,6 +174,7 @@ impl Locked<'_> {
 
     /// What the monitor came to is noted where it outlives it.
     pub(super) fn note_progress(&mut self) {
+        self.since().is_told = true;
         let inner: &mut Inner = self;
         inner.durable.note_progress();
         let prepared = inner.durable.high_prepared();
@@ -322,6 +327,7 @@ impl VbucketCore {
             open_start: locked.log.open_start(),
         };
         self.prepares.end(key, seqno.next(), newest, &self.memory);
+        locked.since().is_erased = true;
         // Of one that is not there nothing is said.
         let _was_there = locked.durable.monitor.erase(key, seqno);
     }
@@ -414,6 +420,7 @@ impl VbucketCore {
     pub(super) fn reset_durability(&self, locked: &mut Locked<'_>, watermarks: &Watermarks) {
         self.prepares.clear(has_prepares(watermarks));
         let durable = &mut locked.durable;
+        durable.views.forget();
         durable.ledger.roll_back(high_prepared_on_disk(watermarks));
         durable.high_completed = watermarks.completed_seqno;
         durable.announced = Announced::stored(watermarks);

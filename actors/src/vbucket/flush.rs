@@ -41,19 +41,25 @@ pub(super) struct Flushed {
 }
 
 /// What a store holds after a batch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Stored {
     watermarks: Watermarks,
     /// Up to here every write is safe: itself, or the newer one that took its place.
     settled: Seqno,
+    /// What the vbucket is there; `None` where that is not known.
+    identity: Option<Arc<VbucketIdentity>>,
 }
 
 impl Flushed {
-    pub(super) fn stored(watermarks: Watermarks) -> Flushed {
+    pub(super) fn stored(
+        watermarks: Watermarks,
+        identity: Option<Arc<VbucketIdentity>>,
+    ) -> Flushed {
         Flushed {
             persisted: Stored {
                 watermarks,
                 settled: watermarks.high_seqno,
+                identity,
             },
             under_way: VecDeque::new(),
             source_purged: Seqno::ZERO,
@@ -68,6 +74,12 @@ impl Flushed {
     /// Up to here every write is safe on disk.
     pub(super) fn settled(&self) -> Seqno {
         self.persisted.settled
+    }
+
+    /// Whether the disk is known to have the vbucket as this, and everything that came before it was.
+    pub(super) fn has(&self, identity: &Arc<VbucketIdentity>) -> bool {
+        let stored = self.persisted.identity.as_ref();
+        stored.is_some_and(|stored| Arc::ptr_eq(stored, identity))
     }
 
     /// Whether nothing is on its way to the disk.
@@ -116,13 +128,18 @@ impl Flushed {
         while let Some(first) = self.under_way.front()
             && first.watermarks.high_seqno <= seqno
         {
-            self.persisted = *first;
+            self.persisted = first.clone();
             self.under_way.pop_front();
         }
     }
 }
 
 impl VbucketCore {
+    /// From now on every version reaches the disk. To be called before anything is written.
+    pub fn keep_history(&self) {
+        self.lock().log.keep_history();
+    }
+
     /// Takes what lies behind the flush cursor, up to the limits (one item always), and moves the cursor. `None` when
     /// there is nothing to write, or nothing may be written now.
     #[must_use]
@@ -144,12 +161,16 @@ impl VbucketCore {
             .pieces
             .last()
             .is_some_and(|piece| piece.kind.is_disk());
-        let stored = self.stored_after(&locked, &taken.items, taken.settled, is_disk);
+        let mut stored = self.stored_after(&locked, &taken.items, taken.settled, is_disk);
+        if let Some(identity) = &taken.identity {
+            stored.identity = Some(Arc::clone(identity));
+        }
+        let watermarks = stored.watermarks;
         locked.flushed.under_way.push_back(stored);
         self.reached(ChangeStep::Taken);
         Some(FlushTake {
             items: taken.items,
-            watermarks: stored.watermarks,
+            watermarks,
             identity: taken.identity,
             has_more: taken.more,
         })
@@ -175,6 +196,7 @@ impl VbucketCore {
             self.waiters.settle_up_to(settled)
         };
         answered.tell();
+        self.changed.notify_waiters();
         // A backfill may wait for it.
         self.mark_streams();
     }
@@ -290,6 +312,7 @@ impl VbucketCore {
         Stored {
             watermarks,
             settled,
+            identity: inner.flushed.taken().identity.clone(),
         }
     }
 
@@ -336,12 +359,13 @@ mod tests {
 
     #[test]
     fn what_was_purged_is_known_at_once_and_never_less() {
-        let mut flushed = Flushed::stored(Watermarks::at(Seqno(9), 0));
+        let mut flushed = Flushed::stored(Watermarks::at(Seqno(9), 0), None);
         let watermarks = Watermarks::at(Seqno(12), 0);
         let settled = Seqno(12);
         flushed.under_way.push_back(Stored {
             watermarks,
             settled,
+            identity: None,
         });
         flushed.note_purged(Seqno(7));
         flushed.note_purged(Seqno(5));

@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use super::checkpoint::Garbage;
 use super::core::{Inner, VbucketCore};
 use super::durable::{Answer, Reply};
+use super::invariants::{Since, View};
 use super::status::Status;
 use crate::sync::MutexGuard;
 
@@ -30,6 +31,8 @@ impl<'a> Locked<'a> {
                 is_changed: false,
                 is_decided: false,
                 answers: Vec::new(),
+                since: Since::default(),
+                view: None,
                 garbage: Garbage::default(),
             },
             was_panicking: std::thread::panicking(),
@@ -51,6 +54,11 @@ impl<'a> Locked<'a> {
         self.after.answers.push((reply, answer));
     }
 
+    /// The monitor was told something, which is judged once the lock is free.
+    pub(super) fn since(&mut self) -> &mut Since {
+        &mut self.after.since
+    }
+
     /// Nobody may trust this vbucket's memory until it was reconciled.
     pub(super) fn suspect(&mut self) {
         self.after.core.raise(Status::SUSPECT);
@@ -64,6 +72,7 @@ impl Drop for Locked<'_> {
             self.suspect();
         } else {
             self.after.garbage = self.inner.log.take_garbage();
+            self.after.view = self.after.core.view(&mut self.inner, self.after.since);
         }
     }
 }
@@ -88,6 +97,9 @@ struct AfterUnlock<'a> {
     is_changed: bool,
     is_decided: bool,
     answers: Vec<(Reply, Answer)>,
+    since: Since,
+    /// How it is, to be judged.
+    view: Option<View>,
     /// What the log no longer needs, to be freed behind the lock.
     garbage: Garbage,
 }
@@ -105,6 +117,9 @@ impl Drop for AfterUnlock<'_> {
         }
         if self.is_suspect {
             self.core.tell_suspect();
+        }
+        if let Some(view) = self.view.take() {
+            self.core.judge_invariants(view);
         }
     }
 }

@@ -188,6 +188,19 @@ impl Prepares {
         open.collect()
     }
 
+    /// The same, each with whether it may have been committed elsewhere.
+    pub(super) fn shown(&self) -> Vec<(Prepare, bool)> {
+        let table = self.table.read();
+        let open = table.slots.values().filter_map(|slot| match slot {
+            Slot::Open {
+                item,
+                is_maybe_visible,
+            } => Some((prepare_of(item)?, *is_maybe_visible)),
+            Slot::Over { .. } => None,
+        });
+        open.collect()
+    }
+
     /// The lowest prepare that is not over.
     pub(super) fn first_open(&self) -> Option<Seqno> {
         let table = self.table.read();

@@ -24,7 +24,7 @@ pub(super) enum Rule {
     Absent(Option<Cas>),
     /// A document, of the version given if one is.
     Present(Option<Cas>),
-    /// The same of a replacement, which is the first to learn that there is none (MB-37342).
+    /// The same of a replacement, which is the first to learn that there is none (MB-37342), where that is known.
     Replaced(Option<Cas>),
     /// A document that is locked with this CAS.
     Locked(Cas),
@@ -73,8 +73,10 @@ impl VbucketCore {
         let live = document.filter(|old| !is_expired(old.document.expiry, now.seconds));
         let current = live.map(|live| live.document.cas);
         if self.prepares.open_of(key, opened.start).is_some() {
+            // Where it may have been committed elsewhere nobody knows whether there is a document.
+            let is_known = !self.prepares.hides(key, opened.start);
             return Err(match (rule, current) {
-                (Rule::Replaced(_), None) => OperationError::KeyNotFound,
+                (Rule::Replaced(_), None) if is_known => OperationError::KeyNotFound,
                 _ => OperationError::SyncWriteInProgress,
             });
         }

@@ -39,6 +39,15 @@ impl VbucketCore {
         }
         let mut locked = self.lock();
         self.admit_engine()?;
+        self.change_state(&mut locked, request)
+    }
+
+    /// The same with the lock held, where the engine is served.
+    pub(super) fn change_state(
+        &self,
+        locked: &mut Locked<'_>,
+        request: SetVbucketState,
+    ) -> Result<VbucketDescription, OperationError> {
         let before = locked.identity.state;
         if locked.rollback.is_some() && request.state != before {
             return Err(OperationError::TemporaryFailure(Busy::RollingBack));
@@ -61,7 +70,7 @@ impl VbucketCore {
         let must_others_follow = is_promotion && self.lead()?;
         let is_changed = *locked.identity != identity;
         if is_changed {
-            self.become_this(&mut locked, identity);
+            self.become_this(locked, identity);
         }
         if is_promotion {
             locked.log.open_checkpoint();
@@ -73,21 +82,21 @@ impl VbucketCore {
         if !may_go_on(before, request.state) {
             locked.stream.bump();
         }
-        if is_promotion && let Err(error) = self.follow(&mut locked) {
+        if is_promotion && let Err(error) = self.follow(locked) {
             // Whoever reconciles it goes on with the promotion, and queues it then.
             locked.suspect();
             return Err(error);
         }
         if is_changed {
             // Last: a promotion is on disk with the manifest it brings, or not at all.
-            queue_identity(&mut locked);
+            queue_identity(locked);
         }
-        self.drop_tombstones(&mut locked);
+        self.drop_tombstones(locked);
         if must_others_follow {
             // Whoever repairs brings all vbuckets to the bucket's manifest.
             self.tell_suspect();
         }
-        Ok(self.described(&locked))
+        Ok(self.described(locked))
     }
 
     /// Sets the topology of an active vbucket, and never makes one active.
@@ -164,7 +173,7 @@ impl VbucketCore {
             identity.topology = locked.identity.topology.clone();
             let is_active = identity.state == VbucketState::Active;
             locked.snapshots = Snapshots::stored(&record.watermarks, is_active);
-            locked.flushed = Flushed::stored(record.watermarks);
+            locked.flushed = Flushed::stored(record.watermarks, None);
             self.set_persisted(high);
             let documents = self.map.clear();
             self.locks.clear();

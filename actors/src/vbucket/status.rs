@@ -23,7 +23,7 @@ impl Status {
     pub(super) const CLOSED: u8 = 1 << 5;
     /// The disk has no room for more.
     pub(super) const DISK_FULL: u8 = 1 << 6;
-    /// Its warmup has not opened it for writes yet.
+    /// Its warmup has not opened it for writes yet, or it is being handed over.
     pub(super) const HELD: u8 = 1 << 7;
 
     pub(super) const fn of(state: VbucketState) -> Status {
@@ -118,8 +118,10 @@ impl VbucketCore {
             return Err(OperationError::Closed);
         }
         Err(OperationError::TemporaryFailure(
-            if status.has(Status::WARMING | Status::HELD) {
+            if status.has(Status::WARMING) {
                 Busy::WarmingUp
+            } else if status.has(Status::HELD) {
+                self.why_held()
             } else {
                 Busy::DiskFull
             },
@@ -132,6 +134,14 @@ impl VbucketCore {
         self.admit_anybody(status)?;
         if status.has(Status::CLOSED) {
             return Err(OperationError::Closed);
+        }
+        Ok(())
+    }
+
+    /// Whether what is in memory may still get to the disk.
+    pub(super) fn admit_stored(&self) -> Result<(), OperationError> {
+        if let Some(ended) = self.waiters.ended() {
+            return Err(ended);
         }
         Ok(())
     }

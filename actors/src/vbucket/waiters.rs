@@ -110,6 +110,11 @@ impl Waiters {
         self.inner.lock().ended = None;
     }
 
+    /// Why nobody may wait any more, if so.
+    pub(super) fn ended(&self) -> Option<OperationError> {
+        self.inner.lock().ended.clone()
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.inner.lock().waiting.len()

@@ -24,6 +24,10 @@ pub(crate) trait StoreFactory {
     fn create(&self, vbuckets: u16) -> Arc<dyn KvStore>;
     /// Closes the store, which nothing else uses any more, and opens what it left behind.
     fn reopen(&self, store: Arc<dyn KvStore>) -> Arc<dyn KvStore>;
+    /// How long its stores keep what was superseded, whatever they are asked.
+    fn window_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Stores in memory; reopening one is the same store.
@@ -46,6 +50,7 @@ pub(crate) fn factories() -> Vec<Box<dyn StoreFactory>> {
         Box::new(log_store::OnLog::default()),
         Box::new(log_store::OnLog::closed_in_order()),
         Box::new(log_store::OnLog::maintained()),
+        Box::new(log_store::OnLog::keeping_history()),
     ]
 }
 

@@ -94,7 +94,7 @@ impl Collection {
             },
             table.count(),
         );
-        let first = table.random() % u64::from(count.max(1));
+        let first = table.random().next_u64() % u64::from(count.max(1));
         let numbers = (0..u64::from(count)).map(|number| first.saturating_add(number));
         for number in numbers.filter_map(|number| number.checked_rem(u64::from(count))) {
             let number = u16::try_from(number).ok();
@@ -282,7 +282,7 @@ impl Collection {
     }
 
     /// What keeps the engine.
-    pub(super) fn held(&self) -> &Arc<Held> {
+    pub(crate) fn held(&self) -> &Arc<Held> {
         &self.held
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the order is trace, taps, faults, so that a message whose handling is made to panic was seen before.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,11 @@ use parking_lot::Mutex;
 
 use actors::environment::Clock;
 use actors::executor::WakeWorker;
-use actors::hooks::{Delivery, FaultPoint, HoldPoint, Hook, Hooks, Passing};
+use actors::hooks::{Delivery, FaultPoint, HoldPoint, Hook, Hooks, Judged, Passing};
 use actors::simulation::{SimulatedRandom, Trace};
 use actors::system::SystemClock;
 use messages::{ChildName, FailureCause, Generation};
+use storage::VbucketId;
 
 use crate::testing::fault::{DiskFault, Fault, FaultPlan};
 use crate::testing::hold::{Hold, Holds};
@@ -31,6 +33,8 @@ struct Shared {
     plan: FaultPlan,
     holds: Holds,
     taps: Mutex<Vec<Arc<dyn Tap>>>,
+    /// How often each invariant was looked at, by its number.
+    judged: Mutex<BTreeMap<u8, u64>>,
     world: Option<InWorld>,
 }
 
@@ -62,6 +66,7 @@ impl Harness {
             plan: FaultPlan::new(),
             holds: Holds::default(),
             taps: Mutex::default(),
+            judged: Mutex::default(),
             world,
         });
         Harness { shared }
@@ -111,6 +116,12 @@ impl Harness {
     /// Has all messages seen by `tap`.
     pub fn tap(&self, tap: impl Tap) {
         self.shared.taps.lock().push(Arc::new(tap));
+    }
+
+    /// How often each invariant of durable writes was looked at and found to hold, by its number.
+    #[must_use]
+    pub fn judged(&self) -> BTreeMap<u8, u64> {
+        self.shared.judged.lock().clone()
     }
 
     fn trace(&self, what: &'static str, who: &str, figures: &[u64]) {
@@ -186,6 +197,24 @@ impl Hook for Harness {
             self.trace("held", &who, &[u64::from(place.vbucket.get())]);
         }
         is_held
+    }
+
+    fn judged(&self, vbucket: VbucketId, judged: &Judged) -> bool {
+        {
+            let mut counts = self.shared.judged.lock();
+            for id in &judged.looked_at {
+                let count = counts.entry(*id).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        let Some(world) = &self.shared.world else {
+            return false;
+        };
+        for (id, what) in &judged.broken {
+            let what = format!("invariant {id} of vbucket {vbucket}: {what}");
+            world.trace.finding(what);
+        }
+        true
     }
 
     fn fault(&self, point: FaultPoint) -> Option<FailureCause> {

@@ -117,6 +117,14 @@ pub enum RunError {
         /// What was noticed.
         what: String,
     },
+    /// The engine did what it must never do.
+    #[error("seed {seed}: {what}")]
+    Broken {
+        /// Of the run.
+        seed: u64,
+        /// What was noticed first.
+        what: String,
+    },
     /// The system gave no thread or runtime.
     #[error("the simulation could not be started: {what}")]
     NotStarted {

@@ -247,6 +247,13 @@ impl World {
         self.inner.harness.faults_struck()
     }
 
+    /// How often each invariant of durable writes was looked at in the buckets of this machine and found to hold, by its
+    /// number. One that does not fails the run ([`RunError::Broken`]).
+    #[must_use]
+    pub fn judged(&self) -> BTreeMap<u8, u64> {
+        self.inner.harness.judged()
+    }
+
     /// Takes all faults away, those that have not struck and the memory of those that have.
     pub fn clear_faults(&self) {
         self.inner.disk.lock().clear_faults();
@@ -409,9 +416,11 @@ fn run_here<T, F: Future<Output = T>>(
         if threads.load(Ordering::SeqCst) > 0 {
             violations.push("a blocking task was started on another thread".to_owned());
         }
-        match violations.into_iter().next() {
-            Some(what) => Err(RunError::NotDeterministic { seed, what }),
-            None => Ok(ended),
+        let findings = world.inner.trace.findings();
+        match (violations.into_iter().next(), findings.into_iter().next()) {
+            (Some(what), _) => Err(RunError::NotDeterministic { seed, what }),
+            (None, Some(what)) => Err(RunError::Broken { seed, what }),
+            (None, None) => Ok(ended),
         }
     });
     Ok(result)

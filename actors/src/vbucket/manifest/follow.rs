@@ -100,7 +100,7 @@ impl VbucketCore {
             return Err(OperationError::Closed);
         }
         if status.has(NOT_WRITABLE) {
-            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
+            return Err(OperationError::TemporaryFailure(self.why_held()));
         }
         if status.has(Status::DISK_FULL) {
             return Err(OperationError::TemporaryFailure(Busy::DiskFull));
