@@ -171,9 +171,9 @@ fn a_lock_ends_when_its_time_is_up() {
         let Bench { core, clock, .. } = active();
         let before = core.set(set("a", "1")).unwrap().cas;
         let cas = lock(&core, "a", asked).unwrap();
-        clock.advance(Duration::from_secs(lasts) - Duration::from_nanos(1));
+        clock.advance(Duration::from_millis(lasts * 1000 - 1));
         assert_eq!(core.set(set("a", "2")), Err(OperationError::Locked));
-        clock.advance(Duration::from_nanos(1));
+        clock.advance(Duration::from_millis(1));
         assert_eq!(core.get(&key("a")).unwrap().meta.cas, before);
         assert_eq!(unlock(&core, "a", cas), Err(OperationError::NotLocked));
         let late = core.set(set_with("a", "2", cas));

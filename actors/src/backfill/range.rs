@@ -152,6 +152,13 @@ impl RangeRead {
         }
         let left = self.wanted.limit.unwrap_or(u64::MAX);
         let left = left.saturating_sub(self.found);
+        if left == 0 {
+            let complete = RangeEnd::Complete {
+                up_to: scanning.high,
+                epoch: scanning.epoch,
+            };
+            return Stepped::Ended(Vec::new(), complete);
+        }
         let now = environment.clock.since_epoch().as_secs();
         let mut page = Page {
             wanted: &self.wanted,
