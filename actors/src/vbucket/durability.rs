@@ -186,7 +186,9 @@ impl Locked<'_> {
         let inner: &mut Inner = self;
         let stored = inner.flushed.persisted();
         inner.durable.announced.note_stored(stored);
-        inner.durable.monitor.note_persisted(settled);
+        let monitor = &mut inner.durable.monitor;
+        monitor.note_persisted(settled);
+        monitor.note_stored(stored.high_prepared_seqno);
         self.after_monitor();
     }
 
@@ -376,14 +378,23 @@ impl VbucketCore {
             self.prepares.make_maybe_visible();
             let high = locked.log.last_seqno();
             locked.durable.announced.end_own(high);
+            if self.had_an_end() {
+                // What it had yet to decide of a collection that ended nobody decides now.
+                self.ask_for_erasing();
+            }
         }
+        self.end_source(locked);
+        let replies = locked.durable.ledger.begin_role();
+        locked.answer_ambiguous(replies);
+        locked.durable.armed = None;
+    }
+
+    /// Of an active vbucket whose prepares are known: nothing more comes of its source.
+    pub(super) fn end_source(&self, locked: &mut Locked<'_>) {
         if locked.identity.state == VbucketState::Active && !self.prepares.is_unloaded() {
             let end = self.end_of_source(locked);
             locked.durable.announced.end_source(end);
         }
-        let replies = locked.durable.ledger.begin_role();
-        locked.answer_ambiguous(replies);
-        locked.durable.armed = None;
     }
 
     /// Where this vbucket stands when nothing more comes from its source.
