@@ -400,9 +400,17 @@ impl VbucketCore {
     /// Where this vbucket stands when nothing more comes from its source.
     fn end_of_source(&self, inner: &Inner) -> SnapshotEnd {
         let high = inner.log.last_seqno();
+        SnapshotEnd::cut(high, inner.durable.high_prepared(), self.over(inner))
+    }
+
+    /// Every prepare up to here is over.
+    pub(super) fn over(&self, inner: &Inner) -> Seqno {
+        if self.prepares.is_unloaded() {
+            return Seqno::ZERO;
+        }
+        let high = inner.log.last_seqno();
         let going_on = self.prepares.first_open().unwrap_or(high.next());
-        let completed = Seqno(going_on.0.saturating_sub(1));
-        SnapshotEnd::cut(high, inner.durable.high_prepared(), completed)
+        Seqno(going_on.0.saturating_sub(1))
     }
 
     /// Makes the monitor anew from what outlives it, and answers whoever waits for what is not under way.
