@@ -116,9 +116,34 @@ fn of_a_snapshot_from_disk_nothing_is_over_that_goes_on() {
         let taken = sent(&marker(SnapshotKind::Disk, completed), |_, _| {});
         let piece = &taken.pieces[0];
         assert!(piece.kind.is_disk());
-        let (completed_seqno, prepared_seqno) = taken_over(&taken);
-        assert!(completed_seqno < prepared_seqno, "{completed_seqno}");
+        // All before it is over, as the promoted one told its own store.
+        assert_eq!(taken_over(&taken), (Seqno(14), Seqno(15)));
     }
+}
+
+/// Whoever reads from its disk is told of an end that comes: what was cut ends where it was.
+#[test]
+fn its_disk_names_no_end_that_never_comes() {
+    let setup = Setup::default();
+    let store = MemoryStore::new(8);
+    store.create_vbucket(id(), &setup.record).unwrap();
+    let bench = setup.warm();
+    let core = &bench.core;
+    let epoch = follow_again(core);
+    whole(core, epoch);
+    let cut = marker(SnapshotKind::Disk, 12);
+    core.apply_marker(epoch, &cut, true).unwrap();
+    for seqno in 21..=30 {
+        let item = mutation(seqno, &format!("key {seqno}"));
+        core.apply_item(epoch, item).unwrap();
+    }
+    flush_all(core, &store, 9);
+    let snapshot = || store.state(id()).unwrap().watermarks.snapshot;
+    assert_eq!((snapshot().start, snapshot().end), (Seqno(20), Seqno(40)));
+    become_state(core, VbucketState::Active);
+    // Nothing is written; what it became is stored.
+    flush_all(core, &store, 9);
+    assert_eq!((snapshot().start, snapshot().end), (Seqno(20), Seqno(30)));
 }
 
 /// One that came whole, though its end is no item, says what it said.

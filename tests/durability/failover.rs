@@ -25,6 +25,21 @@ const WRITES_MIN: u64 = 100;
 const FAILOVERS: u64 = 100;
 const FAILOVERS_VARIABLE: &str = "PIGGIN_FAILOVERS";
 
+/// Who panics.
+const CHILDREN: [(&str, &str); 9] = [
+    ("producer", "producer-0"),
+    ("producer", "producer-1"),
+    ("consumer", "consumer-0"),
+    ("consumer", "consumer-1"),
+    ("durability", "durability-0"),
+    ("durability", "durability-1"),
+    ("flusher", "flusher-0"),
+    ("writer", "writer-0"),
+    ("reader", "reader-0"),
+];
+/// Those that always have something to do: readers only where a stream needs the disk.
+const ALWAYS: [&str; 5] = ["producer", "consumer", "durability", "flusher", "writer"];
+
 /// What a client knows of its key: of writes numbered upwards, the last it asked for and the last it saw committed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
@@ -66,28 +81,18 @@ async fn client(bucket: Bucket, number: usize, ledger: Ledger) {
 }
 
 /// What came of failovers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sum {
     asked: u64,
     committed: u64,
     under_way: u64,
-    panics: usize,
+    /// By child, of whichever node and thread.
+    panics: BTreeMap<&'static str, u64>,
     power_cuts: u64,
 }
 
 /// Troubles of the replicas and of the streams, none of which loses what two nodes hold.
 async fn troubles(worlds: &[World; 3], three: &mut Three, random: &dyn Random, sum: &mut Sum) {
-    let children = [
-        "producer-0",
-        "producer-1",
-        "consumer-0",
-        "consumer-1",
-        "durability-0",
-        "durability-1",
-        "flusher-0",
-        "writer-0",
-        "reader-0",
-    ];
     for _ in 0..4 {
         let draw = random.next_u64();
         let index = |of: usize, shift: u32| {
@@ -95,7 +100,8 @@ async fn troubles(worlds: &[World; 3], three: &mut Three, random: &dyn Random, s
             usize::try_from((draw >> shift) % of).expect("few")
         };
         let world = &worlds[index(3, 0)];
-        let child = ChildName::new(children[index(children.len(), 8)]);
+        let child = CHILDREN[index(CHILDREN.len(), 8)].1;
+        let child = ChildName::new(child);
         let nth = 1 + (draw >> 16) % 5;
         world.inject(Fault::PanicIn { child, nth });
         sleep(Duration::from_millis(20 + (draw >> 24) % 50)).await;
@@ -112,13 +118,20 @@ async fn troubles(worlds: &[World; 3], three: &mut Three, random: &dyn Random, s
         }
     }
     for world in worlds {
-        sum.panics += world.faults_struck().len();
+        for fault in world.faults_struck() {
+            if let Fault::PanicIn { child, .. } = fault {
+                let kinds = CHILDREN.iter();
+                let mut of_it = kinds.filter(|(_, name)| *name == child.as_str());
+                let (kind, _) = of_it.next().expect("one of them");
+                *sum.panics.entry(kind).or_default() += 1;
+            }
+        }
         world.clear_faults();
     }
 }
 
 /// In each vbucket the one of the two that holds the most of its prepares leads, and the other follows.
-async fn fail_over(left: &[Bucket; 2]) -> BTreeMap<VbucketId, usize> {
+pub(crate) async fn fail_over(left: &[Bucket; 2]) -> BTreeMap<VbucketId, usize> {
     let mut leaders = BTreeMap::new();
     for vbucket in left[0].vbuckets() {
         let held = |bucket: &Bucket| {
@@ -235,5 +248,7 @@ fn what_was_committed_survives_the_loss_of_the_active_node() {
     }
     println!("{failovers} failovers, {sum:?}");
     // A trouble that never comes proves nothing.
-    assert!(sum.panics > 0 && sum.power_cuts > 0, "{sum:?}");
+    let is_known = |child: &&str| sum.panics.contains_key(*child);
+    assert!(ALWAYS.iter().all(is_known) && sum.power_cuts > 0, "{sum:?}");
+    assert!(sum.under_way > 0 && sum.committed > WRITES_MIN, "{sum:?}");
 }

@@ -10,7 +10,10 @@ mod invariants;
 mod levels;
 mod linearizable;
 mod panics;
+mod power_cut;
+mod promoted;
 mod streams;
+mod suspects;
 mod takeover;
 
 /// No bug; `tests/planted` has others.

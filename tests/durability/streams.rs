@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actix::prelude::*;
 use tokio::time::timeout;
 
 use piggin::messages::OperationError;
@@ -104,7 +105,16 @@ async fn open(
     (consumer, node): (&str, Option<&str>),
 ) -> Result<Hearing, StreamRequestError> {
     let probe = Probe::start(|_: &StreamBatch| ());
-    let request = StreamRequest {
+    let request = asked_for(vbucket, consumer, node);
+    let to = probe.recipient();
+    let producer = bucket.producer(vbucket).expect("a producer");
+    let opened = producer.send(OpenStream { request, to }).await;
+    let stream = opened.expect("an answer")?.stream;
+    Ok(Hearing { probe, stream })
+}
+
+fn asked_for(vbucket: VbucketId, consumer: &str, node: Option<&str>) -> StreamRequest {
+    StreamRequest {
         options: StreamOptions {
             buffer_bytes: None,
             sync_replication: node.map(|node| SyncReplication {
@@ -114,12 +124,32 @@ async fn open(
             ..StreamOptions::default()
         },
         ..StreamRequest::new(vbucket, consumer)
-    };
-    let to = probe.recipient();
-    let producer = bucket.producer(vbucket).expect("a producer");
-    let opened = producer.send(OpenStream { request, to }).await;
-    let stream = opened.expect("an answer")?.stream;
-    Ok(Hearing { probe, stream })
+    }
+}
+
+/// A consumer's mailbox, until it dies.
+struct Mailbox;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Die;
+
+impl Actor for Mailbox {
+    type Context = Context<Self>;
+}
+
+impl Handler<StreamBatch> for Mailbox {
+    type Result = ();
+
+    fn handle(&mut self, _: StreamBatch, _: &mut Context<Self>) {}
+}
+
+impl Handler<Die> for Mailbox {
+    type Result = ();
+
+    fn handle(&mut self, _: Die, context: &mut Context<Self>) {
+        context.stop();
+    }
 }
 
 impl Hearing {
@@ -254,6 +284,37 @@ fn a_node_is_heard_on_one_stream() {
         close(&active, vbucket, first.stream).await;
         let next = open(&active, vbucket, ("three", Some("b"))).await;
         next.expect("a stream of the node");
+    });
+}
+
+/// A node whose consumer died, where nothing happens any more, is missed all the same: another stream of the node is heard.
+#[test]
+fn a_node_whose_consumer_died_is_given_up() {
+    run(7, async |worlds| {
+        let active = created(&worlds[0], "a").await;
+        chain(&active, ["a", "b"]);
+        let vbucket = active.vbucket_of(b"k");
+        let mailbox = Mailbox.start();
+        let producer = active.producer(vbucket).expect("a producer");
+        let request = asked_for(vbucket, "one", Some("b"));
+        let to = mailbox.clone().recipient();
+        let opened = producer.send(OpenStream { request, to }).await;
+        opened.expect("an answer").expect("a stream");
+        let asked = begin(&active, "k", "v", LEVEL);
+        worlds[0].sleep(Duration::from_secs(1)).await;
+        let taken = open(&active, vbucket, ("two", Some("b"))).await;
+        assert!(matches!(
+            taken,
+            Err(StreamRequestError::NodeHasStream { .. })
+        ));
+        mailbox.send(Die).await.expect("an answer");
+        worlds[0].sleep(Duration::from_secs(15)).await;
+        let next = open(&active, vbucket, ("two", Some("b"))).await;
+        let next = next.expect("a stream of the node");
+        next.prepare(&worlds[0]).await;
+        let heard = acknowledge(&active, vbucket, next.stream, Seqno(1)).await;
+        assert_eq!(heard, Ok(()));
+        answer(asked).await.expect("a commit");
     });
 }
 

@@ -148,6 +148,13 @@ impl Monitor {
         }
     }
 
+    /// The store says that this is prepared.
+    pub fn note_stored(&mut self, high_prepared: Seqno) {
+        if let Monitor::Passive(passive) = self {
+            passive.note_stored(high_prepared);
+        }
+    }
+
     /// A node holds everything up to `seqno`. Says nothing to one that is not active.
     pub fn acknowledge(&mut self, node: &NodeName, seqno: Seqno) {
         match self {

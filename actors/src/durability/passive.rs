@@ -245,6 +245,15 @@ impl PassiveMonitor {
         self.advance();
     }
 
+    /// The store says that this is prepared, which a monitor that is made anew would begin with: one that was, in the middle
+    /// of snapshots whose ends nobody knows any more, holds no less.
+    pub fn note_stored(&mut self, high_prepared: Seqno) {
+        if high_prepared > self.high_prepared {
+            self.high_prepared = high_prepared;
+            self.drop_passed();
+        }
+    }
+
     /// The active ended a prepare of this key. In a disk snapshot a commit is told of only if the vbucket holds the
     /// prepare; an abort always, which says nothing if its prepare never came (MB-36735).
     pub fn complete(

@@ -186,7 +186,9 @@ impl Locked<'_> {
         let inner: &mut Inner = self;
         let stored = inner.flushed.persisted();
         inner.durable.announced.note_stored(stored);
-        inner.durable.monitor.note_persisted(settled);
+        let monitor = &mut inner.durable.monitor;
+        monitor.note_persisted(settled);
+        monitor.note_stored(stored.high_prepared_seqno);
         self.after_monitor();
     }
 
@@ -377,22 +379,39 @@ impl VbucketCore {
             self.prepares.make_maybe_visible();
             let high = locked.log.last_seqno();
             locked.durable.announced.end_own(high);
+            if self.had_an_end() {
+                // What it had yet to decide of a collection that ended nobody decides now.
+                self.ask_for_erasing();
+            }
         }
-        if locked.identity.state == VbucketState::Active && !self.prepares.is_unloaded() {
-            let end = self.end_of_source(locked);
-            locked.durable.announced.end_source(end);
-        }
+        self.end_source(locked);
         let replies = locked.durable.ledger.begin_role();
         locked.answer_ambiguous(replies);
         locked.durable.armed = None;
     }
 
+    /// Of an active vbucket whose prepares are known: nothing more comes of its source.
+    pub(super) fn end_source(&self, locked: &mut Locked<'_>) {
+        if locked.identity.state == VbucketState::Active && !self.prepares.is_unloaded() {
+            let end = self.end_of_source(locked);
+            locked.durable.announced.end_source(end);
+        }
+    }
+
     /// Where this vbucket stands when nothing more comes from its source.
     fn end_of_source(&self, inner: &Inner) -> SnapshotEnd {
         let high = inner.log.last_seqno();
+        SnapshotEnd::cut(high, inner.durable.high_prepared(), self.over(inner))
+    }
+
+    /// Every prepare up to here is over.
+    pub(super) fn over(&self, inner: &Inner) -> Seqno {
+        if self.prepares.is_unloaded() {
+            return Seqno::ZERO;
+        }
+        let high = inner.log.last_seqno();
         let going_on = self.prepares.first_open().unwrap_or(high.next());
-        let completed = Seqno(going_on.0.saturating_sub(1));
-        SnapshotEnd::cut(high, inner.durable.high_prepared(), completed)
+        Seqno(going_on.0.saturating_sub(1))
     }
 
     /// Makes the monitor anew from what outlives it, and answers whoever waits for what is not under way.

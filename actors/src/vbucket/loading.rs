@@ -65,6 +65,8 @@ impl VbucketCore {
         }
         self.rebuild_monitor(&mut locked);
         self.prepares.note_loaded();
+        // One that was promoted before could not say what is over.
+        self.end_source(&mut locked);
     }
 
     /// The store holds keys that were, or will be, left out.

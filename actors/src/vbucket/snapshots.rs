@@ -53,9 +53,13 @@ impl Snapshots {
 
     /// From here on the changes are this vbucket's own.
     pub(super) fn begin_own(&mut self, high: Seqno) {
-        if !matches!(self.origins.back(), Some((_, Origin::Own))) {
-            self.origins.push_back((high, Origin::Own));
+        match self.origins.back_mut() {
+            Some((_, Origin::Own)) => return,
+            // Nothing more of it comes: whoever reads what is stored waits for no end that never is.
+            Some((_, Origin::Source(end, _))) => *end = high.min(*end),
+            None => {}
         }
+        self.origins.push_back((high, Origin::Own));
     }
 
     /// This vbucket writes nothing more itself; what it wrote so far is whole.

@@ -73,7 +73,8 @@ impl VbucketCore {
             self.become_this(locked, identity);
         }
         if is_promotion {
-            locked.log.open_checkpoint();
+            let over = self.over(locked);
+            locked.log.open_own(over);
             locked.snapshots.begin_own(high);
         }
         if before == VbucketState::Active && !is_promotion && request.state != before {

@@ -99,8 +99,11 @@ pub(super) enum Found<'a> {
 pub(super) enum Rest {
     /// Nothing: the snapshot came whole.
     Empty,
-    /// What never came.
-    Lost,
+    /// What never came. Prepares up to `over` are over all the same, as whoever has what came knows.
+    Lost {
+        /// That seqno.
+        over: Seqno,
+    },
 }
 
 #[derive(Debug)]
@@ -190,7 +193,7 @@ impl Checkpoint {
 
     /// The snapshot ends here and not where its marker said: what that named behind it is nothing a reader may be told of
     /// this one. What is over the source said of all of it, and what ended a prepare may lie in a rest that is lost: then
-    /// nothing is said of it, or a reader would forget a prepare that goes on.
+    /// no more is said of it than is known here, or a reader would forget a prepare that goes on.
     pub(super) fn end_at(&mut self, end: Seqno, rest: Rest) {
         self.snapshot_end = end;
         let least = |mark: Seqno| mark.min(end);
@@ -198,7 +201,7 @@ impl Checkpoint {
         self.purge_seqno = self.purge_seqno.map(least);
         self.high_completed = self.high_completed.map(|mark| match rest {
             Rest::Empty => mark.min(end),
-            Rest::Lost => Seqno::ZERO,
+            Rest::Lost { over } => over.min(end),
         });
     }
 

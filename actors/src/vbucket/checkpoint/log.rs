@@ -87,6 +87,9 @@ pub struct CheckpointLog {
     pub(super) garbage: Garbage,
 }
 
+/// What never came, and nothing is known of it.
+const LOST: Rest = Rest::Lost { over: Seqno::ZERO };
+
 impl CheckpointLog {
     /// A log behind item `last`, which the store holds, with one empty checkpoint and the flush cursor.
     #[must_use]
@@ -231,8 +234,13 @@ impl CheckpointLog {
     /// Begins a new checkpoint of this vbucket's own changes, unless the open one is that and has no item: at
     /// promotion, before memory is recovered.
     pub fn open_checkpoint(&mut self) -> CheckpointId {
+        self.open_own(Seqno::ZERO)
+    }
+
+    /// The same where every prepare up to `over` is known to be over: readers are told so of a snapshot that is cut by it.
+    pub fn open_own(&mut self, over: Seqno) -> CheckpointId {
         if self.chain.open.of_source || self.chain.open.queued > 0 {
-            self.open_anew(Rest::Lost);
+            self.open_anew(Rest::Lost { over });
             self.free_unneeded();
         }
         self.chain.open.id
@@ -242,7 +250,7 @@ impl CheckpointLog {
     pub fn begin_snapshot(&mut self, snapshot: &ReplicaSnapshot) -> Result<(), SnapshotError> {
         snapshot.check(self.last)?;
         let is_initial = self.last == Seqno::ZERO;
-        self.open_anew(Rest::Lost);
+        self.open_anew(LOST);
         let open = &mut self.chain.open;
         open.of_source = true;
         open.kind = match snapshot.kind {
@@ -315,7 +323,7 @@ impl CheckpointLog {
         match plan.disposition {
             Disposition::Append => {}
             Disposition::NewCheckpoint => {
-                self.open_anew(Rest::Lost);
+                self.open_anew(LOST);
                 self.free_unneeded();
             }
             Disposition::Replaces { .. } => self.remove(plan.position),

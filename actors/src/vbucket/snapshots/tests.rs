@@ -64,8 +64,8 @@ fn own_changes_are_whole_up_to_what_is_settled() {
     snapshots.begin_own(Seqno(15));
     assert_eq!(
         at(&snapshots, 15),
-        (10, 20),
-        "what was received is as it was"
+        (10, 15),
+        "of what was received nothing more comes"
     );
     assert_eq!(at(&snapshots, 17), (17, 17));
     let cut = snapshots.range_at(Seqno(19), Seqno(17), Seqno(23)).0;

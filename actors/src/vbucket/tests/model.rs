@@ -176,9 +176,9 @@ impl Model {
         let slot = self.slots.get(&name);
         let live = slot.and_then(|slot| slot.live(now).map(|_| slot.cas));
         let is_expired = slot.is_some_and(|slot| slot.document.is_some()) && live.is_none();
-        if self.pending_of(name).is_some() {
+        if let Some(pending) = self.pending_of(name) {
             return Err(match (write, live) {
-                (Write::Replace(_), None) => OperationError::KeyNotFound,
+                (Write::Replace(_), None) if !pending.is_hidden => OperationError::KeyNotFound,
                 _ => OperationError::SyncWriteInProgress,
             });
         }
