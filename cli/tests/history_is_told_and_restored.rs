@@ -52,9 +52,10 @@ fn restore(place: &Place, to: &str, into: &str) -> Ended {
 #[test]
 fn history_is_given_back_by_time_and_by_token() {
     let place = place();
-    let load: String = (0..200)
+    let lines: Vec<String> = (0..200)
         .map(|id| format!("{{\"id\":{id},\"round\":1}}\n"))
         .collect();
+    let load = lines.concat();
     place
         .feed(&["load", "-", "--key", "id"], load.as_bytes())
         .expect(0);
