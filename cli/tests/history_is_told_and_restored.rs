@@ -52,10 +52,10 @@ fn restore(place: &Place, to: &str, into: &str) -> Ended {
 #[test]
 fn history_is_given_back_by_time_and_by_token() {
     let place = place();
-    let lines: Vec<String> = (0..200)
+    let each: Vec<String> = (0..200)
         .map(|id| format!("{{\"id\":{id},\"round\":1}}\n"))
         .collect();
-    let load = lines.concat();
+    let load = each.concat();
     place
         .feed(&["load", "-", "--key", "id"], load.as_bytes())
         .expect(0);
