@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use storage::{CollectionId, DocumentKey, DurabilityLevel, Seqno};
 
-use super::prepare::{
-    OutOfOrder, Prepare, Tracked, first_above, pop_front_if, take_out, take_out_life,
-};
+use super::prepare::{OutOfOrder, Prepare, Tracked, first_above, pop_front_if, take_out};
 use super::topology::{Chains, NodeName, Requirements};
 use super::words::Words;
 
@@ -281,23 +279,6 @@ impl ActiveMonitor {
         };
         self.advance();
         was_there
-    }
-
-    /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it, also what lies
-    /// under a newer prepare of its key and was not found there. The seqnos; whoever waits for them is to be told that
-    /// their outcome is not known.
-    #[must_use]
-    pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
-        let is_of_it = |one: &Decision| one.write.is_of_life(collection, end);
-        let decided = self.decided.iter().filter(|one| is_of_it(one));
-        let mut erased: Vec<_> = decided.map(|one| one.write.seqno()).collect();
-        self.decided.retain(|one| !is_of_it(one));
-        erased.extend(take_out_life(&mut self.tracked, collection, end));
-        let is_erased = |seqno: &Seqno| erased.binary_search(seqno).is_ok();
-        self.ahead.retain(|(_, seqno)| !is_erased(seqno));
-        self.fences_given_up.retain(|seqno| !is_erased(seqno));
-        self.advance();
-        erased
     }
 
     /// A collection ended at `end`. Its prepares stay until they are decided or erased.

@@ -183,17 +183,6 @@ impl Monitor {
         }
     }
 
-    /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it, of which the
-    /// seqnos are told.
-    #[must_use]
-    pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
-        match self {
-            Monitor::Active(active) => active.erase_life(collection, end),
-            Monitor::Passive(passive) => passive.erase_life(collection, end),
-            Monitor::Dead(dead) => dead.erase_life(collection, end),
-        }
-    }
-
     /// Highest prepare this node holds as strongly as it asks.
     #[must_use]
     pub fn high_prepared(&self) -> Seqno {
