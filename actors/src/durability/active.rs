@@ -167,6 +167,15 @@ impl ActiveMonitor {
         self.advance();
     }
 
+    /// The store says that this is prepared, which a monitor that is made anew would begin with: what came from the disk of
+    /// a source before this node was promoted holds no prepare that tells of it.
+    pub fn note_stored(&mut self, high_prepared: Seqno) {
+        if high_prepared > self.high_prepared {
+            self.high_prepared = high_prepared;
+            self.advance();
+        }
+    }
+
     /// A node holds everything up to `seqno`, each prepare as strongly as it asks. Kept for one that is in no chain yet
     /// (MB-34091); one that says less than before says nothing. Whoever calls this has checked that the word is of this role
     /// and of a stream that lives, and that the stream sent as much.

@@ -150,8 +150,10 @@ impl Monitor {
 
     /// The store says that this is prepared.
     pub fn note_stored(&mut self, high_prepared: Seqno) {
-        if let Monitor::Passive(passive) = self {
-            passive.note_stored(high_prepared);
+        match self {
+            Monitor::Active(active) => active.note_stored(high_prepared),
+            Monitor::Passive(passive) => passive.note_stored(high_prepared),
+            Monitor::Dead(_) => {}
         }
     }
 
