@@ -34,12 +34,13 @@
 #[cfg(feature = "testing")]
 pub use supervisor::testing;
 pub use supervisor::{
-    Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics, Change, Changes,
-    ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics, CompactionConfig,
-    CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr, DurabilityFigures,
-    Location, ProducerAddr, ReplicateError, Replication, Shutdown, ShutdownReport, Since, SizeTier,
-    TakeOverError, TakenOver, TokenError, Until, VbucketAddr, WhyNot, WriteFuture, WriteRequest,
-    vbucket_of,
+    BackupError, BackupReport, Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics,
+    Change, Changes, ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics,
+    CompactionConfig, CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr,
+    DurabilityFigures, Location, Moment, Past, PastDocuments, PastError, ProducerAddr,
+    ReplicateError, Replication, Restored, Scan, ScanBuilder, Shutdown, ShutdownReport, Since,
+    SizeTier, TakeOverError, TakenOver, TokenError, Until, VbucketAddr, Version, WhyNot,
+    WriteFuture, WriteRequest, restore, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

@@ -4,15 +4,20 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::amend::{CountArguments, ExtendArguments, TouchArguments};
+use crate::backup::BackupArguments;
 use crate::bench::BenchArguments;
 use crate::changes::ChangesArguments;
 use crate::collections::CollectionsArguments;
 use crate::compact::CompactArguments;
 use crate::create::CreateArguments;
 use crate::get::GetArguments;
+use crate::history::HistoryArguments;
 use crate::load::LoadArguments;
 use crate::put::PutArguments;
 use crate::remove::RemoveArguments;
+use crate::restore::RestoreArguments;
+use crate::scan::ScanArguments;
 
 /// A durable document store in one directory.
 ///
@@ -49,16 +54,34 @@ pub(crate) enum Command {
     Get(GetArguments),
     /// Write a document.
     Put(PutArguments),
+    /// Put bytes behind a document's value.
+    Append(ExtendArguments),
+    /// Put bytes before a document's value.
+    Prepend(ExtendArguments),
+    /// Count a document's number up.
+    Incr(CountArguments),
+    /// Count a document's number down, to zero at most.
+    Decr(CountArguments),
+    /// Give a document another expiry.
+    Touch(TouchArguments),
     /// Remove a document.
     Remove(RemoveArguments),
+    /// Tell the documents of a range of keys, by rising key, one a line.
+    Scan(ScanArguments),
     /// Tell what happened in the bucket, one event a line, up to now.
     Changes(ChangesArguments),
+    /// Tell the versions of a document that are kept, newest first, one a line.
+    History(HistoryArguments),
+    /// Make a bucket of what this one was at an earlier time or token.
+    Restore(RestoreArguments),
     /// List, make and drop collections.
     Collections(CollectionsArguments),
     /// Say how the bucket stands.
     Stat,
     /// Rewrite the bucket without what nobody needs any more.
     Compact(CompactArguments),
+    /// Copy the whole bucket into another directory, read back and compared.
+    Backup(BackupArguments),
     /// Read every byte that counts, and name each fault.
     Verify,
     /// Time a bucket of its own under the YCSB workloads.

@@ -72,12 +72,6 @@ pub(crate) fn run(
     arguments: &BenchArguments,
     output: Output,
 ) -> Result<Exit, CliError> {
-    if arguments.workload.contains(&Workload::E) {
-        return Err(CliError::mistake(
-            "workload E reads ranges of keys, which this version of the bucket cannot",
-            "choose among a, b, c, d and f with --workload",
-        ));
-    }
     let own = OwnDirectory::make(session)?;
     let interrupt = Interrupt::listen();
     let mut workloads = Vec::new();

@@ -25,6 +25,7 @@ use crate::failure::{CliError, Exit};
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::session::{Missing, Session};
+pub(crate) use event::{base64, in_json};
 pub(crate) use lines::Lines;
 
 #[derive(Debug, Args)]

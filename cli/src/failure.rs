@@ -12,10 +12,10 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use piggin::BucketError;
 use piggin::messages::{Busy, DownCause, FailureCause, OperationError};
 use piggin::storage::disk::{DiskError, DiskErrorKind};
-use piggin::storage::{Advice, StorageError};
+use piggin::storage::{Advice, CopyError, StorageError};
+use piggin::{BackupError, BucketError, PastError};
 
 /// What the shell sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,29 @@ impl CliError {
         }
     }
 
+    /// The bucket in `from` was not copied to `into`.
+    pub(crate) fn backup(from: &Path, into: &Path, error: &BackupError) -> CliError {
+        match error {
+            BackupError::Flush(error) => CliError::operation(from, error),
+            BackupError::Source(error) => CliError::storage(from, error),
+            BackupError::Target(StorageError::StoreExists | StorageError::ForeignDirectory(_)) => {
+                CliError::mistake(
+                    format!("{} is not empty", into.display()),
+                    "give a directory that is empty or not there yet",
+                )
+            }
+            BackupError::Target(error) => CliError::storage(into, error),
+            BackupError::Copy(CopyError::Target { .. }) => CliError::failure(
+                error.to_string(),
+                "see that the disk there is sound and has room, empty the directory, and run it again",
+            ),
+            error => CliError::failure(
+                error.to_string(),
+                "`piggin verify` says what is damaged; what was copied so far is not to be used",
+            ),
+        }
+    }
+
     /// The store in `directory` could not be used.
     pub(crate) fn storage(directory: &Path, error: &StorageError) -> CliError {
         let place = directory.display();
@@ -195,6 +218,27 @@ impl CliError {
                 format!("{place}: {error}"),
                 "see that the disk is sound, then run it again",
             ),
+        }
+    }
+
+    /// What the bucket was could not be read, or written down.
+    pub(crate) fn past(directory: &Path, error: &PastError) -> CliError {
+        match error {
+            PastError::Storage(error) if error.advice() != Advice::FixRequest => {
+                CliError::storage(directory, error)
+            }
+            PastError::Bucket(error) => CliError::operation(directory, error),
+            // Their own text says what to do.
+            _ => CliError {
+                exit: if error.advice() == Advice::FixRequest {
+                    Exit::Mistake
+                } else {
+                    Exit::Failure
+                },
+                is_disk_stuck: false,
+                fact: error.to_string(),
+                remedy: None,
+            },
         }
     }
 

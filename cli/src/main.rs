@@ -14,16 +14,23 @@ mod backoff;
 mod disk_watch;
 mod input;
 mod collection_name;
+mod amounts;
+mod instant;
 mod create;
 mod collections;
 mod load;
 mod get;
 mod put;
+mod amend;
 mod remove;
 mod changes;
+mod history;
+mod restore;
+mod scan;
 mod stat;
 mod compact;
 mod verify;
+mod backup;
 mod bench;
 
 use std::process::ExitCode;
@@ -57,11 +64,20 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Load(load) => load::run(&session, load, output),
         Command::Get(get) => get::run(&session, get, output),
         Command::Put(put) => put::run(&session, put, output),
+        Command::Append(extend) => amend::append(&session, extend, output),
+        Command::Prepend(extend) => amend::prepend(&session, extend, output),
+        Command::Incr(count) => amend::increment(&session, count, output),
+        Command::Decr(count) => amend::decrement(&session, count, output),
+        Command::Touch(touch) => amend::touch(&session, touch, output),
         Command::Remove(remove) => remove::run(&session, remove, output),
+        Command::Scan(scan) => scan::run(&session, scan),
         Command::Changes(changes) => changes::run(&session, changes),
+        Command::History(history) => history::run(&session, history),
+        Command::Restore(restore) => restore::run(&session, restore, output),
         Command::Collections(collections) => collections::run(&session, collections, output),
         Command::Stat => stat::run(&session, output),
         Command::Compact(compact) => compact::run(&session, compact, output),
+        Command::Backup(backup) => backup::run(&session, backup, output),
         Command::Verify => verify::run(&session, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
     }

@@ -39,6 +39,9 @@ pub(crate) struct Changed {
     vbucket: u16,
     vbucket_uuid: String,
     seqno: u64,
+    /// The number it is now, of a counter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counter: Option<String>,
 }
 
 impl Changed {
@@ -49,6 +52,7 @@ impl Changed {
             vbucket: mutated.token.vbucket.get(),
             vbucket_uuid: mutated.token.vbucket_uuid.0.to_string(),
             seqno: mutated.token.seqno.0,
+            counter: mutated.counter.map(|counter| counter.to_string()),
         }
     }
 }
@@ -60,11 +64,14 @@ impl fmt::Display for Changed {
             cas,
             vbucket,
             seqno,
+            counter,
             ..
         } = self;
+        let counter = counter.as_ref();
+        let counter = counter.map_or(String::new(), |counter| format!("{counter}, "));
         write!(
             f,
-            "{key}: on disk in vbucket {vbucket} at seqno {seqno}, cas {cas}"
+            "{key}: {counter}on disk in vbucket {vbucket} at seqno {seqno}, cas {cas}"
         )
     }
 }
@@ -96,7 +103,7 @@ pub(crate) fn check_key(key: &[u8]) -> Result<(), CliError> {
         .map_err(|error| CliError::mistake(error.to_string(), "give a key of 1 to 249 bytes"))
 }
 
-fn value(argument: &OsString) -> Result<Bytes, CliError> {
+pub(crate) fn value(argument: &OsString) -> Result<Bytes, CliError> {
     let max = Document::VALUE_LENGTH_MAX;
     let value = if argument == "-" {
         let mut value = Vec::new();

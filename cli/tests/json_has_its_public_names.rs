@@ -71,6 +71,13 @@ fn put_get_and_remove() {
     let removed = place.json(&["remove", "k"]);
     assert_eq!(names(&removed), names(&put));
     assert_eq!(removed["seqno"], 2);
+    let counted = place.json(&["incr", "n", "--initial", "18446744073709551615"]);
+    let mut expected = names(&put);
+    expected.insert(1, "counter");
+    assert_eq!(names(&counted), expected);
+    assert_eq!(counted["counter"], "18446744073709551615");
+    let touched = place.json(&["touch", "n", "60"]);
+    assert_eq!(names(&touched), names(&put));
     // An error is said on standard error; there is no half answer.
     let missing = place.run(&["get", "k", "--json"]);
     assert!(missing.expect(1).stdout.is_empty());

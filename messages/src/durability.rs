@@ -56,7 +56,7 @@ impl Durability {
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Result<Mutated, OperationError>")]
 pub struct WriteDurably {
-    /// What is written; a touch cannot be durable.
+    /// What is written ([`Write::can_be_durable`]).
     pub write: Write,
     /// How durably.
     pub durability: Durability,

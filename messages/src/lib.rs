@@ -3,7 +3,12 @@
 //! | sender | message | receiver | answer |
 //! |---|---|---|---|
 //! | client | [`vbucket::Get`], [`vbucket::GetMeta`], [`vbucket::GetMany`] | vbucket | the documents, or why not |
-//! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
+//! | client | [`vbucket::Set`], `Add`, `Replace`, `Delete`, `Touch`, `GetAndTouch`, [`vbucket::Append`], `Prepend`, `Count`, [`vbucket::WriteBatch`] | vbucket | [`vbucket::Mutated`] |
+//! | client | [`vbucket::GetAndLock`], [`vbucket::Unlock`] | vbucket | the document with the lock's CAS; that it is free |
+//! | client | [`vbucket::SetWithMeta`], `DeleteWithMeta` | vbucket | [`vbucket::Mutated`] |
+//! | client | [`vbucket::Observe`], [`vbucket::ObserveVbucket`] | vbucket | how far a document, or a branch of its history, is |
+//! | client | [`vbucket::GetRandom`] | vbucket | [`vbucket::Picked`] |
+//! | client | [`scan::OpenScan`], `ReadScan`, `CloseScan` | vbucket | a page of a range of keys |
 //! | client | [`durability::WriteDurably`] | vbucket | [`vbucket::Mutated`], once it is decided |
 //! | operator | [`vbucket::SetVbucketState`], [`vbucket::DescribeVbucket`] | vbucket | [`vbucket::VbucketDescription`] |
 //! | operator | [`collections::ChangeManifest`], [`collections::GetManifest`] | bucket | the new uid, the manifest |
@@ -24,6 +29,7 @@ pub mod status;
 pub mod failure;
 pub mod lifecycle;
 pub mod vbucket;
+pub mod scan;
 pub mod durability;
 pub mod collections;
 pub mod flusher;
@@ -38,4 +44,5 @@ pub use compactor::{CompactError, CompactOptions};
 pub use durability::{Durability, DurabilityStatus, WriteDurably};
 pub use failure::{Failure, FailureCause, FailureId, FailureKind, FailureNotice, NextStep};
 pub use lifecycle::{ChildName, Generation};
+pub use scan::{ScanError, ScanRange};
 pub use status::{Busy, DownCause, OperationError};

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use storage::{
     Advice, Cas, Document, KeyError, ManifestUid, StorageError, VbucketId, VbucketState,
+    VbucketUuid,
 };
 
 use crate::collections::ManifestClash;
 use crate::lifecycle::ChildName;
+use crate::vbucket::GetAndLock;
 
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +37,60 @@ pub enum OperationError {
     ValueTooLarge {
         /// Its length in bytes.
         length: usize,
+    },
+    /// A value that no number of 64 bits in decimal digits is (the field's `DeltaBadval`).
+    #[error("the value is not a number in decimal digits that fits 64 bits; write one first")]
+    DeltaBadValue,
+    /// Bytes cannot be added to a value that is compressed, or begins with extended attributes.
+    #[error("the value is compressed or has extended attributes; read it and write it whole")]
+    NotExtensible,
+    /// Somebody has the document locked, and the request does not name the CAS of that lock.
+    #[error("the document is locked; give the cas of the lock, or wait until it ends")]
+    Locked,
+    /// There is no lock to be taken back: it ended by itself, or with a change.
+    #[error("the document is not locked; read it again")]
+    NotLocked,
+    /// A lock longer than any can be.
+    #[error(
+        "a lock of {seconds} s is too long; ask for {max} s at most",
+        max = GetAndLock::SECONDS_MAX
+    )]
+    LockTimeTooLong {
+        /// What was asked for.
+        seconds: u32,
+    },
+    /// The version there stays ([`Resolution::ByRevision`](crate::vbucket::Resolution)); nothing was written (the field's
+    /// `KeyEexists`).
+    #[error("the document there is of a later revision, with cas {}, and stays", current.0)]
+    ConflictLost {
+        /// Its CAS; [`Cas::LOCKED`] while it is locked.
+        current: Cas,
+    },
+    /// A CAS that no document can have.
+    #[error("a document cannot have cas {}; give the one it has where it was written", cas.0)]
+    InvalidCas {
+        /// What was given.
+        cas: Cas,
+    },
+    /// A CAS so far ahead of this node's clock that every document written after it would have to follow it.
+    #[error(
+        "cas {} is {ahead_s} s ahead of this node's clock; set the clocks right, {max} s are the most",
+        cas.0,
+        max = OperationError::CAS_AHEAD_S_MAX
+    )]
+    CasTooFarAhead {
+        /// What was given.
+        cas: Cas,
+        /// How far that is, in seconds.
+        ahead_s: u64,
+    },
+    /// The vbucket knows of no such branch of its history: it was rolled back behind it, or never had it.
+    #[error("vbucket {vbucket} has no branch of history {:016x}; what was written on it is not here", vbucket_uuid.0)]
+    UnknownHistory {
+        /// Which vbucket.
+        vbucket: VbucketId,
+        /// What was asked for.
+        vbucket_uuid: VbucketUuid,
     },
     /// There is no such collection: it was dropped, or never was (the field's `UnknownCollection`).
     #[error("the collection is not in manifest {}; look it up by its name again", manifest_uid.0)]
@@ -110,7 +166,7 @@ pub enum OperationError {
     )]
     DurabilityImpossible,
     /// An operation that cannot be durable.
-    #[error("a touch cannot be durable; write the document instead")]
+    #[error("this operation cannot be durable; write the document instead")]
     DurabilityNotSupported,
     /// A durable write of this key is under way; nothing was written (0xa2).
     #[error("a durable write of this document is under way; try again when it is over")]
@@ -171,6 +227,12 @@ pub enum Busy {
     /// The vbucket has no replication chain yet that could hold a durable write.
     #[error("no topology was set yet")]
     NoTopology,
+    /// What the store holds of the document must be looked up first; both doors do that by themselves.
+    #[error("the document's tombstone is not in memory")]
+    NotInMemory,
+    /// As many documents of the vbucket are locked as can be.
+    #[error("too many documents are locked")]
+    Locks,
 }
 
 /// Why a vbucket is out of service.
@@ -186,6 +248,9 @@ pub enum DownCause {
 }
 
 impl OperationError {
+    /// How far a CAS that is brought along may be ahead of the clock: 65 minutes, as in the field.
+    pub const CAS_AHEAD_S_MAX: u64 = 3900;
+
     /// What the caller does next.
     #[must_use]
     pub fn advice(&self) -> Advice {
@@ -195,6 +260,14 @@ impl OperationError {
             | OperationError::CasMismatch { .. }
             | OperationError::Key(_)
             | OperationError::ValueTooLarge { .. }
+            | OperationError::DeltaBadValue
+            | OperationError::ConflictLost { .. }
+            | OperationError::InvalidCas { .. }
+            | OperationError::CasTooFarAhead { .. }
+            | OperationError::NotExtensible
+            | OperationError::NotLocked
+            | OperationError::LockTimeTooLong { .. }
+            | OperationError::UnknownHistory { .. }
             | OperationError::UnknownCollection { .. }
             | OperationError::UnknownVbucket(_)
             | OperationError::NotMyVbucket { .. }
@@ -204,7 +277,8 @@ impl OperationError {
             | OperationError::DurabilityImpossible
             | OperationError::DurabilityNotSupported
             | OperationError::ManifestClash { .. } => Advice::FixRequest,
-            OperationError::Crashed { .. }
+            OperationError::Locked
+            | OperationError::Crashed { .. }
             | OperationError::ActorCrashed { .. }
             | OperationError::SyncWriteInProgress
             | OperationError::SyncWriteAmbiguous

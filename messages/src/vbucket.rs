@@ -4,14 +4,23 @@
 //! Answers: an error means nothing was applied ([`OperationError::Crashed`] excepted). A write is acknowledged as its
 //! [`Acknowledge`] says.
 
+mod amending;
+mod with_meta;
+mod observing;
+
 use actix::Message;
 use bytes::Bytes;
 use storage::{
-    Cas, Datatype, DocumentKey, Expiry, Outcome, RevSeqno, Seqno, SnapshotRange, Topology,
+    Cas, Datatype, DocumentKey, Expiry, Item, Outcome, RevSeqno, Seqno, SnapshotRange, Topology,
     VbucketCounts, VbucketId, VbucketState, VbucketUuid,
 };
 
 use crate::status::OperationError;
+pub use amending::{Append, Count, Delta, GetAndLock, Prepend, Unlock};
+pub use observing::{
+    FailedOver, Observe, ObserveVbucket, Observed, ObservedVbucket, ReplicatedUpTo,
+};
+pub use with_meta::{DeleteWithMeta, GetRandom, GivenMeta, Resolution, SetWithMeta};
 
 /// Answer of a read: a live document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +31,19 @@ pub struct Found {
     pub meta: Meta,
 }
 
+/// A document that was not asked for by its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picked {
+    /// Its key.
+    pub key: DocumentKey,
+    /// The rest.
+    pub found: Found,
+}
+
 /// A document's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// Its version.
+    /// Its version; [`Cas::LOCKED`] while it is locked.
     pub cas: Cas,
     /// The client's flags.
     pub flags: u32,
@@ -39,6 +57,23 @@ pub struct Meta {
     pub seqno: Seqno,
     /// Whether this is a tombstone (only [`GetMeta`] shows one).
     pub is_deleted: bool,
+}
+
+impl Meta {
+    /// Of an item.
+    #[must_use]
+    pub const fn of(item: &Item) -> Meta {
+        let document = &item.document;
+        Meta {
+            cas: document.cas,
+            flags: document.flags,
+            datatype: document.datatype,
+            expiry: document.expiry,
+            rev_seqno: document.rev_seqno,
+            seqno: item.seqno,
+            is_deleted: item.operation.is_tombstone(),
+        }
+    }
 }
 
 /// Names a change for ever: which branch of history, and where in it.
@@ -59,6 +94,8 @@ pub struct Mutated {
     pub cas: Cas,
     /// Where the change lies.
     pub token: MutationToken,
+    /// The number it is now, of a [`Count`].
+    pub counter: Option<u64>,
 }
 
 /// When a write is answered.
@@ -199,6 +236,11 @@ pub enum Write {
     Replace(Replace),
     Delete(Delete),
     Touch(Touch),
+    Append(Append),
+    Prepend(Prepend),
+    Count(Count),
+    SetWithMeta(SetWithMeta),
+    DeleteWithMeta(DeleteWithMeta),
 }
 
 impl Write {
@@ -211,6 +253,11 @@ impl Write {
             Write::Replace(replace) => &replace.key,
             Write::Delete(delete) => &delete.key,
             Write::Touch(touch) => &touch.key,
+            Write::Append(append) => &append.key,
+            Write::Prepend(prepend) => &prepend.key,
+            Write::Count(count) => &count.key,
+            Write::SetWithMeta(set) => &set.key,
+            Write::DeleteWithMeta(delete) => &delete.key,
         }
     }
 
@@ -223,6 +270,32 @@ impl Write {
             Write::Replace(replace) => replace.options.acknowledge,
             Write::Delete(delete) => delete.acknowledge,
             Write::Touch(touch) => touch.acknowledge,
+            Write::Append(append) => append.acknowledge,
+            Write::Prepend(prepend) => prepend.acknowledge,
+            Write::Count(count) => count.acknowledge,
+            Write::SetWithMeta(set) => set.acknowledge,
+            Write::DeleteWithMeta(delete) => delete.acknowledge,
+        }
+    }
+
+    /// Whether it has its metadata from elsewhere.
+    #[must_use]
+    pub const fn brings_meta(&self) -> bool {
+        matches!(self, Write::SetWithMeta(_) | Write::DeleteWithMeta(_))
+    }
+
+    /// Whether it may ask for a durability level.
+    #[must_use]
+    pub const fn can_be_durable(&self) -> bool {
+        match self {
+            Write::Set(_)
+            | Write::Add(_)
+            | Write::Replace(_)
+            | Write::Delete(_)
+            | Write::Append(_)
+            | Write::Prepend(_)
+            | Write::Count(_) => true,
+            Write::Touch(_) | Write::SetWithMeta(_) | Write::DeleteWithMeta(_) => false,
         }
     }
 }

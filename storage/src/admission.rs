@@ -132,11 +132,16 @@ fn check_system_event(item: &Item) -> Result<(), Refusal> {
 }
 
 /// The watermarks to store for a batch that gives `given` after `previous`: the purge seqno only rises (MB-48384),
-/// and so does the commit time, whatever the clock did.
+/// and so does the commit time, whatever the clock did. That is the time of the newest item: a batch without items was
+/// seen by no reader, and the time by which a moment is found must not change with it.
 pub(crate) fn merged_watermarks(previous: &Watermarks, given: &Watermarks) -> Watermarks {
     Watermarks {
         purge_seqno: previous.purge_seqno.max(given.purge_seqno),
-        commit_time_ms: previous.commit_time_ms.max(given.commit_time_ms),
+        commit_time_ms: if given.high_seqno > previous.high_seqno {
+            previous.commit_time_ms.max(given.commit_time_ms)
+        } else {
+            previous.commit_time_ms
+        },
         ..*given
     }
 }

@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct Cas(pub u64);
 
+impl Cas {
+    /// What is shown of a document that somebody has locked: the version of none.
+    pub const LOCKED: Cas = Cas(u64::MAX);
+}
+
 const LOGICAL_BITS: u64 = 0xffff;
 
 /// Source of CAS values of one vbucket.

@@ -29,8 +29,12 @@ pub struct CompactionRequest {
     pub purge_up_to: Option<Seqno>,
     /// Tell documents whose expiry is before this; they are kept. Zero: do not look.
     pub expired_at_s: u32,
-    /// What is superseded, dropped or deleted above this stays: a rollback may still ask for it (rule R11).
+    /// What is superseded, dropped or deleted above this stays: a rollback may still ask for it (rule R11). Where the store
+    /// keeps a history, what lies inside of that stays whatever is said here.
     pub history_floor: Seqno,
+    /// What time it is, in milliseconds since the Unix epoch, for a store that keeps a history; zero, or a time before the
+    /// newest commit, is the time of that one.
+    pub now_ms: u64,
     /// What is written is synced whenever it has grown by so many bytes.
     pub sync_bytes: u64,
 }
@@ -50,6 +54,7 @@ impl Default for CompactionRequest {
             purge_up_to: None,
             expired_at_s: 0,
             history_floor: Seqno::MAX,
+            now_ms: 0,
             sync_bytes: CompactionRequest::SYNC_BYTES,
         }
     }

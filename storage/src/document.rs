@@ -89,7 +89,7 @@ impl Document {
 }
 
 /// Why a document is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeleteSource {
     /// A client deleted it.
     Explicit,
@@ -98,7 +98,7 @@ pub enum DeleteSource {
 }
 
 /// What put an item there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// A document was written.
     Mutation,

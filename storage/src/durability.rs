@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What a durable write waits for before it is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum DurabilityLevel {
     /// A majority of the chain holds it in memory.

@@ -54,6 +54,38 @@ pub enum StorageError {
         /// Highest seqno held.
         high_seqno: Seqno,
     },
+    /// A past the vbucket has not come to.
+    #[error("vbucket {vbucket} was never at {to}: it is at {high_seqno}")]
+    NotReached {
+        /// Which.
+        vbucket: VbucketId,
+        /// The seqno asked for.
+        to: Seqno,
+        /// Highest seqno held.
+        high_seqno: Seqno,
+    },
+    /// A past of which something is no longer held.
+    #[error("what vbucket {vbucket} was at {to} is no longer known, only from {from} on")]
+    Forgotten {
+        /// Which.
+        vbucket: VbucketId,
+        /// The seqno asked for.
+        to: Seqno,
+        /// The seqno from which on its past is known.
+        from: Seqno,
+    },
+    /// A moment of which something is no longer held.
+    #[error(
+        "what vbucket {vbucket} was at {time_ms} ms is no longer known, only from {from_ms} ms on"
+    )]
+    ForgottenTime {
+        /// Which.
+        vbucket: VbucketId,
+        /// The moment asked for, in milliseconds since the Unix epoch.
+        time_ms: u64,
+        /// The first moment that is known.
+        from_ms: u64,
+    },
     /// A key outside the limits.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -202,6 +234,9 @@ impl StorageError {
             StorageError::UnknownVbucket(_)
             | StorageError::VbucketExists(_)
             | StorageError::RollbackAbove { .. }
+            | StorageError::NotReached { .. }
+            | StorageError::Forgotten { .. }
+            | StorageError::ForgottenTime { .. }
             | StorageError::Key(_)
             | StorageError::FormatVersion { .. }
             | StorageError::ForeignDirectory(_)

@@ -13,8 +13,8 @@ use crate::collections::DroppedCollection;
 use crate::compaction::{Compacted, CompactionFailure, CompactionRequest};
 use crate::counts::VbucketCounts;
 use crate::document::{
-    Datatype, Document, DocumentKey, Expiry, Item, KeyError, Namespace, Operation, Predecessor,
-    RevSeqno,
+    CollectionId, Datatype, Document, DocumentKey, Expiry, Item, KeyError, Namespace, Operation,
+    Predecessor, RevSeqno, split,
 };
 use crate::error::StorageError;
 use crate::memory::MemoryToken;
@@ -134,6 +134,24 @@ pub trait Snapshot: std::fmt::Debug + Send + Sync {
     fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan>;
     /// The newest version of every key (tombstones included) in `range`, by rising key.
     fn scan_by_key(&self, range: KeyRange) -> Box<dyn Scan>;
+    /// Every version whose seqno lies in `range` and that is still held, by rising seqno. From
+    /// [`Snapshot::history_start`] on none is missing.
+    fn scan_history(&self, range: SeqnoRange) -> Box<dyn Scan>;
+    /// Every version of a key that is still held, newest first.
+    fn versions(&self, namespace: Namespace, key: &DocumentKey) -> Result<Vec<Item>, StorageError>;
+    /// When the item at `seqno`, which is not above the high seqno, was committed, in milliseconds since the Unix epoch;
+    /// between batch ends that are known no more, a little later.
+    fn committed_at(&self, seqno: Seqno) -> Result<u64, StorageError>;
+    /// The seqno from which on every version is still held.
+    fn history_start(&self) -> Seqno;
+    /// What the vbucket was at `to`, for any seqno a rollback to which would be exact: a snapshot like this one. Like a
+    /// rollback it says that moment's watermarks and this one's purge seqno and identity. It reads what superseded what,
+    /// so it costs more than this one did; its counts are counted anew when they are asked for.
+    fn as_of(&self, to: Seqno) -> Result<Box<dyn Snapshot>, StorageError>;
+    /// The high seqno of the last batch that was committed at or before that moment, in milliseconds since the Unix
+    /// epoch; an error for one that is no longer known, as a rule because it lies before the history that is kept. Where
+    /// batches were too many to know the end of each, that of an earlier one.
+    fn seqno_at(&self, time_ms: u64) -> Result<Seqno, StorageError>;
 }
 
 /// A scan in bounded steps. A new scan from the last item's successor goes on where one ended.
@@ -198,6 +216,13 @@ impl<'a> ItemView<'a> {
             cas: item.document.cas,
             rev_seqno: item.document.rev_seqno,
         }
+    }
+
+    /// The collection it is of; `None` for what is no key.
+    #[must_use]
+    pub fn collection(&self) -> Option<CollectionId> {
+        let (collection, _) = split(self.key).ok()?;
+        Some(collection)
     }
 
     /// The namespace it lies in.

@@ -19,11 +19,13 @@ pub mod outcome;
 pub mod error;
 pub mod waiting;
 pub mod disk;
+pub mod retention;
 mod admission;
 mod rollback_state;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod memory_store;
+pub mod copying;
 pub mod log_store;
 
 pub use cas::{Cas, HybridLogicalClock};
@@ -32,6 +34,7 @@ pub use compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
     ErasedPrepare, ExpiredDocument,
 };
+pub use copying::{Copied, CopyError, CopyJob};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{
@@ -52,6 +55,7 @@ pub use log_store::{CompactionJob, CreateOptions, LogStore, OpenOptions};
 pub use memory::{MemoryAccount, MemoryPool, MemoryToken};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};
+pub use retention::Retention;
 pub use seqno::{Seqno, SeqnoRange, SnapshotRange};
 pub use vbucket::{
     Incarnation, RollbackEpoch, SnapshotKind, Topology, VbucketId, VbucketIdentity, VbucketState,

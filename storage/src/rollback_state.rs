@@ -11,10 +11,12 @@ use crate::seqno::{Seqno, SnapshotRange};
 use crate::vbucket::{VbucketIdentity, VbucketStateRecord, Watermarks};
 
 /// The state record after an exact rollback to `to`, at or below the high seqno of `current`. `boundary` is what
-/// the last batch that ended at or below `to` stored, `above` the items held beyond that batch's end up to `to`.
+/// the last batch that ended at or below `to` stored, `above` the items held beyond that batch's end up to `to`; they were
+/// committed at `since_ms`, with the batch that ended next.
 pub(crate) fn state_at(
     current: &VbucketStateRecord,
     boundary: &Watermarks,
+    since_ms: Option<u64>,
     above: impl IntoIterator<Item = (Seqno, Operation)>,
     to: Seqno,
 ) -> VbucketStateRecord {
@@ -30,6 +32,7 @@ pub(crate) fn state_at(
     if to > boundary.high_seqno {
         watermarks.snapshot = snapshot_within(&current.watermarks, boundary);
         watermarks.snapshot_kind = current.watermarks.snapshot_kind;
+        watermarks.commit_time_ms = since_ms.unwrap_or(current.watermarks.commit_time_ms);
     }
     VbucketStateRecord {
         identity: pruned(&current.identity, to),
@@ -49,11 +52,15 @@ fn snapshot_within(current: &Watermarks, boundary: &Watermarks) -> SnapshotRange
     }
 }
 
-/// The state record after a reset to nothing: the vbucket keeps what it is, but has come nowhere.
+/// The state record after a reset to nothing: the vbucket keeps what it is, but has come nowhere. It knows nothing of the
+/// time before.
 pub(crate) fn state_at_zero(current: &VbucketStateRecord) -> VbucketStateRecord {
     VbucketStateRecord {
         identity: pruned(&current.identity, Seqno::ZERO),
-        watermarks: Watermarks::default(),
+        watermarks: Watermarks {
+            commit_time_ms: current.watermarks.commit_time_ms,
+            ..Watermarks::default()
+        },
     }
 }
 

@@ -85,7 +85,8 @@ fn in_the_middle_of_a_batch() {
                 end: Seqno(16),
             },
             snapshot_kind: SnapshotKind::Disk,
-            commit_time_ms: 5,
+            // That of the batch it is in the middle of.
+            commit_time_ms: 6,
         };
         assert_eq!(writer.stored_watermarks(), expected);
         assert_eq!(writer.image().seqnos(), [1, 2, 10, 12]);

@@ -13,7 +13,7 @@ const STEPS: u64 = 300;
 
 #[test]
 fn whatever_it_is_asked() {
-    for factory in support::factories() {
+    for factory in support::factories_and_one_with_history() {
         for seed in SEEDS {
             model::run(seed, STEPS, factory.as_ref());
         }
@@ -22,7 +22,7 @@ fn whatever_it_is_asked() {
 
 #[test]
 fn over_a_long_history() {
-    for factory in support::factories() {
+    for factory in support::factories_and_one_with_history() {
         model::run(0xb0a7, STEPS * 10, factory.as_ref());
     }
 }

@@ -9,8 +9,9 @@ use actix::prelude::*;
 use messages::collections::GetManifest;
 use messages::durability::WriteDurably;
 use messages::vbucket::{
-    Add, Delete, Found, Get, GetAndTouch, GetMany, GetMeta, Meta, Mutated, Replace, Set, Touch,
-    Write, WriteBatch,
+    Add, Append, Count, Delete, DeleteWithMeta, Found, Get, GetAndLock, GetAndTouch, GetMany,
+    GetMeta, GetRandom, Meta, Mutated, Observe, Observed, Picked, Prepend, Replace, Set,
+    SetWithMeta, Touch, Unlock, Write, WriteBatch,
 };
 use messages::{ChangeManifest, FailureKind, FailureNotice, ManifestError, OperationError};
 use storage::ManifestUid;
@@ -92,21 +93,51 @@ impl Handler<Shutdown> for BucketActor {
 }
 
 /// Messages that are answered at once.
-macro_rules! reads {
-    ($($message:ty => $answer:ty, $operation:ident;)*) => {$(
+macro_rules! at_once {
+    ($($message:ident => $answer:ty, $operation:ident $(, $argument:ident)?;)*) => {$(
         impl Handler<$message> for BucketActor {
             type Result = Result<$answer, OperationError>;
 
             fn handle(&mut self, message: $message, _: &mut Context<Self>) -> Self::Result {
-                self.bucket.core_of(&message.key)?.$operation(&message.key)
+                let core = self.bucket.core_of(&message.key)?;
+                core.$operation(&message $(.$argument)?)
             }
         }
     )*};
 }
 
-reads! {
-    Get => Found, get;
-    GetMeta => Meta, get_meta;
+at_once! {
+    Get => Found, get, key;
+    GetAndTouch => Found, get_and_touch;
+    GetAndLock => Found, get_and_lock;
+    Unlock => (), unlock;
+    Observe => Observed, observe;
+}
+
+impl Handler<GetMeta> for BucketActor {
+    type Result = ResponseFuture<Result<Meta, OperationError>>;
+
+    fn handle(&mut self, message: GetMeta, _: &mut Context<Self>) -> Self::Result {
+        let bucket = self.bucket.clone();
+        Box::pin(async move {
+            let core = bucket.core_of(&message.key)?;
+            bucket
+                .running()
+                .streaming
+                .readers()
+                .get_meta(core, &message.key)
+                .await
+        })
+    }
+}
+
+impl Handler<GetRandom> for BucketActor {
+    type Result = ResponseFuture<Result<Picked, OperationError>>;
+
+    fn handle(&mut self, message: GetRandom, _: &mut Context<Self>) -> Self::Result {
+        let collection = self.bucket.collection_of(message.collection);
+        Box::pin(async move { collection.get_random().await })
+    }
 }
 
 impl Handler<GetManifest> for BucketActor {
@@ -123,14 +154,6 @@ impl Handler<ChangeManifest> for BucketActor {
     fn handle(&mut self, message: ChangeManifest, _: &mut Context<Self>) -> Self::Result {
         let bucket = self.bucket.clone();
         Box::pin(async move { bucket.change_manifest(message).await })
-    }
-}
-
-impl Handler<GetAndTouch> for BucketActor {
-    type Result = Result<Found, OperationError>;
-
-    fn handle(&mut self, message: GetAndTouch, _: &mut Context<Self>) -> Self::Result {
-        self.bucket.core_of(&message.key)?.get_and_touch(&message)
     }
 }
 
@@ -161,7 +184,7 @@ macro_rules! writes {
     )*};
 }
 
-writes! { Set Add Replace Delete Touch }
+writes! { Set Add Replace Delete Touch Append Prepend Count SetWithMeta DeleteWithMeta }
 
 impl Handler<WriteDurably> for BucketActor {
     type Result = ResponseFuture<Result<Mutated, OperationError>>;

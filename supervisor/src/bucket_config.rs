@@ -1,7 +1,7 @@
 //! Every limit of a bucket, its default and its reason.
 //!
-//! Invariant: what decides where data lies (`vbuckets`, `log_shards`) is stored at creation; giving another value when
-//! opening is an error that names both. Everything else may differ from opening to opening.
+//! Invariant: what decides where data lies (`vbuckets`, `log_shards`), and `history`, is stored at creation; giving another
+//! value when opening is an error that names both. Everything else may differ from opening to opening.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use actors::compactor::CompactionPolicy;
 use actors::durability::{Chains, Requirements};
 use actors::hooks::Hooks;
 use storage::disk::Disk;
-use storage::{DurabilityLevel, OpenOptions};
+use storage::{DurabilityLevel, OpenOptions, Retention};
 
 use crate::bucket_error::BucketError;
 
@@ -24,6 +24,12 @@ pub enum Location {
     Disk(Arc<dyn Disk>),
 }
 
+impl<P: Into<PathBuf>> From<P> for Location {
+    fn from(path: P) -> Location {
+        Location::Directory(path.into())
+    }
+}
+
 /// How a bucket is made and opened.
 #[derive(Clone, Debug)]
 pub struct BucketConfig {
@@ -34,6 +40,10 @@ pub struct BucketConfig {
     /// Number of logs, each with its own sync, 1 to 8. `None` takes what is stored, at creation 1: one sync for all
     /// vbuckets is what makes small commits cheap.
     pub log_shards: Option<u16>,
+    /// How much of its past the bucket keeps. Like the two before it is stored at creation; `None` takes what is stored,
+    /// at creation nothing. With it [`Bucket::as_of`](crate::Bucket::as_of) reads what was, and every version of a
+    /// document reaches the disk.
+    pub history: Option<Retention>,
     /// Threads for vbucket and flusher actors; more than 8 count as 8. `None` takes the number of cores.
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
@@ -165,6 +175,7 @@ impl BucketConfig {
             location,
             vbuckets: None,
             log_shards: None,
+            history: None,
             actor_threads: None,
             warmup_threads: 2,
             reader_threads: 2,

@@ -49,10 +49,24 @@ struct Begun {
 /// A vbucket that is to follow, with a place among those who wait for the disk if it serves.
 type Follower = (Arc<VbucketCore>, Option<PersistPlace>);
 
-/// Vbuckets that may not have followed: the engine goes on with them where this is dropped.
-struct Unfinished<'t> {
+/// Vbuckets that may not have followed, or are to be repaired: the engine looks after them where this is dropped.
+pub(crate) struct Unfinished<'t> {
     table: &'t Table,
     is_over: bool,
+}
+
+impl Unfinished<'_> {
+    pub(crate) const fn of(table: &Table) -> Unfinished<'_> {
+        Unfinished {
+            table,
+            is_over: false,
+        }
+    }
+
+    /// All of them were seen to.
+    pub(crate) fn end(mut self) {
+        self.is_over = true;
+    }
 }
 
 impl Drop for Unfinished<'_> {
@@ -167,10 +181,7 @@ impl Collections {
 
     /// Has all vbuckets follow a change: what is to be waited for in which.
     async fn carry_out(&self, begun: Begun) -> Result<Vec<(PersistPlace, Seqno)>, OperationError> {
-        let mut unfinished = Unfinished {
-            table: &self.table,
-            is_over: false,
-        };
+        let unfinished = Unfinished::of(&self.table);
         let mut waits = Vec::new();
         let mut first: Result<(), OperationError> = Ok(());
         self.table.repair();
@@ -183,7 +194,7 @@ impl Collections {
                 (Err(error), _) => first = first.and(Err(error)),
             }
         }
-        unfinished.is_over = true;
+        unfinished.end();
         first.map(|()| waits)
     }
 

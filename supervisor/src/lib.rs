@@ -92,6 +92,7 @@ mod running;
 pub mod metric_names;
 mod statistics;
 mod streaming;
+mod scan;
 pub mod changes;
 mod replication;
 mod take_over;
@@ -102,6 +103,8 @@ mod shutdown;
 mod engine;
 mod bucket;
 mod compaction;
+mod past;
+mod backup;
 mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
@@ -109,6 +112,7 @@ pub mod testing;
 
 pub use actors::compactor::{CompactionFigures, CompactionPolicy, SizeTier};
 pub use actors::warmup::{WarmupEnd, WarmupProgress};
+pub use backup::{BackupError, BackupReport, restore};
 pub use bucket::{Bucket, Collection, CompactorAddr, VbucketAddr, WriteFuture, WriteRequest};
 pub use bucket_actor::{BucketActor, Shutdown};
 pub use bucket_config::{BucketConfig, CompactionConfig, Location};
@@ -118,7 +122,9 @@ pub use changes::{
 };
 pub use compaction::CompactionReport;
 pub use durability::DurabilityFigures;
+pub use past::{Moment, Past, PastDocuments, PastError, Restored, Version};
 pub use replication::{ReplicateError, Replication};
+pub use scan::{Scan, ScanBuilder};
 pub use shutdown::ShutdownReport;
 pub use statistics::{BucketStatistics, CollectionStatistics};
 pub use streaming::ProducerAddr;

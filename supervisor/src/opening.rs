@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use actors::environment::Random;
 use storage::disk::{Disk, DiskErrorKind};
-use storage::{CreateOptions, FileSystemDisk, LogStore, OpenOptions, StorageError};
+use storage::{CreateOptions, FileSystemDisk, LogStore, OpenOptions, Retention, StorageError};
 
 use crate::bucket_config::{BucketConfig, Location};
 use crate::bucket_error::BucketError;
@@ -36,7 +36,7 @@ pub(crate) fn open(
     random: &dyn Random,
 ) -> Result<Opened, BucketError> {
     config.check()?;
-    let disk = disk(config, how)?;
+    let disk = disk(&config.location, how)?;
     let store = match how {
         Opening::Create => create(config, &disk, random)?,
         Opening::Existing => reopen(&config.store, &disk, random)?,
@@ -45,7 +45,7 @@ pub(crate) fn open(
             opened => opened?,
         },
     };
-    agree(config, store.shape())?;
+    agree(config, &store)?;
     Ok(Opened { store, disk })
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn reopen(
     LogStore::open(Arc::clone(disk), drawn(options, random))
 }
 
-fn drawn(options: &OpenOptions, random: &dyn Random) -> OpenOptions {
+pub(crate) fn drawn(options: &OpenOptions, random: &dyn Random) -> OpenOptions {
     OpenOptions {
         entropy: random.next_u64(),
         // The compactor merges, never the maintenance.
@@ -67,8 +67,8 @@ fn drawn(options: &OpenOptions, random: &dyn Random) -> OpenOptions {
     }
 }
 
-fn disk(config: &BucketConfig, how: Opening) -> Result<Arc<dyn Disk>, StorageError> {
-    Ok(match (&config.location, how) {
+pub(crate) fn disk(location: &Location, how: Opening) -> Result<Arc<dyn Disk>, StorageError> {
+    Ok(match (location, how) {
         (Location::Disk(disk), _) => Arc::clone(disk),
         (Location::Directory(path), Opening::Existing) => {
             Arc::new(FileSystemDisk::new(path).map_err(|error| {
@@ -95,21 +95,43 @@ fn create(
         vbuckets: config.vbuckets.unwrap_or(usual.vbuckets),
         log_shards: config.log_shards.unwrap_or(usual.log_shards),
     };
-    LogStore::create(Arc::clone(disk), shape, drawn(&config.store, random))
+    let options = drawn(&config.store, random);
+    LogStore::create_with_history(Arc::clone(disk), shape, config.history, options)
 }
 
 /// Refuses settings other than those stored.
-fn agree(config: &BucketConfig, shape: CreateOptions) -> Result<(), BucketError> {
+fn agree(config: &BucketConfig, store: &LogStore) -> Result<(), BucketError> {
+    let (shape, kept) = (store.shape(), store.retention());
+    let window_s = |kept: Retention| u64::from(kept.window_s);
+    let most = |kept: Retention| kept.bytes.unwrap_or(0);
     let settings = [
-        ("vbuckets", config.vbuckets, shape.vbuckets),
-        ("log_shards", config.log_shards, shape.log_shards),
+        (
+            "vbuckets",
+            config.vbuckets.map(u64::from),
+            u64::from(shape.vbuckets),
+        ),
+        (
+            "log_shards",
+            config.log_shards.map(u64::from),
+            u64::from(shape.log_shards),
+        ),
+        (
+            "seconds of history",
+            config.history.map(window_s),
+            kept.map_or(0, window_s),
+        ),
+        (
+            "bytes of history",
+            config.history.map(most),
+            kept.map_or(0, most),
+        ),
     ];
     for (what, given, stored) in settings {
         if let Some(given) = given.filter(|given| *given != stored) {
             return Err(BucketError::OtherOptions {
                 what,
-                stored: u64::from(stored),
-                given: u64::from(given),
+                stored,
+                given,
             });
         }
     }

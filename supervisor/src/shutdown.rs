@@ -23,7 +23,7 @@ use storage::VbucketStatus;
 use storage::disk::Disk;
 
 use crate::background::{self, Beside, guarded};
-use crate::collections;
+use crate::collections::{self, Unfinished};
 use crate::guardian::StopOutcome;
 use crate::running::Running;
 use crate::stop::Wanted;
@@ -282,13 +282,15 @@ async fn publish_every(every: Duration, running: Arc<Running>) {
     }
 }
 
-/// Repairs what panics leave behind. Begins with a look: the one before may have been told, and have panicked then.
+/// Repairs what panics leave behind, whenever it is told of some. Told again where it panics itself.
 async fn repair_suspects(running: Arc<Running>) {
     loop {
+        running.table.suspects.notified().await;
+        let unfinished = Unfinished::of(&running.table);
         running.table.repair();
         // Whoever panicked may have been on the way from one vbucket to the next with a new manifest.
         running.collections.catch_up().await;
-        running.table.suspects.notified().await;
+        unfinished.end();
     }
 }
 

@@ -68,6 +68,11 @@ impl StopRequest {
         self.state.lock().is_over
     }
 
+    /// Whether the end is asked for.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.state.lock().wanted.is_some()
+    }
+
     /// Asks the engine to stop at once; nobody waits for it.
     pub(crate) fn abandon(&self) {
         self.state.lock().wanted.get_or_insert(Wanted::Abandon);

@@ -59,6 +59,11 @@ impl Streaming {
         self.producers.get(table.thread_of(vbucket))
     }
 
+    /// Who reads from disk, also ranges of keys and what left memory.
+    pub(crate) fn readers(&self) -> &Backfills {
+        &self.backfills
+    }
+
     pub(crate) fn figures(&self) -> BackfillFigures {
         self.backfills.figures()
     }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use actors::compactor::{Compactable, CompactionTable};
-use actors::environment::{Environment, FailureReport};
+use actors::environment::{Environment, FailureReport, Random};
 use actors::maintenance::MemoryUse;
 use actors::panics::caught;
 use actors::vbucket::checkpoint::CheckpointLimits;
@@ -41,6 +41,7 @@ pub(crate) struct Table {
     edges: Vec<Arc<DirtyVbuckets>>,
     first_edge: Arc<DirtyVbuckets>,
     environment: Environment,
+    keeps_history: bool,
     /// The manifest the active vbuckets follow.
     pub(crate) manifest: Arc<BucketManifest>,
     checkpoints: CheckpointLimits,
@@ -84,6 +85,7 @@ impl Table {
             edges: edges.collect(),
             first_edge,
             environment,
+            keeps_history: false,
             manifest: Arc::default(),
             durable,
             suspects: Arc::new(Notify::new()),
@@ -91,6 +93,25 @@ impl Table {
             is_over: AtomicBool::new(false),
             given_up: Mutex::default(),
         }
+    }
+
+    /// The same, of a bucket that keeps every version for a while.
+    pub(crate) fn keeping_history(self, keeps_history: bool) -> Table {
+        Table {
+            keeps_history,
+            ..self
+        }
+    }
+
+    /// What time it is, in milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let since_epoch = self.environment.clock.since_epoch();
+        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What the bucket draws its numbers from.
+    pub(crate) fn random(&self) -> &dyn Random {
+        &*self.environment.random
     }
 
     /// How many vbuckets there are: at most 1,024.
@@ -248,6 +269,9 @@ impl Table {
             on_suspect: Arc::new(move |_| suspects.notify_one()),
         })
         .of_bucket(Arc::clone(&self.manifest));
+        if self.keeps_history {
+            core.keep_history();
+        }
         self.durable.tell(&core, thread);
         core
     }

@@ -84,13 +84,14 @@ pub(crate) async fn start(
     let shape = opened.store.shape();
     let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
     let threads = arbiters.len().max(1);
-    let table = Arc::new(Table::new(
+    let table = Table::new(
         shape.vbuckets,
         threads,
         Arc::clone(&memory),
         environment.clone(),
         Durable::new(config, shape.vbuckets, threads),
-    ));
+    );
+    let table = Arc::new(table.keeping_history(opened.store.retention().is_some()));
     let node_name = node_name(config, &opened.store);
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
@@ -133,8 +134,8 @@ pub(crate) async fn start(
     warmup.wait_for_states().await.map_err(closed)?;
     let collections = Collections::open(&parts.table)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
-    let addresses = parts.start_vbuckets(&arbiters);
     let streaming = parts.start_streaming(&arbiters)?;
+    let addresses = parts.start_vbuckets(&arbiters, streaming.readers());
     let replicating = parts.start_replication(&arbiters)?;
     parts.start_durability(&replicating, &arbiters);
     if config.waits_for_warmup {
@@ -351,13 +352,14 @@ impl Parts<'_> {
     }
 
     /// The other door of every vbucket.
-    fn start_vbuckets(&self, arbiters: &[ArbiterHandle]) -> Vec<VbucketAddr> {
+    fn start_vbuckets(&self, arbiters: &[ArbiterHandle], readers: &Backfills) -> Vec<VbucketAddr> {
         let start = |slot: &Arc<VbucketSlot>| {
             let arbiter = arbiters.get(self.table.thread_of(slot.id()))?;
             let name = vbucket_child(slot.id());
             let shell = self.shell(&name).mailbox(self.config.mailbox_messages_max);
             let slot = Arc::clone(slot);
-            let make = move |_| VbucketActor::at(Arc::clone(&slot));
+            let readers = readers.clone();
+            let make = move |_| VbucketActor::at(Arc::clone(&slot)).reading(readers.clone());
             Some(shell::start(arbiter, shell, make))
         };
         self.table.slots.iter().filter_map(start).collect()

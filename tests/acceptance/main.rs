@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backups;
 mod bad_input;
 mod closed_bucket;
 mod collections;

@@ -16,3 +16,8 @@ mod scans;
 
 /// No bug; `tests/planted` has others.
 fn plant() {}
+
+/// No history; `tests/history` has one.
+fn retention() -> Option<piggin::storage::Retention> {
+    None
+}

@@ -2,8 +2,8 @@
 //! answered, the failure is told on the bus once, exactly one counter moves by one, and it is logged once with its
 //! fields.
 //!
-//! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: `Scan` for a client (range
-//! reads are to come) or a warmup (it fails as the phase of the warmup), `Fetch`, `Warmup` in its phase of prepares.
+//! Not reachable yet, for nothing in the engine does such work or nothing in a test can break it alone: `Scan` for a warmup (it
+//! fails as the phase of the warmup), `Fetch`, `Warmup` in its phase of prepares.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use piggin::messages::stream::{StreamEndReason, StreamEvent};
 use piggin::messages::vbucket::{Set, WriteOptions};
 use piggin::messages::{
     Busy, CompactError, CompactOptions, Failure, FailureCause, FailureId, FailureKind, NextStep,
-    OperationError,
+    OperationError, ScanError, ScanRange,
 };
 use piggin::storage::disk::{DiskErrorKind, SimulatedDisk};
 use piggin::storage::{
@@ -235,7 +235,7 @@ fn damage_state(disk: &SimulatedDisk, branch: VbucketUuid) {
     }
 }
 
-const TABLE: [Row; 18] = [
+const TABLE: [Row; 19] = [
     Row {
         kind: FailureKind::Invariant,
         child: "vbucket-1",
@@ -373,6 +373,27 @@ const TABLE: [Row; 18] = [
             let ends = block_on(ends_of_changes(&scene.bucket));
             let failed = StreamEvent::StreamEnd(StreamEndReason::BackfillFail);
             assert_eq!(ends.iter().filter(|end| **end == failed).count(), 1);
+            Ok(scene)
+        },
+    },
+    Row {
+        kind: FailureKind::Scan {
+            purpose: ScanPurpose::Client,
+        },
+        child: "reader-0",
+        next: |next| next == NextStep::Nothing,
+        force: || {
+            let purpose = ScanPurpose::Client;
+            let scene = Scene::set(None)?;
+            scene.arm(FaultPoint::Scan { purpose });
+            let mut scan = scene.bucket.scan(ScanRange::all()).open()?;
+            let error = loop {
+                match block_on(scan.next()) {
+                    Ok(found) => assert!(found.is_some(), "it looks complete"),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, ScanError::Unread { .. }), "{error}");
             Ok(scene)
         },
     },

@@ -34,6 +34,11 @@ fn plant() {
     planted::plant(bug.expect("one of them").1);
 }
 
+/// No history.
+fn retention() -> Option<piggin::storage::Retention> {
+    None
+}
+
 /// The seed tests that fail with this bug, and how many there are.
 fn failing(bug: Option<&str>) -> (BTreeSet<String>, usize) {
     let program = std::env::current_exe().expect("this program");

@@ -82,6 +82,15 @@ impl History {
         self.keys.lock().clone()
     }
 
+    /// What there is now, if that is known for certain.
+    pub(crate) fn known(&self, place: &Place) -> Option<Bytes> {
+        let keys = self.keys.lock();
+        match &keys.get(place)?.possible(Seqno::MAX)[..] {
+            [Some(known)] => Some(known.clone()),
+            _ => None,
+        }
+    }
+
     /// A write is asked for; its outcome is unknown until it is told.
     pub(crate) fn asked(&self, place: &Place, value: Option<Bytes>) {
         let mut keys = self.keys.lock();

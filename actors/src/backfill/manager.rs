@@ -11,13 +11,15 @@ use parking_lot::Mutex;
 use super::job::{Backfill, BackfillRequest};
 use super::pipe::{Chunk, Pipe, Piped};
 use super::queues::{BackfillId, BackfillLimits, Queues};
+use super::range::RangeEnd;
+use super::reads::Reads;
 use super::worker::Reader;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::Guardian;
 use crate::store_handle::StoreHandle;
 use crate::stream::BackfillEnd;
-use messages::{ChildName, Generation};
+use messages::{ChildName, Generation, OperationError};
 use storage::Seqno;
 
 /// What the readers work with.
@@ -43,6 +45,7 @@ pub struct Backfills {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) queues: Mutex<Queues<Backfill, Arc<Pipe>>>,
+    pub(super) reads: Mutex<Reads>,
     pub(super) store: StoreHandle,
     pub(super) environment: Environment,
     pub(super) limits: BackfillLimits,
@@ -71,6 +74,7 @@ impl Backfills {
         Backfills {
             shared: Arc::new(Shared {
                 queues: Mutex::new(Queues::new(limits)),
+                reads: Mutex::default(),
                 store,
                 environment,
                 limits,
@@ -140,7 +144,15 @@ impl Backfills {
         for entry in left {
             entry.job.request().pipe.end(BackfillEnd::Aborted);
         }
+        let open = self.shared.reads.lock().stop();
+        for cell in open {
+            cell.end(RangeEnd::Failed(OperationError::Closed.into()));
+        }
         self.shared.wake();
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 
@@ -157,6 +169,15 @@ impl Shared {
         }
     }
 
+    /// Ends the reads of ranges whose time is up, and if the store is called back those that hold it.
+    pub(super) fn end_overdue(&self, now: Duration) {
+        let (idle_max, is_recalled) = (self.limits.idle_max, self.store.wants_reopening());
+        let overdue = self.reads.lock().overdue(now, idle_max, is_recalled);
+        for (cell, error) in overdue {
+            cell.end(RangeEnd::Failed(error));
+        }
+    }
+
     pub(super) fn release(&self, of: (&Arc<str>, BackfillId), bytes: u64) {
         let goes_on = bytes > 0 && {
             let now = self.now();
@@ -167,7 +188,7 @@ impl Shared {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         let readers = self.readers.lock().clone();
         for reader in readers {
             reader.wake();

@@ -110,7 +110,8 @@ impl Look {
         let after = self.figures(compactor.config(), store, vbucket, at_s);
         // One of another past was not compacted.
         if let Some(after) = after.ok().filter(|after| after.of == began.of) {
-            let keeps_history = compactor.config().history_floor != Seqno::MAX;
+            let floor = compactor.config().history_floor;
+            let keeps_history = floor != Seqno::MAX || store.retention().is_some();
             let left = began.unchanged_in(after, keeps_history);
             self.past.insert(vbucket, Past { at_s, left });
         }
@@ -130,6 +131,7 @@ impl Look {
             space: store.file_statistics(vbucket)?,
             dropped: snapshot.dropped_collections(),
             written_at_s: u32::try_from(written_at).unwrap_or(u32::MAX),
+            history_s: store.retention().map_or(0, |retention| retention.window_s),
             ..VbucketFigures::default()
         };
         let past = self.past.get(&vbucket);

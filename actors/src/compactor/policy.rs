@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing here reads a clock or a store. What the last rewrite could not change (versions that history still
 //! needs, tombstones that a rule keeps) is no reason for another one, and a merge of the newest segments, which purges
-//! nothing, leaves fewer of them: so nothing is rewritten for ever.
+//! nothing, leaves fewer of them: so nothing is rewritten for ever. Where history is kept, what was left for its sake is
+//! a reason again after a quarter of its length.
 
 use std::time::Duration;
 
@@ -94,6 +95,8 @@ impl CompactionPolicy {
 
 /// What only a rewrite lets go is at most as much again as what the last one left.
 const GROWN_TIMES: u64 = 2;
+/// After such a part of a history's length what was left for its sake is looked at anew.
+const HISTORY_PARTS: u32 = 4;
 
 /// What is known of a vbucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,6 +113,8 @@ pub struct VbucketFigures {
     pub tombstones: u64,
     /// When it was written last, in seconds since the Unix epoch.
     pub written_at_s: u32,
+    /// So many seconds what was superseded, deleted or dropped is kept; zero where no history is.
+    pub history_s: u32,
 }
 
 impl VbucketFigures {
@@ -144,6 +149,12 @@ impl Past {
     /// This, if it is of the past those figures are of: what a compaction left of another says nothing.
     fn of_the_same(&self, figures: &VbucketFigures) -> Option<&Past> {
         (self.left.of == figures.of).then_some(self)
+    }
+
+    /// Whether much of what was left as history may be none any more.
+    fn is_outlived(&self, figures: &VbucketFigures, now_s: u32) -> bool {
+        let after_s = (figures.history_s / HISTORY_PARTS).max(1);
+        figures.history_s > 0 && now_s.saturating_sub(self.at_s) >= after_s
     }
 }
 
@@ -191,6 +202,7 @@ pub fn reason(
     now_s: u32,
 ) -> Option<Reason> {
     let past = past.and_then(|past| past.of_the_same(figures));
+    let past = past.filter(|past| !past.is_outlived(figures, now_s));
     let left = past.map(|past| &past.left);
     let is_news = left.is_none_or(|left| left.dropped != figures.dropped);
     if policy.erases_dropped && !figures.dropped.is_empty() && is_news {

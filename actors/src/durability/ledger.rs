@@ -127,6 +127,11 @@ impl<R> Ledger<R> {
         self.words.of(node)
     }
 
+    /// How far every node was heard in this role.
+    pub(crate) fn heard(&self) -> impl Iterator<Item = (&NodeName, Seqno)> {
+        self.words.heard()
+    }
+
     /// What every node acknowledged in this role.
     pub(super) fn words(&self) -> &Words {
         &self.words

@@ -54,6 +54,10 @@ impl Words {
         self.0.get(node).map_or(Seqno::ZERO, |word| word.seqno)
     }
 
+    pub(super) fn heard(&self) -> impl Iterator<Item = (&NodeName, Seqno)> {
+        self.0.iter().map(|(node, word)| (node, word.seqno))
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.len()

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use super::core::VbucketCore;
 use super::durable::DurableWait;
+use super::lookup::LookedUp;
 use super::waiters::{PersistPlace, Persisted};
 use crate::sync::atomic::Ordering;
 use messages::vbucket::{Acknowledge, Mutated, Write, WriteBatch};
@@ -71,7 +72,7 @@ impl Acknowledged {
 }
 
 impl VbucketCore {
-    /// From now on every write waits for this at least, touches aside, which cannot be durable.
+    /// From now on every write waits for this at least, but for those that cannot be durable.
     pub fn set_durability_level_min(&self, level: Option<DurabilityLevel>) {
         let byte = level.map_or(0, |level| level as u8);
         self.durability_level_min.store(byte, Ordering::Release);
@@ -85,7 +86,7 @@ impl VbucketCore {
     #[must_use]
     pub fn level_wanted(&self, write: &Write) -> Option<DurabilityLevel> {
         let level = self.durability_level_min();
-        level.filter(|_| !matches!(write, Write::Touch(_)))
+        level.filter(|_| write.can_be_durable())
     }
 
     /// Writes durably: as strongly as this asks, and the write, and the bucket of all.
@@ -108,11 +109,20 @@ impl VbucketCore {
 
     /// Writes at once, and answers as the write asks.
     pub fn write_acknowledged(&self, write: Write) -> Acknowledged {
+        self.write_knowing(write, None)
+    }
+
+    /// The same, with what the store holds of the key, if somebody looked: for writes that were answered
+    /// [`Busy::NotInMemory`](messages::Busy::NotInMemory).
+    pub fn write_knowing(&self, write: Write, looked_up: Option<LookedUp>) -> Acknowledged {
         if let Some(level) = self.level_wanted(&write) {
             return self.write_durably_acknowledged(write, Durability::of(level));
         }
         match self.place_for(&write) {
-            Ok(place) => Acknowledged::of(self.write(write), place),
+            Ok(place) => {
+                let changed = self.change(write, looked_up);
+                Acknowledged::of(changed.map(|changed| changed.mutated), place)
+            }
             Err(error) => Acknowledged(Stage::Now(Err(error))),
         }
     }
@@ -145,14 +155,7 @@ impl VbucketCore {
     }
 
     fn place_for(&self, write: &Write) -> Result<Option<PersistPlace>, OperationError> {
-        let acknowledge = match write {
-            Write::Set(set) => set.options.acknowledge,
-            Write::Add(add) => add.options.acknowledge,
-            Write::Replace(replace) => replace.options.acknowledge,
-            Write::Delete(delete) => delete.acknowledge,
-            Write::Touch(touch) => touch.acknowledge,
-        };
-        match acknowledge {
+        match write.acknowledge() {
             Acknowledge::InMemory => Ok(None),
             Acknowledge::Persisted => {
                 // What the vbucket does not serve is not told that it waits for too much.

@@ -5,22 +5,30 @@
 
 use std::sync::Arc;
 
+use messages::scan::{CloseScan, OpenScan, ReadScan, ScanError, ScanId, ScanPage};
 use messages::vbucket::{
-    Add, Delete, DescribeVbucket, EraseEnded, Found, Get, GetAndTouch, GetMany, GetMeta, Meta,
-    Mutated, Replace, Set, SetVbucketState, Touch, VbucketDescription, Write, WriteBatch,
+    Add, Append, Count, Delete, DeleteWithMeta, DescribeVbucket, EraseEnded, Found, Get,
+    GetAndLock, GetAndTouch, GetMany, GetMeta, GetRandom, Meta, Mutated, Observe, ObserveVbucket,
+    Observed, ObservedVbucket, Picked, Prepend, Replace, Set, SetVbucketState, SetWithMeta, Touch,
+    Unlock, VbucketDescription, Write, WriteBatch,
 };
 use messages::{OperationError, WriteDurably};
 
 use storage::Outcome;
 
 use super::core::VbucketCore;
+use super::scans::Scans;
 use super::slot::VbucketSlot;
-use crate::shell::{Core, On, Reply, ShellContext};
+use crate::backfill::Backfills;
+use crate::shell::{Core, On, Reply, ShellContext, ShellFault};
 
 /// The inside of a vbucket's actor.
 #[derive(Debug)]
 pub struct VbucketActor {
     slot: Arc<VbucketSlot>,
+    /// Who looks up what is not in memory, and scans; none of an actor that stands alone.
+    readers: Option<Backfills>,
+    scans: Scans,
 }
 
 impl VbucketActor {
@@ -33,14 +41,36 @@ impl VbucketActor {
     /// An actor before this place, whether or not there is a core in it.
     #[must_use]
     pub fn at(slot: Arc<VbucketSlot>) -> VbucketActor {
-        VbucketActor { slot }
+        VbucketActor {
+            slot,
+            readers: None,
+            scans: Scans::default(),
+        }
+    }
+
+    /// With these to read from disk.
+    #[must_use]
+    pub fn reading(mut self, readers: Backfills) -> VbucketActor {
+        self.readers = Some(readers);
+        self
     }
 
     fn core(&self) -> Result<&VbucketCore, OperationError> {
         self.slot.core().map(|core| &**core)
     }
 
+    /// Core and readers, of an actor that has both.
+    fn readable(&self) -> Option<(Arc<VbucketCore>, Backfills)> {
+        let core = self.slot.core().ok().map(Arc::clone)?;
+        Some((core, self.readers.clone()?))
+    }
+
     fn write(&self, write: Write) -> Reply<Self, Result<Mutated, OperationError>> {
+        if write.brings_meta()
+            && let Some((core, readers)) = self.readable()
+        {
+            return Reply::later(async move { readers.write(&core, write).await });
+        }
         match self.core().map(|core| core.write_acknowledged(write).now()) {
             Ok(Ok(answer)) => Reply::Now(answer),
             Ok(Err(waits)) => Reply::later(waits),
@@ -76,7 +106,14 @@ impl On<GetMeta> for VbucketActor {
         get: GetMeta,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Meta, OperationError>> {
-        Reply::Now(self.core().and_then(|core| core.get_meta(&get.key)))
+        let answer = self.core().and_then(|core| core.get_meta(&get.key));
+        if answer == Err(OperationError::KeyNotFound)
+            && let Some((core, readers)) = self.readable()
+            && core.has_forgotten()
+        {
+            return Reply::later(async move { readers.get_meta(&core, &get.key).await });
+        }
+        Reply::Now(answer)
     }
 }
 
@@ -107,6 +144,56 @@ impl On<GetAndTouch> for VbucketActor {
     }
 }
 
+impl On<GetAndLock> for VbucketActor {
+    fn on(
+        &mut self,
+        get: GetAndLock,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Found, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.get_and_lock(&get)))
+    }
+}
+
+impl On<GetRandom> for VbucketActor {
+    fn on(
+        &mut self,
+        get: GetRandom,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Picked, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.get_random(&get)))
+    }
+}
+
+impl On<Observe> for VbucketActor {
+    fn on(
+        &mut self,
+        observe: Observe,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<Observed, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.observe(&observe)))
+    }
+}
+
+impl On<ObserveVbucket> for VbucketActor {
+    fn on(
+        &mut self,
+        observe: ObserveVbucket,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<ObservedVbucket, OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.observe_vbucket(&observe)))
+    }
+}
+
+impl On<Unlock> for VbucketActor {
+    fn on(
+        &mut self,
+        unlock: Unlock,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<(), OperationError>> {
+        Reply::Now(self.core().and_then(|core| core.unlock(&unlock)))
+    }
+}
+
 macro_rules! writes {
     ($($message:ident)*) => {$(
         impl On<$message> for VbucketActor {
@@ -121,7 +208,7 @@ macro_rules! writes {
     )*};
 }
 
-writes! { Set Add Replace Delete Touch }
+writes! { Set Add Replace Delete Touch Append Prepend Count SetWithMeta DeleteWithMeta }
 
 impl On<WriteDurably> for VbucketActor {
     fn on(
@@ -144,6 +231,9 @@ impl On<WriteBatch> for VbucketActor {
         batch: WriteBatch,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Vec<Result<Mutated, OperationError>>> {
+        if let Some((core, readers)) = self.readable() {
+            return Reply::later(readers.write_batch(&core, batch));
+        }
         let core = match self.core() {
             Ok(core) => core,
             Err(error) => {
@@ -162,6 +252,51 @@ impl On<WriteBatch> for VbucketActor {
 
     fn parts(batch: &WriteBatch) -> usize {
         batch.writes.len()
+    }
+}
+
+impl From<ShellFault> for ScanError {
+    fn from(fault: ShellFault) -> ScanError {
+        ScanError::Operation(fault.into())
+    }
+}
+
+impl On<OpenScan> for VbucketActor {
+    fn on(
+        &mut self,
+        OpenScan(request): OpenScan,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<ScanId, ScanError>> {
+        let core = match self.slot.core() {
+            Ok(core) => core,
+            Err(error) => return Reply::Now(Err(error.into())),
+        };
+        let Some(readers) = &self.readers else {
+            return Reply::Now(Err(ScanError::NoScan));
+        };
+        let opened = readers.scan(core, &request);
+        Reply::Now(opened.map(|scan| self.scans.open(scan)))
+    }
+}
+
+impl On<ReadScan> for VbucketActor {
+    fn on(
+        &mut self,
+        ReadScan { scan }: ReadScan,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, Result<ScanPage, ScanError>> {
+        Reply::later(self.scans.read(scan))
+    }
+}
+
+impl On<CloseScan> for VbucketActor {
+    fn on(
+        &mut self,
+        CloseScan { scan }: CloseScan,
+        _: &mut ShellContext<'_, Self>,
+    ) -> Reply<Self, ()> {
+        self.scans.close(scan);
+        Reply::Now(())
     }
 }
 

@@ -18,6 +18,7 @@ use super::flush::Flushed;
 use super::hand_over::Holds;
 use super::invariants::Invariants;
 use super::lock::Locked;
+use super::locks::Locks;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
 use super::prepares::Prepares;
 use super::producing::{Producing, Watched};
@@ -78,6 +79,10 @@ pub struct VbucketCore {
     pub(super) memory: Arc<MemoryAccount>,
     pub(super) map: DocumentMap,
     pub(super) prepares: Prepares,
+    pub(super) locks: Locks,
+    /// The highest tombstone that left memory; only the store knows what it said.
+    pub(super) forgotten_up_to: AtomicU64,
+    pub(super) forgotten_revision: AtomicU64,
     pub(super) incarnation: Incarnation,
     pub(super) cas: HybridLogicalClock,
     pub(super) waiters: Waiters,
@@ -163,6 +168,9 @@ impl VbucketCore {
             id: config.id,
             map: DocumentMap::new(),
             prepares: Prepares::new(has_prepares(&stored)),
+            locks: Locks::default(),
+            forgotten_up_to: AtomicU64::new(0),
+            forgotten_revision: AtomicU64::new(0),
             incarnation: config.position.incarnation,
             cas: HybridLogicalClock::default(),
             waiters: Waiters::new(high),

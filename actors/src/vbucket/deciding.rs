@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::core::VbucketCore;
 use super::fault::ChangeStep;
 use super::lock::Locked;
-use super::operations::Now;
+use super::moment::Now;
 use super::prepares::Newest;
 use super::status::Status;
 use crate::durability::{Monitor, Prepare, Settled, Verdict};

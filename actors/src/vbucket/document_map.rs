@@ -20,6 +20,9 @@ use storage::{Item, Namespace, Seqno};
 /// that two threads seldom meet; each shard costs two cache lines, a thousand vbuckets half a MiB.
 const SHARDS: usize = 4;
 
+/// How often a random place of the map is looked at. About one look in ten meets a document, in a map of many.
+const GUESSES: u32 = 64;
+
 /// Where a key lies: computed once, used for the look and for the change behind it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
@@ -242,6 +245,35 @@ impl DocumentMap {
         another_may_come_between();
         let copied = self.slots.shards().get(number)?.read().clone();
         Some(copied.into_iter().map(|(Slot(item), _)| item).collect())
+    }
+
+    /// Any version of which `is_wanted` says so, chosen by these numbers. Where many are wanted, a few guesses find one; where
+    /// few are, the map is looked through, a shard at a time.
+    pub(super) fn pick(
+        &self,
+        mut random: impl FnMut() -> u64,
+        is_wanted: impl Fn(&Item) -> bool,
+    ) -> Option<Arc<Item>> {
+        for _ in 0..GUESSES {
+            let guess = random();
+            another_may_come_between();
+            let shards = self.slots.shards();
+            let number = usize::try_from(random() % SHARDS as u64).unwrap_or(0);
+            let shard = shards.get(number)?.read();
+            // Whatever lies where a key of that hash would.
+            if let Some((slot, _)) = shard.get(guess, |(slot, _)| is_wanted(&slot.0)) {
+                return Some(Arc::clone(&slot.0));
+            }
+        }
+        let mut seen = 0_u64;
+        let mut picked = None;
+        for slot in self.slots.iter().filter(|slot| is_wanted(&slot.key().0)) {
+            seen = seen.saturating_add(1);
+            if random().is_multiple_of(seen) {
+                picked = Some(Arc::clone(&slot.key().0));
+            }
+        }
+        picked
     }
 
     pub(super) fn figures(&self) -> MapFigures {

@@ -372,8 +372,9 @@ impl VbucketCore {
         locked.after_monitor();
     }
 
-    /// Whoever waits is answered, and what is prepared may be committed elsewhere from now on.
+    /// Whoever waits is answered, and what is prepared may be committed elsewhere from now on. Nobody holds a lock any more.
     fn change_role(&self, locked: &mut Locked<'_>) {
+        self.locks.clear();
         if locked.durable.role == VbucketState::Active {
             self.prepares.make_maybe_visible();
             let high = locked.log.last_seqno();

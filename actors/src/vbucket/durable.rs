@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use super::core::VbucketCore;
 use super::fault::ChangeStep;
 use super::lock::Locked;
-use super::operations::{Drafted, Now};
+use super::moment::Now;
+use super::operations::Ready;
 use super::prepares::prepare_of;
 use super::waiters::PersistPlace;
 use messages::vbucket::{Mutated, Write};
@@ -27,12 +28,16 @@ pub(super) type Answer = Result<Mutated, OperationError>;
 #[derive(Debug)]
 pub(super) struct Reply {
     sender: oneshot::Sender<Answer>,
+    /// The number it is once it is committed, of one that counts.
+    counter: Option<u64>,
     _place: PersistPlace,
 }
 
 impl Reply {
     /// Tells him, with no lock held.
     pub(super) fn tell(self, answer: Answer) {
+        let counter = self.counter;
+        let answer = answer.map(|mutated| Mutated { counter, ..mutated });
         // One who went away needs no answer.
         drop(self.sender.send(answer));
     }
@@ -65,7 +70,7 @@ impl VbucketCore {
         self.admit_write()?;
         let key = write.key().clone();
         self.admit_key_in_force(&key)?;
-        if matches!(write, Write::Touch(_)) {
+        if !write.can_be_durable() {
             return Err(OperationError::DurabilityNotSupported);
         }
         let allowed = durability.time_allowed()?;
@@ -74,30 +79,25 @@ impl VbucketCore {
         let deadline = self.environment.clock.monotonic().saturating_add(allowed);
         let now = self.now();
         let draft = self.draft(write, now)?;
-        let Drafted::Item { item, rule } = draft.what else {
-            return Err(OperationError::DurabilityNotSupported);
-        };
         let place = self.reserve_wait()?;
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);
         self.admit_durable(&locked)?;
-        let opened = self.admit_key(&key)?;
-        let older = self.map.get(draft.place, key.as_encoded());
-        let shown = opened.shown(older.as_ref());
-        self.judge(&mut locked, draft.place, (&key, opened), shown, rule, now)?;
+        let ready = self.ready(&mut locked, draft, now)?;
         let seqno = locked.log.last_seqno().next();
         let (sender, answer) = oneshot::channel();
         let reply = Reply {
             sender,
+            counter: ready.fresh.counter,
             _place: place,
         };
         locked.durable.ledger.park(seqno, Some(deadline), reply);
-        let item = prepared(item, durability.level);
-        if let Err(error) = self.prepare(&mut locked, draft.place, item, older.as_deref(), now) {
+        if let Err(error) = self.prepare(&mut locked, ready, durability.level, now) {
             // Nothing was appended; this is his answer.
             drop(locked.durable.ledger.complete(seqno));
             return Err(error);
         }
+        self.locks.end(&key);
         let accepted = &mut locked.durable.counts.accepted;
         *accepted = accepted.saturating_add(1);
         Ok(DurableWait(answer))
@@ -113,13 +113,14 @@ impl VbucketCore {
     fn prepare(
         &self,
         locked: &mut Locked<'_>,
-        place: super::document_map::Place,
-        item: Arc<Item>,
-        committed: Option<&Item>,
+        ready: Ready,
+        level: DurabilityLevel,
         now: Now,
     ) -> Result<(), OperationError> {
-        let older = self.prepares.newest(&item.document.key);
-        let item = self.number(locked, item, committed, now);
+        let Ready { place, fresh, old } = ready;
+        let older = self.prepares.newest(&fresh.item.document.key);
+        let item = self.number(locked, fresh, old.as_deref(), now);
+        let item = prepared(item, level);
         let item = self.commit_active(locked, place, item, older)?;
         let Some(prepare) = prepare_of(&item) else {
             return Ok(());

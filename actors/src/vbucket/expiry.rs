@@ -6,7 +6,7 @@
 use super::core::VbucketCore;
 use super::fault::ChangeStep;
 use super::memory;
-use super::operations::is_expired;
+use super::moment::is_expired;
 use crate::compactor::Expiring;
 use storage::{Cas, DocumentKey};
 

@@ -135,6 +135,11 @@ impl Flushed {
 }
 
 impl VbucketCore {
+    /// From now on every version reaches the disk. To be called before anything is written.
+    pub fn keep_history(&self) {
+        self.lock().log.keep_history();
+    }
+
     /// Takes what lies behind the flush cursor, up to the limits (one item always), and moves the cursor. `None` when
     /// there is nothing to write, or nothing may be written now.
     #[must_use]
@@ -321,6 +326,7 @@ impl VbucketCore {
         let unneeded = self.persisted_seqno().min(last_closed);
         while let Some(tombstone) = inner.tombstones.take_up_to(unneeded) {
             let key = tombstone.document.key.as_encoded();
+            self.note_forgotten(&tombstone);
             drop(self.map.drop_tombstone(key, tombstone.seqno));
         }
     }

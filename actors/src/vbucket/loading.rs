@@ -22,6 +22,7 @@ impl VbucketCore {
         self.note_high(&item.document.key, item.seqno);
         if item.operation.is_tombstone() {
             self.map.set_incomplete();
+            self.note_forgotten(&item);
             return false;
         }
         let item = self.charged(item);

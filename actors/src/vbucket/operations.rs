@@ -5,46 +5,35 @@
 //! as it is under the lock; what can fail for lack of anything (memory, size, state) fails before it is taken.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use bytes::Bytes;
 
 use super::core::VbucketCore;
 use super::document_map::Place;
+use super::draft::{Draft, Fresh, Version, tombstone};
 use super::fault::ChangeStep;
 use super::lock::Locked;
+use super::lookup::LookedUp;
 use super::manifest::Opened;
-use super::memory;
-use super::rule::Rule;
+use super::moment::{Now, is_expired};
 use super::status::Sight;
 use messages::OperationError;
 use messages::vbucket::{
-    Add, Delete, ExpiryRequest, Found, GetAndTouch, Meta, Mutated, MutationToken, Replace, Set,
-    Touch, Write, WriteBatch, WriteOptions,
+    Acknowledge, Add, Append, Count, Delete, DeleteWithMeta, Found, GetAndTouch, GetRandom, Meta,
+    Mutated, MutationToken, Picked, Prepend, Replace, Set, SetWithMeta, Touch, Write, WriteBatch,
 };
-use storage::{
-    Cas, Datatype, DeleteSource, Document, DocumentKey, Expiry, Item, MemoryToken, Operation,
-    Predecessor, RevSeqno, Seqno,
-};
+use storage::{DeleteSource, DocumentKey, Item, MemoryToken, RevSeqno};
 
-/// One moment by the wall clock, read once for a request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Now {
-    nanoseconds: u64,
-    pub(super) seconds: u32,
-}
-
-/// A write made ready before the lock is taken: all of its memory is allocated and paid for.
-pub(super) struct Draft {
+/// A draft judged on what is there, to be appended.
+pub(super) struct Ready {
     pub(super) place: Place,
-    pub(super) what: Drafted,
+    pub(super) fresh: Fresh,
+    /// What the map holds of its key.
+    pub(super) old: Option<Arc<Item>>,
 }
 
-pub(super) enum Drafted {
-    /// A whole document, or its tombstone: everything but what the lock gives.
-    Item { item: Arc<Item>, rule: Rule },
-    /// Another expiry for what is there.
-    Touch { key: DocumentKey, expiry: Expiry },
+/// A change that is done.
+pub(super) struct Changed {
+    pub(super) item: Arc<Item>,
+    pub(super) mutated: Mutated,
 }
 
 impl VbucketCore {
@@ -52,19 +41,23 @@ impl VbucketCore {
     pub fn get(&self, key: &DocumentKey) -> Result<Found, OperationError> {
         let sight = self.admit_read()?;
         let opened = self.admit_key_in_force(key)?;
-        self.look(sight, opened, key, |item| {
+        let mut found = self.look(sight, opened, key, |item| {
             self.is_live(item).then(|| found(item))
-        })
+        })?;
+        self.masked(key, &mut found.meta.cas, found.meta.seqno);
+        Ok(found)
     }
 
     /// Reads metadata only; shows tombstones that are still in memory, too.
     pub fn get_meta(&self, key: &DocumentKey) -> Result<Meta, OperationError> {
         let sight = self.admit_read()?;
         let opened = self.admit_key_in_force(key)?;
-        self.look(sight, opened, key, |item| {
+        let mut meta = self.look(sight, opened, key, |item| {
             let is_shown = item.operation.is_tombstone() || self.is_live(item);
-            is_shown.then(|| meta(item))
-        })
+            is_shown.then(|| Meta::of(item))
+        })?;
+        self.masked(key, &mut meta.cas, meta.seqno);
+        Ok(meta)
     }
 
     /// Whether there is such a document.
@@ -81,6 +74,36 @@ impl VbucketCore {
     /// Reads many documents, answered in order, each for itself.
     pub fn get_many(&self, keys: &[DocumentKey]) -> Vec<Result<Found, OperationError>> {
         keys.iter().map(|key| self.get(key)).collect()
+    }
+
+    /// Reads any live document of a collection.
+    pub fn get_random(&self, request: &GetRandom) -> Result<Picked, OperationError> {
+        let sight = self.admit_read()?;
+        let opened = self.admit_collection_in_force(request.collection)?;
+        let now = self.now().seconds;
+        let is_wanted = |item: &Item| {
+            let document = &item.document;
+            item.seqno >= opened.start
+                && document.key.collection() == request.collection
+                && !item.operation.is_tombstone()
+                && !is_expired(document.expiry, now)
+        };
+        let random = || self.environment.random.next_u64();
+        for _ in 0..PICKS {
+            let Some(picked) = self.map.pick(random, is_wanted) else {
+                break;
+            };
+            // Read as any is: it may be hidden, or locked, or gone by now.
+            let key = picked.document.key.clone();
+            match self.get(&key) {
+                Err(OperationError::KeyNotFound) => {}
+                found => return Ok(Picked { key, found: found? }),
+            }
+        }
+        Err(match sight {
+            Sight::Whole => OperationError::KeyNotFound,
+            Sight::Partial => WARMING_UP,
+        })
     }
 
     fn look<R>(
@@ -138,26 +161,58 @@ impl VbucketCore {
         self.write(Write::Touch(touch))
     }
 
+    /// Puts bytes behind a document's value.
+    pub fn append(&self, append: Append) -> Result<Mutated, OperationError> {
+        self.write(Write::Append(append))
+    }
+
+    /// Puts bytes before a document's value.
+    pub fn prepend(&self, prepend: Prepend) -> Result<Mutated, OperationError> {
+        self.write(Write::Prepend(prepend))
+    }
+
+    /// Counts; the answer has the new number.
+    pub fn count(&self, count: Count) -> Result<Mutated, OperationError> {
+        self.write(Write::Count(count))
+    }
+
+    /// Writes a document as it is elsewhere.
+    pub fn set_with_meta(&self, set: SetWithMeta) -> Result<Mutated, OperationError> {
+        self.write(Write::SetWithMeta(set))
+    }
+
+    /// Deletes a document as it was deleted elsewhere.
+    pub fn delete_with_meta(&self, delete: DeleteWithMeta) -> Result<Mutated, OperationError> {
+        self.write(Write::DeleteWithMeta(delete))
+    }
+
     /// Gives a document another expiry, and reads it.
     pub fn get_and_touch(&self, request: &GetAndTouch) -> Result<Found, OperationError> {
-        self.admit_write()?;
-        let now = self.now();
-        let place = self.map.place(request.key.as_encoded());
-        let max_ttl_s = self.admit_key_in_force(&request.key)?.max_ttl_s;
-        let expiry = expiry_at(request.expiry, max_ttl_s, now.seconds);
-        let mut locked = self.lock();
-        self.reached(ChangeStep::Locked);
-        self.admit_write()?;
-        let opened = self.admit_key(&request.key)?;
-        let item = self.touched(&mut locked, place, opened, &request.key, expiry, now)?;
-        Ok(found(&item))
+        let touch = Write::Touch(Touch {
+            key: request.key.clone(),
+            expiry: request.expiry,
+            acknowledge: Acknowledge::InMemory,
+        });
+        Ok(found(&self.change(touch, None)?.item))
     }
 
     /// One write of any kind.
     pub fn write(&self, write: Write) -> Result<Mutated, OperationError> {
+        Ok(self.change(write, None)?.mutated)
+    }
+
+    /// The same, with what the store holds of the key, if somebody looked.
+    pub(super) fn change(
+        &self,
+        write: Write,
+        looked_up: Option<LookedUp>,
+    ) -> Result<Changed, OperationError> {
         self.admit_write()?;
         let now = self.now();
-        let draft = self.draft(write, now)?;
+        let draft = Draft {
+            looked_up,
+            ..self.draft(write, now)?
+        };
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);
         self.apply(&mut locked, draft, now)
@@ -173,101 +228,8 @@ impl VbucketCore {
         let drafts: Vec<_> = batch.writes.into_iter().map(draft).collect();
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);
-        let mut apply = |draft: Result<Draft, _>| self.apply(&mut locked, draft?, now);
+        let mut apply = |draft: Result<Draft, _>| Ok(self.apply(&mut locked, draft?, now)?.mutated);
         drafts.into_iter().map(&mut apply).collect()
-    }
-
-    pub(super) fn now(&self) -> Now {
-        let since_epoch = self.environment.clock.since_epoch();
-        Now {
-            nanoseconds: nanoseconds(since_epoch),
-            seconds: seconds(since_epoch),
-        }
-    }
-
-    pub(super) fn draft(&self, write: Write, now: Now) -> Result<Draft, OperationError> {
-        let max_ttl_s = self.admit_key_in_force(write.key())?.max_ttl_s;
-        let expiry_of = |request| expiry_at(request, max_ttl_s, now.seconds);
-        match write {
-            Write::Set(Set {
-                key,
-                value,
-                options,
-            }) => {
-                let expiry = expiry_of(options.expiry);
-                self.draft_document(key, value, options, expiry, Rule::Any(options.cas))
-            }
-            Write::Add(Add {
-                key,
-                value,
-                options,
-            }) => {
-                let expiry = expiry_of(options.expiry);
-                self.draft_document(key, value, options, expiry, Rule::Absent(options.cas))
-            }
-            Write::Replace(Replace {
-                key,
-                value,
-                options,
-            }) => {
-                let expiry = expiry_of(options.expiry);
-                self.draft_document(key, value, options, expiry, Rule::Replaced(options.cas))
-            }
-            Write::Delete(Delete { key, cas, .. }) => {
-                let bytes = memory::cost_bytes(&key, 0);
-                let token = memory::reserve_deletion(&self.memory, bytes)?;
-                let item = tombstone(key, now.seconds, DeleteSource::Explicit, token);
-                Ok(self.draft_item(item, Rule::Present(cas)))
-            }
-            Write::Touch(Touch { key, expiry, .. }) => Ok(Draft {
-                place: self.map.place(key.as_encoded()),
-                what: Drafted::Touch {
-                    key,
-                    expiry: expiry_of(expiry),
-                },
-            }),
-        }
-    }
-
-    fn draft_document(
-        &self,
-        key: DocumentKey,
-        value: Bytes,
-        options: WriteOptions,
-        expiry: Expiry,
-        rule: Rule,
-    ) -> Result<Draft, OperationError> {
-        let length = value.len();
-        if length > Document::VALUE_LENGTH_MAX {
-            return Err(OperationError::ValueTooLarge { length });
-        }
-        let token = memory::reserve(&self.memory, memory::cost_bytes(&key, length))?;
-        let item = Item {
-            seqno: Seqno::ZERO,
-            operation: Operation::Mutation,
-            predecessor: Predecessor::Unknown,
-            document: Document {
-                key,
-                value,
-                datatype: options.datatype,
-                flags: options.flags,
-                expiry,
-                cas: Cas(0),
-                rev_seqno: RevSeqno(0),
-            },
-            token,
-        };
-        Ok(self.draft_item(item, rule))
-    }
-
-    fn draft_item(&self, item: Item, rule: Rule) -> Draft {
-        Draft {
-            place: self.map.place(item.document.key.as_encoded()),
-            what: Drafted::Item {
-                item: Arc::new(item),
-                rule,
-            },
-        }
     }
 
     fn apply(
@@ -275,26 +237,46 @@ impl VbucketCore {
         locked: &mut Locked<'_>,
         draft: Draft,
         now: Now,
-    ) -> Result<Mutated, OperationError> {
+    ) -> Result<Changed, OperationError> {
         // Again, now that nobody changes it.
         self.admit_write()?;
-        let Draft { place, what } = draft;
-        match what {
-            Drafted::Item { item, rule } => {
-                let opened = self.admit_key(&item.document.key)?;
-                let key = &item.document.key;
-                let old = self.map.get(place, key.as_encoded());
-                let shown = opened.shown(old.as_ref());
-                self.judge(locked, place, (key, opened), shown, rule, now)?;
-                let item = self.append(locked, place, item, old.as_ref(), now)?;
-                Ok(self.mutated(locked, &item))
-            }
-            Drafted::Touch { key, expiry } => {
-                let opened = self.admit_key(&key)?;
-                let item = self.touched(locked, place, opened, &key, expiry, now)?;
-                Ok(self.mutated(locked, &item))
-            }
+        let Ready { place, fresh, old } = self.ready(locked, draft, now)?;
+        let counter = fresh.counter;
+        let item = self.put_in_history(locked, place, fresh, old.as_ref(), now)?;
+        self.locks.end(&item.document.key);
+        let mutated = Mutated {
+            counter,
+            ..self.mutated(locked, &item)
+        };
+        Ok(Changed { item, mutated })
+    }
+
+    /// Judges a draft on what is there, and makes what is to be written.
+    pub(super) fn ready(
+        &self,
+        locked: &mut Locked<'_>,
+        draft: Draft,
+        now: Now,
+    ) -> Result<Ready, OperationError> {
+        let Draft {
+            place,
+            what,
+            looked_up,
+        } = draft;
+        let key = what.key();
+        let opened = self.admit_key(key)?;
+        let old = self.map.get(place, key.as_encoded());
+        let shown = opened.shown(old.as_ref());
+        let rule = what.rule();
+        let live = self.judge(locked, place, (key, opened), shown, rule, now)?;
+        if old.is_none() && rule.asks_what_was() {
+            let forgotten = self.forgotten(locked, looked_up.as_ref())?;
+            // Of an earlier life of its collection it says nothing.
+            let forgotten = forgotten.filter(|item| item.seqno >= opened.start);
+            rule.judge_conflict(forgotten.map(|item| &item.document), false)?;
         }
+        let fresh = self.settled(what, live)?;
+        Ok(Ready { place, fresh, old })
     }
 
     /// Deletes a document whose time is up.
@@ -308,72 +290,49 @@ impl VbucketCore {
     ) -> Result<(), OperationError> {
         let key = expired.document.key.clone();
         let item = tombstone(key, now.seconds, DeleteSource::Expiration, token);
-        self.append(locked, place, Arc::new(item), Some(expired), now)
+        let fresh = Fresh {
+            item: Arc::new(item),
+            version: Version::Drawn,
+            counter: None,
+        };
+        self.put_in_history(locked, place, fresh, Some(expired), now)
             .map(drop)
     }
 
-    fn touched(
-        &self,
-        locked: &mut Locked<'_>,
-        place: Place,
-        opened: Opened,
-        key: &DocumentKey,
-        expiry: Expiry,
-        now: Now,
-    ) -> Result<Arc<Item>, OperationError> {
-        let old = self.map.get(place, key.as_encoded());
-        let shown = opened.shown(old.as_ref());
-        self.judge(
-            locked,
-            place,
-            (key, opened),
-            shown,
-            Rule::Present(None),
-            now,
-        )?;
-        let old = old.ok_or(OperationError::KeyNotFound)?;
-        let bytes = memory::cost_bytes(key, old.document.value.len());
-        let item = Item {
-            seqno: Seqno::ZERO,
-            operation: Operation::Mutation,
-            predecessor: Predecessor::Unknown,
-            document: Document {
-                expiry,
-                ..old.document.clone()
-            },
-            token: memory::reserve(&self.memory, bytes)?,
-        };
-        self.append(locked, place, Arc::new(item), Some(&old), now)
-    }
-
     /// Gives the change its place in history and does it.
-    fn append(
+    fn put_in_history(
         &self,
         locked: &mut Locked<'_>,
         place: Place,
-        mut item: Arc<Item>,
+        fresh: Fresh,
         old: Option<&Arc<Item>>,
         now: Now,
     ) -> Result<Arc<Item>, OperationError> {
-        item = self.number(locked, item, old.map(|old| &**old), now);
+        let item = self.number(locked, fresh, old.map(|old| &**old), now);
         let older = old.map(|old| old.seqno);
         self.commit_active(locked, place, item, older)
     }
 
-    /// Seqno, version and revision of a change of what is `old` so far.
+    /// Seqno of a change of what is `old` so far; version and revision, unless it brings them along.
     pub(super) fn number(
         &self,
         locked: &Locked<'_>,
-        mut item: Arc<Item>,
+        fresh: Fresh,
         old: Option<&Item>,
         now: Now,
     ) -> Arc<Item> {
+        let Fresh {
+            mut item, version, ..
+        } = fresh;
         // Nobody else has it yet, so nothing is copied.
         let fresh = Arc::make_mut(&mut item);
         fresh.seqno = locked.log.last_seqno().next();
-        fresh.document.cas = self.cas.next(now.nanoseconds);
-        let changes = old.map_or(0, |old| old.document.rev_seqno.0);
-        fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
+        if version == Version::Drawn {
+            let changes = old.map(|old| old.document.rev_seqno.0);
+            let changes = changes.unwrap_or_else(|| self.forgotten_revision());
+            fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
+            fresh.document.cas = self.cas.next(now.nanoseconds);
+        }
         item
     }
 
@@ -385,73 +344,18 @@ impl VbucketCore {
                 vbucket_uuid: locked.uuid,
                 seqno: item.seqno,
             },
+            counter: None,
         }
     }
 }
 
+/// How often a document that was picked may be gone when it is read.
+const PICKS: u32 = 8;
 const WARMING_UP: OperationError = OperationError::TemporaryFailure(messages::Busy::WarmingUp);
 
-fn tombstone(key: DocumentKey, now: u32, source: DeleteSource, token: MemoryToken) -> Item {
-    Item {
-        seqno: Seqno::ZERO,
-        operation: Operation::Deletion {
-            deleted_at: now,
-            source,
-        },
-        predecessor: Predecessor::Unknown,
-        document: Document {
-            key,
-            value: Bytes::new(),
-            datatype: Datatype::RAW,
-            flags: 0,
-            expiry: Expiry(0),
-            cas: Cas(0),
-            rev_seqno: RevSeqno(0),
-        },
-        token,
-    }
-}
-
-fn found(item: &Item) -> Found {
+pub(super) fn found(item: &Item) -> Found {
     Found {
         value: item.document.value.clone(),
-        meta: meta(item),
+        meta: Meta::of(item),
     }
-}
-
-fn meta(item: &Item) -> Meta {
-    let document = &item.document;
-    Meta {
-        cas: document.cas,
-        flags: document.flags,
-        datatype: document.datatype,
-        expiry: document.expiry,
-        rev_seqno: document.rev_seqno,
-        seqno: item.seqno,
-        is_deleted: item.operation.is_tombstone(),
-    }
-}
-
-pub(super) const fn is_expired(expiry: Expiry, now: u32) -> bool {
-    expiry.0 != 0 && expiry.0 <= now
-}
-
-/// When a document expires for which this was asked `now`, in a collection whose documents live so long at most.
-fn expiry_at(request: ExpiryRequest, max_ttl_s: u32, now: u32) -> Expiry {
-    let asked = match request.0 {
-        0 => 0,
-        seconds if seconds <= ExpiryRequest::RELATIVE_SECONDS_MAX => now.saturating_add(seconds),
-        absolute => absolute,
-    };
-    let latest = now.saturating_add(max_ttl_s);
-    let is_beyond = max_ttl_s != 0 && (asked == 0 || asked > latest);
-    Expiry(if is_beyond { latest } else { asked })
-}
-
-pub(super) fn seconds(since_epoch: Duration) -> u32 {
-    u32::try_from(since_epoch.as_secs()).unwrap_or(u32::MAX)
-}
-
-fn nanoseconds(since_epoch: Duration) -> u64 {
-    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }

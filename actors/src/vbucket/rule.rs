@@ -1,4 +1,5 @@
-//! Whether a write may be done on what is there: present, absent, of the version given, and with no durable write under way.
+//! Whether a write may be done on what is there: present, absent, of the version given, not locked by another, and with no
+//! durable write under way.
 //!
 //! Invariant: judged under the vbucket's lock, on what is committed; a refusal changes nothing, but that a document whose
 //! time is up is deleted by the way. Called for plain writes and durable ones.
@@ -10,9 +11,9 @@ use super::document_map::Place;
 use super::lock::Locked;
 use super::manifest::Opened;
 use super::memory;
-use super::operations::{Now, is_expired};
+use super::moment::{Now, is_expired};
 use messages::OperationError;
-use storage::{Cas, DocumentKey, Item};
+use storage::{Cas, Document, DocumentKey, Expiry, Item, RevSeqno};
 
 /// What must be there for a write to be done.
 #[derive(Clone, Copy)]
@@ -25,20 +26,49 @@ pub(super) enum Rule {
     Present(Option<Cas>),
     /// The same of a replacement, which is the first to learn that there is none (MB-37342), where that is known.
     Replaced(Option<Cas>),
+    /// A document that is locked with this CAS.
+    Locked(Cas),
+    /// Anything that this version takes the place of, or the version given.
+    Outdone(Option<Cas>, Contender),
+}
+
+/// A version that was written elsewhere, as it is compared with the one that is here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contender {
+    pub(super) rev_seqno: RevSeqno,
+    pub(super) cas: Cas,
+    pub(super) expiry: Expiry,
+    pub(super) flags: u32,
+    pub(super) is_deletion: bool,
+}
+
+impl Contender {
+    /// As the field does it: the order is the same on every node, so all of them keep the same version.
+    pub(super) fn takes_the_place_of(&self, here: &Document) -> bool {
+        let (theirs, ours) = ((self.rev_seqno, self.cas), (here.rev_seqno, here.cas));
+        match theirs.cmp(&ours) {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Equal => {
+                let theirs = (self.expiry, self.flags);
+                !self.is_deletion && theirs > (here.expiry, here.flags)
+            }
+        }
+    }
 }
 
 impl VbucketCore {
-    /// Whether a write may be done on what is there. An expired document is none; when the write is refused for it, its
-    /// deletion is queued at least. Beside a prepare nothing is written, nor does anything expire (MB-43238).
-    pub(super) fn judge(
+    /// The live document there is, if a write may be done on it. An expired document is none; when the write is refused for
+    /// it, its deletion is queued at least. Beside a prepare nothing is written, nor does anything expire (MB-43238).
+    pub(super) fn judge<'o>(
         &self,
         locked: &mut Locked<'_>,
         place: Place,
         (key, opened): (&DocumentKey, Opened),
-        old: Option<&Arc<Item>>,
+        old: Option<&'o Arc<Item>>,
         rule: Rule,
         now: Now,
-    ) -> Result<(), OperationError> {
+    ) -> Result<Option<&'o Arc<Item>>, OperationError> {
         let document = old.filter(|old| !old.operation.is_tombstone());
         let live = document.filter(|old| !is_expired(old.document.expiry, now.seconds));
         let current = live.map(|live| live.document.cas);
@@ -50,20 +80,68 @@ impl VbucketCore {
                 _ => OperationError::SyncWriteInProgress,
             });
         }
-        let verdict = rule.judge(current);
+        let lock = live.and_then(|live| self.lock_on(key, live.seqno));
+        let verdict = match lock {
+            Some(lock) => rule.judge_locked(lock),
+            None => rule.judge(current),
+        };
+        // Of a tombstone, and of what is expired and not deleted, the version counts.
+        let here = old.map(|old| &old.document);
+        let verdict = verdict.and_then(|()| rule.judge_conflict(here, lock.is_some()));
         if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
             let bytes = memory::cost_bytes(&expired.document.key, 0);
             self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
         }
-        verdict
+        verdict.map(|()| live)
     }
 }
 
 impl Rule {
+    /// Whether a tombstone that left memory counts.
+    pub(super) const fn asks_what_was(&self) -> bool {
+        matches!(self, Rule::Outdone(..))
+    }
+
+    pub(super) fn judge_conflict(
+        self,
+        here: Option<&Document>,
+        is_locked: bool,
+    ) -> Result<(), OperationError> {
+        let (Rule::Outdone(_, contender), Some(here)) = (self, here) else {
+            return Ok(());
+        };
+        if contender.takes_the_place_of(here) {
+            return Ok(());
+        }
+        let current = if is_locked { Cas::LOCKED } else { here.cas };
+        Err(OperationError::ConflictLost { current })
+    }
+
+    /// There is a document, and its version is known to the holder of its lock alone.
+    fn judge_locked(self, lock: Cas) -> Result<(), OperationError> {
+        let given = match self {
+            Rule::Absent(None) => return Err(OperationError::KeyExists),
+            Rule::Absent(Some(_)) => {
+                let current = Cas::LOCKED;
+                return Err(OperationError::CasMismatch { current });
+            }
+            Rule::Any(given)
+            | Rule::Present(given)
+            | Rule::Replaced(given)
+            | Rule::Outdone(given, _) => given,
+            Rule::Locked(given) => Some(given),
+        };
+        if given == Some(lock) {
+            Ok(())
+        } else {
+            Err(OperationError::Locked)
+        }
+    }
+
     /// `current` is the CAS of the live document there is.
     fn judge(self, current: Option<Cas>) -> Result<(), OperationError> {
         match (self, current) {
-            (Rule::Any(None), _)
+            (Rule::Any(None) | Rule::Outdone(None, _), _)
             | (Rule::Absent(None), None)
             | (Rule::Present(None) | Rule::Replaced(None), Some(_)) => Ok(()),
             (Rule::Absent(None), Some(_)) => Err(OperationError::KeyExists),
@@ -71,11 +149,20 @@ impl Rule {
             (Rule::Absent(Some(_)), current) => Err(OperationError::CasMismatch {
                 current: current.unwrap_or_default(),
             }),
-            (Rule::Present(_) | Rule::Replaced(_) | Rule::Any(Some(_)), None) => {
-                Err(OperationError::KeyNotFound)
-            }
             (
-                Rule::Any(Some(given)) | Rule::Present(Some(given)) | Rule::Replaced(Some(given)),
+                Rule::Present(_)
+                | Rule::Replaced(_)
+                | Rule::Any(Some(_))
+                | Rule::Outdone(Some(_), _)
+                | Rule::Locked(_),
+                None,
+            ) => Err(OperationError::KeyNotFound),
+            (Rule::Locked(_), Some(_)) => Err(OperationError::NotLocked),
+            (
+                Rule::Any(Some(given))
+                | Rule::Present(Some(given))
+                | Rule::Replaced(Some(given))
+                | Rule::Outdone(Some(given), _),
                 Some(current),
             ) => {
                 if given == current {

@@ -177,6 +177,8 @@ impl VbucketCore {
             locked.flushed = Flushed::stored(record.watermarks, None);
             self.set_persisted(high);
             let documents = self.map.clear();
+            self.locks.clear();
+            self.forgotten_up_to.store(0, Ordering::Release);
             let uid = ManifestUid(identity.manifest_uid);
             *self.collections.write() = OpenCollections::of_events(uid, events);
             self.default_high.store(0, Ordering::Relaxed);

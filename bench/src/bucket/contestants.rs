@@ -58,6 +58,13 @@ impl Ours {
         Ours(block_on(Bucket::create(config(directory, Some(vbuckets)))).unwrap())
     }
 
+    /// A new bucket that others know by this name.
+    pub(crate) fn create_node(directory: &Path, vbuckets: u16, name: &str) -> Ours {
+        let mut config = config(directory, Some(vbuckets));
+        config.node_name = Some(name.to_owned());
+        Ours(block_on(Bucket::create(config)).unwrap())
+    }
+
     /// The same, with a harness inside.
     #[cfg(feature = "panics")]
     pub(crate) fn create_hooked(

@@ -36,6 +36,12 @@ pub(crate) enum BucketFigure {
     StreamsMemory,
     /// Inserts that are answered from memory, beside live streams.
     SetStreamed,
+    /// Durable by a majority, one at a time; of an empty message, there and back.
+    DurableMajority,
+    /// Durable by the disks of a majority, one at a time.
+    DurableOnDisks,
+    /// Durable by a majority, many under way.
+    DurableAtOnce,
     /// From a panic of a vbucket's actor until it serves again.
     ServesAgain,
 }
@@ -73,6 +79,9 @@ impl Measure for BucketFigure {
             BucketFigure::SetInMemory
             | BucketFigure::SetPersisted
             | BucketFigure::SetByMessage
+            | BucketFigure::DurableMajority
+            | BucketFigure::DurableOnDisks
+            | BucketFigure::DurableAtOnce
             | BucketFigure::SetStreamed => "sets/s",
             BucketFigure::Backfill | BucketFigure::MemoryStream => "items/s",
             BucketFigure::Delivery => "deliveries/s",
@@ -108,6 +117,11 @@ impl Display for BucketFigure {
             BucketFigure::Delivery => f.write_str("set to delivery, idle"),
             BucketFigure::StreamsMemory => f.write_str("memory of 10 streams"),
             BucketFigure::SetStreamed => f.write_str("set in memory, 4 live streams"),
+            BucketFigure::DurableMajority => f.write_str("durable by majority, one at a time"),
+            BucketFigure::DurableOnDisks => {
+                f.write_str("durable on disks of a majority, one at a time")
+            }
+            BucketFigure::DurableAtOnce => f.write_str("durable by majority, 256 under way"),
             BucketFigure::ServesAgain => f.write_str("panicked, serves again"),
         }
     }

@@ -41,12 +41,14 @@ pub(crate) enum Row {
     Open,
     /// Change streams.
     Streams,
+    /// Durable writes among three buckets.
+    Durable,
     /// A vbucket's actor that panicked serves again; needs the feature `panics`.
     Panicked,
 }
 
 impl Row {
-    const ALL: [Row; 9] = [
+    const ALL: [Row; 10] = [
         Row::Get,
         Row::Set,
         Row::Persisted,
@@ -55,6 +57,7 @@ impl Row {
         Row::Ycsb,
         Row::Open,
         Row::Streams,
+        Row::Durable,
         Row::Panicked,
     ];
 }
@@ -189,6 +192,7 @@ impl BucketBench {
             Row::Ycsb => rows::ycsb::run(self, round),
             Row::Open => rows::open::run(self, round),
             Row::Streams => rows::streams::run(self, round),
+            Row::Durable => rows::durable::run(self, round),
             #[cfg(feature = "panics")]
             Row::Panicked => rows::panicked::run(self),
             #[cfg(not(feature = "panics"))]

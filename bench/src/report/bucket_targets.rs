@@ -25,6 +25,7 @@ pub(super) fn rows(bench: &BucketBench) -> Vec<Row> {
     }
     rows.push(view.open());
     rows.extend(view.streams());
+    rows.extend(view.durable());
     for &vbuckets in bench.vbuckets.iter().skip(1) {
         rows.push(view.at(vbuckets));
     }
@@ -250,6 +251,48 @@ impl View<'_> {
                 (">= 0.7x", 0.7),
                 (">= 0.85x", 0.85),
             ),
+        ]
+    }
+
+    fn durable(&self) -> [Row; 3] {
+        let (one, disks, many) = (
+            BucketFigure::DurableMajority,
+            BucketFigure::DurableOnDisks,
+            BucketFigure::DurableAtOnce,
+        );
+        let empty = Some(Contender::EmptyMessage);
+        // There and back are two hops.
+        let hops = self.ratio(one, P50, empty).map(Summary::doubled);
+        let to_raw = self.results.summary(disks, self.ours, P50_AGAINST_RAW);
+        let rate = self.results.summary(many, self.ours, AMOUNT);
+        [
+            Row {
+                work: "durable by majority, 2 replicas in the process, one at a time, p50: in message hops",
+                ours: self.text(one, P50, "us"),
+                peer: self.results.peer_text(one, P50, "us", empty),
+                raw: None,
+                ratio: hops.map(|hops| format!("{} hops", times(hops))),
+                floor: Bar::at_most("<= 10 hops", hops, 10.0),
+                aim: Bar::at_most("<= 6 hops", hops, 6.0),
+            },
+            Row {
+                work: "durable on the disks of a majority, one at a time, p50: against raw sync",
+                ours: self.text(disks, P50, "us"),
+                peer: None,
+                raw: self.results.raw_text(disks, "us", |raw| raw.p50_us),
+                ratio: to_raw.map(times),
+                floor: Bar::at_most("<= 3x", to_raw, 3.0),
+                aim: Bar::at_most("<= 2.2x", to_raw, 2.2),
+            },
+            Row {
+                work: "durable by majority, 256 under way, 2 cores",
+                ours: self.text(many, AMOUNT, "/s"),
+                peer: None,
+                raw: None,
+                ratio: None,
+                floor: Bar::at_least(">= 60k/s", rate, 60_000.0),
+                aim: Bar::at_least(">= 150k/s", rate, 150_000.0),
+            },
         ]
     }
 

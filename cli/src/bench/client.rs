@@ -8,10 +8,10 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
 use piggin::Bucket;
-use piggin::messages::OperationError;
+use piggin::messages::{Busy, OperationError, ScanError, ScanRange};
 
 use super::Durability;
-use super::workload::{Action, Values, Workload, key, scattered};
+use super::workload::{Action, RANGE_MAX, Values, Workload, key, scattered};
 use super::zipfian::Zipfian;
 use crate::backoff::patiently;
 use crate::interrupt::Interrupt;
@@ -122,6 +122,14 @@ impl Measured {
     }
 }
 
+/// Whatever breaks a scan off but the bucket's own word is told on its failure bus, and ends the bench there.
+fn not_scanned(error: ScanError) -> OperationError {
+    if let ScanError::Operation(error) = error {
+        return error;
+    }
+    OperationError::TemporaryFailure(Busy::Restarting)
+}
+
 /// Up to a minute; longer is counted as a minute.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
@@ -181,7 +189,20 @@ impl Client {
                 Ok(())
             }
             Action::ReadModifyWrite => self.read_modify_write(measured).await,
+            Action::Scan => self.scan().await,
         }
+    }
+
+    /// Documents of a range that are on disk: YCSB asks for no others.
+    async fn scan(&mut self) -> Result<(), OperationError> {
+        let range = ScanRange::from(self.plan.key(&mut self.random));
+        let most = self.random.u64(1..=RANGE_MAX);
+        let scan = self.bucket.scan(range).limit(most).on_disk().open();
+        let mut scan = scan.map_err(not_scanned)?;
+        while let Some(scanned) = scan.next().await.map_err(not_scanned)? {
+            drop(scanned);
+        }
+        Ok(())
     }
 
     async fn write(&mut self, key: &str) -> Result<(), OperationError> {

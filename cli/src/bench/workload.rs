@@ -29,6 +29,7 @@ pub(crate) enum Action {
     Update,
     Insert,
     ReadModifyWrite,
+    Scan,
 }
 
 impl Action {
@@ -38,6 +39,7 @@ impl Action {
             Action::Update => "update",
             Action::Insert => "insert",
             Action::ReadModifyWrite => "read_modify_write",
+            Action::Scan => "scan",
         }
     }
 }
@@ -81,15 +83,26 @@ impl Workload {
         self == Workload::D
     }
 
+    fn read(self) -> Action {
+        if self == Workload::E {
+            Action::Scan
+        } else {
+            Action::Read
+        }
+    }
+
     pub(crate) fn next(self, random: &mut fastrand::Rng) -> Action {
         let (reads, other) = self.shares();
         if random.u8(0..100) < reads {
-            Action::Read
+            self.read()
         } else {
             other
         }
     }
 }
+
+/// Most documents of a range; fewer are as likely.
+pub(crate) const RANGE_MAX: u64 = 100;
 
 /// The key of the document of that number: as long as YCSB's, spread evenly.
 pub(crate) fn key(number: u64) -> String {
@@ -142,14 +155,15 @@ mod tests {
             (Workload::B, 95, Action::Update),
             (Workload::C, 100, Action::Read),
             (Workload::D, 95, Action::Insert),
+            (Workload::E, 95, Action::Insert),
             (Workload::F, 50, Action::ReadModifyWrite),
         ];
         for (workload, percent, other) in expected {
             let mut reads = 0;
             for _ in 0..10_000 {
                 let action = workload.next(&mut random);
-                reads += i32::from(action == Action::Read);
-                assert!(action == Action::Read || action == other);
+                reads += i32::from(action == workload.read());
+                assert!(action == workload.read() || action == other);
             }
             let difference: i32 = reads - percent * 100;
             assert!(difference.abs() < 200, "{workload:?}: {reads} reads");

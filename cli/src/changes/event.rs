@@ -170,7 +170,7 @@ impl EventLine {
 
 /// The value as it stands, if it is JSON; on one line, which takes nothing from it: a line end can only stand between
 /// its parts.
-fn in_json(value: &[u8]) -> Option<Box<RawValue>> {
+pub(crate) fn in_json(value: &[u8]) -> Option<Box<RawValue>> {
     let text = str::from_utf8(value).ok()?;
     let text = text.trim().replace(['\n', '\r'], " ");
     RawValue::from_string(text).ok()
@@ -179,7 +179,7 @@ fn in_json(value: &[u8]) -> Option<Box<RawValue>> {
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// As RFC 4648 has it, padded.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3).saturating_mul(4));
     for group in bytes.chunks(3) {
         let byte = |at: usize| group.get(at).copied().map_or(0, u32::from);

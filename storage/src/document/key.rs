@@ -64,6 +64,13 @@ impl DocumentKey {
         Ok(DocumentKey(Encoded::of(prefix, key)))
     }
 
+    /// What the stored form of every key of `collection` begins with.
+    #[must_use]
+    pub fn prefix(collection: CollectionId) -> Vec<u8> {
+        let (prefix, length) = leb128::encode_u32(collection.0);
+        prefix.get(..length).unwrap_or(&prefix).to_vec()
+    }
+
     /// A key from its stored form.
     pub fn from_encoded(encoded: &[u8]) -> Result<DocumentKey, KeyError> {
         split(encoded)?;

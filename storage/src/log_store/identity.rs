@@ -1,23 +1,28 @@
 //! The identity file: what makes a directory a store, written once at creation.
 //!
 //! Invariant: a directory with this file is a store of exactly this shape; the file has its name only when it is
-//! durable, and nothing else is created before it. A directory with other files and without it is somebody else's.
+//! durable, and nothing else is created before it. A directory with other files and without it is somebody else's. What
+//! is kept of the past stands behind the shape, where a store keeps some.
 
-use crate::disk::{Disk, DiskErrorKind, OpenMode};
+use crate::disk::{Disk, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
 use crate::log_store::names::{IDENTITY, IDENTITY_TEMPORARY, LOCK};
 use crate::log_store::options::CreateOptions;
+use crate::retention::Retention;
 
 /// Version of everything this program writes.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"PIGGIN\x00\x01";
 const LENGTH: usize = 32;
+/// What follows where a history is kept: its most bytes, zero, a checksum.
+const HISTORY_LENGTH: usize = 16;
 
 /// Who a store is, and its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) store_id: u64,
     pub(crate) shape: CreateOptions,
+    pub(crate) retention: Option<Retention>,
 }
 
 impl Identity {
@@ -27,9 +32,17 @@ impl Identity {
         bytes.extend_from_slice(&self.shape.vbuckets.to_le_bytes());
         bytes.extend_from_slice(&self.shape.log_shards.to_le_bytes());
         bytes.extend_from_slice(&self.store_id.to_le_bytes());
-        bytes.extend_from_slice(&[0; 4]);
+        let window_s = self.retention.map_or(0, |retention| retention.window_s);
+        bytes.extend_from_slice(&window_s.to_le_bytes());
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
+        if let Some(retention) = self.retention {
+            let begin = bytes.len();
+            bytes.extend_from_slice(&retention.bytes.unwrap_or(0).to_le_bytes());
+            bytes.extend_from_slice(&[0; 4]);
+            let crc = crc32c::crc32c(bytes.get(begin..).unwrap_or_default());
+            bytes.extend_from_slice(&crc.to_le_bytes());
+        }
         bytes
     }
 
@@ -61,9 +74,24 @@ impl Identity {
         let (log_shards, rest) = rest
             .split_first_chunk::<2>()
             .ok_or_else(|| damaged("the identity is cut off"))?;
-        let (store_id, _) = rest
+        let (store_id, rest) = rest
             .split_first_chunk::<8>()
             .ok_or_else(|| damaged("the identity is cut off"))?;
+        let (window_s, _) = rest
+            .split_first_chunk::<4>()
+            .ok_or_else(|| damaged("the identity is cut off"))?;
+        let retention = match u32::from_le_bytes(*window_s) {
+            0 => None,
+            window_s => {
+                let behind = bytes.get(LENGTH..).unwrap_or_default();
+                let bytes =
+                    history_bytes(behind).ok_or_else(|| damaged("its history is damaged"))?;
+                Some(Retention {
+                    window_s,
+                    bytes: (bytes > 0).then_some(bytes),
+                })
+            }
+        };
         let shape = CreateOptions {
             vbuckets: u16::from_le_bytes(*vbuckets),
             log_shards: u16::from_le_bytes(*log_shards),
@@ -72,6 +100,7 @@ impl Identity {
         Ok(Identity {
             store_id: u64::from_le_bytes(*store_id),
             shape,
+            retention,
         })
     }
 
@@ -90,6 +119,12 @@ impl Identity {
 
     /// Makes an empty directory a store.
     pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), StorageError> {
+        self.write(disk)?;
+        Identity::reveal(disk)
+    }
+
+    /// Makes an empty directory what a store is to be made in: nobody's, until it is revealed.
+    pub(crate) fn write(&self, disk: &dyn Disk) -> Result<(), StorageError> {
         let names = Identity::refuse_unless_empty(disk)?;
         if names.iter().any(|name| name == IDENTITY_TEMPORARY) {
             disk.remove(IDENTITY_TEMPORARY)?;
@@ -97,6 +132,11 @@ impl Identity {
         let file = disk.open(IDENTITY_TEMPORARY, OpenMode::CreateNew)?;
         file.append(&self.encode(FORMAT_VERSION))?;
         file.sync()?;
+        Ok(())
+    }
+
+    /// Makes the directory that was written a store.
+    pub(crate) fn reveal(disk: &dyn Disk) -> Result<(), StorageError> {
         disk.rename(IDENTITY_TEMPORARY, IDENTITY)?;
         disk.sync_directory()?;
         Ok(())
@@ -104,20 +144,37 @@ impl Identity {
 
     /// Reads who the store in this directory is.
     pub(crate) fn open(disk: &dyn Disk) -> Result<Identity, StorageError> {
-        let file = match disk.open(IDENTITY, OpenMode::Existing) {
-            Ok(file) => file,
-            Err(error) if error.kind == DiskErrorKind::NotFound => {
-                return Err(missing(&disk.list()?));
-            }
-            Err(error) => return Err(error.into()),
-        };
+        match disk.open(IDENTITY, OpenMode::Existing) {
+            Ok(file) => Identity::read(&*file),
+            Err(error) if error.kind == DiskErrorKind::NotFound => Err(missing(&disk.list()?)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads who a store is that is open, and may not be revealed yet.
+    pub(crate) fn of_open(disk: &dyn Disk) -> Result<Identity, StorageError> {
+        match disk.open(IDENTITY_TEMPORARY, OpenMode::Existing) {
+            Ok(file) => Identity::read(&*file),
+            Err(_) => Identity::open(disk),
+        }
+    }
+
+    fn read(file: &dyn DiskFile) -> Result<Identity, StorageError> {
         let length = usize::try_from(file.length()?)
             .unwrap_or(usize::MAX)
-            .min(LENGTH);
+            .min(LENGTH.saturating_add(HISTORY_LENGTH));
         let mut bytes = vec![0u8; length];
         file.read_at(&mut bytes, 0)?;
         Identity::decode(&bytes)
     }
+}
+
+/// Most bytes of a history, zero for no bound, from what stands behind the shape; `None` for what never was written.
+fn history_bytes(behind: &[u8]) -> Option<u64> {
+    let (body, rest) = behind.split_first_chunk::<12>()?;
+    let crc = u32::from_le_bytes(*rest.first_chunk::<4>()?);
+    let bytes = u64::from_le_bytes(*body.first_chunk::<8>()?);
+    (crc32c::crc32c(body) == crc).then_some(bytes)
 }
 
 fn missing(names: &[String]) -> StorageError {

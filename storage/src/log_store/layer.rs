@@ -184,6 +184,16 @@ impl LayerView {
         self.state().watermarks.high_seqno
     }
 
+    /// The view of what it holds up to `to`: the end of a batch above is not known to it.
+    pub(crate) fn up_to(&self, to: Seqno) -> LayerView {
+        let whole = |batch: &&CommittedBatch| batch.state.watermarks.high_seqno <= to;
+        LayerView {
+            layer: Arc::clone(&self.layer),
+            batches: self.batches().take_while(whole).count(),
+            entries: self.first_at_or_above(to.next()),
+        }
+    }
+
     /// How many items.
     pub(crate) fn len(&self) -> usize {
         self.entries
@@ -266,6 +276,26 @@ impl LayerView {
             (entry != NONE).then_some(entry as usize)
         })?;
         self.item(index).cloned()
+    }
+
+    /// Every version of a key in this view, newest first.
+    pub(crate) fn versions(&self, namespace: Namespace, key: &[u8]) -> Vec<Arc<Item>> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let numbers = self.indexed(|index| {
+            let mut numbers = Vec::new();
+            let mut entry = index
+                .slot(&self.layer, namespace, key)
+                .map_or(NONE, |slot| slot.newest);
+            while entry != NONE {
+                numbers.push(entry as usize);
+                entry = index.older.get(entry as usize).copied().unwrap_or(NONE);
+            }
+            numbers
+        });
+        let items = numbers.into_iter().filter_map(|number| self.item(number));
+        items.cloned().collect()
     }
 
     /// Whether nothing below this view can be superseded by it.

@@ -3,7 +3,7 @@
 //! Read the modules in this order to follow one commit from `commit()` to the disk and back through recovery:
 //! [`options`], `store`, `shard`, `commit`, `log` (payload, writer, file, frame), `layer`, `version`, `snapshot`;
 //! then `output`, `seal`, `segment`, `containers`, `compaction`, `copy_out`, `checkpoint`, `manifest`, `maintenance`; then
-//! `recovery` (image, log reader), `rollback`, `verify`.
+//! `recovery` (image, log reader), `rollback`, `past`, `verify`.
 
 pub mod options;
 mod store;
@@ -30,6 +30,7 @@ mod image;
 mod maintenance;
 mod recovery;
 mod rollback;
+mod past;
 mod verify;
 mod identity;
 mod names;

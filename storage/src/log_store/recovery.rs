@@ -339,6 +339,10 @@ impl Recovery {
             self.options.log_sizes(),
             resume,
         );
+        let Identity {
+            shape, retention, ..
+        } = self.identity;
+        let history = retention.map(|retention| retention.share(shape.vbuckets));
         let bounds = self.record.bounds();
         let log_figures = Mutex::new(LogFigures::of(&log));
         let writer = Writer {
@@ -365,6 +369,7 @@ impl Recovery {
             store_id: self.identity.store_id,
             disk: self.disk,
             options: self.options,
+            history,
             slots,
             synced: AtomicU64::new(writer.log.synced().sequence),
             writer: Arc::new(Mutex::new(writer)),
@@ -448,12 +453,18 @@ pub(crate) fn open_segments(
             dead_bytes: 0,
         });
     }
+    find_dead(&mut views)?;
+    Ok(views)
+}
+
+/// Marks what is superseded by what may be read of these segments.
+pub(crate) fn find_dead(views: &mut [SegmentView]) -> Result<(), StorageError> {
     let mut kills = Vec::with_capacity(views.len());
-    for view in &views {
+    for view in &*views {
         kills.push(view.visible_kills()?);
     }
     for kills in kills {
-        apply_kills(&mut views, &kills);
+        apply_kills(views, &kills);
     }
-    Ok(views)
+    Ok(())
 }

@@ -211,7 +211,7 @@ impl RollbackJob {
 
 impl Version {
     /// The lowest seqno at or below which `to` must not lie to be known exactly.
-    fn exact_at(&self, to: Seqno) -> Seqno {
+    pub(crate) fn exact_at(&self, to: Seqno) -> Seqno {
         let kept = self.segments.iter().map(|view| view.segment.meta());
         let exact = kept
             .filter(|meta| meta.first_seqno <= to)
@@ -230,20 +230,26 @@ fn cut(meta: &SegmentMeta, to: Seqno) -> SegmentMeta {
 }
 
 /// The state record of that moment: from the last batch that ended at or below it, and the items since.
-fn state_at(
+pub(crate) fn state_at(
     version: &Version,
     views: &[LayerView],
     current: &VbucketStateRecord,
     to: Seqno,
 ) -> Result<VbucketStateRecord, StorageError> {
-    let unsealed = views.iter().flat_map(LayerView::boundaries);
-    let mut boundary = unsealed.filter(|mark| mark.high_seqno <= to).last();
+    let unsealed = || views.iter().flat_map(LayerView::boundaries);
+    let mut boundary = unsealed().filter(|mark| mark.high_seqno <= to).last();
+    let mut next = unsealed().find(|mark| mark.high_seqno > to);
     for view in version.segments.iter().rev() {
         if boundary.is_some() {
             break;
         }
         let marks = view.segment.boundaries()?;
         let limit = to.min(view.high());
+        next = marks
+            .iter()
+            .find(|mark| mark.high_seqno > to)
+            .copied()
+            .or(next);
         boundary = marks.into_iter().rfind(|mark| mark.high_seqno <= limit);
     }
     let boundary = boundary.unwrap_or_else(|| Watermarks {
@@ -256,7 +262,11 @@ fn state_at(
         ..Watermarks::default()
     });
     let above = operations(version, views, boundary.high_seqno, to)?;
-    Ok(rollback_state::state_at(current, &boundary, above, to))
+    // The end of a batch that a snapshot of the past cuts off is not one of its own.
+    let next = next.filter(|next| next.high_seqno <= current.watermarks.high_seqno);
+    let since_ms = next.map(|next| next.commit_time_ms);
+    let state = rollback_state::state_at(current, &boundary, since_ms, above, to);
+    Ok(state)
 }
 
 /// The operations above `after` up to `to`, by seqno.

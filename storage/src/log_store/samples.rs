@@ -48,6 +48,7 @@ pub(crate) const FILE: FileIdentity = FileIdentity {
 };
 
 pub(crate) const IDENTITY: Identity = Identity {
+    retention: None,
     store_id: STORE_ID,
     shape: CreateOptions {
         vbuckets: 64,

@@ -262,7 +262,8 @@ impl SealJob {
     ) -> Result<(Result<Sealed, StorageError>, ExtentWriter), StorageError> {
         let frozen = frozen_layers(version);
         let views: Vec<LayerView> = frozen.iter().map(Layer::view).collect();
-        let run = match Run::of(&views, version, self.history_floor) {
+        let history_floor = self.history_floor.min(self.retained_floor(version, &views));
+        let run = match Run::of(&views, version, history_floor) {
             Ok(run) => run,
             Err(error) => return Ok((Err(error), extent)),
         };
@@ -300,6 +301,17 @@ impl SealJob {
             purges: version.purges,
         };
         Ok((Ok(sealed), extent))
+    }
+
+    /// Up to where the store's own history lets something go, of what is sealed here: the time is that of the newest
+    /// commit, so that what is near the end of the window goes a little later.
+    fn retained_floor(&self, version: &Version, views: &[LayerView]) -> Seqno {
+        let Some(history) = &self.shard.history else {
+            return Seqno::MAX;
+        };
+        let newest = version.state().map(|state| state.watermarks);
+        let now_ms = newest.map_or(0, |newest| newest.commit_time_ms);
+        history.floor_of(views.iter().flat_map(LayerView::boundaries), now_ms)
     }
 
     fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {

@@ -1,6 +1,6 @@
-//! A scan by seqno: segments in order, then layers, each newest version once.
+//! A scan by seqno: segments in order, then layers, each newest version once, or every version that is held.
 //!
-//! Invariant: an item is handed out exactly when no newer version of its key lies in the snapshot. The scan is
+//! Invariant: of the newest, an item is handed out exactly when no newer version of its key lies in the snapshot. The scan is
 //! complete only when every part was read to its end; an error ends it for good (MB-47790).
 
 use std::ops::ControlFlow;
@@ -20,6 +20,8 @@ type Visit<'v> = &'v mut dyn FnMut(ItemView<'_>) -> ControlFlow<()>;
 pub(crate) struct SeqnoScan {
     snapshot: LogSnapshot,
     range: SeqnoRange,
+    /// Superseded versions, too.
+    is_of_all: bool,
     /// The next seqno that was not looked at yet.
     next: Seqno,
     /// Which segment is being read; at their number, the layers are.
@@ -30,11 +32,20 @@ pub(crate) struct SeqnoScan {
 }
 
 impl SeqnoScan {
-    pub(crate) fn new(snapshot: LogSnapshot, range: SeqnoRange) -> SeqnoScan {
+    pub(crate) fn of_newest(snapshot: LogSnapshot, range: SeqnoRange) -> SeqnoScan {
+        SeqnoScan::new(snapshot, range, false)
+    }
+
+    pub(crate) fn of_all(snapshot: LogSnapshot, range: SeqnoRange) -> SeqnoScan {
+        SeqnoScan::new(snapshot, range, true)
+    }
+
+    fn new(snapshot: LogSnapshot, range: SeqnoRange, is_of_all: bool) -> SeqnoScan {
         let next = range.first;
         SeqnoScan {
             snapshot,
             range,
+            is_of_all,
             next,
             segment: 0,
             cursor: None,
@@ -78,7 +89,7 @@ impl SeqnoScan {
         };
         let layers = Arc::clone(&self.snapshot.views);
         let mut killers: Vec<&LayerView> = layers.iter().collect();
-        killers.retain(|layer| !layer.kills_nothing());
+        killers.retain(|layer| !self.is_of_all && !layer.kills_nothing());
         let mut chunk = match cursor.next_chunk(bytes_max) {
             Ok(Some(chunk)) => chunk,
             Ok(None) => {
@@ -100,11 +111,13 @@ impl SeqnoScan {
                 return Outcome::Yielded;
             }
             self.next = item.seqno.next();
-            let is_superseded = view.dead.contains(item.seqno.0)
-                || killers
-                    .iter()
-                    .any(|k| k.supersedes(item.namespace(), item.key, item.seqno));
-            if is_superseded {
+            let is_superseded = || {
+                view.dead.contains(item.seqno.0)
+                    || killers
+                        .iter()
+                        .any(|k| k.supersedes(item.namespace(), item.key, item.seqno))
+            };
+            if !self.is_of_all && is_superseded() {
                 continue;
             }
             self.items = self.items.saturating_add(1);
@@ -137,11 +150,13 @@ impl SeqnoScan {
                 }
                 self.next = item.seqno.next();
                 let view = ItemView::of(item);
-                let is_superseded = !layer.is_newest(index)
-                    || newer
-                        .iter()
-                        .any(|n| n.supersedes(view.namespace(), view.key, view.seqno));
-                if is_superseded {
+                let is_superseded = || {
+                    !layer.is_newest(index)
+                        || newer
+                            .iter()
+                            .any(|n| n.supersedes(view.namespace(), view.key, view.seqno))
+                };
+                if !self.is_of_all && is_superseded() {
                     continue;
                 }
                 budget = budget.saturating_sub(view.key.len().saturating_add(view.value.len()));

@@ -27,6 +27,7 @@ use crate::log_store::options::OpenOptions;
 use crate::log_store::segment::SegmentMeta;
 use crate::log_store::version::Version;
 use crate::outcome::AbortReason;
+use crate::retention::Share;
 use crate::vbucket::VbucketId;
 use crate::waiting;
 
@@ -100,6 +101,8 @@ pub(crate) struct Shard {
     pub(crate) store_id: u64,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) options: OpenOptions,
+    /// What a vbucket keeps of its past.
+    pub(crate) history: Option<Share>,
     pub(crate) slots: Vec<RwLock<Slot>>,
     pub(crate) writer: Arc<Mutex<Writer>>,
     pub(crate) containers: Containers,

@@ -12,9 +12,10 @@ use crate::error::StorageError;
 use crate::kv_store::{KeyRange, Scan, Snapshot};
 use crate::log_store::key_scan::KeyScan;
 use crate::log_store::layer::LayerView;
+use crate::log_store::rollback::sealed_counts;
 use crate::log_store::seqno_scan::SeqnoScan;
 use crate::log_store::version::Version;
-use crate::seqno::SeqnoRange;
+use crate::seqno::{Seqno, SeqnoRange};
 use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord};
 
 /// A version, and how much of its layers counts.
@@ -23,6 +24,8 @@ pub(crate) struct LogSnapshot {
     pub(crate) version: Arc<Version>,
     pub(crate) views: Arc<[LayerView]>,
     pub(crate) state: VbucketStateRecord,
+    /// Of a past, the counts of the segments are not known, but counted when they are asked for.
+    pub(crate) recounts: bool,
 }
 
 impl LogSnapshot {
@@ -34,6 +37,7 @@ impl LogSnapshot {
             version,
             views,
             state,
+            recounts: false,
         })
     }
 }
@@ -60,7 +64,15 @@ impl Snapshot for LogSnapshot {
     }
 
     fn counts(&self) -> Result<VbucketCounts, StorageError> {
-        self.version.counts_with(&self.views)
+        if !self.recounts {
+            return self.version.counts_with(&self.views);
+        }
+        let counts = sealed_counts(&self.version.segments)?;
+        let counted = Version {
+            counts: Arc::new(counts),
+            ..Version::clone(&self.version)
+        };
+        counted.counts_with(&self.views)
     }
 
     fn dropped_collections(&self) -> Vec<DroppedCollection> {
@@ -68,7 +80,31 @@ impl Snapshot for LogSnapshot {
     }
 
     fn scan_by_seqno(&self, range: SeqnoRange) -> Box<dyn Scan> {
-        Box::new(SeqnoScan::new(self.clone(), range))
+        Box::new(SeqnoScan::of_newest(self.clone(), range))
+    }
+
+    fn scan_history(&self, range: SeqnoRange) -> Box<dyn Scan> {
+        Box::new(SeqnoScan::of_all(self.clone(), range))
+    }
+
+    fn versions(&self, namespace: Namespace, key: &DocumentKey) -> Result<Vec<Item>, StorageError> {
+        self.versions_of(namespace, key.as_encoded())
+    }
+
+    fn committed_at(&self, seqno: Seqno) -> Result<u64, StorageError> {
+        LogSnapshot::committed_at(self, seqno)
+    }
+
+    fn history_start(&self) -> Seqno {
+        self.version.exact_at(Seqno::MAX).next()
+    }
+
+    fn as_of(&self, to: Seqno) -> Result<Box<dyn Snapshot>, StorageError> {
+        Ok(Box::new(self.at(to)?))
+    }
+
+    fn seqno_at(&self, time_ms: u64) -> Result<Seqno, StorageError> {
+        LogSnapshot::seqno_at(self, time_ms)
     }
 
     fn scan_by_key(&self, range: KeyRange) -> Box<dyn Scan> {

@@ -24,8 +24,10 @@ use crate::log_store::options::{CreateOptions, OpenOptions};
 use crate::log_store::recovery;
 use crate::log_store::rollback::RollbackJob;
 use crate::log_store::seal::SealJob;
-use crate::log_store::shard::Shard;
+use crate::log_store::shard::{Shard, Slot};
+use crate::log_store::version::Version;
 use crate::outcome::{AbortReason, Job, Outcome};
+use crate::retention::Retention;
 use crate::seqno::Seqno;
 use crate::vbucket::VbucketId;
 
@@ -39,6 +41,7 @@ pub struct LogStore {
 struct Inner {
     id: u64,
     shape: CreateOptions,
+    retention: Option<Retention>,
     shards: Vec<Arc<Shard>>,
     disk: Arc<dyn Disk>,
     /// Whose turn it is to be maintained.
@@ -84,16 +87,59 @@ impl LogStore {
         shape: CreateOptions,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
+        LogStore::create_with_history(disk, shape, None, options)
+    }
+
+    /// As [`LogStore::create`], of a store that keeps so much of its past.
+    pub fn create_with_history(
+        disk: Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<LogStore, StorageError> {
+        let (lock, identity) = LogStore::begin(&disk, shape, retention, options)?;
+        identity.create(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
+    }
+
+    /// As [`LogStore::create_with_history`], of a store that is not there for anybody else until it is revealed: cut off
+    /// before that, the directory is refused as one that holds other files.
+    pub fn create_hidden(
+        disk: Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<LogStore, StorageError> {
+        let (lock, identity) = LogStore::begin(&disk, shape, retention, options)?;
+        identity.write(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
+    }
+
+    /// Closes a store that was made hidden, and makes it one to be opened.
+    pub fn reveal(self) -> Result<(), StorageError> {
+        let disk = Arc::clone(&self.inner.disk);
+        self.close()?;
+        Identity::reveal(&*disk)
+    }
+
+    /// Takes an empty directory; nothing is written yet.
+    fn begin(
+        disk: &Arc<dyn Disk>,
+        shape: CreateOptions,
+        retention: Option<Retention>,
+        options: OpenOptions,
+    ) -> Result<(Box<dyn DiskLock>, Identity), StorageError> {
         shape.check()?;
+        retention.map_or(Ok(()), Retention::check)?;
         // Before the lock, which would leave its file in a directory of others.
-        Identity::refuse_unless_empty(&*disk)?;
+        Identity::refuse_unless_empty(&**disk)?;
         let lock = disk.lock(LOCK)?;
         let identity = Identity {
             store_id: mix(options.entropy),
             shape,
+            retention,
         };
-        identity.create(&*disk)?;
-        LogStore::open_locked(disk, lock, options)
+        Ok((lock, identity))
     }
 
     /// Opens the store in this directory, whatever state it was left in.
@@ -101,15 +147,16 @@ impl LogStore {
         // Before the lock, which would leave its file in a directory that is no store.
         Identity::open(&*disk)?;
         let lock = disk.lock(LOCK)?;
-        LogStore::open_locked(disk, lock, options)
+        let identity = Identity::open(&*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
     }
 
     fn open_locked(
         disk: Arc<dyn Disk>,
         lock: Box<dyn DiskLock>,
+        identity: Identity,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
-        let identity = Identity::open(&*disk)?;
         let mut shards = Vec::new();
         let incarnations = Arc::new(AtomicU64::new(1));
         for number in 0..identity.shape.log_shards {
@@ -121,6 +168,7 @@ impl LogStore {
             inner: Arc::new(Inner {
                 id: identity.store_id,
                 shape,
+                retention: identity.retention,
                 shards,
                 disk,
                 next_shard: AtomicU16::new(0),
@@ -139,6 +187,12 @@ impl LogStore {
     #[must_use]
     pub fn shape(&self) -> CreateOptions {
         self.inner.shape
+    }
+
+    /// How much of its past it keeps, as decided at creation.
+    #[must_use]
+    pub fn retention(&self) -> Option<Retention> {
+        self.inner.retention
     }
 
     /// The log shard a vbucket was dealt to.
@@ -328,6 +382,27 @@ impl LogStore {
             }
         }
         first
+    }
+
+    /// Seals all vbuckets, and forgets every moment before: for a store that was filled with what another one had come to,
+    /// in an order that other one never was in. Durable with the next checkpoint. Nobody else may write meanwhile.
+    pub fn seal_as_beginning(&self) -> Result<(), StorageError> {
+        finished(self.seal_all(Seqno::MAX))?;
+        for shard in &self.inner.shards {
+            // Nothing is published while it is held.
+            let _writer = shard.writer();
+            for vbucket in shard.vbuckets() {
+                let Slot::Up(version) = shard.read_slot(vbucket) else {
+                    continue;
+                };
+                let begun = Version {
+                    exact_from: version.exact_from.max(version.sealed),
+                    ..Version::clone(&version)
+                };
+                shard.publish(vbucket, Slot::Up(Arc::new(begun)));
+            }
+        }
+        Ok(())
     }
 
     /// Writes every shard's manifest. One that fails does not keep the others from it; the first error is told.

@@ -77,7 +77,7 @@ impl LogStore {
             files: 1,
             ..VerifyReport::default()
         };
-        if let Err(error) = Identity::open(&**self.disk()) {
+        if let Err(error) = Identity::of_open(&**self.disk()) {
             report.error(IDENTITY, &error);
         }
         for shard in self.shards() {

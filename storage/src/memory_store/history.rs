@@ -10,7 +10,9 @@ use std::sync::Arc;
 use crate::counts::{VbucketCounts, Weight};
 use crate::document::{Item, Namespace, Operation};
 use crate::kv_store::KeyRange;
+use crate::rollback_state::state_at;
 use crate::seqno::{Seqno, SeqnoRange};
+use crate::vbucket::{VbucketStateRecord, Watermarks};
 
 /// The versions held, found by seqno and by key.
 #[derive(Debug, Default)]
@@ -164,6 +166,30 @@ impl History {
         let seqno = held.checked_sub(1).and_then(|last| seqnos.get(last))?;
         self.versions.get(seqno).map(|version| &version.item)
     }
+}
+
+/// What a vbucket of this history and these batch ends was at `to`, which it has reached: its state record, its history up
+/// to there and what that adds up to. `None` where no batch end is known at or below.
+pub(super) fn past_at(
+    held: &History,
+    boundaries: &[Watermarks],
+    current: &VbucketStateRecord,
+    to: Seqno,
+) -> Option<(VbucketStateRecord, (History, VbucketCounts))> {
+    let ended = boundaries.partition_point(|boundary| boundary.high_seqno <= to);
+    let boundary = boundaries.get(ended.checked_sub(1)?)?;
+    let since_ms = boundaries.get(ended).map(|next| next.commit_time_ms);
+    let above = held.items(SeqnoRange {
+        first: boundary.high_seqno.next(),
+        last: to,
+    });
+    let above = above.map(|item| (item.seqno, item.operation));
+    let state = state_at(current, boundary, since_ms, above, to);
+    let kept = held.items(SeqnoRange {
+        first: Seqno::ZERO,
+        last: to,
+    });
+    Some((state, History::of(kept.map(Arc::clone))))
 }
 
 fn weight(item: &Item) -> Weight {

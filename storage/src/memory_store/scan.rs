@@ -19,6 +19,8 @@ use crate::seqno::{Seqno, SeqnoRange};
 pub(super) enum Cursor {
     /// By rising seqno.
     Seqnos(SeqnoRange),
+    /// By rising seqno, superseded versions, too.
+    Versions(SeqnoRange),
     /// By rising key.
     Keys(KeyRange),
 }
@@ -60,11 +62,12 @@ impl MemoryScan {
         let high = self.high_seqno;
         let portion = match &self.cursor {
             Cursor::Seqnos(range) => take(history.newest_by_seqno(*range, high), bytes_max),
+            Cursor::Versions(range) => take(history.items(up_to(*range, high)), bytes_max),
             Cursor::Keys(range) => take(history.newest_by_key(range, high), bytes_max),
         };
         if let Some(last) = portion.items.last() {
             match &mut self.cursor {
-                Cursor::Seqnos(range) => range.first = last.seqno.next(),
+                Cursor::Seqnos(range) | Cursor::Versions(range) => range.first = last.seqno.next(),
                 Cursor::Keys(range) => {
                     // The least key above this one.
                     range.first = [last.document.key.as_encoded(), &[0]].concat();
@@ -78,6 +81,11 @@ impl MemoryScan {
         self.ended = Some(outcome.clone());
         outcome
     }
+}
+
+fn up_to(range: SeqnoRange, high: Seqno) -> SeqnoRange {
+    let last = range.last.min(high);
+    SeqnoRange { last, ..range }
 }
 
 fn take<'a>(wanted: impl Iterator<Item = &'a Arc<Item>>, bytes_max: usize) -> Portion {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::history::History;
+use super::history::{History, past_at};
 use super::snapshot::MemorySnapshot;
 use crate::admission::{Standing, merged_watermarks};
 use crate::collections::DroppedCollection;
@@ -15,8 +15,8 @@ use crate::compaction::Completions;
 use crate::counts::VbucketCounts;
 use crate::error::StorageError;
 use crate::kv_store::{Batch, RolledBack, VbucketPosition};
-use crate::rollback_state::{state_at, state_at_zero};
-use crate::seqno::{Seqno, SeqnoRange};
+use crate::rollback_state::state_at_zero;
+use crate::seqno::Seqno;
 use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord, Watermarks};
 
 /// What the store holds of one vbucket.
@@ -32,7 +32,7 @@ pub(super) struct Vbucket {
     /// Since when which prepares are completed.
     pub(super) completions: Completions,
     /// What each batch stored, by rising high seqno; the last is that of `state`.
-    boundaries: Vec<Watermarks>,
+    boundaries: Arc<Vec<Watermarks>>,
     /// Lowest seqno a rollback can restore: at or above every killer of a version that was dropped.
     exact_from: Seqno,
 }
@@ -47,7 +47,7 @@ impl Vbucket {
             history: Arc::default(),
             dropped: Arc::default(),
             completions: completions_at(&state.watermarks),
-            boundaries: vec![state.watermarks],
+            boundaries: Arc::new(vec![state.watermarks]),
             exact_from: state.watermarks.high_seqno,
             state,
         }
@@ -101,6 +101,8 @@ impl Vbucket {
             counts: Arc::clone(&self.counts),
             dropped: Arc::clone(&self.dropped),
             history: Arc::clone(&self.history),
+            boundaries: Arc::clone(&self.boundaries),
+            exact_from: self.exact_from,
         }
     }
 
@@ -120,8 +122,7 @@ impl Vbucket {
         }
         self.epoch = RollbackEpoch(self.epoch.0.saturating_add(1));
         let epoch = self.epoch;
-        if let Some(boundary) = self.boundary_at(to) {
-            self.restore(&boundary, to);
+        if to >= self.exact_from && self.restore(to) {
             Ok(RolledBack::To { seqno: to, epoch })
         } else {
             self.reset();
@@ -146,7 +147,7 @@ impl Vbucket {
         let known = self
             .boundaries
             .partition_point(|boundary| boundary.high_seqno <= exact_from);
-        self.boundaries.drain(..known.saturating_sub(1));
+        Arc::make_mut(&mut self.boundaries).drain(..known.saturating_sub(1));
     }
 
     /// Bytes of all versions held.
@@ -154,36 +155,22 @@ impl Vbucket {
         self.history.read().bytes()
     }
 
-    /// What the last batch that ended at or below `to` stored, if that moment can be restored.
-    fn boundary_at(&self, to: Seqno) -> Option<Watermarks> {
-        let below = |boundary: &&Watermarks| boundary.high_seqno <= to;
-        let boundary = self.boundaries.iter().rev().find(below)?;
-        (to >= self.exact_from).then_some(*boundary)
-    }
-
-    fn restore(&mut self, boundary: &Watermarks, to: Seqno) {
-        let held = self.history.read();
-        let above = held.items(SeqnoRange {
-            first: boundary.high_seqno.next(),
-            last: to,
-        });
-        let above = above.map(|item| (item.seqno, item.operation));
-        let state = state_at(&self.state, boundary, above, to);
-        let kept = held.items(SeqnoRange {
-            first: Seqno::ZERO,
-            last: to,
-        });
-        let (history, counts) = History::of(kept.map(Arc::clone));
-        drop(held);
+    /// `false`, and nothing changed, where no batch end is known at or below.
+    fn restore(&mut self, to: Seqno) -> bool {
+        let past = past_at(&self.history.read(), &self.boundaries, &self.state, to);
+        let Some((state, (history, counts))) = past else {
+            return false;
+        };
         // Snapshots go on reading the history they were taken from.
         self.history = Arc::new(RwLock::new(history));
         self.counts = Arc::new(counts);
         self.state = state;
-        self.boundaries.retain(|boundary| boundary.high_seqno <= to);
+        Arc::make_mut(&mut self.boundaries).retain(|boundary| boundary.high_seqno <= to);
         self.completions.roll_back(to);
         let left = self.dropped.iter().filter(|one| one.end <= to);
         self.dropped = left.copied().collect();
         self.note_boundary();
+        true
     }
 
     fn reset(&mut self) {
@@ -192,7 +179,7 @@ impl Vbucket {
         self.counts = Arc::default();
         self.dropped = Arc::default();
         self.completions = Completions::default();
-        self.boundaries = vec![self.state.watermarks];
+        self.boundaries = Arc::new(vec![self.state.watermarks]);
         self.exact_from = Seqno::ZERO;
     }
 
@@ -200,9 +187,9 @@ impl Vbucket {
     fn note_boundary(&mut self) {
         let watermarks = self.state.watermarks;
         self.completions.note(&watermarks);
-        self.boundaries
-            .pop_if(|last| last.high_seqno == watermarks.high_seqno);
-        self.boundaries.push(watermarks);
+        let boundaries = Arc::make_mut(&mut self.boundaries);
+        boundaries.pop_if(|last| last.high_seqno == watermarks.high_seqno);
+        boundaries.push(watermarks);
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn request(random: &mut Random, high: Seqno) -> CompactionRequest {
             .then(|| Seqno(random.within(0, high.0 + 1))),
         expired_at_s: random.pick(&[0, 2]),
         history_floor: floor,
+        now_ms: 0,
         sync_bytes: random.pick(&[0, CompactionRequest::SYNC_BYTES]),
     }
 }
@@ -35,9 +36,20 @@ pub(crate) fn request(random: &mut Random, high: Seqno) -> CompactionRequest {
 impl ModelVbucket {
     /// The dropped collections that a compaction erases.
     pub(crate) fn erasable(&self, request: &CompactionRequest) -> Vec<DroppedCollection> {
-        let may =
-            |one: &&DroppedCollection| !request.newest_only && one.end <= request.history_floor;
+        let floor = self.at_the_time_of(request).floor(request.history_floor);
+        let may = |one: &&DroppedCollection| !request.newest_only && one.end <= floor;
         self.dropped.iter().filter(may).copied().collect()
+    }
+
+    fn at_the_time_of(&self, request: &CompactionRequest) -> ModelVbucket {
+        let mut then = self.clone();
+        then.now_ms = then.now_ms.max(request.now_ms);
+        then
+    }
+
+    /// A time at which it may be compacted.
+    pub(crate) fn later(&self, random: &mut Random) -> u64 {
+        self.now_ms + random.below(200)
     }
 
     /// Takes away what the rules say, and what is left of `erased`; what must be told.
@@ -46,6 +58,11 @@ impl ModelVbucket {
         request: &CompactionRequest,
         erased: &[DroppedCollection],
     ) -> Compacted {
+        *self = self.at_the_time_of(request);
+        let request = &CompactionRequest {
+            history_floor: self.floor(request.history_floor),
+            ..request.clone()
+        };
         let mut told = Compacted {
             erased: erased.to_vec(),
             purge_seqno: self.state.watermarks.purge_seqno,

@@ -8,6 +8,7 @@ pub(crate) mod vbucket;
 pub(crate) mod generate;
 pub(crate) mod check;
 pub(crate) mod compaction;
+pub(crate) mod past;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(crate) fn run(seed: u64, steps: u64, factory: &dyn StoreFactory) {
         store: factory.create(VBUCKETS),
         vbuckets: BTreeMap::new(),
         newest_incarnation: Incarnation(0),
+        window_ms: factory.window_ms(),
         kept: Vec::new(),
     };
     for step in 1..=steps {
@@ -64,6 +66,7 @@ struct World {
     store: Arc<dyn KvStore>,
     vbuckets: BTreeMap<VbucketId, ModelVbucket>,
     newest_incarnation: Incarnation,
+    window_ms: Option<u64>,
     kept: Vec<(Box<dyn Snapshot>, Expected)>,
 }
 
@@ -103,7 +106,7 @@ impl World {
             let incarnation = created.unwrap();
             assert!(incarnation > self.newest_incarnation);
             self.newest_incarnation = incarnation;
-            let model = ModelVbucket::new(vbucket, incarnation, state);
+            let model = ModelVbucket::new(vbucket, incarnation, state).keeping(self.window_ms);
             self.vbuckets.insert(vbucket, model);
         }
     }
@@ -254,7 +257,8 @@ impl World {
             let failure = CompactionFailure::at(CompactionStage::Start, unknown);
             return assert_eq!(ended, Outcome::Failed(failure));
         };
-        let request = compaction::request(&mut self.random, model.high_seqno());
+        let mut request = compaction::request(&mut self.random, model.high_seqno());
+        request.now_ms = model.later(&mut self.random);
         let ended = self.store.compact(vbucket, &request);
         let erased = model.erasable(&request);
         let told = model.compact(&request, &erased);
@@ -352,6 +356,9 @@ impl World {
             check::whole(random, snapshot.as_ref(), &model.expected());
         } else {
             check::part(random, snapshot.as_ref(), &model.expected());
+        }
+        if random.percent(40) {
+            past::check(random, snapshot.as_ref(), model);
         }
     }
 

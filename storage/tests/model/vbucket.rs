@@ -48,6 +48,9 @@ pub(crate) struct ModelVbucket {
     pub(super) dropped: Vec<DroppedCollection>,
     /// Where each collection ended last.
     pub(super) ends: BTreeMap<CollectionId, Seqno>,
+    /// How long what was superseded is kept, whatever a seal or compaction is asked; and what time it is.
+    window_ms: Option<u64>,
+    pub(crate) now_ms: u64,
 }
 
 /// What a snapshot of one moment must answer.
@@ -105,8 +108,51 @@ impl ModelVbucket {
             vague_from: Seqno::ZERO,
             dropped: Vec::new(),
             ends: BTreeMap::new(),
+            window_ms: None,
+            now_ms: state.watermarks.commit_time_ms,
             state,
         }
+    }
+
+    /// The same, of a store that keeps a history.
+    pub(crate) fn keeping(self, window_ms: Option<u64>) -> ModelVbucket {
+        ModelVbucket { window_ms, ..self }
+    }
+
+    /// The floor up to which something may go when `asked` is asked for.
+    pub(super) fn floor(&self, asked: Seqno) -> Seqno {
+        let Some(window_ms) = self.window_ms else {
+            return asked;
+        };
+        let Some(cutoff) = self.now_ms.checked_sub(window_ms) else {
+            return Seqno::ZERO;
+        };
+        asked.min(self.seqno_at(cutoff).unwrap_or_default())
+    }
+
+    /// The high seqno of the last commit at or before that time.
+    pub(crate) fn seqno_at(&self, time_ms: u64) -> Option<Seqno> {
+        let mut newest_first = self.boundaries.iter().rev();
+        let found = newest_first.find(|boundary| boundary.commit_time_ms <= time_ms);
+        found.map(|boundary| boundary.high_seqno)
+    }
+
+    /// When the batch with the item at `seqno` was committed.
+    pub(crate) fn committed_at(&self, seqno: Seqno) -> u64 {
+        let mut boundaries = self.boundaries.iter();
+        let mark = boundaries.find(|boundary| boundary.high_seqno >= seqno);
+        mark.unwrap().commit_time_ms
+    }
+
+    /// Whether there is no version above `after` up to `to`.
+    pub(crate) fn nothing_between(&self, after: Seqno, to: Seqno) -> bool {
+        let mut seqnos = self.versions.iter().map(|version| version.item.seqno);
+        !seqnos.any(|seqno| seqno > after && seqno <= to)
+    }
+
+    /// Every version.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Item> {
+        self.versions.iter().map(|version| version.item.clone())
     }
 
     pub(crate) fn high_seqno(&self) -> Seqno {
@@ -170,12 +216,18 @@ impl ModelVbucket {
         let before = self.state.watermarks;
         let mut after = batch.watermarks;
         after.purge_seqno = after.purge_seqno.max(before.purge_seqno);
-        after.commit_time_ms = after.commit_time_ms.max(before.commit_time_ms);
+        after.commit_time_ms = if batch.items.is_empty() {
+            before.commit_time_ms
+        } else {
+            after.commit_time_ms.max(before.commit_time_ms)
+        };
+        self.now_ms = self.now_ms.max(after.commit_time_ms);
         self.state.watermarks = after;
         self.boundaries.push(after);
     }
 
     pub(crate) fn seal(&mut self, floor: Seqno) {
+        let floor = self.floor(floor);
         for (place, killer) in self.killers().into_iter().enumerate() {
             let version = &mut self.versions[place];
             version.may_be_gone |= killer.is_some_and(|killer| killer <= floor);
@@ -184,11 +236,16 @@ impl ModelVbucket {
 
     /// Whether an exact rollback to `to` may be refused, and a reset given instead.
     pub(crate) fn may_forget(&self, to: Seqno) -> bool {
+        self.must_forget(to) || to < self.vague_below()
+    }
+
+    /// Below this something may have been forgotten.
+    fn vague_below(&self) -> Seqno {
         let gone = self.versions.iter().zip(self.killers());
         let gone = gone.filter(|(version, _)| version.may_be_gone);
         let highest_killer = gone.filter_map(|(_, killer)| killer).max();
         let vague_from = highest_killer.unwrap_or_default().max(self.vague_from);
-        self.must_forget(to) || to < vague_from.max(self.purged_from)
+        vague_from.max(self.purged_from)
     }
 
     pub(crate) fn must_forget(&self, to: Seqno) -> bool {
@@ -202,7 +259,10 @@ impl ModelVbucket {
         self.versions.clear();
         self.state = VbucketStateRecord {
             identity: self.identity_at(Seqno::ZERO),
-            watermarks: Watermarks::default(),
+            watermarks: Watermarks {
+                commit_time_ms: self.state.watermarks.commit_time_ms,
+                ..Watermarks::default()
+            },
         };
         self.boundaries = vec![self.state.watermarks];
         self.known_from = Seqno::ZERO;
@@ -221,10 +281,22 @@ impl ModelVbucket {
             assert_eq!(*actual, self.state.watermarks);
             return;
         }
+        let vague_below = self.vague_below();
         self.versions.retain(|version| version.item.seqno <= to);
         for (place, killer) in self.killers().into_iter().enumerate() {
             // Its killer was taken back, so it was still there.
             self.versions[place].may_be_gone &= killer.is_some();
+        }
+        let mut later = self.boundaries.iter();
+        let next = later.find(|boundary| boundary.high_seqno > to);
+        let mut since_ms = next.map_or(0, |next| next.commit_time_ms);
+        let before = self.boundaries.iter().rev();
+        let before = before.map(|boundary| boundary.high_seqno);
+        let before = before.filter(|high| *high <= to).max();
+        if to < vague_below || self.nothing_between(before.unwrap_or_default(), to) {
+            // The end of the batch may be forgotten, too, and a later one be the next; or the end of a batch of which
+            // a rollback left nothing.
+            since_ms = since_ms.max(actual.commit_time_ms);
         }
         self.boundaries.retain(|boundary| boundary.high_seqno <= to);
         self.dropped.retain(|one| one.end <= to);
@@ -233,7 +305,7 @@ impl ModelVbucket {
         self.purged_from = self.purged_from.min(to);
         self.first_item = self.first_item.filter(|first| *first <= to);
         let purge_seqno = self.state.watermarks.purge_seqno;
-        let (least, most) = self.watermarks_at(to, purge_seqno);
+        let (least, most) = self.watermarks_at(to, purge_seqno, since_ms);
         assert!(least.prepared_seqno <= actual.prepared_seqno);
         assert!(actual.prepared_seqno <= most.prepared_seqno);
         assert!(least.completed_seqno <= actual.completed_seqno);
@@ -252,7 +324,12 @@ impl ModelVbucket {
     }
 
     /// Watermarks after a rollback to `to`, if only what must be held tells, and if everything does.
-    fn watermarks_at(&self, to: Seqno, purge_seqno: Seqno) -> (Watermarks, Watermarks) {
+    fn watermarks_at(
+        &self,
+        to: Seqno,
+        purge_seqno: Seqno,
+        since_ms: u64,
+    ) -> (Watermarks, Watermarks) {
         let boundary = *self.boundaries.last().unwrap();
         let mut most = Watermarks {
             high_seqno: to,
@@ -269,6 +346,7 @@ impl ModelVbucket {
                 end: before.snapshot.end.max(before.high_seqno),
             };
             most.snapshot_kind = before.snapshot_kind;
+            most.commit_time_ms = since_ms;
         }
         let mut least = most;
         let above = |version: &&Version| version.item.seqno > boundary.high_seqno;

@@ -50,7 +50,11 @@ pub(crate) fn next(random: &mut Random, past: &Past) -> Operation {
         50..54 => Operation::Sync,
         54..63 => Operation::Seal(vbucket, floor),
         63..66 => Operation::Merge(vbucket, floor),
-        66..69 => Operation::Compact(vbucket, compaction::request(random, high)),
+        66..69 => {
+            let mut request = compaction::request(random, high);
+            request.now_ms = past.current(vbucket).unwrap().later(random);
+            Operation::Compact(vbucket, request)
+        }
         69..75 => {
             let lowest = if random.percent(75) {
                 high.0.saturating_sub(10)

@@ -16,6 +16,7 @@ use piggin_storage::{
 };
 
 use super::look::{self, Observed, summary};
+use crate::model;
 use crate::model::random::Random;
 use crate::model::vbucket::ModelVbucket;
 
@@ -54,6 +55,8 @@ pub(crate) struct Past {
     durable: Vec<Point>,
     attempts: u64,
     newest_incarnation: Incarnation,
+    /// How long the store keeps what was superseded.
+    pub(crate) window_ms: Option<u64>,
     /// What was done, for who reads of a failure.
     story: Vec<Arc<str>>,
 }
@@ -74,6 +77,7 @@ impl Past {
             durable: vec![(0, 0); usize::from(log_shards)],
             attempts: 0,
             newest_incarnation: Incarnation(0),
+            window_ms: None,
             story: Vec::new(),
         }
     }
@@ -229,6 +233,9 @@ impl Past {
                 model_summary(self.current(vbucket).unwrap()),
             );
             look::everything(random, snapshot.as_ref(), &expected);
+            if random.percent(50) {
+                model::past::check(random, snapshot.as_ref(), self.current(vbucket).unwrap());
+            }
         }
     }
 
@@ -332,7 +339,7 @@ impl Past {
             if first > last {
                 continue;
             }
-            if let Some(state) = Self::resolve(vbucket, &moment.state, observed) {
+            if let Some(state) = self.resolve(vbucket, &moment.state, observed) {
                 matches.push(((first, last), state));
             }
         }
@@ -340,7 +347,12 @@ impl Past {
     }
 
     /// The state, if it is what was found.
-    fn resolve(vbucket: VbucketId, state: &State, observed: Option<&Observed>) -> Option<State> {
+    fn resolve(
+        &self,
+        vbucket: VbucketId,
+        state: &State,
+        observed: Option<&Observed>,
+    ) -> Option<State> {
         let Some(observed) = observed else {
             return matches!(state, State::Absent).then_some(State::Absent);
         };
@@ -351,6 +363,7 @@ impl Past {
                 let is_new = observed.incarnation > *above;
                 let state = VbucketStateRecord::clone(state);
                 let model = ModelVbucket::new(vbucket, observed.incarnation, state);
+                let model = model.keeping(self.window_ms);
                 if is_new {
                     vec![Arc::new(model)]
                 } else {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use piggin_storage::disk::SimulatedDisk;
 use piggin_storage::{
     Advice, Batch, CommitDurability, Compacted, CompactionRequest, CompactionStage, CreateOptions,
-    KvStore, LogStore, OpenOptions, Outcome, RollbackEpoch, RolledBack, Seqno, StorageError,
-    VbucketId,
+    KvStore, LogStore, OpenOptions, Outcome, Retention, RollbackEpoch, RolledBack, Seqno,
+    StorageError, VbucketId,
 };
 
 use super::operation::{self, Operation};
@@ -72,7 +72,11 @@ impl World {
             vbuckets: VBUCKETS,
             log_shards: LOG_SHARDS,
         };
-        let store = LogStore::create(Arc::new(disk.clone()), shape, options)?;
+        // Every fourth keeps a history.
+        let retention = (seed % 4 == 1).then_some(Retention::of_seconds(1));
+        world.past.window_ms = retention.map(|kept| u64::from(kept.window_s) * 1000);
+        let on = Arc::new(disk.clone());
+        let store = LogStore::create_with_history(on, shape, retention, options)?;
         world.store = Some(store);
         Ok(world)
     }
@@ -204,7 +208,8 @@ impl World {
                 let created = self.past.created(state);
                 self.past.may_become(*vbucket, at, created);
                 let incarnation = self.store().create_vbucket(*vbucket, state)?;
-                let model = ModelVbucket::new(*vbucket, incarnation, state.clone());
+                let model = ModelVbucket::new(*vbucket, incarnation, state.clone())
+                    .keeping(self.past.window_ms);
                 self.past.became(*vbucket, at, State::Is(Arc::new(model)));
                 self.shard_is_durable(*vbucket);
             }

@@ -9,8 +9,8 @@ use piggin_storage::disk::{DiskErrorKind, Fault, SimulatedDisk, Verb};
 use piggin_storage::log_store::Maintained;
 use piggin_storage::{
     Batch, CommitDurability, Compacted, CompactionFailure, CompactionRequest, CreateOptions,
-    FileStatistics, Incarnation, KvStore, LogStore, OpenOptions, Outcome, RolledBack, Seqno,
-    Snapshot, StorageError, VbucketId, VbucketStateRecord, VbucketStatus,
+    FileStatistics, Incarnation, KvStore, LogStore, OpenOptions, Outcome, Retention, RolledBack,
+    Seqno, Snapshot, StorageError, VbucketId, VbucketStateRecord, VbucketStatus,
 };
 
 use super::{Image, StoreFactory, vbucket};
@@ -71,6 +71,7 @@ pub(crate) fn failing(verb: Verb, files: &str) -> Fault {
 pub(crate) struct OnLog {
     closes: bool,
     maintains: bool,
+    retention: Option<Retention>,
     open: Mutex<Option<Opened>>,
 }
 
@@ -91,8 +92,15 @@ impl OnLog {
     pub(crate) fn maintained() -> OnLog {
         OnLog {
             maintains: true,
-            closes: false,
-            open: Mutex::default(),
+            ..OnLog::default()
+        }
+    }
+
+    /// Maintained, and everything of the last second is history.
+    pub(crate) fn keeping_history() -> OnLog {
+        OnLog {
+            retention: Some(Retention::of_seconds(1)),
+            ..OnLog::maintained()
         }
     }
 
@@ -106,13 +114,19 @@ impl OnLog {
 }
 
 impl StoreFactory for OnLog {
+    fn window_ms(&self) -> Option<u64> {
+        self.retention
+            .map(|retention| u64::from(retention.window_s) * 1000)
+    }
+
     fn create(&self, vbuckets: u16) -> Arc<dyn KvStore> {
         let disk = SimulatedDisk::new();
         let shape = CreateOptions {
             vbuckets,
             log_shards: 2.min(vbuckets),
         };
-        let store = LogStore::create(Arc::new(disk.clone()), shape, small_options(1)).unwrap();
+        let (on, options) = (Arc::new(disk.clone()), small_options(1));
+        let store = LogStore::create_with_history(on, shape, self.retention, options).unwrap();
         *self.open.lock().unwrap() = Some(Opened {
             disk,
             store: store.clone(),

@@ -24,6 +24,10 @@ pub(crate) trait StoreFactory {
     fn create(&self, vbuckets: u16) -> Arc<dyn KvStore>;
     /// Closes the store, which nothing else uses any more, and opens what it left behind.
     fn reopen(&self, store: Arc<dyn KvStore>) -> Arc<dyn KvStore>;
+    /// How long its stores keep what was superseded, whatever they are asked.
+    fn window_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Stores in memory; reopening one is the same store.
@@ -47,6 +51,13 @@ pub(crate) fn factories() -> Vec<Box<dyn StoreFactory>> {
         Box::new(log_store::OnLog::closed_in_order()),
         Box::new(log_store::OnLog::maintained()),
     ]
+}
+
+/// Those, and one that keeps what others let go.
+pub(crate) fn factories_and_one_with_history() -> Vec<Box<dyn StoreFactory>> {
+    let mut factories = factories();
+    factories.push(Box::new(log_store::OnLog::keeping_history()));
+    factories
 }
 
 /// Runs a test on a new vbucket of every kind of store.

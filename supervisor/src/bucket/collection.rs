@@ -12,12 +12,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use actors::vbucket::VbucketCore;
-use messages::OperationError;
-use messages::vbucket::{ExpiryRequest, Found, GetAndTouch, Meta};
-use storage::{CollectionId, DocumentKey, KeyError};
+use messages::vbucket::{
+    Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GetRandom, GivenMeta, Meta, Observe,
+    Observed, Picked, Unlock,
+};
+use messages::{OperationError, ScanRange};
+use storage::{Cas, CollectionId, DocumentKey, KeyError, VbucketId};
 
 use super::requests::{Verb, WriteRequest};
 use crate::running::{Held, Running};
+use crate::scan::ScanBuilder;
 use crate::vbucket_map;
 
 /// The documents of one collection. Clones are handles to the same one. It stands for the collection's number: after a promotion
@@ -55,14 +59,60 @@ impl Collection {
         self.core_of(&key)?.get(&key)
     }
 
-    /// Reads a document's metadata; shows a tombstone that is still in memory, too.
+    /// Reads a document's metadata; shows tombstones, too.
+    pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
+        let key = self.key(key)?;
+        let core = self.core_of(&key)?;
+        self.running()
+            .streaming
+            .readers()
+            .get_meta(core, &key)
+            .await
+    }
+
+    /// How far the newest version of a document is: in memory, or on disk.
     #[expect(
         clippy::unused_async,
         reason = "a document that is not in memory will be awaited"
     )]
-    pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
+    pub async fn observe(&self, key: impl AsRef<[u8]>) -> Result<Observed, OperationError> {
         let key = self.key(key)?;
-        self.core_of(&key)?.get_meta(&key)
+        let core = self.core_of(&key)?;
+        core.observe(&Observe { key: key.clone() })
+    }
+
+    /// Reads any live document; all are likely, if not equally so.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn get_random(&self) -> Result<Picked, OperationError> {
+        let table = &self.running().table;
+        let (request, count) = (
+            GetRandom {
+                collection: self.id,
+            },
+            table.count(),
+        );
+        let first = table.random().next_u64() % u64::from(count.max(1));
+        let numbers = (0..u64::from(count)).map(|number| first.saturating_add(number));
+        for number in numbers.filter_map(|number| number.checked_rem(u64::from(count))) {
+            let number = u16::try_from(number).ok();
+            let Some(vbucket) = number.and_then(VbucketId::new) else {
+                continue;
+            };
+            match table.core(vbucket)?.get_random(&request) {
+                // Others may have some.
+                Err(OperationError::KeyNotFound | OperationError::NotMyVbucket { .. }) => {}
+                picked => return picked,
+            }
+        }
+        Err(OperationError::KeyNotFound)
+    }
+
+    /// Reads the documents whose keys lie in a range, by rising key. See [`ScanBuilder`].
+    pub fn scan(&self, range: ScanRange) -> ScanBuilder<'_> {
+        ScanBuilder::new(self, range)
     }
 
     /// Whether there is a document of that key.
@@ -135,6 +185,88 @@ impl Collection {
         })
     }
 
+    /// Puts bytes behind the value of a document that must be there. Its flags and expiry stay.
+    pub fn append(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
+        self.request(Verb::Append, key.as_ref(), value.into())
+    }
+
+    /// Puts bytes before the value of a document that must be there. Its flags and expiry stay.
+    pub fn prepend(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> WriteRequest<'_> {
+        self.request(Verb::Prepend, key.as_ref(), value.into())
+    }
+
+    /// Counts up: the document's value is a number of 64 bits in decimal digits, and [`Mutated::counter`] of the answer the
+    /// new one; behind the highest comes zero. [`WriteRequest::initial`] makes a counter that is not there.
+    ///
+    /// [`Mutated::counter`]: messages::vbucket::Mutated::counter
+    pub fn increment(&self, key: impl AsRef<[u8]>, by: u64) -> WriteRequest<'_> {
+        self.request(
+            Verb::Count(Delta::Increment(by)),
+            key.as_ref(),
+            Bytes::new(),
+        )
+    }
+
+    /// Counts down, to zero at most; see [`Collection::increment`].
+    pub fn decrement(&self, key: impl AsRef<[u8]>, by: u64) -> WriteRequest<'_> {
+        self.request(
+            Verb::Count(Delta::Decrement(by)),
+            key.as_ref(),
+            Bytes::new(),
+        )
+    }
+
+    /// Writes a document as it is in another cluster, with the metadata it has there: refused with
+    /// [`OperationError::ConflictLost`] if the version here is the later one by its revision (see
+    /// [`WriteRequest::skip_conflict_resolution`]). Cannot be durable.
+    pub fn set_with_meta(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        meta: GivenMeta,
+    ) -> WriteRequest<'_> {
+        self.request(Verb::SetWithMeta(meta), key.as_ref(), value.into())
+    }
+
+    /// Deletes a document as it was deleted in another cluster; see [`Collection::set_with_meta`]. Leaves a tombstone, also
+    /// where there is no document.
+    pub fn delete_with_meta(&self, key: impl AsRef<[u8]>, meta: GivenMeta) -> WriteRequest<'_> {
+        self.request(Verb::DeleteWithMeta(meta), key.as_ref(), Bytes::new())
+    }
+
+    /// Reads a document and locks it for so many seconds, 30 at most; zero is 15. Until then, only a write with the answer's
+    /// CAS changes it, and ends the lock. Locks are in memory only.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn get_and_lock(
+        &self,
+        key: impl AsRef<[u8]>,
+        seconds: u32,
+    ) -> Result<Found, OperationError> {
+        let key = self.key(key)?;
+        let core = self.core_of(&key)?;
+        core.get_and_lock(&GetAndLock {
+            key: key.clone(),
+            seconds,
+        })
+    }
+
+    /// Takes a lock back, of which this is the CAS.
+    #[expect(
+        clippy::unused_async,
+        reason = "a document that is not in memory will be awaited"
+    )]
+    pub async fn unlock(&self, key: impl AsRef<[u8]>, cas: Cas) -> Result<(), OperationError> {
+        let key = self.key(key)?;
+        let core = self.core_of(&key)?;
+        core.unlock(&Unlock {
+            key: key.clone(),
+            cas,
+        })
+    }
+
     fn request(&self, verb: Verb, key: &[u8], value: Bytes) -> WriteRequest<'_> {
         WriteRequest::new(self, verb, self.key(key), value)
     }
@@ -150,7 +282,7 @@ impl Collection {
     }
 
     /// What keeps the engine.
-    pub(super) fn held(&self) -> &Arc<Held> {
+    pub(crate) fn held(&self) -> &Arc<Held> {
         &self.held
     }
 }

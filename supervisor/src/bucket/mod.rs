@@ -25,7 +25,9 @@ use actors::vbucket::VbucketActor;
 #[cfg(any(test, feature = "testing"))]
 use actors::vbucket::VbucketCore;
 use actors::warmup::{WarmupEnd, WarmupProgress};
-use messages::vbucket::{Mutated, Write, WriteBatch};
+use messages::vbucket::{
+    Mutated, MutationToken, ObserveVbucket, ObservedVbucket, Write, WriteBatch,
+};
 use messages::{ChildName, FailureId, FailureNotice, OperationError};
 use storage::{CollectionId, DocumentKey, VbucketId};
 
@@ -96,34 +98,32 @@ impl Bucket {
     }
 
     /// A collection of this bucket.
-    fn collection_of(&self, id: CollectionId) -> Collection {
+    pub(crate) fn collection_of(&self, id: CollectionId) -> Collection {
         Collection::new(Arc::clone(self.held()), id)
     }
 
     /// Many writes, each for itself (no atomicity over the batch), with one lock per vbucket; answered in order.
     pub async fn write_batch(&self, writes: Vec<Write>) -> Vec<Result<Mutated, OperationError>> {
         let groups = groups_of(writes, |key| self.vbucket_of(key.key()));
+        let running = self.running();
+        let mut answers = Vec::new();
         let mut begun = Vec::new();
         for (vbucket, (places, writes)) in groups {
-            match self.running().table.core(vbucket) {
+            match running.table.core(vbucket) {
                 Ok(core) => {
-                    let written = core.write_batch_acknowledged(WriteBatch { writes });
-                    begun.extend(places.into_iter().zip(written.into_iter().map(Ok)));
+                    let readers = running.streaming.readers();
+                    begun.push((places, readers.write_batch(core, WriteBatch { writes })));
                 }
                 Err(error) => {
-                    begun.extend(places.into_iter().map(|place| (place, Err(error.clone()))));
+                    answers.extend(places.into_iter().map(|place| (place, Err(error.clone()))));
                 }
             }
         }
-        begun.sort_by_key(|(place, _)| *place);
-        let mut answers = Vec::with_capacity(begun.len());
-        for (_, begun) in begun {
-            answers.push(match begun {
-                Ok(acknowledged) => acknowledged.await,
-                Err(error) => Err(error),
-            });
+        for (places, written) in begun {
+            answers.extend(places.into_iter().zip(written.await));
         }
-        answers
+        answers.sort_by_key(|(place, _)| *place);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
     /// Answers once everything written so far is on disk, or cannot get there: the first error of a vbucket, after all
@@ -142,6 +142,14 @@ impl Bucket {
             first = first.and(flushed);
         }
         first
+    }
+
+    /// How far a change is: on disk, on other nodes, and whether it is still part of its vbucket's history
+    /// ([`ObservedVbucket::has`]). The token's seqno may be of any change of that branch.
+    pub fn observe_change(&self, token: MutationToken) -> Result<ObservedVbucket, OperationError> {
+        let vbucket_uuid = token.vbucket_uuid;
+        let core = self.running().table.core(token.vbucket)?;
+        core.observe_vbucket(&ObserveVbucket { vbucket_uuid })
     }
 
     /// The vbucket a client's key lies in.

@@ -1,10 +1,12 @@
 //! Writes as an embedder asks for them: a request is put together, then awaited.
 //!
 //! Invariant: nothing happens before the first poll; the first poll applies the write whole, on the caller's thread, and
-//! what is awaited after it is only its way to the disk. So a request dropped at any moment was applied or was not.
+//! what is awaited after it is only its way to the disk. One that brings its metadata along may look up what is there first.
+//! So a request dropped at any moment was applied or was not.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +16,8 @@ use actors::vbucket::Acknowledged;
 use messages::OperationError;
 use messages::durability::Durability;
 use messages::vbucket::{
-    Acknowledge, Add, Delete, ExpiryRequest, Mutated, Replace, Set, Touch, Write, WriteOptions,
+    Acknowledge, Add, Append, Count, Delete, DeleteWithMeta, Delta, ExpiryRequest, GivenMeta,
+    Mutated, Prepend, Replace, Resolution, Set, SetWithMeta, Touch, Write, WriteOptions,
 };
 use storage::{Cas, Datatype, DocumentKey, DurabilityLevel, KeyError};
 
@@ -28,6 +31,11 @@ pub(crate) enum Verb {
     Replace,
     Delete,
     Touch,
+    Append,
+    Prepend,
+    Count(Delta),
+    SetWithMeta(GivenMeta),
+    DeleteWithMeta(GivenMeta),
 }
 
 /// A write that is not done before it is awaited.
@@ -39,6 +47,8 @@ pub struct WriteRequest<'b> {
     key: Result<DocumentKey, KeyError>,
     value: Bytes,
     options: WriteOptions,
+    initial: Option<u64>,
+    resolution: Resolution,
     level: Option<DurabilityLevel>,
     timeout: Option<Duration>,
 }
@@ -57,18 +67,34 @@ impl<'b> WriteRequest<'b> {
             key,
             value,
             options,
+            initial: None,
+            resolution: Resolution::default(),
             level: None,
             timeout: None,
         }
     }
 
-    /// Only if the document's version is this one. ([`Collection::touch`] takes no version.)
+    /// Only if the document's version is this one. ([`Collection::touch`] and counting take no version.)
     pub fn cas(mut self, cas: Cas) -> WriteRequest<'b> {
         self.options.cas = Some(cas);
         self
     }
 
-    /// Flags to keep with the document.
+    /// What a counter that is not there begins with, instead of an error; it is not counted on. ([`Collection::increment`]
+    /// and [`Collection::decrement`] alone look at it.)
+    pub fn initial(mut self, initial: u64) -> WriteRequest<'b> {
+        self.initial = Some(initial);
+        self
+    }
+
+    /// Whatever is there is replaced, also by an earlier revision. ([`Collection::set_with_meta`] and
+    /// [`Collection::delete_with_meta`] alone look at it.)
+    pub fn skip_conflict_resolution(mut self) -> WriteRequest<'b> {
+        self.resolution = Resolution::Skip;
+        self
+    }
+
+    /// Flags to keep with the document. (Of a document that is changed, not written whole, they stay as they are.)
     pub fn flags(mut self, flags: u32) -> WriteRequest<'b> {
         self.options.flags = flags;
         self
@@ -111,11 +137,31 @@ impl<'b> WriteRequest<'b> {
     }
 
     /// Applies the write in memory, and begins its way to the disk, or to a majority.
-    fn begin(self) -> Result<Acknowledged, OperationError> {
+    fn begin(self) -> Result<Stage<'b>, OperationError> {
+        let (of, timeout, level) = (self.of, self.timeout, self.level);
+        let write = self.write()?;
+        let core = of.core_of(write.key())?;
+        if let Some(level) = level.or_else(|| core.level_wanted(&write)) {
+            let durability = Durability { level, timeout };
+            let acknowledged = core.write_durably_acknowledged(write, durability);
+            return Ok(Stage::Acknowledging(acknowledged));
+        }
+        if !write.brings_meta() {
+            return Ok(Stage::Acknowledging(core.write_acknowledged(write)));
+        }
+        // What is there may have to be looked up first.
+        let (readers, core) = (of.running().streaming.readers().clone(), Arc::clone(core));
+        let writing = async move { readers.write(&core, write).await };
+        Ok(Stage::LookingUp(LookingUp(Box::pin(writing))))
+    }
+
+    fn write(self) -> Result<Write, KeyError> {
         let key = self.key?;
         let (value, options) = (self.value, self.options);
-        let core = self.of.core_of(&key)?;
-        let write = match self.verb {
+        let WriteOptions {
+            cas, acknowledge, ..
+        } = options;
+        Ok(match self.verb {
             Verb::Set => Write::Set(Set {
                 key,
                 value,
@@ -133,19 +179,48 @@ impl<'b> WriteRequest<'b> {
             }),
             Verb::Delete => Write::Delete(Delete {
                 key,
-                cas: options.cas,
-                acknowledge: options.acknowledge,
+                cas,
+                acknowledge,
             }),
             Verb::Touch => Write::Touch(Touch {
                 key,
                 expiry: options.expiry,
-                acknowledge: options.acknowledge,
+                acknowledge,
             }),
-        };
-        let timeout = self.timeout;
-        Ok(match self.level.or_else(|| core.level_wanted(&write)) {
-            Some(level) => core.write_durably_acknowledged(write, Durability { level, timeout }),
-            None => core.write_acknowledged(write),
+            Verb::Append => Write::Append(Append {
+                key,
+                value,
+                cas,
+                acknowledge,
+            }),
+            Verb::Prepend => Write::Prepend(Prepend {
+                key,
+                value,
+                cas,
+                acknowledge,
+            }),
+            Verb::Count(delta) => Write::Count(Count {
+                key,
+                delta,
+                initial: self.initial,
+                expiry: options.expiry,
+                acknowledge,
+            }),
+            Verb::SetWithMeta(meta) => Write::SetWithMeta(SetWithMeta {
+                key,
+                value,
+                meta,
+                cas,
+                resolution: self.resolution,
+                acknowledge,
+            }),
+            Verb::DeleteWithMeta(meta) => Write::DeleteWithMeta(DeleteWithMeta {
+                key,
+                meta,
+                cas,
+                resolution: self.resolution,
+                acknowledge,
+            }),
         })
     }
 }
@@ -171,7 +246,17 @@ pub struct WriteFuture<'b> {
 enum Stage<'b> {
     Asked(WriteRequest<'b>),
     Acknowledging(Acknowledged),
+    LookingUp(LookingUp),
     Answered,
+}
+
+/// A write that may look up what is there first.
+struct LookingUp(Pin<Box<dyn Future<Output = Result<Mutated, OperationError>> + Send>>);
+
+impl std::fmt::Debug for LookingUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LookingUp")
+    }
 }
 
 impl Future for WriteFuture<'_> {
@@ -181,13 +266,20 @@ impl Future for WriteFuture<'_> {
         loop {
             match std::mem::replace(&mut self.stage, Stage::Answered) {
                 Stage::Asked(request) => match request.begin() {
-                    Ok(acknowledged) => self.stage = Stage::Acknowledging(acknowledged),
+                    Ok(stage) => self.stage = stage,
                     Err(error) => return Poll::Ready(Err(error)),
                 },
                 Stage::Acknowledging(mut acknowledged) => {
                     let polled = Pin::new(&mut acknowledged).poll(context);
                     if polled.is_pending() {
                         self.stage = Stage::Acknowledging(acknowledged);
+                    }
+                    return polled;
+                }
+                Stage::LookingUp(mut writing) => {
+                    let polled = writing.0.as_mut().poll(context);
+                    if polled.is_pending() {
+                        self.stage = Stage::LookingUp(writing);
                     }
                     return polled;
                 }

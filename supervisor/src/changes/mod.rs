@@ -25,7 +25,7 @@ use storage::{Seqno, SnapshotRange, VbucketId};
 use crate::running::{Held, Running};
 use inbox::{Attempt, Inbox};
 use reopening::{Answer, Opening};
-use token::Position;
+pub(crate) use token::Position;
 pub use token::{ChangesToken, TokenError};
 
 /// Where the changes begin.

@@ -23,6 +23,20 @@ pub(crate) struct Position {
     pub(crate) snapshot: SnapshotRange,
 }
 
+impl Position {
+    /// At the end of a snapshot.
+    pub(crate) fn at(vbucket_uuid: u64, seqno: Seqno) -> Position {
+        Position {
+            vbucket_uuid,
+            seqno,
+            snapshot: SnapshotRange {
+                start: seqno,
+                end: seqno,
+            },
+        }
+    }
+}
+
 /// How far a consumer of [`Bucket::changes`](crate::Bucket::changes) is. Its text goes wherever the consumer keeps what
 /// it made of the changes, in one transaction with it if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]

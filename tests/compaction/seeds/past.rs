@@ -18,6 +18,8 @@ use piggin::storage::{
 use piggin::{BucketConfig, CompactionConfig, CompactionPolicy};
 use supervisor::testing::{Random, World};
 
+use crate::retention;
+
 /// The one vbucket.
 pub(crate) const VBUCKET: VbucketId = VbucketId::FIRST;
 /// The collections that were dropped.
@@ -153,7 +155,8 @@ pub(crate) fn write(world: &World) -> Past {
         vbuckets: 1,
         log_shards: 1,
     };
-    let store = LogStore::create(world.disk(), shape, options(1)).expect("a store");
+    let made = LogStore::create_with_history(world.disk(), shape, retention(), options(1));
+    let store = made.expect("a store");
     let state = VbucketStateRecord::new(VbucketUuid(1));
     let incarnation = store.create_vbucket(VBUCKET, &state).expect("a vbucket");
     let position = store.vbuckets()[0].position.clone().expect("it is up");

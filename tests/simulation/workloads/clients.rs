@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use piggin::messages::OperationError;
 use piggin::messages::vbucket::{
-    Acknowledge, Add, Delete, Mutated, Replace, Set, Write, WriteBatch, WriteOptions,
+    Acknowledge, Add, Append, Delete, Mutated, Replace, Set, Write, WriteBatch, WriteOptions,
 };
 use piggin::storage::{CollectionId, DocumentKey};
 use piggin::{Bucket, VbucketAddr};
@@ -24,6 +24,8 @@ use crate::history::{History, Outcome, Place};
 const KEYS: u64 = 6;
 /// Most bytes of a value.
 const VALUE_BYTES_MAX: u64 = 2000;
+/// Longer values are not appended to.
+const GROWN: usize = 8000;
 /// Longer than any write takes: virtual time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -163,6 +165,21 @@ impl Client {
                 };
                 (Write::Replace(replace), asked)
             }
+            // More and more of it, if it is known what there is.
+            3 if let Some(known) = self
+                .history
+                .known(&place)
+                .filter(|known| known.len() < GROWN) =>
+            {
+                let asked = Bytes::from([&known[..], &value].concat());
+                let append = Append {
+                    key,
+                    value,
+                    cas: None,
+                    acknowledge,
+                };
+                (Write::Append(append), Some(asked))
+            }
             _ => {
                 let set = Set {
                     key,
@@ -224,7 +241,12 @@ async fn send(vbucket: &VbucketAddr, write: Write) -> Result<Mutated, OperationE
         Write::Add(add) => vbucket.send(add).await,
         Write::Replace(replace) => vbucket.send(replace).await,
         Write::Delete(delete) => vbucket.send(delete).await,
-        write @ Write::Touch(_) => {
+        Write::Append(append) => vbucket.send(append).await,
+        write @ (Write::Touch(_)
+        | Write::Prepend(_)
+        | Write::Count(_)
+        | Write::SetWithMeta(_)
+        | Write::DeleteWithMeta(_)) => {
             let batch = WriteBatch {
                 writes: vec![write],
             };

@@ -61,6 +61,7 @@ impl Working {
     pub(super) fn make_job(&mut self, compactor: &Compactor, work: Work) -> Result<(), RunEnd> {
         let request = CompactionRequest {
             history_floor: compactor.config().history_floor,
+            now_ms: u64::from(compactor.now_s()).saturating_mul(1000),
             ..request_of(work, compactor.now_s())
         };
         let vbucket = self.assignment.vbucket;

@@ -153,7 +153,8 @@ impl CheckpointLog {
         if open.kind.is_disk() || older < open.start {
             return Plan::APPEND;
         }
-        let may_take_place = may_be_deduplicated(operation) && !replaces.keeps_history;
+        let keeps_history = replaces.keeps_history || self.keeps_history;
+        let may_take_place = may_be_deduplicated(operation) && !keeps_history;
         plan_against(open, older, may_take_place, &self.cursors)
     }
 }

@@ -82,6 +82,8 @@ pub struct CheckpointLog {
     pub(super) cursors_made: u64,
     /// The flusher takes checkpoints whole; see [`CheckpointLog::set_whole_flushes`].
     pub(super) whole_flushes: bool,
+    /// Every version of every key stays, whatever its collection; see [`CheckpointLog::keep_history`].
+    pub(super) keeps_history: bool,
     pub(super) garbage: Garbage,
 }
 
@@ -122,6 +124,7 @@ impl CheckpointLog {
             identities_queued: 0,
             cursors_made: 0,
             whole_flushes: false,
+            keeps_history: false,
             garbage: Garbage::default(),
         }
     }
@@ -161,6 +164,11 @@ impl CheckpointLog {
     /// then holds everything up to its last seqno. For a backfill that waits for such a store.
     pub fn set_whole_flushes(&mut self, is_whole: bool) {
         self.whole_flushes = is_whole;
+    }
+
+    /// From now on no version takes the place of an older one: of a bucket that keeps a history each is to reach the disk.
+    pub fn keep_history(&mut self) {
+        self.keeps_history = true;
     }
 
     /// Raises the high prepared seqno that pieces of the open checkpoint name.
@@ -275,7 +283,8 @@ impl CheckpointLog {
             && open.kind == CheckpointKind::Memory
             && snapshot.kind == SnapshotKind::Memory
             && open.history == snapshot.history;
-        if is_read || !goes_on {
+        // With a history, a key that the source promises once in each of two may come twice.
+        if is_read || !goes_on || self.keeps_history {
             self.begin_snapshot(snapshot)?;
             return Ok(Applied::Began);
         }
@@ -319,7 +328,8 @@ impl CheckpointLog {
             }
             Disposition::Replaces { .. } => self.remove(plan.position),
         }
-        self.append(item, replaces.keeps_history, plan.disposition)
+        let keeps_history = replaces.keeps_history || self.keeps_history;
+        self.append(item, keeps_history, plan.disposition)
     }
 
     fn append(&mut self, item: Arc<Item>, keeps_history: bool, disposition: Disposition) -> Queued {

@@ -253,8 +253,16 @@ impl VbucketCore {
         if is_default(key) {
             return Ok(Opened::DEFAULT);
         }
+        self.admit_collection_in_force(key.collection())
+    }
+
+    /// The same by the number of the collection.
+    pub(in crate::vbucket) fn admit_collection_in_force(
+        &self,
+        id: CollectionId,
+    ) -> Result<Opened, OperationError> {
         self.keep_up();
-        self.admit_key(key)
+        self.admit_collection(id)
     }
 
     /// Follows the bucket's manifest if this vbucket is behind it, and may. For whoever asks what a collection is in it.
@@ -276,6 +284,14 @@ impl VbucketCore {
         if is_default(key) {
             return Ok(Opened::DEFAULT);
         }
+        self.admit_collection(key.collection())
+    }
+
+    /// The same by the number of the collection.
+    pub(in crate::vbucket) fn admit_collection(
+        &self,
+        id: CollectionId,
+    ) -> Result<Opened, OperationError> {
         let collections = self.collections.read();
         let unknown = || {
             let manifest_uid = collections.manifest().uid;
@@ -285,7 +301,7 @@ impl VbucketCore {
             }
             OperationError::UnknownCollection { manifest_uid }
         };
-        collections.opened(key.collection()).ok_or_else(unknown)
+        collections.opened(id).ok_or_else(unknown)
     }
 }
 

@@ -19,6 +19,7 @@ mod follow;
 mod erase;
 
 pub use change::{changed, changed_above, newest};
+pub use open::manifest_of;
 pub use shared::BucketManifest;
 
 pub(super) use erase::Erasing;

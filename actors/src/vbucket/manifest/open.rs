@@ -68,6 +68,15 @@ pub(in crate::vbucket) struct Applied {
     pub(in crate::vbucket) has_ended: bool,
 }
 
+/// The manifest that the newest events of a vbucket's slots come to.
+#[must_use]
+pub fn manifest_of(
+    uid: ManifestUid,
+    events: impl IntoIterator<Item = (Seqno, SystemEvent)>,
+) -> Arc<CollectionsManifest> {
+    Arc::clone(OpenCollections::of_events(uid, events).manifest())
+}
+
 impl OpenCollections {
     /// What a vbucket of that manifest holds whose events these are, the newest of each slot.
     pub(in crate::vbucket) fn of_events(

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use self::model::Model;
@@ -20,10 +21,14 @@ use self::support::{Bench, Setup, active, id, key, set};
 use super::checkpoint::CheckpointLimits;
 use super::{ChangeStep, DurableWait, VbucketCore};
 use messages::vbucket::{
-    Acknowledge, Add, Delete, ExpiryRequest, Replace, Set, Touch, Write, WriteBatch, WriteOptions,
+    Acknowledge, Add, Append, Count, Delete, DeleteWithMeta, Delta, ExpiryRequest, GetAndLock,
+    GivenMeta, Prepend, Replace, Resolution, Set, SetWithMeta, Touch, Unlock, Write, WriteBatch,
+    WriteOptions,
 };
 use messages::{Busy, OperationError};
-use storage::{Cas, KvStore, MemoryStore, Seqno, VbucketStateRecord, VbucketUuid};
+use storage::{
+    Cas, Datatype, Expiry, KvStore, MemoryStore, RevSeqno, Seqno, VbucketStateRecord, VbucketUuid,
+};
 
 /// Which version a write names.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +45,9 @@ enum What {
     Replace,
     Delete,
     Touch,
+    Append,
+    Prepend,
+    Count,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +75,10 @@ enum Step {
 }
 
 fn wanted() -> impl Strategy<Value = Wanted> {
-    use What::{Add, Delete, Replace, Set, Touch};
-    let what = prop::sample::select(vec![Set, Set, Set, Add, Replace, Delete, Delete, Touch]);
+    use What::{Add, Append, Count, Delete, Prepend, Replace, Set, Touch};
+    let what = prop::sample::select(vec![
+        Set, Set, Set, Add, Replace, Delete, Delete, Touch, Append, Prepend, Count, Count,
+    ]);
     let cas = prop_oneof![
         4 => Just(Named::None),
         2 => Just(Named::Present),
@@ -144,7 +154,12 @@ impl World {
             Named::Another => Some(Cas(1)),
         };
         let expiry = ExpiryRequest(wanted.expiry);
-        let Set { key, value, .. } = set(&name, &format!("{wanted:?}"));
+        // Every other document is a number.
+        let text = match wanted.name % 2 {
+            0 => u32::from(wanted.name).pow(2).to_string(),
+            _ => format!("{wanted:?}"),
+        };
+        let Set { key, value, .. } = set(&name, &text);
         let options = WriteOptions {
             cas,
             flags: u32::from(wanted.name),
@@ -178,10 +193,33 @@ impl World {
                 expiry,
                 acknowledge,
             }),
+            What::Append => Write::Append(Append {
+                key,
+                value,
+                cas,
+                acknowledge,
+            }),
+            What::Prepend => Write::Prepend(Prepend {
+                key,
+                value,
+                cas,
+                acknowledge,
+            }),
+            What::Count => Write::Count(Count {
+                key,
+                delta: match wanted.expiry {
+                    0 => Delta::Increment(7),
+                    _ => Delta::Decrement(50),
+                },
+                initial: cas.map(|_| 5),
+                expiry,
+                acknowledge,
+            }),
         }
     }
 
     fn run(&mut self, step: &Step, fault: Option<ChangeStep>) {
+        self.model.forgotten_rev = self.core().forgotten_revision();
         match step {
             Step::One(wanted) => {
                 let write = self.write(*wanted);
@@ -251,7 +289,7 @@ impl World {
         }
     }
 
-    /// A tombstone that left memory is on disk, and its revision begins anew.
+    /// A tombstone that left memory is on disk; what is made in its place goes on behind all that did.
     fn forget_tombstones(&mut self) {
         let core = &self.bench.core;
         for (name, slot) in &mut self.model.slots {
@@ -259,7 +297,7 @@ impl World {
             let is_gone = core.get_meta(&name) == Err(OperationError::KeyNotFound);
             if slot.document.is_none() && is_gone {
                 assert!(slot.seqno <= core.persisted_seqno());
-                slot.rev = 0;
+                slot.is_forgotten = true;
             }
         }
     }
@@ -423,6 +461,108 @@ fn a_panic_at_every_step_leaves_what_the_log_says() {
             Seqno(high + 1)
         );
     }
+}
+
+/// What is there, as whoever reads it sees it.
+fn shown(core: &VbucketCore) -> Option<(String, Cas)> {
+    let found = core.get(&key("k0")).ok()?;
+    let text = String::from_utf8(found.value.to_vec()).unwrap();
+    Some((text, found.meta.cas))
+}
+
+#[test]
+fn a_panic_in_any_operation_leaves_it_done_or_not() {
+    let acknowledge = Acknowledge::InMemory;
+    let (key, value) = (key("k0"), Bytes::from_static(b"1"));
+    let meta = GivenMeta {
+        cas: Cas(77),
+        rev_seqno: RevSeqno(9),
+        flags: 0,
+        datatype: Datatype::RAW,
+        expiry: Expiry(0),
+    };
+    let writes = [
+        Write::Append(Append {
+            key: key.clone(),
+            value: value.clone(),
+            cas: None,
+            acknowledge,
+        }),
+        Write::Prepend(Prepend {
+            key: key.clone(),
+            value: value.clone(),
+            cas: None,
+            acknowledge,
+        }),
+        Write::Count(Count {
+            key: key.clone(),
+            delta: Delta::Increment(5),
+            initial: None,
+            expiry: ExpiryRequest(0),
+            acknowledge,
+        }),
+        Write::SetWithMeta(SetWithMeta {
+            key: key.clone(),
+            value,
+            meta,
+            cas: None,
+            resolution: Resolution::ByRevision,
+            acknowledge,
+        }),
+        Write::DeleteWithMeta(DeleteWithMeta {
+            key: key.clone(),
+            meta,
+            cas: None,
+            resolution: Resolution::ByRevision,
+            acknowledge,
+        }),
+    ];
+    for write in writes {
+        let whole = active().core;
+        whole.set(set("k0", "7")).unwrap();
+        whole.write(write.clone()).unwrap();
+        let after = shown(&whole);
+        for point in ChangeStep::ALL {
+            let core = active().core;
+            core.set(set("k0", "7")).unwrap();
+            let before = shown(&core);
+            let answer = crashing(&core, Some(point), || core.write(write.clone()));
+            assert_eq!(answer, None);
+            let happened = !matches!(point, ChangeStep::Locked | ChangeStep::Noted);
+            let expected = if happened { &after } else { &before };
+            assert_eq!(&shown(&core), expected, "{write:?} at {point:?}");
+            assert_eq!(core.high_seqno(), Seqno(1 + u64::from(happened)));
+            let taken = core.take_for_flush(9, usize::MAX).unwrap();
+            assert_eq!(taken.watermarks.high_seqno, core.high_seqno());
+        }
+    }
+}
+
+#[test]
+fn a_panic_beside_a_lock_neither_takes_nor_frees_it() {
+    let core = active().core;
+    core.set(set("k0", "7")).unwrap();
+    let lock = GetAndLock {
+        key: key("k0"),
+        seconds: 0,
+    };
+    let locked = crashing(&core, Some(ChangeStep::Locked), || core.get_and_lock(&lock));
+    assert_eq!(locked, None);
+    let cas = core.get_and_lock(&lock).unwrap().meta.cas;
+    let unlock = Unlock {
+        key: key("k0"),
+        cas,
+    };
+    let freed = crashing(&core, Some(ChangeStep::Locked), || core.unlock(&unlock));
+    assert_eq!(freed, None);
+    assert_eq!(core.set(set("k0", "8")), Err(OperationError::Locked));
+    // The holder's own write, cut off behind the log, was done, and the lock went with its version.
+    let mut own = set("k0", "9");
+    own.options.cas = Some(cas);
+    let cut = crashing(&core, Some(ChangeStep::Appended), || core.set(own));
+    assert_eq!(cut, None);
+    assert_eq!(support::value(&core, "k0").unwrap(), "9");
+    core.set(set("k0", "10")).unwrap();
 }
 
 #[test]

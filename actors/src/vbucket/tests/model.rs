@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use messages::OperationError;
-use messages::vbucket::{ExpiryRequest, Write, WriteOptions};
+use messages::vbucket::{Delta, ExpiryRequest, Write, WriteOptions};
 use storage::{Cas, Expiry, RevSeqno, Seqno};
 
 /// The newest version of a key.
@@ -14,6 +14,8 @@ pub(super) struct Slot {
     pub(super) seqno: Seqno,
     pub(super) cas: Cas,
     pub(super) rev: u64,
+    /// A tombstone that is on disk alone.
+    pub(super) is_forgotten: bool,
     /// None of a tombstone.
     pub(super) document: Option<Written>,
 }
@@ -70,6 +72,8 @@ pub(super) struct Model {
     pub(super) high: Seqno,
     pub(super) pending: BTreeMap<Seqno, Pending>,
     acknowledged: Seqno,
+    /// Highest of the tombstones on disk alone.
+    pub(super) forgotten_rev: u64,
 }
 
 /// Seconds a durable write is given.
@@ -86,15 +90,16 @@ impl Model {
         write: &Write,
         now: u32,
     ) -> Result<(), OperationError> {
-        if matches!(write, Write::Touch(_)) {
+        if !write.can_be_durable() {
             return Err(OperationError::DurabilityNotSupported);
         }
         self.admit(name, write, now)?;
+        let document = self.made(name, write, now)?;
         self.high = self.high.next();
         let pending = Pending {
             name,
-            document: self.made(name, write, now),
-            rev: self.slots.get(&name).map_or(0, |slot| slot.rev) + 1,
+            document,
+            rev: self.next_rev(name),
             deadline: Some(now + TIMEOUT_S),
             is_hidden: false,
             verdict: None,
@@ -141,6 +146,7 @@ impl Model {
             seqno: self.high,
             cas: Cas(0),
             rev: one.rev,
+            is_forgotten: false,
             document: one.document,
         };
         self.slots.insert(one.name, slot);
@@ -196,40 +202,70 @@ impl Model {
         now: u32,
     ) -> Result<(), OperationError> {
         self.admit(name, write, now)?;
-        let document = self.made(name, write, now);
+        let document = self.made(name, write, now)?;
         self.change(name, document);
         Ok(())
     }
 
-    fn made(&self, name: u8, write: &Write, now: u32) -> Option<Written> {
-        let slot = self.slots.get(&name);
+    /// What the document is after a write that may be done; none of a deletion.
+    fn made(&self, name: u8, write: &Write, now: u32) -> Result<Option<Written>, OperationError> {
+        let live = self.slots.get(&name).and_then(|slot| slot.live(now));
         let fresh = |value: &Bytes, options: &WriteOptions| Written {
             value: value.clone(),
             flags: options.flags,
             expiry: expiry_at(options.expiry, now),
         };
-        match write {
+        let with_value = |value: Vec<u8>| {
+            live.map(|before| Written {
+                value: value.into(),
+                ..before.clone()
+            })
+        };
+        let before = live.map_or(&[][..], |live| &live.value);
+        Ok(match write {
             Write::Set(set) => Some(fresh(&set.value, &set.options)),
             Write::Add(add) => Some(fresh(&add.value, &add.options)),
             Write::Replace(replace) => Some(fresh(&replace.value, &replace.options)),
             Write::Delete(_) => None,
-            Write::Touch(touch) => {
-                slot.and_then(|slot| slot.document.clone())
-                    .map(|before| Written {
-                        expiry: expiry_at(touch.expiry, now),
-                        ..before
-                    })
+            Write::Touch(touch) => live.map(|before| Written {
+                expiry: expiry_at(touch.expiry, now),
+                ..before.clone()
+            }),
+            Write::Append(append) => with_value([before, &append.value].concat()),
+            Write::Prepend(prepend) => with_value([&prepend.value, before].concat()),
+            Write::Count(count) if live.is_none() => Some(Written {
+                value: count.initial.unwrap().to_string().into(),
+                flags: 0,
+                expiry: expiry_at(count.expiry, now),
+            }),
+            Write::Count(count) => {
+                let number = String::from_utf8_lossy(before).parse();
+                let number: u64 = number.map_err(|_| OperationError::DeltaBadValue)?;
+                let number = match count.delta {
+                    Delta::Increment(by) => number.wrapping_add(by),
+                    Delta::Decrement(by) => number.saturating_sub(by),
+                };
+                with_value(number.to_string().into())
             }
-        }
+            Write::SetWithMeta(_) | Write::DeleteWithMeta(_) => {
+                unreachable!("not asked for here")
+            }
+        })
+    }
+
+    fn next_rev(&self, name: u8) -> u64 {
+        let known = self.slots.get(&name).filter(|slot| !slot.is_forgotten);
+        known.map_or(self.forgotten_rev, |slot| slot.rev) + 1
     }
 
     fn change(&mut self, name: u8, document: Option<Written>) {
         self.high = self.high.next();
-        let rev = self.slots.get(&name).map_or(0, |slot| slot.rev) + 1;
+        let rev = self.next_rev(name);
         let slot = Slot {
             seqno: self.high,
             cas: Cas(0),
             rev,
+            is_forgotten: false,
             document,
         };
         self.slots.insert(name, slot);
@@ -251,7 +287,11 @@ fn judge(write: &Write, live: Option<Cas>) -> Result<(), OperationError> {
         Write::Set(set) => set.options.cas,
         Write::Replace(replace) => replace.options.cas,
         Write::Delete(delete) => delete.cas,
-        Write::Touch(_) => None,
+        Write::Append(append) => append.cas,
+        Write::Prepend(prepend) => prepend.cas,
+        Write::Count(count) if count.initial.is_some() => return Ok(()),
+        Write::Count(_) | Write::Touch(_) => None,
+        Write::SetWithMeta(_) | Write::DeleteWithMeta(_) => unreachable!("not asked for here"),
     };
     let current = live.ok_or(OperationError::KeyNotFound)?;
     match given {

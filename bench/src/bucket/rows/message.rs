@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use actix::{Actor, Arbiter, Context, Handler, Message, System};
+use actix::{Actor, Addr, Arbiter, Context, Handler, Message, System};
 
 use crate::bucket::contestants::{Contestant, Ours, Subject, set_message};
 use crate::bucket::meter::{Meter, Pass};
@@ -47,28 +47,18 @@ pub(crate) fn run(bench: &mut BucketBench, round: usize) {
     let mut done: Vec<(Contender, Vec<Pass>)> =
         turns.iter().map(|&turn| (turn, Vec::new())).collect();
     System::new().block_on(async {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let arbiters: Vec<_> = (0..threads.min(8)).map(|_| Arbiter::new()).collect();
-        let idle: Vec<_> = arbiters
-            .iter()
-            .map(|arbiter| Idle::start_in_arbiter(&arbiter.handle(), |_| Idle))
-            .collect();
+        let others = Others::start();
         for number in 0..PASSES {
             let first = number * messages;
             for (contender, passes) in &mut done {
                 let bucket = buckets.iter().find(|(of, _)| of == contender);
                 passes.push(match bucket {
                     Some((_, bucket)) => sets(bucket, first..first + messages, &pool).await,
-                    None => empties(&idle, messages).await,
+                    None => empties(&others.idle, messages).await,
                 });
             }
         }
-        for arbiter in &arbiters {
-            arbiter.stop();
-        }
-        for arbiter in arbiters {
-            arbiter.join().unwrap();
-        }
+        others.stop();
     });
     for (contender, passes) in done {
         let sample = together(passes).sample(None, None);
@@ -79,6 +69,41 @@ pub(crate) fn run(bench: &mut BucketBench, round: usize) {
     for (contender, bucket) in buckets {
         bucket.close();
         remove(&bench.place(contender));
+    }
+}
+
+/// Empty messages, beside which something else is measured.
+pub(super) fn empties_alone(messages: u64) -> Pass {
+    System::new().block_on(async {
+        let others = Others::start();
+        let pass = empties(&others.idle, messages).await;
+        others.stop();
+        pass
+    })
+}
+
+/// Arbiters as the bucket has them, each with an actor that does nothing.
+struct Others {
+    arbiters: Vec<Arbiter>,
+    idle: Vec<Addr<Idle>>,
+}
+
+impl Others {
+    fn start() -> Others {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let arbiters: Vec<_> = (0..threads.min(8)).map(|_| Arbiter::new()).collect();
+        let start = |arbiter: &Arbiter| Idle::start_in_arbiter(&arbiter.handle(), |_| Idle);
+        let idle = arbiters.iter().map(start).collect();
+        Others { arbiters, idle }
+    }
+
+    fn stop(self) {
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+        for arbiter in self.arbiters {
+            arbiter.join().unwrap();
+        }
     }
 }
 
@@ -100,7 +125,7 @@ async fn sets(bucket: &Ours, documents: std::ops::Range<u64>, pool: &Pool) -> Pa
     Pass::of_meters([meter], seconds, ProcessorTime::since(processor))
 }
 
-async fn empties(idle: &[actix::Addr<Idle>], messages: u64) -> Pass {
+async fn empties(idle: &[Addr<Idle>], messages: u64) -> Pass {
     let mut meter = Meter::new(1);
     let processor = ProcessorTime::now();
     let begin = Instant::now();

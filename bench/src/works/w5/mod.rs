@@ -13,6 +13,10 @@ use super::Bench;
 use crate::results::{Figure, Sample};
 use crate::stores::{Column, Kind};
 
+/// As `actors::executor` has it for compaction.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 5;
+
 /// What a part of the work measured.
 type Samples = Vec<(Figure, Column, Sample)>;
 
@@ -57,4 +61,10 @@ fn number(amount: f64, bytes_on_disk: Option<u64>) -> Sample {
         processor: Default::default(),
         raw: None,
     }
+}
+
+/// Has the calling thread give way to others, as a bucket has the threads that compact.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    rustix::process::setpriority_process(None, NICE).unwrap();
 }

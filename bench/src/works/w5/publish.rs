@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Samples, number};
+use super::{Samples, give_way, number};
 use crate::raw::bytes_on_disk;
 use crate::results::{Figure, Raw, Sample, VbucketSize, Whose};
 use crate::statistics::{Percentiles, ProcessorTime, nanoseconds};
@@ -249,6 +249,7 @@ fn document(random: &mut Random, documents: u64, whose: Whose) -> u64 {
 fn compacted(store: &Piggin, mut meanwhile: impl FnMut()) -> Span {
     std::thread::scope(|scope| {
         let compaction = scope.spawn(|| {
+            give_way();
             let mut step = store.compaction(COMPACTED);
             let mut begins = vec![Instant::now()];
             while step() {

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use super::overwrite::BATCH;
-use super::{Samples, number};
+use super::{Samples, give_way, number};
 use crate::results::{Figure, Read, Sample};
 use crate::statistics::{Percentiles, ProcessorTime, nanoseconds};
 use crate::stores::{Column, Durability, Piggin, Store};
@@ -16,9 +16,6 @@ use crate::workload::{Random, Workload};
 use crate::works::{Bench, w3};
 
 const PASSES: u64 = 2;
-/// As `actors::executor` has it for compaction.
-#[cfg(target_os = "linux")]
-const NICE: i32 = 5;
 /// Of the documents, overwritten before each pass: one in so many.
 const OVERWRITTEN: u64 = 20;
 /// Scans of every vbucket while nothing is compacted.
@@ -100,8 +97,7 @@ fn overwrite_some(store: &Piggin, workload: &mut Workload, seed: u64) {
 fn while_compacting(store: &Piggin, vbuckets: u16, mut read: impl FnMut()) {
     std::thread::scope(|scope| {
         let compacting = scope.spawn(|| {
-            #[cfg(target_os = "linux")]
-            rustix::process::setpriority_process(None, NICE).unwrap();
+            give_way();
             for vbucket in 0..vbuckets {
                 let mut step = store.compaction(vbucket);
                 while step() {}

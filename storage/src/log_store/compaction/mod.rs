@@ -17,6 +17,7 @@ mod places;
 mod run;
 mod copying;
 mod publish;
+mod retained;
 mod merge;
 #[cfg(feature = "planted")]
 mod replaced;
@@ -247,11 +248,18 @@ impl CompactionJob {
         if planted::is(Bug::PublishReplacesAll) {
             self.then = replaced::frozen(version);
         }
-        let run = Box::new(match self.work {
-            Work::Purge => Run::of_all(version, &self.request)?,
-            Work::MergeAll => Run::from(version, 0),
-            Work::MergeNewest => Run::from(version, merge::first_of_newest(&version.segments)),
-        });
+        let first = match self.work {
+            Work::Purge | Work::MergeAll => 0,
+            Work::MergeNewest => merge::first_of_newest(&version.segments),
+        };
+        let mut run = Box::new(Run::from(version, first));
+        if let Some(history) = &self.shard.history {
+            let floor = retained::floor(&run, version, history, self.request.now_ms)?;
+            self.request.history_floor = floor.min(self.request.history_floor);
+        }
+        if self.work == Work::Purge {
+            run.purges(version, &self.request)?;
+        }
         let views = run.views.iter().map(|view| view.segment.meta().data_bytes);
         self.bytes.total = views.sum();
         self.state = if run.rules.as_ref().is_some_and(Rules::has_history) {
@@ -370,7 +378,10 @@ impl CompactionJob {
             epoch,
         };
         let writer = SegmentWriter::new(extent, self.shard.options.segment_options(), ident);
-        let batch_ends_max = self.shard.options.batch_ends_max;
+        let batch_ends_max = match self.shard.history {
+            Some(_) => retained::BATCH_ENDS_MAX.max(self.shard.options.batch_ends_max),
+            None => self.shard.options.batch_ends_max,
+        };
         let copying = Copying::new(*run, writer, batch_ends_max)?;
         Ok(Compacting::Copy(Box::new(copying)))
     }

@@ -42,15 +42,15 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Of all segments, by the rules of a request.
-    pub(super) fn of_all(
+    /// Lets go what the rules of a request say; the run is of all segments.
+    pub(super) fn purges(
+        &mut self,
         version: &Version,
         request: &CompactionRequest,
-    ) -> Result<Run, StorageError> {
-        let mut run = Run::from(version, 0);
+    ) -> Result<(), StorageError> {
         let mut completions = Completions::default();
         let mut last = Watermarks::default();
-        let mut ends = BatchEnds::of(&run.views)?;
+        let mut ends = BatchEnds::of(&self.views)?;
         while let Some(mark) = ends.next_below(Seqno::MAX)? {
             completions.note(&mark);
             last = mark;
@@ -62,9 +62,9 @@ impl Run {
         let highest = Highest::of(&version.counts);
         let rules = Rules::new(request.clone(), &last, highest, completions);
         let erases = |one: &&DroppedCollection| rules.erases(one);
-        run.dropped = version.dropped.iter().filter(erases).copied().collect();
-        run.rules = Some(rules);
-        Ok(run)
+        self.dropped = version.dropped.iter().filter(erases).copied().collect();
+        self.rules = Some(rules);
+        Ok(())
     }
 
     /// Of the segments from number `first` on, of which only what is superseded goes.

@@ -13,6 +13,39 @@ fn what_went_in_comes_out() {
     assert_eq!(Identity::decode(&bytes), Ok(IDENTITY));
 }
 
+const WITH_HISTORY: Identity = Identity {
+    retention: Some(Retention {
+        window_s: 86_400,
+        bytes: Some(10 << 30),
+    }),
+    ..IDENTITY
+};
+
+#[test]
+fn a_history_comes_back_and_every_flipped_bit_of_it_is_corruption() {
+    let unbounded = Identity {
+        retention: Some(Retention::of_seconds(u32::MAX)),
+        ..IDENTITY
+    };
+    for identity in [WITH_HISTORY, unbounded] {
+        let bytes = identity.encode(FORMAT_VERSION);
+        assert_eq!(bytes.len(), LENGTH + HISTORY_LENGTH);
+        assert_eq!(Identity::decode(&bytes), Ok(identity));
+    }
+    let disk = SimulatedDisk::new();
+    WITH_HISTORY.create(&disk).unwrap();
+    assert_eq!(Identity::open(&disk), Ok(WITH_HISTORY));
+    let bytes = WITH_HISTORY.encode(FORMAT_VERSION);
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(Identity::decode(&damaged).is_err(), "bit {bit}");
+    }
+    for end in 0..bytes.len() {
+        assert!(Identity::decode(&bytes[..end]).is_err(), "cut off at {end}");
+    }
+}
+
 #[test]
 fn another_version_is_named_when_the_bytes_are_sound() {
     for found in [0, 2, u32::MAX] {

@@ -94,7 +94,11 @@ pub(super) fn merging(shard: &Shard, failed: Option<Work>) -> Merging {
         return Merging::default();
     }
     let versions = shard.versions().into_iter();
-    let floor = shard.options.history_floor;
+    // Where a history is kept, a rewrite may keep what is dead.
+    let floor = match shard.history {
+        Some(_) => Seqno::ZERO,
+        None => shard.options.history_floor,
+    };
     let all = versions.map(|version| Segments::of(&version, floor));
     let all: Vec<Segments> = all.collect();
     let is_free = |vbucket| !shard.is_merging(vbucket);

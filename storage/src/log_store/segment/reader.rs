@@ -88,6 +88,20 @@ impl Segment {
         }
     }
 
+    /// The same segment, of which what lies above `to` is invisible. It is read anew from the same bytes.
+    pub(crate) fn cut_at(&self, to: Seqno) -> Result<Segment, StorageError> {
+        let meta = SegmentMeta {
+            cut: Some(to),
+            ..self.meta.clone()
+        };
+        let (file, name) = (Arc::clone(&self.file), Arc::clone(&self.file_name));
+        let cut = Segment::open(file, name, meta)?;
+        Ok(Segment {
+            pages: self.pages.clone(),
+            ..cut
+        })
+    }
+
     /// Name of the file it lies in.
     pub(crate) fn file_name(&self) -> &str {
         &self.file_name

@@ -1,0 +1,216 @@
+//! A range of keys as whoever asked for it reads it; and single documents that are not in memory.
+//!
+//! Invariant: [`RangeScan::next`] says that there is no more only behind everything; what is dropped gives its snapshot back.
+
+use std::future::{Future, poll_fn};
+use std::ops::Bound;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::manager::{Backfills, Shared};
+use super::range::{RangeEnd, RangeRead, Wanted};
+use super::reads::{Cell, Taken};
+use crate::vbucket::{LookedUp, Persisted, VbucketCore};
+use messages::scan::{ScanConsistency, ScanError, ScanPage, ScanRange, ScanRequest, Scanned};
+use messages::vbucket::Meta;
+use storage::{DocumentKey, Item, Seqno};
+
+/// A scan of one vbucket under way.
+#[derive(Debug)]
+#[must_use = "what is not read to its end may lack anything"]
+pub struct RangeScan {
+    cell: Arc<Cell>,
+    shared: Arc<Shared>,
+    /// What must be on disk before it begins.
+    waits: Option<Persisted>,
+    with_values: bool,
+}
+
+impl Backfills {
+    /// Opens a scan of a vbucket. Nothing is read before it is asked for.
+    pub fn scan(
+        &self,
+        core: &Arc<VbucketCore>,
+        request: &ScanRequest,
+    ) -> Result<RangeScan, ScanError> {
+        core.admit_scan(request.collection, None)?;
+        let vbucket = core.id();
+        let seqno = match request.consistency {
+            ScanConsistency::OnDisk => Seqno::ZERO,
+            ScanConsistency::Answered => core.high_seqno(),
+            ScanConsistency::AtLeast(token) => {
+                let identity = core.identity();
+                let newest = identity.failover_table.entries().first();
+                let is_ours = newest.is_some_and(|entry| entry.uuid == token.vbucket_uuid);
+                if token.vbucket != vbucket || !is_ours {
+                    return Err(ScanError::OtherHistory { vbucket });
+                }
+                token.seqno
+            }
+        };
+        let waits = if seqno > core.persisted_seqno() {
+            Some(core.wait_persisted(seqno)?)
+        } else {
+            None
+        };
+        let wanted = Wanted {
+            collection: request.collection,
+            keys: Wanted::keys(request.collection, &request.range),
+            with_values: request.with_values,
+            with_tombstones: false,
+            limit: request.limit,
+            page_bytes: request.page_bytes,
+        };
+        let late = ScanError::NotOnDisk { vbucket, seqno };
+        let now = self.shared().now();
+        let deadline = now.saturating_add(request.patience);
+        let deadline = waits.is_some().then_some((deadline, late));
+        self.open(core, wanted, waits, deadline)
+    }
+
+    /// What the store holds of a key, tombstones too. Needs no memory of the vbucket: it may be asked about what that forgot.
+    pub async fn look_up(
+        &self,
+        core: &Arc<VbucketCore>,
+        key: &DocumentKey,
+    ) -> Result<LookedUp, ScanError> {
+        let only = Bound::Included(key.key().to_vec());
+        let range = ScanRange {
+            start: only.clone(),
+            end: only,
+        };
+        let wanted = Wanted {
+            collection: key.collection(),
+            keys: Wanted::keys(key.collection(), &range),
+            with_values: false,
+            with_tombstones: true,
+            limit: None,
+            page_bytes: 1,
+        };
+        let mut scan = self.open(core, wanted, None, None)?;
+        let mut newest = None;
+        loop {
+            match poll_fn(|context| scan.poll_taken(context)).await? {
+                Taken::Item(item) => newest = Some(*item),
+                Taken::End(RangeEnd::Complete { up_to, epoch }) => {
+                    return Ok(LookedUp {
+                        up_to,
+                        epoch,
+                        newest,
+                    });
+                }
+                Taken::End(RangeEnd::Failed(error)) => return Err(error),
+                Taken::End(RangeEnd::Cancelled) => return Err(ScanError::BrokenOff),
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        core: &Arc<VbucketCore>,
+        wanted: Wanted,
+        waits: Option<Persisted>,
+        deadline: Option<(std::time::Duration, ScanError)>,
+    ) -> Result<RangeScan, ScanError> {
+        let shared = self.shared();
+        let now = shared.now();
+        let with_values = wanted.with_values;
+        let idle = now.saturating_add(shared.limits.idle_max);
+        let look_at = deadline.as_ref().map_or(idle, |(at, _)| *at);
+        let read = RangeRead::new(Arc::clone(core), wanted);
+        let cell = Arc::new(Cell::new(read, deadline, now));
+        shared.reads.lock().open(&cell, look_at)?;
+        if waits.is_some() {
+            // Somebody must look when its time is up.
+            shared.wake();
+        }
+        Ok(RangeScan {
+            cell,
+            shared: Arc::clone(shared),
+            waits,
+            with_values,
+        })
+    }
+}
+
+impl RangeScan {
+    /// The next document; `None` behind the last. After an error there is no more.
+    pub async fn next(&mut self) -> Result<Option<Scanned>, ScanError> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The same, for whoever polls.
+    pub fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Scanned>, ScanError>> {
+        Poll::Ready(match ready!(self.poll_taken(context))? {
+            Taken::Item(item) => Ok(Some(self.scanned(*item))),
+            Taken::End(RangeEnd::Complete { .. }) => Ok(None),
+            Taken::End(RangeEnd::Failed(error)) => Err(error),
+            Taken::End(RangeEnd::Cancelled) => Err(ScanError::BrokenOff),
+        })
+    }
+
+    /// So many of the next documents, fewer only behind the last.
+    pub async fn next_page(&mut self, most: usize) -> Result<ScanPage, ScanError> {
+        let mut page = ScanPage::default();
+        while page.documents.len() < most {
+            let Some(scanned) = self.next().await? else {
+                page.is_complete = true;
+                break;
+            };
+            page.documents.push(scanned);
+        }
+        Ok(page)
+    }
+
+    /// Whether nothing is read any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.cell.is_over()
+    }
+
+    fn poll_taken(&mut self, context: &mut Context<'_>) -> Poll<Result<Taken, ScanError>> {
+        if let Some(waits) = &mut self.waits {
+            match Pin::new(waits).poll(context) {
+                Poll::Ready(Ok(())) => {
+                    self.waits = None;
+                    self.cell.begin();
+                }
+                Poll::Ready(Err(error)) => {
+                    self.cell.end(RangeEnd::Cancelled);
+                    return Poll::Ready(Err(error.into()));
+                }
+                Poll::Pending => {}
+            }
+        }
+        let now = self.shared.now();
+        let (taken, must_ask) = self.cell.take(context.waker(), now);
+        if must_ask {
+            let refused = self.shared.reads.lock().want(Arc::clone(&self.cell));
+            match refused {
+                Ok(()) => self.shared.wake(),
+                Err(cell) => cell.end(RangeEnd::Cancelled),
+            }
+        }
+        taken.map(Ok)
+    }
+
+    fn scanned(&self, item: Item) -> Scanned {
+        let meta = Meta::of(&item);
+        let document = item.document;
+        Scanned {
+            key: document.key,
+            meta,
+            value: self.with_values.then_some(document.value),
+        }
+    }
+}
+
+impl Drop for RangeScan {
+    fn drop(&mut self) {
+        self.cell.end(RangeEnd::Cancelled);
+    }
+}

@@ -1,0 +1,83 @@
+//! Why there is no such past.
+//!
+//! Invariant: every refusal says the fact and what may be asked for instead, and nothing was changed by it.
+
+use messages::OperationError;
+use storage::{Advice, KeyError, StorageError, VbucketId};
+
+use crate::changes::TokenError;
+
+/// Why a past cannot be had, read or written down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PastError {
+    /// The bucket keeps no history.
+    #[error("the bucket keeps no history; create one that does, and load it from this one")]
+    NoHistory,
+    /// A time that lies before what is kept.
+    #[error("{time_ms} ms lies before the history that is kept; give a time from {from_ms} ms on")]
+    BeforeWindow {
+        /// The time asked for, in milliseconds since the Unix epoch.
+        time_ms: u64,
+        /// The first that may be asked for.
+        from_ms: u64,
+    },
+    /// A time that has not passed.
+    #[error("{time_ms} ms has not passed, it is {now_ms} ms; give an earlier time")]
+    NotYet {
+        /// The time asked for, in milliseconds since the Unix epoch.
+        time_ms: u64,
+        /// What time it is.
+        now_ms: u64,
+    },
+    /// The token was not taken.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The token names a history this vbucket never had, or no longer has.
+    #[error(
+        "the token is of another bucket, or of a past that vbucket {vbucket} was taken back from; give a token of this bucket"
+    )]
+    OtherHistory {
+        /// Which.
+        vbucket: VbucketId,
+    },
+    /// The store was opened anew since, and what was read of it cannot be read on.
+    #[error("the bucket's files were opened anew since; ask for the past again")]
+    Outlived,
+    /// No such collection at that moment.
+    #[error("there was no collection {scope}.{collection} then; give one that was there")]
+    UnknownCollection {
+        /// Name of the scope.
+        scope: String,
+        /// Name of the collection.
+        collection: String,
+    },
+    /// A key outside the limits.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The store's word.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The bucket's word.
+    #[error(transparent)]
+    Bucket(#[from] OperationError),
+}
+
+impl PastError {
+    /// What the caller does next.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            PastError::NoHistory
+            | PastError::BeforeWindow { .. }
+            | PastError::NotYet { .. }
+            | PastError::Token(_)
+            | PastError::OtherHistory { .. }
+            | PastError::UnknownCollection { .. }
+            | PastError::Key(_) => Advice::FixRequest,
+            PastError::Outlived => Advice::RetryLater,
+            PastError::Storage(error) => error.advice(),
+            PastError::Bucket(error) => error.advice(),
+        }
+    }
+}
