@@ -7,7 +7,9 @@ use messages::OperationError;
 use messages::vbucket::{FailedOver, Observe, ObserveVbucket, Observed, ObservedVbucket};
 use piggin_actors::durability::NodeName;
 use piggin_actors::vbucket::VbucketCore;
-use storage::{KvStore, MemoryStore, Seqno, VbucketState, VbucketStateRecord, VbucketUuid};
+use storage::{
+    CommitDurability, KvStore, MemoryStore, Seqno, VbucketState, VbucketStateRecord, VbucketUuid,
+};
 use support::{Setup, active, become_state, delete, id, key, set};
 
 const FIRST: VbucketUuid = VbucketUuid(0xa11ce);
@@ -52,6 +54,33 @@ fn a_document_is_in_memory_then_on_disk() {
     );
     assert_eq!((now.vbucket_uuid, now.failed_over), (FIRST, None));
     assert!(now.has(Seqno(3)) && !now.has(Seqno(4)));
+}
+
+/// A batch that is cut may hold what was written behind a change, and neither the change nor what replaced it.
+#[test]
+fn what_a_cut_batch_leaves_out_is_not_told_as_on_disk() {
+    let store = MemoryStore::new(8);
+    let record = VbucketStateRecord::new(FIRST);
+    store.create_vbucket(id(), &record).unwrap();
+    let core = Setup::default().warm().core;
+    for name in ["k", "a", "b", "k"] {
+        core.set(set(name, "v")).unwrap();
+    }
+    let take = core.take_for_flush(2, usize::MAX).unwrap();
+    let seqnos: Vec<_> = take.items.iter().map(|item| item.seqno.0).collect();
+    assert_eq!(seqnos, [2, 3], "the first version of k is gone");
+    let group = [support::batch(take, &support::position(&store))];
+    assert_eq!(store.commit(&group, CommitDurability::Synced), [Ok(())]);
+    core.note_persisted(Seqno(3));
+    assert_eq!(core.persisted_seqno(), Seqno(3));
+    let on_disk = || branch(&core, FIRST).unwrap().persisted_seqno;
+    assert_eq!(on_disk(), Seqno::ZERO);
+    support::flush_all(&core, &store, 9);
+    assert_eq!(on_disk(), Seqno(4));
+    // What was told stays true while a newer version is on its way.
+    core.set(set("k", "v")).unwrap();
+    drop(core.take_for_flush(9, usize::MAX));
+    assert_eq!(on_disk(), Seqno(4));
 }
 
 #[test]

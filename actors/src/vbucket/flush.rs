@@ -262,6 +262,13 @@ impl VbucketCore {
         self.lock().flushed.persisted.settled
     }
 
+    /// Up to here whoever waited was told that it is on disk: unlike [`VbucketCore::settled_seqno`] it only rises, until the
+    /// vbucket is taken back.
+    #[must_use]
+    pub fn told_on_disk(&self) -> Seqno {
+        self.waiters.settled().min(self.persisted_seqno())
+    }
+
     /// Whether there is anything to take.
     #[must_use]
     pub fn has_unflushed(&self) -> bool {

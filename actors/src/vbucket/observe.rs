@@ -49,7 +49,8 @@ impl VbucketCore {
         Ok(ObservedVbucket {
             vbucket,
             vbucket_uuid: locked.uuid,
-            persisted_seqno: self.persisted_seqno(),
+            // Not the last seqno on disk: below that, what a newer version replaced may be missing with it.
+            persisted_seqno: self.told_on_disk(),
             current_seqno: locked.log.last_seqno(),
             failed_over: next.map(|next| FailedOver {
                 vbucket_uuid: asked,

@@ -85,6 +85,11 @@ impl Waiters {
         Answered { callers, answer }
     }
 
+    /// Up to here everything was said to be on disk.
+    pub(super) fn settled(&self) -> Seqno {
+        self.inner.lock().persisted
+    }
+
     /// What is above `seqno` will never be on disk: it was taken back. Said under the vbucket's lock, told behind it.
     pub(super) fn refuse_above(&self, seqno: Seqno, reason: OperationError) -> Answered {
         let mut inner = self.inner.lock();
