@@ -216,6 +216,15 @@ impl RangeRead {
     }
 
     fn open(&mut self, store: &StoreHandle) -> Stepped {
+        // The role may have changed since it was asked for. Tombstones are looked up for who judges them under the lock.
+        let Wanted {
+            collection, keys, ..
+        } = &self.wanted;
+        if !self.wanted.with_tombstones
+            && let Err(error) = self.core.admit_scan_of(*collection, keys)
+        {
+            return failed(error.into());
+        }
         let opened = store.lease().and_then(|lease| {
             let snapshot = lease.store().snapshot(self.core.id())?;
             Ok((lease, snapshot))

@@ -34,7 +34,8 @@ impl Backfills {
         core: &Arc<VbucketCore>,
         request: &ScanRequest,
     ) -> Result<RangeScan, ScanError> {
-        core.admit_scan(request.collection, None)?;
+        let keys = Wanted::keys(request.collection, &request.range);
+        core.admit_scan_of(request.collection, &keys)?;
         let vbucket = core.id();
         let seqno = match request.consistency {
             ScanConsistency::OnDisk => Seqno::ZERO,
@@ -56,7 +57,7 @@ impl Backfills {
         };
         let wanted = Wanted {
             collection: request.collection,
-            keys: Wanted::keys(request.collection, &request.range),
+            keys,
             with_values: request.with_values,
             with_tombstones: false,
             limit: request.limit,

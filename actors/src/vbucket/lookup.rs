@@ -3,9 +3,10 @@
 //! Invariant: what the store was found to hold counts only while nothing left memory that it may not have held then.
 
 use super::core::{Inner, VbucketCore};
+use super::status::Sight;
 use crate::sync::atomic::Ordering;
 use messages::{Busy, OperationError};
-use storage::{CollectionId, Item, RollbackEpoch, Seqno};
+use storage::{CollectionId, Item, KeyRange, RollbackEpoch, Seqno};
 
 /// What the store holds of a key.
 #[derive(Clone, Debug)]
@@ -32,6 +33,25 @@ impl VbucketCore {
             return Err(OperationError::UnknownCollection { manifest_uid });
         }
         Ok(start)
+    }
+
+    /// Whether the store may be read for a client in the place of memory: not where a durable write may have been committed
+    /// elsewhere, for what it replaced is not to be seen any more. To be asked before anything else, as any read asks it: of
+    /// what is over by then the outcome has its seqno.
+    pub fn admit_scan_of(
+        &self,
+        collection: CollectionId,
+        keys: &KeyRange,
+    ) -> Result<(), OperationError> {
+        let sight = self.admit_read()?;
+        let start = self.admit_collection_in_force(collection)?.start;
+        if sight == Sight::Partial && self.prepares.is_unloaded() {
+            return Err(OperationError::TemporaryFailure(Busy::WarmingUp));
+        }
+        if self.prepares.hides_any(keys, start) {
+            return Err(OperationError::SyncWriteReCommitInProgress);
+        }
+        Ok(())
     }
 
     /// Whether the store may hold a tombstone of a key that is not in memory.

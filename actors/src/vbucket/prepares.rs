@@ -12,7 +12,7 @@ use super::memory;
 use crate::durability::Prepare;
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use storage::{DocumentKey, Item, MemoryAccount, MemoryToken, Operation, Seqno};
+use storage::{DocumentKey, Item, KeyRange, MemoryAccount, MemoryToken, Operation, Seqno};
 
 /// The newest of a key's prepares and aborts.
 #[derive(Debug)]
@@ -25,6 +25,19 @@ enum Slot {
     },
     /// What is over: where the newest lies.
     Over { newest: Seqno, _token: MemoryToken },
+}
+
+impl Slot {
+    /// Whether a prepare at or above `start` may have been committed elsewhere.
+    fn hides(&self, start: Seqno) -> bool {
+        match self {
+            Slot::Open {
+                item,
+                is_maybe_visible,
+            } => *is_maybe_visible && item.seqno >= start,
+            Slot::Over { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -66,13 +79,21 @@ impl Prepares {
         }
         let table = self.table.read();
         let slot = table.slots.get(key);
-        slot.is_some_and(|slot| match slot {
-            Slot::Open {
-                item,
-                is_maybe_visible,
-            } => *is_maybe_visible && item.seqno >= start,
-            Slot::Over { .. } => false,
-        })
+        slot.is_some_and(|slot| slot.hides(start))
+    }
+
+    /// The same for any of these keys.
+    pub(super) fn hides_any(&self, keys: &KeyRange, start: Seqno) -> bool {
+        if self.maybe_visible.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let is_wanted = |key: &DocumentKey| {
+            let (key, end) = (key.as_encoded(), keys.end.as_deref());
+            keys.first.as_slice() <= key && end.is_none_or(|end| key < end)
+        };
+        let table = self.table.read();
+        let mut slots = table.slots.iter();
+        slots.any(|(key, slot)| is_wanted(key) && slot.hides(start))
     }
 
     /// The prepare of this key that is not over, if there is one at or above `start`.
