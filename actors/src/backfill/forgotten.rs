@@ -91,7 +91,7 @@ impl Backfills {
             }
             if let ScanError::Unread { vbucket, cause } = error
                 && let FailureCause::Storage(cause) = cause
-                && cause.advice() != Advice::RetryLater
+                && !matches!(cause.advice(), Advice::RetryLater | Advice::Reopen)
             {
                 let cause = DownCause::Storage(Arc::new(cause));
                 return OperationError::VbucketDown { vbucket, cause };
