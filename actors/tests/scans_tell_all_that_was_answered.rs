@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use messages::scan::{ScanConsistency, ScanError, ScanRange, ScanRequest, Scanned};
+use messages::vbucket::MutationToken;
 use messages::{Busy, ChildName, Generation, OperationError};
 use piggin_actors::backfill::{BackfillConfig, BackfillLimits, Backfills, RangeScan};
 use piggin_actors::environment::Environment;
@@ -19,11 +22,13 @@ use piggin_actors::guardian::{ExitCause, Guardian, Verdict};
 use piggin_actors::store_handle::StoreHandle;
 use storage::disk::SimulatedDisk;
 use storage::{
-    CollectionId, CommitDurability, CreateOptions, KvStore, LogStore, OpenOptions, Seqno,
+    CollectionId, CommitDurability, CreateOptions, KvStore, LogStore, OpenOptions, Outcome, Seqno,
     VbucketState, VbucketStateRecord, VbucketUuid,
 };
 use support::durable::{lead, leader, prepare};
-use support::{Bench, batch, become_state, flush_all, id, position, set};
+use support::{Bench, active, batch, become_state, flush_all, id, position, set};
+
+const IDLE: Duration = Duration::from_secs(720);
 
 /// Keeps the reader, for the test to step.
 #[derive(Default)]
@@ -215,4 +220,145 @@ fn a_vbucket_whose_prepares_are_not_loaded_is_not_scanned() {
     assert_eq!(refused(), Some(warming.into()));
     world.bench.core.warm_prepares(Vec::new());
     assert_eq!(refused(), None);
+}
+
+/// Of what it holds a batch that is cut may lack what was written before, and what took its place.
+#[test]
+fn what_a_cut_batch_left_out_is_waited_for() {
+    let world = World::of(active());
+    let token = world.bench.core.set(set("k", "v")).unwrap().token;
+    world.write(&["a", "b", "k"]);
+    world.flush_two();
+    let on_disk = |seqno| ScanConsistency::AtLeast(MutationToken { seqno, ..token });
+    let mut waits = world.open(on_disk(token.seqno)).unwrap();
+    assert!(world.next(&mut waits).is_none(), "k is in no version there");
+    world.flush();
+    assert_eq!(world.keys(&mut waits), all(&["a", "b", "k"]));
+}
+
+#[test]
+fn a_state_that_never_was_is_not_read() {
+    let world = World::of(active());
+    world.write(&["k", "a", "b", "k"]);
+    world.flush_two();
+    let mut late = world.open(ScanConsistency::OnDisk).unwrap();
+    let mut waits = world.open(ScanConsistency::OnDisk).unwrap();
+    assert!(world.next(&mut waits).is_none(), "b is there, and k is not");
+    world.flush();
+    world.bench.clock.advance(Duration::from_secs(1));
+    assert_eq!(world.keys(&mut waits), all(&["a", "b", "k"]));
+    assert_eq!(world.keys(&mut late), all(&["a", "b", "k"]));
+    // Nor is it waited for without end.
+    world.write(&["k", "a", "b", "k"]);
+    world.flush_two();
+    let mut late = world.open(ScanConsistency::OnDisk).unwrap();
+    assert!(world.next(&mut late).is_none());
+    world.bench.clock.advance(ScanRequest::PATIENCE);
+    let told = world.next(&mut late);
+    let is_late = matches!(told, Some(Err(ScanError::NotOnDisk { .. })));
+    assert!(is_late, "{told:?}");
+}
+
+#[test]
+fn what_is_on_disk_in_time_may_be_looked_at_late() {
+    let world = World::of(active());
+    world.write(&["a"]);
+    let mut scan = world.open(ScanConsistency::Answered).unwrap();
+    let mut late = world.open(ScanConsistency::Answered).unwrap();
+    world.turn();
+    world.bench.clock.advance(ScanRequest::PATIENCE / 2);
+    world.flush();
+    world.bench.clock.advance(ScanRequest::PATIENCE);
+    world.turn();
+    assert_eq!(world.keys(&mut scan), all(&["a"]));
+    world.bench.clock.advance(IDLE);
+    world.turn();
+    assert_eq!(world.keys(&mut late), Some(Err(ScanError::Idle)));
+}
+
+#[test]
+fn what_was_read_ahead_is_there_until_it_is_idle() {
+    let world = World::of(active());
+    world.write(&["a", "b", "c"]);
+    world.flush();
+    let mut scan = world.open(ScanConsistency::Answered).unwrap();
+    assert!(world.next(&mut scan).is_some());
+    assert!(!scan.is_over(), "two of them are read and not taken");
+    let mut kept = world.open(ScanConsistency::Answered).unwrap();
+    assert!(world.next(&mut kept).is_some());
+    world.bench.clock.advance(IDLE - Duration::from_secs(1));
+    kept.keep();
+    world.bench.clock.advance(Duration::from_secs(1));
+    world.turn();
+    assert!(scan.is_over());
+    assert_eq!(world.keys(&mut scan), Some(Err(ScanError::Idle)));
+    assert_eq!(world.keys(&mut kept), all(&["b", "c"]));
+    assert!(kept.is_over());
+}
+
+#[test]
+fn pages_are_bounded_by_bytes() {
+    let world = World::of(active());
+    let names: Vec<_> = (0..6).map(|number| format!("k{number}")).collect();
+    for name in &names {
+        let value = "v".repeat(100 << 10);
+        world.bench.core.set(set(name, &value)).unwrap();
+    }
+    world.flush();
+    // More than may be asked for.
+    let mut scan = world.scan(ScanRequest {
+        page_bytes: usize::MAX,
+        ..ScanRequest::of(CollectionId::DEFAULT, ScanRange::all())
+    });
+    let scan = scan.as_mut().unwrap();
+    let mut told = Vec::new();
+    loop {
+        let page = {
+            let mut page = pin!(scan.next_page(1000));
+            let mut context = Context::from_waker(Waker::noop());
+            loop {
+                match page.as_mut().poll(&mut context) {
+                    Poll::Ready(page) => break page.unwrap(),
+                    Poll::Pending => world.turn(),
+                }
+            }
+        };
+        told.push(page.documents.len());
+        if page.is_complete {
+            break;
+        }
+    }
+    assert_eq!(told, [3, 3, 0]);
+}
+
+/// Between the opening and the first page the vbucket was taken back below what was answered.
+#[test]
+fn what_was_lost_since_it_was_opened_is_not_passed_over() {
+    let world = World::of(active());
+    let core = &world.bench.core;
+    for name in ["a", "b"] {
+        world.write(&[name]);
+        world.flush();
+    }
+    let mut scan = world.open(ScanConsistency::Answered).unwrap();
+    become_state(core, VbucketState::Replica);
+    world.flush();
+    core.begin_rollback().unwrap();
+    assert!(core.withdraw());
+    let lease = world.store.lease().unwrap();
+    let rolled_back = lease.store().rollback(id(), Seqno(1));
+    assert!(
+        matches!(rolled_back, Outcome::Complete(_)),
+        "{rolled_back:?}"
+    );
+    core.note_epoch(position(lease.store()).epoch);
+    core.reset(&lease.store().snapshot(id()).unwrap().state());
+    core.warm_done();
+    become_state(core, VbucketState::Active);
+    let vbucket = id();
+    let lost = ScanError::OtherHistory { vbucket };
+    assert_eq!(world.keys(&mut scan), Some(Err(lost)));
+    world.flush();
+    let mut anew = world.open(ScanConsistency::Answered).unwrap();
+    assert_eq!(world.keys(&mut anew), all(&["a"]));
 }

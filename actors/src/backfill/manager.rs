@@ -174,7 +174,7 @@ impl Shared {
         let (idle_max, is_recalled) = (self.limits.idle_max, self.store.wants_reopening());
         let overdue = self.reads.lock().overdue(now, idle_max, is_recalled);
         for (cell, error) in overdue {
-            cell.end(RangeEnd::Failed(error));
+            cell.give_up(error);
         }
     }
 

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | the vbucket does not serve it any more, or the collection has ended | **failed** |
 //! | the store is being opened anew, and nothing was read yet | later |
+//! | the store has gaps | later, and **failed** when its patience is over |
+//! | what must be seen is not part of the history any more | **failed** |
 //! | the store is called back, its snapshot with it | **failed** |
 //! | no snapshot, a step that fails, a record that cannot be read | **failed** |
 //! | the scan is complete, with proof; or as many were found as are wanted | complete |
@@ -13,19 +15,20 @@
 
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::environment::Environment;
 use crate::hooks::FaultPoint;
 use crate::store_handle::{StoreHandle, StoreLease};
-use crate::vbucket::VbucketCore;
+use crate::vbucket::{VbucketCore, WholeFlushes};
 use messages::FailureCause;
 use messages::failure::ScanPurpose;
 use messages::scan::{ScanError, ScanRange, behind_all_with};
 use storage::{
     CollectionId, DocumentKey, DroppedCollection, Item, ItemView, KeyRange, KvStore, Namespace,
-    Outcome, RollbackEpoch, Scan, ScanEnd, Seqno, StorageError,
+    Outcome, RollbackEpoch, Scan, ScanEnd, Seqno, StorageError, VbucketUuid,
 };
 
 /// What is read.
@@ -38,6 +41,10 @@ pub(super) struct Wanted {
     pub(super) with_tombstones: bool,
     pub(super) limit: Option<u64>,
     pub(super) page_bytes: usize,
+    /// A change, and the branch of history it is of, that must be in what is read.
+    pub(super) must_see: Option<(VbucketUuid, Seqno)>,
+    /// How long it waits for a store that has a whole state.
+    pub(super) patience: Duration,
 }
 
 /// How a read ended.
@@ -65,8 +72,17 @@ pub(super) struct RangeRead {
     /// Where the life of the collection began that is read.
     start: Option<Seqno>,
     scanning: Option<Scanning>,
+    gap: Option<Gap>,
     /// Found so far.
     found: u64,
+}
+
+/// The store holds a state that never was: what one batch brought, and not what comes with the next.
+#[derive(Debug)]
+struct Gap {
+    /// Nor do later batches bring another one, while this is held.
+    _whole: WholeFlushes,
+    until: Duration,
 }
 
 #[derive(Debug)]
@@ -123,6 +139,7 @@ impl RangeRead {
             wanted,
             start: None,
             scanning: None,
+            gap: None,
             found: 0,
         }
     }
@@ -131,6 +148,10 @@ impl RangeRead {
     pub(super) fn is_recalled(&self) -> bool {
         let scanning = self.scanning.as_ref();
         scanning.is_some_and(|scanning| scanning.lease.is_recalled())
+    }
+
+    pub(super) fn core(&self) -> &VbucketCore {
+        &self.core
     }
 
     /// Reads a page.
@@ -143,7 +164,7 @@ impl RangeRead {
             return failed(ScanError::BrokenOff);
         }
         let Some(scanning) = &mut self.scanning else {
-            return self.open(store);
+            return self.open(store, environment);
         };
         let purpose = ScanPurpose::Client;
         // A test's fault strikes where the store's own would.
@@ -215,7 +236,7 @@ impl RangeRead {
         }
     }
 
-    fn open(&mut self, store: &StoreHandle) -> Stepped {
+    fn open(&mut self, store: &StoreHandle, environment: &Environment) -> Stepped {
         // The role may have changed since it was asked for. Tombstones are looked up for who judges them under the lock.
         let Wanted {
             collection, keys, ..
@@ -235,6 +256,19 @@ impl RangeRead {
             Err(_) if store.wants_reopening() => return Stepped::Later,
             Err(cause) => return self.unread(cause),
         };
+        let watermarks = snapshot.state().watermarks;
+        if let Some((branch, seqno)) = self.wanted.must_see
+            && (watermarks.high_seqno < seqno || !self.core.has_change(branch, seqno))
+        {
+            let vbucket = self.core.id();
+            return failed(ScanError::OtherHistory { vbucket });
+        }
+        let has_gaps = watermarks.snapshot.end > watermarks.high_seqno
+            && self.core.high_seqno() > watermarks.high_seqno;
+        if has_gaps && !self.wanted.with_tombstones {
+            return self.wait(watermarks.snapshot.end, environment.clock.monotonic());
+        }
+        self.gap = None;
         self.scanning = Some(Scanning {
             scan: snapshot.scan_by_key(self.wanted.keys.clone()),
             lease,
@@ -244,6 +278,19 @@ impl RangeRead {
             items: 0,
         });
         Stepped::Page(Vec::new())
+    }
+
+    /// Until what the store lacks up to `seqno` is there.
+    fn wait(&mut self, seqno: Seqno, now: Duration) -> Stepped {
+        let gap = self.gap.get_or_insert_with(|| Gap {
+            _whole: self.core.want_whole_flushes(),
+            until: now.saturating_add(self.wanted.patience),
+        });
+        if gap.until <= now {
+            let vbucket = self.core.id();
+            return failed(ScanError::NotOnDisk { vbucket, seqno });
+        }
+        Stepped::Later
     }
 
     fn unread(&self, cause: impl Into<FailureCause>) -> Stepped {

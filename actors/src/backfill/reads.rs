@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::range::{RangeEnd, RangeRead, Stepped};
 use messages::OperationError;
 use messages::scan::ScanError;
-use storage::Item;
+use storage::{Item, Seqno};
 
 /// Most reads that are open at once: four scans of all vbuckets there can be.
 const OPEN_MAX: usize = 4096;
@@ -22,6 +22,15 @@ const OPEN_MAX: usize = 4096;
 /// A read, and what it found that was not taken.
 #[derive(Debug)]
 pub(super) struct Cell(Mutex<State>);
+
+/// What a read waits for before it begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    /// By then
+    pub(super) at: Duration,
+    /// this must be on disk.
+    pub(super) seqno: Seqno,
+}
 
 #[derive(Debug)]
 struct State {
@@ -32,8 +41,7 @@ struct State {
     waker: Option<Waker>,
     /// A page was asked for and is not there.
     is_wanted: bool,
-    /// What it waits for must be on disk by then.
-    deadline: Option<(Duration, ScanError)>,
+    deadline: Option<Deadline>,
     used_at: Duration,
 }
 
@@ -47,11 +55,7 @@ impl State {
 }
 
 impl Cell {
-    pub(super) fn new(
-        read: RangeRead,
-        deadline: Option<(Duration, ScanError)>,
-        now: Duration,
-    ) -> Cell {
+    pub(super) fn new(read: RangeRead, deadline: Option<Deadline>, now: Duration) -> Cell {
         Cell(Mutex::new(State {
             read: Some(read),
             found: VecDeque::new(),
@@ -90,8 +94,31 @@ impl Cell {
         self.0.lock().deadline = None;
     }
 
+    /// Whether nothing is read any more, and nothing that was read is left to be taken of a read that is complete.
     pub(super) fn is_over(&self) -> bool {
-        self.0.lock().end.is_some()
+        let state = self.0.lock();
+        match state.end {
+            None => false,
+            Some(RangeEnd::Complete { .. }) => state.found.is_empty(),
+            Some(RangeEnd::Failed(_) | RangeEnd::Cancelled) => true,
+        }
+    }
+
+    /// It is in use, though nothing is taken.
+    pub(super) fn keep(&self, now: Duration) {
+        self.0.lock().used_at = now;
+    }
+
+    /// Ends it, whatever is left to be taken.
+    pub(super) fn give_up(&self, error: ScanError) {
+        {
+            let mut state = self.0.lock();
+            state.found.clear();
+            if matches!(state.end, Some(RangeEnd::Complete { .. })) {
+                state.end = None;
+            }
+        }
+        self.end(RangeEnd::Failed(error));
     }
 
     /// The read, for whoever does a page of it; none if it is over.
@@ -144,20 +171,28 @@ impl Cell {
         idle_max: Duration,
         is_recalled: bool,
     ) -> Result<Duration, ScanError> {
-        let state = self.0.lock();
+        let mut state = self.0.lock();
         let holds_it = |read: &RangeRead| is_recalled && read.is_recalled();
         if state.read.as_ref().is_some_and(holds_it) {
             return Err(ScanError::BrokenOff);
         }
-        if let Some((deadline, error)) = &state.deadline {
-            return if *deadline <= now {
-                Err(error.clone())
-            } else {
-                Ok(*deadline)
-            };
+        if let Some(Deadline { at, seqno }) = state.deadline
+            && let Some(read) = &state.read
+        {
+            if now < at {
+                return Ok(at);
+            }
+            let vbucket = read.core().id();
+            if read.core().told_on_disk() < seqno {
+                return Err(ScanError::NotOnDisk { vbucket, seqno });
+            }
+            // It is there, and whoever wanted it has not looked yet.
+            state.deadline = None;
         }
         let until = state.used_at.saturating_add(idle_max);
-        if state.is_wanted || state.end.is_some() {
+        let is_read = state.is_wanted && state.end.is_none();
+        let is_empty = state.end.is_some() && state.found.is_empty();
+        if is_read || is_empty {
             Ok(now.saturating_add(idle_max))
         } else if until <= now {
             Err(ScanError::Idle)

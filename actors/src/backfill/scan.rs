@@ -7,14 +7,17 @@ use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::manager::{Backfills, Shared};
 use super::range::{RangeEnd, RangeRead, Wanted};
-use super::reads::{Cell, Taken};
+use super::reads::{Cell, Deadline, Taken};
 use crate::vbucket::{LookedUp, Persisted, VbucketCore};
 use messages::scan::{ScanConsistency, ScanError, ScanPage, ScanRange, ScanRequest, Scanned};
 use messages::vbucket::Meta;
-use storage::{DocumentKey, Item, Seqno};
+use storage::{DocumentKey, Item, Seqno, VbucketUuid};
 
 /// A scan of one vbucket under way.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct RangeScan {
     /// What must be on disk before it begins.
     waits: Option<Persisted>,
     with_values: bool,
+    /// A page is complete with about so many.
+    page_bytes: usize,
 }
 
 impl Backfills {
@@ -37,20 +42,18 @@ impl Backfills {
         let keys = Wanted::keys(request.collection, &request.range);
         core.admit_scan_of(request.collection, &keys)?;
         let vbucket = core.id();
+        let branch = newest_branch(core);
         let seqno = match request.consistency {
             ScanConsistency::OnDisk => Seqno::ZERO,
             ScanConsistency::Answered => core.high_seqno(),
             ScanConsistency::AtLeast(token) => {
-                let identity = core.identity();
-                let newest = identity.failover_table.entries().first();
-                let is_ours = newest.is_some_and(|entry| entry.uuid == token.vbucket_uuid);
-                if token.vbucket != vbucket || !is_ours {
+                if token.vbucket != vbucket || branch != Some(token.vbucket_uuid) {
                     return Err(ScanError::OtherHistory { vbucket });
                 }
                 token.seqno
             }
         };
-        let waits = if seqno > core.persisted_seqno() {
+        let waits = if seqno > core.told_on_disk() {
             Some(core.wait_persisted(seqno)?)
         } else {
             None
@@ -61,12 +64,15 @@ impl Backfills {
             with_values: request.with_values,
             with_tombstones: false,
             limit: request.limit,
-            page_bytes: request.page_bytes,
+            page_bytes: request.page_bytes.clamp(1, ScanRequest::PAGE_BYTES),
+            // Of what is on disk nothing in particular is asked.
+            must_see: branch
+                .filter(|_| seqno > Seqno::ZERO)
+                .map(|branch| (branch, seqno)),
+            patience: request.patience,
         };
-        let late = ScanError::NotOnDisk { vbucket, seqno };
-        let now = self.shared().now();
-        let deadline = now.saturating_add(request.patience);
-        let deadline = waits.is_some().then_some((deadline, late));
+        let at = self.shared().now().saturating_add(request.patience);
+        let deadline = waits.is_some().then_some(Deadline { at, seqno });
         self.open(core, wanted, waits, deadline)
     }
 
@@ -88,6 +94,8 @@ impl Backfills {
             with_tombstones: true,
             limit: None,
             page_bytes: 1,
+            must_see: None,
+            patience: ScanRequest::PATIENCE,
         };
         let mut scan = self.open(core, wanted, None, None)?;
         let mut newest = None;
@@ -112,13 +120,13 @@ impl Backfills {
         core: &Arc<VbucketCore>,
         wanted: Wanted,
         waits: Option<Persisted>,
-        deadline: Option<(std::time::Duration, ScanError)>,
+        deadline: Option<Deadline>,
     ) -> Result<RangeScan, ScanError> {
         let shared = self.shared();
         let now = shared.now();
-        let with_values = wanted.with_values;
+        let (with_values, page_bytes) = (wanted.with_values, wanted.page_bytes);
         let idle = now.saturating_add(shared.limits.idle_max);
-        let look_at = deadline.as_ref().map_or(idle, |(at, _)| *at);
+        let look_at = deadline.as_ref().map_or(idle, |deadline| deadline.at);
         let read = RangeRead::new(Arc::clone(core), wanted);
         let cell = Arc::new(Cell::new(read, deadline, now));
         shared.reads.lock().open(&cell, look_at)?;
@@ -131,6 +139,7 @@ impl Backfills {
             shared: Arc::clone(shared),
             waits,
             with_values,
+            page_bytes,
         })
     }
 }
@@ -154,20 +163,38 @@ impl RangeScan {
         })
     }
 
-    /// So many of the next documents, fewer only behind the last.
+    /// The next documents: so many, or about so many bytes of them as are read at once; one at least, but behind the last.
     pub async fn next_page(&mut self, most: usize) -> Result<ScanPage, ScanError> {
         let mut page = ScanPage::default();
-        while page.documents.len() < most {
+        let mut bytes: usize = 0;
+        while page.documents.len() < most && bytes < self.page_bytes {
             let Some(scanned) = self.next().await? else {
                 page.is_complete = true;
                 break;
             };
+            let value = scanned.value.as_ref().map_or(0, Bytes::len);
+            let length = scanned.key.as_encoded().len().saturating_add(value);
+            bytes = bytes.saturating_add(length);
             page.documents.push(scanned);
         }
         Ok(page)
     }
 
-    /// Whether nothing is read any more.
+    /// It is in use, though nothing is asked of it: to be said again behind the time that is answered, by
+    /// [`RangeScan::now`].
+    pub fn keep(&self) -> Duration {
+        let now = self.shared.now();
+        self.cell.keep(now);
+        now.saturating_add(self.shared.limits.idle_max / 4)
+    }
+
+    /// The time its idleness is measured by.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.shared.now()
+    }
+
+    /// Whether there is nothing to be had of it any more but an error or the end.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.cell.is_over()
@@ -208,6 +235,15 @@ impl RangeScan {
             value: self.with_values.then_some(document.value),
         }
     }
+}
+
+fn newest_branch(core: &VbucketCore) -> Option<VbucketUuid> {
+    let identity = core.identity();
+    identity
+        .failover_table
+        .entries()
+        .first()
+        .map(|entry| entry.uuid)
 }
 
 impl Drop for RangeScan {

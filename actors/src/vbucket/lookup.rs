@@ -6,7 +6,7 @@ use super::core::{Inner, VbucketCore};
 use super::status::Sight;
 use crate::sync::atomic::Ordering;
 use messages::{Busy, OperationError};
-use storage::{CollectionId, Item, KeyRange, RollbackEpoch, Seqno};
+use storage::{CollectionId, Item, KeyRange, RollbackEpoch, Seqno, VbucketUuid};
 
 /// What the store holds of a key.
 #[derive(Clone, Debug)]
@@ -52,6 +52,19 @@ impl VbucketCore {
             return Err(OperationError::SyncWriteReCommitInProgress);
         }
         Ok(())
+    }
+
+    /// Whether a change that was made on this branch of history is part of it still.
+    #[must_use]
+    pub fn has_change(&self, branch: VbucketUuid, seqno: Seqno) -> bool {
+        let identity = self.identity();
+        let entries = identity.failover_table.entries();
+        let Some(place) = entries.iter().position(|entry| entry.uuid == branch) else {
+            return false;
+        };
+        // A branch ends where the next one begins.
+        let next = place.checked_sub(1).and_then(|newer| entries.get(newer));
+        next.is_none_or(|next| seqno <= next.seqno)
     }
 
     /// Whether the store may hold a tombstone of a key that is not in memory.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::{Cell, OPEN_MAX, Reads, Taken};
+use super::{Cell, Deadline, OPEN_MAX, Reads, Taken};
 use crate::backfill::range::{RangeEnd, RangeRead, Wanted};
 use crate::vbucket::VbucketCore;
-use crate::vbucket::tests::support::active;
+use crate::vbucket::tests::support::{active, id};
 use messages::scan::{ScanError, ScanRange};
 use messages::{Busy, OperationError};
-use storage::CollectionId;
+use storage::{CollectionId, Seqno};
 
 const IDLE: Duration = Duration::from_secs(720);
 
@@ -26,11 +26,13 @@ fn read_of(core: Arc<VbucketCore>) -> RangeRead {
         with_tombstones: false,
         limit: None,
         page_bytes: 1,
+        must_see: None,
+        patience: Duration::ZERO,
     };
     RangeRead::new(core, wanted)
 }
 
-fn cell(deadline: Option<(Duration, ScanError)>) -> Arc<Cell> {
+fn cell(deadline: Option<Deadline>) -> Arc<Cell> {
     Arc::new(Cell::new(read_of(active().core), deadline, at(0)))
 }
 
@@ -79,9 +81,15 @@ fn what_is_wanted_is_not_idle() {
 
 #[test]
 fn what_waits_too_long_is_told_so() {
-    let late = ScanError::NoScan;
-    let waits = cell(Some((at(5), late.clone())));
-    let begun = cell(Some((at(5), late.clone())));
+    let deadline = Deadline {
+        at: at(5),
+        seqno: Seqno(1),
+    };
+    let (waits, begun) = (cell(Some(deadline)), cell(Some(deadline)));
+    let late = ScanError::NotOnDisk {
+        vbucket: id(),
+        seqno: Seqno(1),
+    };
     let mut reads = Reads::default();
     for cell in [&waits, &begun] {
         reads.open(cell, at(5)).unwrap();
