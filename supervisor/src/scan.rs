@@ -1,7 +1,7 @@
 //! A scan of a collection: the scans of all vbuckets, merged by key.
 //!
 //! Invariant: each vbucket is read as it was at one moment, which is not the same one for all; what is told comes by rising key,
-//! each key once; and the end is told only behind all vbuckets' ends. One that fails ends the scan with its error.
+//! each key of a vbucket once; and the end is told only behind all vbuckets' ends. One that fails ends the scan with its error.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -92,6 +92,7 @@ impl<'c> ScanBuilder<'c> {
             lacking: (0..sources.len()).collect(),
             sources,
             heads: BTreeMap::new(),
+            kept_until: Duration::ZERO,
             left: self.request.limit.unwrap_or(u64::MAX),
             is_over: false,
         })
@@ -109,17 +110,20 @@ impl<'c> ScanBuilder<'c> {
     }
 }
 
-/// A scan under way. It holds a snapshot of every vbucket that is not read to its end, until it is dropped; one of which
-/// nothing is asked for twelve minutes ends with [`ScanError::Idle`].
+/// A scan under way. It holds a snapshot of every vbucket that is not read to its end, until it is dropped; one of
+/// which nothing is asked for twelve minutes ends with [`ScanError::Idle`].
 #[derive(Debug)]
 #[must_use = "what is not read to its end may lack anything"]
 pub struct Scan {
     /// By vbucket.
     sources: Vec<RangeScan>,
-    /// The next document of each vbucket that has one, by its key, with the place of its source.
-    heads: BTreeMap<DocumentKey, (usize, Scanned)>,
+    /// The next document of each vbucket that has one, by its key and the place of its source: by message a key can be put
+    /// into several vbuckets.
+    heads: BTreeMap<(DocumentKey, usize), Scanned>,
     /// Those of which the next document is not known.
     lacking: Vec<usize>,
+    /// Behind that they must be told that they are in use: those whose next document is known are asked nothing.
+    kept_until: Duration,
     left: u64,
     is_over: bool,
 }
@@ -141,6 +145,7 @@ impl Scan {
             self.end();
             return Poll::Ready(Ok(None));
         }
+        self.keep_sources();
         let mut pending = Vec::new();
         while let Some(place) = self.lacking.pop() {
             let Some(source) = self.sources.get_mut(place) else {
@@ -148,7 +153,7 @@ impl Scan {
             };
             match source.poll_next(context) {
                 Poll::Ready(Ok(Some(scanned))) => {
-                    self.heads.insert(scanned.key.clone(), (place, scanned));
+                    self.heads.insert((scanned.key.clone(), place), scanned);
                 }
                 Poll::Ready(Ok(None)) => {}
                 Poll::Ready(Err(error)) => {
@@ -162,13 +167,21 @@ impl Scan {
         if !self.lacking.is_empty() {
             return Poll::Pending;
         }
-        let Some((_, (place, next))) = self.heads.pop_first() else {
+        let Some(((_, place), next)) = self.heads.pop_first() else {
             self.end();
             return Poll::Ready(Ok(None));
         };
         self.lacking.push(place);
         self.left = self.left.saturating_sub(1);
         Poll::Ready(Ok(Some(next)))
+    }
+
+    fn keep_sources(&mut self) {
+        let now = self.sources.first().map(RangeScan::now);
+        if now.is_some_and(|now| now >= self.kept_until) {
+            let kept = self.sources.iter().map(RangeScan::keep);
+            self.kept_until = kept.min().unwrap_or(Duration::MAX);
+        }
     }
 
     /// Gives all snapshots back.

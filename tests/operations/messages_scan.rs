@@ -44,3 +44,23 @@ fn pages_are_the_scan() -> Result {
     block_on(bucket.shutdown())?;
     Ok(())
 }
+
+/// What one scan read ahead is its own, whoever opens another one.
+#[test]
+fn two_scans_leave_each_other_alone() -> Result {
+    let disk = Arc::new(SimulatedDisk::new());
+    let bucket = block_on(Bucket::create(made_small(BucketConfig::on(disk))))?;
+    fill(&bucket, 1500);
+    let actor = bucket.vbucket(vbucket(1)).unwrap();
+    let request = ScanRequest::of(CollectionId::DEFAULT, ScanRange::all());
+    let open = || block_on(actor.send(OpenScan(request.clone()))).unwrap();
+    let read = |scan| block_on(actor.send(ReadScan { scan })).unwrap();
+    let first = open()?;
+    assert!(!read(first)?.is_complete);
+    let second = open()?;
+    let rest = read(first)?;
+    assert_eq!((rest.documents.len(), rest.is_complete), (500, true));
+    assert_eq!(read(second)?.documents.len(), 1000);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}

@@ -7,10 +7,12 @@ use futures_util::StreamExt;
 use proptest::prelude::*;
 
 use piggin::messages::ScanRange;
+use piggin::messages::vbucket::{Set, WriteOptions};
 use piggin::storage::disk::SimulatedDisk;
+use piggin::storage::{CollectionId, DocumentKey};
 use piggin::{Bucket, BucketConfig, Collection, ScanBuilder};
 
-use crate::support::{Result, block_on, made_small};
+use crate::support::{Result, block_on, made_small, vbucket};
 
 fn bucket() -> Bucket {
     let disk = std::sync::Arc::new(SimulatedDisk::new());
@@ -116,6 +118,47 @@ fn a_scan_is_of_one_moment_and_a_stream() -> Result {
     let rest: Vec<_> = rest.into_iter().map(|one| one.unwrap().key).collect();
     let rest: Vec<_> = rest.iter().map(|key| key.key().to_vec()).collect();
     assert_eq!(rest, [b"b", b"c"]);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// Several pages of each vbucket, and no two values alike.
+#[test]
+fn nothing_is_lost_or_told_twice_between_pages() -> Result {
+    let bucket = bucket();
+    let value = |number: usize| [vec![b'v'; 2000], number.to_string().into_bytes()].concat();
+    let mut expected = Vec::new();
+    for number in 0..2500 {
+        let name = format!("key {number:04}");
+        block_on(bucket.set(&name, value(number)))?;
+        expected.push((name.into_bytes(), Some(value(number))));
+    }
+    assert_eq!(pairs(bucket.scan(ScanRange::all())), expected);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// By message a key can be put where it does not belong: what else lies there is told all the same.
+#[test]
+fn a_key_in_two_vbuckets_hides_nothing() -> Result {
+    let bucket = bucket();
+    let names: Vec<String> = (0..40).map(|number| format!("key {number:02}")).collect();
+    put(
+        &bucket,
+        &names.iter().map(|name| &**name).collect::<Vec<_>>(),
+    );
+    let own = bucket.vbucket_of(names[0].as_bytes());
+    let mut others = (0..4).map(vbucket);
+    let other = others.find(|other| *other != own).unwrap();
+    let stray = Set {
+        key: DocumentKey::new(CollectionId::DEFAULT, names[0].as_bytes())?,
+        value: "stray".into(),
+        options: WriteOptions::default(),
+    };
+    block_on(bucket.vbucket(other).unwrap().send(stray))??;
+    let mut expected = vec![names[0].clone()];
+    expected.extend(names);
+    assert_eq!(keys(bucket.scan(ScanRange::all())), expected);
     block_on(bucket.shutdown())?;
     Ok(())
 }
