@@ -182,6 +182,7 @@ impl RangeScan {
 
     /// It is in use, though nothing is asked of it: to be said again behind the time that is answered, by
     /// [`RangeScan::now`].
+    #[must_use]
     pub fn keep(&self) -> Duration {
         let now = self.shared.now();
         self.cell.keep(now);

@@ -49,7 +49,7 @@ pub struct ObservedVbucket {
     pub vbucket: VbucketId,
     /// The branch it is on now.
     pub vbucket_uuid: VbucketUuid,
-    /// Up to here it is on disk.
+    /// Up to here it is on disk: every change, itself or a newer one of its key.
     pub persisted_seqno: Seqno,
     /// Up to here it is in memory.
     pub current_seqno: Seqno,
