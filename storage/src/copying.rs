@@ -1,8 +1,7 @@
-//! Copies of vbuckets: what a snapshot can read, written into another store in bounded steps, read back and compared.
+//! Copies of vbuckets: what a snapshot can read, written into another store in bounded steps; and reading a copy back.
 //!
-//! Invariant: a copy is told complete only when what is read of it is what was read of its source, and is durable. It begins
-//! a branch of history of its own, so that nobody takes what its source did afterwards for its past. Called by backups and by
-//! what brings them back.
+//! Invariant: a copy that was read back as it was written holds what was read of its source. It begins a branch of history of
+//! its own, so that nobody takes what its source did afterwards for its past. Called by backups and by what brings them back.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -24,6 +23,9 @@ use crate::vbucket::{
     VbucketUuid, Watermarks,
 };
 
+/// Bytes read, and written, in one step.
+const STEP_BYTES: usize = 1 << 20;
+
 /// What a copy of one vbucket holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
@@ -33,6 +35,8 @@ pub struct Copied {
     pub bytes: u64,
     /// The highest seqno.
     pub high_seqno: Seqno,
+    /// Of everything in them: two copies that are the same have the same.
+    pub digest: u64,
 }
 
 /// Why there is no copy. What was written of it is not to be used.
@@ -55,15 +59,9 @@ pub enum CopyError {
         /// Why.
         cause: StorageError,
     },
-    /// What was read back is something else than what was written.
-    #[error("the copy of vbucket {vbucket} is not what was copied; try another disk")]
-    Differs {
-        /// Which.
-        vbucket: VbucketId,
-    },
 }
 
-/// Copies one vbucket into a store that does not have it yet.
+/// Copies one vbucket into a store that does not have it yet. Durable with the next sync of that store.
 pub struct CopyJob {
     to: Arc<dyn KvStore>,
     vbucket: VbucketId,
@@ -78,7 +76,6 @@ enum Phase {
     Begin(Box<dyn Scan>),
     Write(Box<dyn Scan>, Life),
     Finish(Life),
-    ReadBack(Box<dyn Scan>, Box<Read>),
     Over,
 }
 
@@ -97,9 +94,6 @@ struct Read {
 }
 
 impl CopyJob {
-    /// Bytes read and written in one step.
-    const STEP_BYTES: usize = 1 << 20;
-
     /// A job that copies what `snapshot` reads. The copy's own branch of history begins as `uuid`, with its last item.
     #[must_use]
     pub fn new(snapshot: &dyn Snapshot, to: Arc<dyn KvStore>, uuid: VbucketUuid) -> CopyJob {
@@ -137,7 +131,7 @@ impl CopyJob {
         let mut items = Vec::new();
         let mut bad_key = None;
         let (ended, read) = (&self.ended, &mut self.read);
-        let outcome = scan.step(Self::STEP_BYTES, &mut |view| {
+        let outcome = scan.step(STEP_BYTES, &mut |view| {
             let item = match view.to_item(Bytes::copy_from_slice(view.value)) {
                 Ok(item) => item,
                 Err(error) => {
@@ -191,6 +185,16 @@ impl CopyJob {
     fn watermarks(&self) -> Watermarks {
         let high_seqno = self.read.copied.high_seqno;
         let source = self.source.watermarks;
+        let is_cut = source.snapshot.end > source.high_seqno;
+        let snapshot = if is_cut {
+            // A replica in the middle of what its source sends: no more whole here than there.
+            source.snapshot
+        } else {
+            SnapshotRange {
+                start: source.snapshot.start.min(high_seqno),
+                end: source.snapshot.end.min(high_seqno),
+            }
+        };
         Watermarks {
             high_seqno,
             max_visible_seqno: source.max_visible_seqno.min(high_seqno),
@@ -198,10 +202,7 @@ impl CopyJob {
             completed_seqno: source.completed_seqno.min(high_seqno),
             high_prepared_seqno: source.high_prepared_seqno.min(high_seqno),
             purge_seqno: source.purge_seqno.min(high_seqno),
-            snapshot: SnapshotRange {
-                start: source.snapshot.start.min(high_seqno),
-                end: source.snapshot.end.min(high_seqno),
-            },
+            snapshot,
             ..source
         }
     }
@@ -219,13 +220,9 @@ impl CopyJob {
         identity
     }
 
-    fn finish(&self, life: Life) -> Result<Phase, CopyError> {
+    fn finish(&self, life: Life) -> Result<Copied, CopyError> {
         self.commit(life, Vec::new(), self.watermarks(), Some(self.identity()))?;
-        let target = |cause| self.target(cause);
-        self.to.sync().map_err(target)?;
-        let copy = self.to.snapshot(self.vbucket).map_err(target)?;
-        let scan = copy.scan_by_seqno(SeqnoRange::ALL);
-        Ok(Phase::ReadBack(scan, Box::default()))
+        Ok(self.read.copied())
     }
 
     fn commit(
@@ -246,22 +243,6 @@ impl CopyJob {
         let written = self.to.commit(&[batch], CommitDurability::Buffered);
         let first = written.into_iter().next().unwrap_or(Ok(()));
         first.map_err(|cause| self.target(cause))
-    }
-
-    fn read_back(&self, scan: &mut dyn Scan, back: &mut Read) -> Outcome<Copied, CopyError> {
-        let outcome = scan.step(Self::STEP_BYTES, &mut |view| {
-            back.note(&view);
-            ControlFlow::Continue(())
-        });
-        match outcome {
-            Outcome::Complete(_) if back.is_as(&self.read) => Outcome::Complete(back.copied),
-            Outcome::Complete(_) => Outcome::Failed(CopyError::Differs {
-                vbucket: self.vbucket,
-            }),
-            Outcome::Yielded => Outcome::Yielded,
-            Outcome::Aborted(reason) => Outcome::Aborted(reason),
-            Outcome::Failed(cause) => Outcome::Failed(self.target(cause)),
-        }
     }
 
     fn unread(&self, cause: StorageError) -> CopyError {
@@ -293,12 +274,9 @@ impl Job for CopyJob {
                 Outcome::Aborted(reason) => return Outcome::Aborted(reason),
                 Outcome::Failed(error) => Err(error),
             },
-            Phase::Finish(life) => self.finish(life),
-            Phase::ReadBack(mut scan, mut back) => match self.read_back(&mut *scan, &mut back) {
-                Outcome::Yielded => Ok(Phase::ReadBack(scan, back)),
-                ended @ (Outcome::Complete(_) | Outcome::Aborted(_) | Outcome::Failed(_)) => {
-                    return ended;
-                }
+            Phase::Finish(life) => match self.finish(life) {
+                Ok(copied) => return Outcome::Complete(copied),
+                Err(error) => Err(error),
             },
             Phase::Over => return Outcome::Aborted(AbortReason::Cancelled),
         };
@@ -334,11 +312,54 @@ impl Read {
             items: self.copied.items.saturating_add(1),
             bytes: self.copied.bytes.saturating_add(bytes),
             high_seqno: seqno,
+            digest: 0,
         };
     }
 
-    fn is_as(&self, other: &Read) -> bool {
-        self.copied == other.copied && self.digest.finish() == other.digest.finish()
+    fn copied(&self) -> Copied {
+        Copied {
+            digest: self.digest.finish(),
+            ..self.copied
+        }
+    }
+}
+
+/// Reads all of a vbucket, to be compared with what was copied into it.
+pub struct ReadBackJob {
+    scan: Box<dyn Scan>,
+    read: Read,
+}
+
+impl ReadBackJob {
+    /// A job that reads what `snapshot` reads.
+    #[must_use]
+    pub fn new(snapshot: &dyn Snapshot) -> ReadBackJob {
+        ReadBackJob {
+            scan: snapshot.scan_by_seqno(SeqnoRange::ALL),
+            read: Read::default(),
+        }
+    }
+}
+
+impl Job for ReadBackJob {
+    type Output = Copied;
+    type Failure = StorageError;
+
+    fn step(&mut self) -> Outcome<Copied> {
+        let read = &mut self.read;
+        let outcome = self.scan.step(STEP_BYTES, &mut |view| {
+            read.note(&view);
+            ControlFlow::Continue(())
+        });
+        outcome.map(|_| self.read.copied())
+    }
+}
+
+impl fmt::Debug for ReadBackJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadBackJob")
+            .field("read", &self.read.copied)
+            .finish_non_exhaustive()
     }
 }
 

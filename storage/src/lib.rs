@@ -34,7 +34,7 @@ pub use compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
     ErasedPrepare, ExpiredDocument,
 };
-pub use copying::{Copied, CopyError, CopyJob};
+pub use copying::{Copied, CopyError, CopyJob, ReadBackJob};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{

@@ -1,8 +1,9 @@
 //! Backups: a bucket in use, written into a directory of its own, and a directory written back.
 //!
 //! Invariant: what is told complete was read back, compared and checked whole, and is durable; until then nothing in the
-//! place can be opened as a bucket. All vbuckets are as of one moment, behind a flush: everything written before the call
-//! is there. Each vbucket of the copy begins a branch of history of its own, so a copy and its source may both go on.
+//! place can be opened as a bucket. Each vbucket is as it was at one moment, behind a flush: everything written before the
+//! call is there; between two vbuckets there may be a write. Each vbucket of the copy begins a branch of history of its own,
+//! so a copy and its source may both go on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +16,9 @@ use actors::panics::caught;
 use actors::store_handle::StoreHandle;
 use actors::system::SystemRandom;
 use messages::OperationError;
-use storage::disk::Disk;
 use storage::{
-    AbortReason, Advice, CopyError, CopyJob, Job, KvStore, LogStore, OpenOptions, Outcome,
-    Snapshot, StorageError, VbucketId, VbucketUuid,
+    AbortReason, Advice, Copied, CopyError, CopyJob, Job, KvStore, LogStore, OpenOptions, Outcome,
+    ReadBackJob, Snapshot, StorageError, VbucketId, VbucketUuid,
 };
 
 use crate::bucket::Bucket;
@@ -60,6 +60,12 @@ pub enum BackupError {
     /// One vbucket's copy.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// What was read back is something else than what was written.
+    #[error("the copy of vbucket {vbucket} is not what was copied; try another disk")]
+    Differs {
+        /// Which.
+        vbucket: VbucketId,
+    },
     /// All of it was written, and is not sound.
     #[error("the copy is damaged in {file} at offset {offset}: {what}; try another disk")]
     Damaged {
@@ -91,6 +97,7 @@ impl BackupError {
                 CopyError::Source { cause, .. } | CopyError::Target { cause, .. },
             ) => cause.advice(),
             BackupError::Copy(_)
+            | BackupError::Differs { .. }
             | BackupError::Damaged { .. }
             | BackupError::CutOff
             | BackupError::Engine(_) => Advice::RetryLater,
@@ -129,7 +136,7 @@ pub async fn restore(
         let options = OpenOptions::new(random.next_u64());
         let store = LogStore::open(disk, options).map_err(BackupError::Source)?;
         // Not closed: that would mark a bucket that was killed as one that was shut down.
-        copy(&store, &into, &random, is_unwanted)
+        Copy::write(&store, &into, &random, is_unwanted)?.finish(is_unwanted)
     })
     .await
 }
@@ -140,62 +147,88 @@ fn backup(
     is_unwanted: &dyn Fn() -> bool,
 ) -> Result<BackupReport, BackupError> {
     let random = random()?;
-    let lease = store.lease().map_err(BackupError::Source)?;
-    let is_over = || is_unwanted() || lease.is_recalled();
-    copy(lease.store(), into, &random, &is_over)
+    let copy = {
+        let lease = store.lease().map_err(BackupError::Source)?;
+        let is_over = || is_unwanted() || lease.is_recalled();
+        Copy::write(lease.store(), into, &random, &is_over)?
+    };
+    // The bucket's own files are not needed any more.
+    copy.finish(is_unwanted)
 }
 
 fn random() -> Result<SystemRandom, BackupError> {
     SystemRandom::new().map_err(|error| BackupError::Engine(error.to_string()))
 }
 
-/// Copies a store to a place. Asked between any two steps whether it is to go on.
-fn copy(
-    from: &LogStore,
-    into: &Location,
-    random: &dyn Random,
-    is_over: &dyn Fn() -> bool,
-) -> Result<BackupReport, BackupError> {
-    let disk = opening::disk(into, Opening::Create).map_err(BackupError::Target)?;
-    copy_to(from, disk, random, is_over)
+/// A copy that is not there for anybody yet.
+struct Copy {
+    store: LogStore,
+    vbuckets: Vec<(VbucketId, Copied)>,
 }
 
-fn copy_to(
-    from: &LogStore,
-    disk: Arc<dyn Disk>,
-    random: &dyn Random,
-    is_over: &dyn Fn() -> bool,
-) -> Result<BackupReport, BackupError> {
-    // All of them first: of one moment.
-    let snapshots = snapshots(from)?;
-    let options = OpenOptions::new(random.next_u64());
-    let store = LogStore::create_hidden(disk, from.shape(), from.retention(), options);
-    let store = store.map_err(BackupError::Target)?;
-    let mut report = BackupReport::default();
-    for snapshot in snapshots {
-        let uuid = VbucketUuid(random.next_u64().max(1));
-        let mut job = CopyJob::new(&*snapshot, Arc::new(store.clone()), uuid);
-        let copied = loop {
-            if is_over() {
-                return Err(BackupError::CutOff);
-            }
-            match job.step() {
-                Outcome::Complete(copied) => break copied,
-                Outcome::Yielded => maintain(&store)?,
-                Outcome::Aborted(_) => return Err(BackupError::CutOff),
-                Outcome::Failed(error) => return Err(error.into()),
-            }
-        };
-        report = BackupReport {
-            vbuckets: report.vbuckets.saturating_add(1),
-            items: report.items.saturating_add(copied.items),
-            bytes: report.bytes.saturating_add(copied.bytes),
-        };
+impl Copy {
+    /// Copies all of a store to a place. Asked between any two steps whether it is to go on.
+    fn write(
+        from: &LogStore,
+        into: &Location,
+        random: &dyn Random,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Copy, BackupError> {
+        let disk = opening::disk(into, Opening::Create).map_err(BackupError::Target)?;
+        let snapshots = snapshots(from)?;
+        let options = opening::drawn(&OpenOptions::new(0), random);
+        let store = LogStore::create_hidden(disk, from.shape(), from.retention(), options);
+        let store = store.map_err(BackupError::Target)?;
+        let mut vbuckets = Vec::new();
+        for snapshot in snapshots {
+            let uuid = VbucketUuid(random.next_u64().max(1));
+            let job = CopyJob::new(&*snapshot, Arc::new(store.clone()), uuid);
+            let copied = run(job, is_over, || maintain(&store))??;
+            vbuckets.push((snapshot.vbucket(), copied));
+        }
+        Ok(Copy { store, vbuckets })
     }
-    store.seal_as_beginning().map_err(BackupError::Target)?;
-    check(&store)?;
-    store.reveal().map_err(BackupError::Target)?;
-    Ok(report)
+
+    /// Brings it to its files, compares what is read there with what was copied, and makes it a bucket.
+    fn finish(self, is_over: &dyn Fn() -> bool) -> Result<BackupReport, BackupError> {
+        let store = self.store;
+        store.seal_as_beginning().map_err(BackupError::Target)?;
+        let mut report = BackupReport::default();
+        for (vbucket, copied) in self.vbuckets {
+            let snapshot = store.snapshot(vbucket).map_err(BackupError::Target)?;
+            let read = run(ReadBackJob::new(&*snapshot), is_over, || Ok(()))?;
+            if read.map_err(BackupError::Target)? != copied {
+                return Err(BackupError::Differs { vbucket });
+            }
+            report = BackupReport {
+                vbuckets: report.vbuckets.saturating_add(1),
+                items: report.items.saturating_add(copied.items),
+                bytes: report.bytes.saturating_add(copied.bytes),
+            };
+        }
+        check(&store)?;
+        store.reveal().map_err(BackupError::Target)?;
+        Ok(report)
+    }
+}
+
+/// Steps a job to its end, with something else between any two steps, as long as it is wanted.
+fn run<J: Job>(
+    mut job: J,
+    is_over: &dyn Fn() -> bool,
+    between: impl Fn() -> Result<(), BackupError>,
+) -> Result<Result<J::Output, J::Failure>, BackupError> {
+    loop {
+        if is_over() {
+            return Err(BackupError::CutOff);
+        }
+        match job.step() {
+            Outcome::Complete(done) => return Ok(Ok(done)),
+            Outcome::Yielded => between()?,
+            Outcome::Aborted(_) => return Err(BackupError::CutOff),
+            Outcome::Failed(error) => return Ok(Err(error)),
+        }
+    }
 }
 
 fn snapshots(from: &LogStore) -> Result<Vec<Box<dyn Snapshot>>, BackupError> {

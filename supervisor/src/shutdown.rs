@@ -9,18 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use actors::environment::{Environment, FailureReport};
-use actors::executor::StopWorkers;
+use actors::executor::{StopWorkers, WakeWorker};
 use actors::flusher::FlusherCore;
 use actors::panics::caught;
 use actors::shell::Shell;
 use actors::warmup::CleanMark;
 use messages::flusher::{StopFlushing, Unpersisted};
 use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
-use storage::VbucketStatus;
 use storage::disk::Disk;
+use storage::{StorageError, VbucketStatus};
 
 use crate::background::{self, Beside, guarded};
 use crate::collections::{self, Unfinished};
@@ -192,12 +193,34 @@ impl Engine {
                 Ok(())
             }
         };
-        match self.running.store.close(mark) {
+        match self.close_store(self.left(began), mark).await {
             Some(Ok(())) => {}
             Some(Err(error)) => report.fail(&error),
             None => report.stuck.push("somebody who uses the store".to_owned()),
         }
         report
+    }
+
+    /// Closes the store once nobody uses it any more: a backup or a read of the past may be in the middle of a step, and gives
+    /// it back behind that. `None` where that takes too long.
+    async fn close_store(
+        &self,
+        within: Duration,
+        mark: impl Fn(&[VbucketStatus]) -> Result<(), StorageError>,
+    ) -> Option<Result<(), StorageError>> {
+        let given_back = Arc::new(Notify::new());
+        let told = Arc::clone(&given_back);
+        let store = &self.running.store;
+        store.watch(WakeWorker::new(move || told.notify_one()));
+        let closing = async {
+            loop {
+                if let Some(closed) = store.close(&mark) {
+                    break closed;
+                }
+                given_back.notified().await;
+            }
+        };
+        timeout(within, closing).await.ok()
     }
 
     /// Nobody holds the bucket any more: ends it without waiting for what is not on disk.

@@ -14,10 +14,12 @@ mod policy;
 mod prepares;
 mod scans;
 
+use piggin::storage::Retention;
+
 /// No bug; `tests/planted` has others.
 fn plant() {}
 
 /// No history; `tests/history` has one.
-fn retention() -> Option<piggin::storage::Retention> {
+fn retention() -> Option<Retention> {
     None
 }

@@ -138,8 +138,13 @@ impl Identity {
     /// Makes the directory that was written a store.
     pub(crate) fn reveal(disk: &dyn Disk) -> Result<(), StorageError> {
         disk.rename(IDENTITY_TEMPORARY, IDENTITY)?;
-        disk.sync_directory()?;
-        Ok(())
+        disk.sync_directory().map_err(|error| {
+            // Not told as there, so not to be found. A power cut may still bring it back whole.
+            if let Err(why) = disk.rename(IDENTITY, IDENTITY_TEMPORARY) {
+                tracing::warn!(%why, "a store that was not made durable stays");
+            }
+            error.into()
+        })
     }
 
     /// Reads who the store in this directory is.
