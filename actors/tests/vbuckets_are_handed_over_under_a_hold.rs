@@ -63,7 +63,7 @@ fn who_waits_too_long_under_a_hold_is_told_so() {
     let overdue = progress.next_tick.unwrap();
     assert!(overdue < now.saturating_add(Duration::from_secs(600)));
     assert_eq!(answer(&mut wait), None);
-    let _ = core.do_durability(overdue, 9);
+    assert!(!core.do_durability(overdue, 9).has_more);
     assert_eq!(
         answer(&mut wait),
         Some(Err(OperationError::SyncWriteAmbiguous))
@@ -71,6 +71,6 @@ fn who_waits_too_long_under_a_hold_is_told_so() {
     // Nothing was decided.
     core.let_go_of(hold);
     acknowledge(core, "b", 1);
-    let _ = core.do_durability(now, 9);
+    assert!(!core.do_durability(now, 9).has_more);
     assert_eq!(core.high_seqno(), Seqno(2));
 }
