@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use actors::vbucket::{BucketManifest, PersistPlace, VbucketCore, changed_above, newest};
 use messages::vbucket::EraseEnded;
-use messages::{ChangeManifest, CollectionsManifest, ManifestError, OperationError};
+use messages::{Busy, ChangeManifest, CollectionsManifest, ManifestError, OperationError};
 use storage::{ManifestUid, Outcome, Seqno, VbucketId, VbucketState};
 
 use crate::running::Running;
@@ -189,6 +189,8 @@ impl Collections {
             between_slices(number, begun.at_once).await;
             match (core.follow_manifest(), place) {
                 (Ok(Some(seqno)), Some(place)) => waits.push((place, seqno)),
+                // It served a moment ago. Where it goes to others, they must hear of the change.
+                (Ok(None), Some(_)) => first = first.and(Err(did_not_follow(&core))),
                 // One that was given up follows when it is repaired, before it is brought back.
                 (Ok(_), _) | (Err(OperationError::Crashed { .. }), None) => {}
                 (Err(error), _) => first = first.and(Err(error)),
@@ -235,6 +237,13 @@ impl Collections {
     fn shared(&self) -> &BucketManifest {
         &self.table.manifest
     }
+}
+
+/// Why a vbucket that served when the change began did not follow it.
+fn did_not_follow(core: &VbucketCore) -> OperationError {
+    let admitted = serves(core).and_then(|()| core.admit_manifest());
+    let gone_on = OperationError::TemporaryFailure(Busy::HandingOver);
+    admitted.err().unwrap_or(gone_on)
 }
 
 /// How many vbuckets follow in one slice.

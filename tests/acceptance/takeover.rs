@@ -17,11 +17,12 @@ fn made(directory: &TempDirectory, name: &str) -> Result<Bucket> {
     Ok(block_on(Bucket::create(config))?)
 }
 
-/// Writes rising values to the node that takes them until it is told to stop; the last that was acknowledged.
+/// Writes rising values to the node that takes them until it is told to stop and one was acknowledged; the last that was.
 fn write(nodes: &[Bucket; 2], number: usize, is_over: &AtomicBool) -> (String, u64) {
     let key = key_in(&nodes[0], vbucket(1), number);
     let (mut at, mut acknowledged) = (0, 0);
-    while !is_over.load(Ordering::Acquire) {
+    // A thread that had no turn before all was over has it now.
+    while !is_over.load(Ordering::Acquire) || acknowledged == 0 {
         match block_on(nodes[at].set(&key, (acknowledged + 1).to_string())) {
             Ok(_) => acknowledged += 1,
             Err(OperationError::NotMyVbucket { .. }) => at = 1 - at,

@@ -11,9 +11,10 @@ use tokio::time::{sleep, timeout};
 use piggin::actors::vbucket::ChangeStep;
 use piggin::messages::vbucket::SetVbucketState;
 use piggin::messages::{Busy, ChildName, OperationError};
+use piggin::storage::disk::{DiskErrorKind, Verb};
 use piggin::storage::{Advice, DurabilityLevel, Topology, VbucketId, VbucketState};
-use piggin::{Bucket, ReplicateError, TakeOverError, TakenOver};
-use supervisor::testing::{Fault, Random, World};
+use piggin::{Bucket, ReplicateError, TakeOverError, TakenOver, WhyNot};
+use supervisor::testing::{DiskFault, Fault, Random, World};
 
 use crate::common::{
     LEVELS, PATIENCE, Three, answer, begin, caught_up, chain, created, key, opened, promote, read,
@@ -52,7 +53,8 @@ async fn become_replica(bucket: &Bucket) {
     };
     let core = bucket.vbucket_core(VBUCKET).expect("it");
     core.set_state(replica).expect("a replica");
-    core.stored().await.expect("its disk says so");
+    let stored = core.stored_as(VbucketState::Replica).await;
+    stored.expect("its disk says so");
 }
 
 async fn take_over(from: &Bucket, to: &Bucket) -> TookOver {
@@ -220,6 +222,140 @@ fn its_replicas_follow_it() {
                 .sum::<u64>();
             assert_eq!(rollbacks, 0, "the same history");
         }
+    });
+}
+
+/// The disk takes nothing any more, until faults are cleared.
+fn fill_disk(world: &World) {
+    let mut full = DiskFault::fail(Verb::Write, "", 1, DiskErrorKind::Full);
+    full.is_lasting = true;
+    world.inject(Fault::Disk(full));
+}
+
+/// Two nodes of which the first is active; a takeover by the other that waits for the first's disk to say that it is dead.
+async fn at_bury(worlds: &[World]) -> ([Bucket; 2], tokio::task::JoinHandle<TookOver>) {
+    let (a, b) = (
+        created(&worlds[0], "a").await,
+        created(&worlds[1], "b").await,
+    );
+    become_replica(&b).await;
+    a.set(key_of(&a, 0), "v")
+        .persisted()
+        .await
+        .expect("a write");
+    fill_disk(&worlds[0]);
+    let under_way = actix::spawn({
+        let (a, b) = (a.clone(), b.clone());
+        async move { take_over(&a, &b).await }
+    });
+    while state(&a) != VbucketState::Dead {
+        sleep(Duration::from_millis(1)).await;
+    }
+    ([a, b], under_way)
+}
+
+fn by_hand(bucket: &Bucket, state: VbucketState) {
+    let core = bucket.vbucket_core(VBUCKET).expect("it");
+    let change = SetVbucketState {
+        state,
+        topology: None,
+        is_takeover: true,
+    };
+    core.set_state(change).expect("its new role");
+}
+
+/// A batch that only says what the vbucket is leaves the store where it stands: that shows nothing.
+#[test]
+fn a_source_is_buried_by_its_disk_and_not_by_where_that_stands() {
+    run(5, async |worlds| {
+        let ([_a, b], under_way) = at_bury(&worlds).await;
+        let child = ChildName::new("flusher-0".to_owned());
+        worlds[0].inject(Fault::PanicIn { child, nth: 1 });
+        worlds[0].sleep(Duration::from_secs(9)).await;
+        assert!(!worlds[0].faults_struck().is_empty(), "it panicked");
+        assert_eq!(
+            state(&b),
+            VbucketState::Pending,
+            "its source's disk says otherwise"
+        );
+        worlds[0].cut_power();
+        worlds[1].cut_power();
+        drop(under_way);
+        let (a, b) = (opened(&worlds[0], "a").await, opened(&worlds[1], "b").await);
+        assert_eq!(
+            (state(&a), state(&b)),
+            (VbucketState::Active, VbucketState::Pending)
+        );
+    });
+}
+
+/// A disk that takes nothing leaves nobody without an active vbucket for longer than writes may be held.
+#[test]
+fn a_source_that_cannot_be_buried_takes_writes_again() {
+    run(6, async |worlds| {
+        let ([a, b], under_way) = at_bury(&worlds).await;
+        let took = under_way.await.expect("no panic");
+        assert!(
+            matches!(&took, Err(TakeOverError::Stays { why, .. }) if matches!(**why, WhyNot::TooSlow)),
+            "{took:?}"
+        );
+        assert_eq!(
+            (state(&a), state(&b)),
+            (VbucketState::Active, VbucketState::Replica)
+        );
+        worlds[0].clear_faults();
+        worlds[0].sleep(Duration::from_secs(60)).await;
+        a.set(key_of(&a, 0), "w")
+            .persisted()
+            .await
+            .expect("a write");
+        take_over(&a, &b).await.expect("a takeover");
+    });
+}
+
+/// Whoever makes one of the two active meanwhile has the last word.
+#[test]
+fn what_is_made_active_by_hand_meanwhile_is_the_only_one() {
+    run(7, async |worlds| {
+        let ([a, b], under_way) = at_bury(&worlds).await;
+        by_hand(&a, VbucketState::Active);
+        worlds[0].clear_faults();
+        let took = under_way.await.expect("no panic");
+        assert!(matches!(took, Err(TakeOverError::Stays { .. })), "{took:?}");
+        assert_eq!(
+            (state(&a), state(&b)),
+            (VbucketState::Active, VbucketState::Replica)
+        );
+    });
+    run(8, async |worlds| {
+        let ([a, b], under_way) = at_bury(&worlds).await;
+        by_hand(&b, VbucketState::Active);
+        let took = under_way.await.expect("no panic");
+        assert!(
+            matches!(took, Err(TakeOverError::Unconfirmed { .. })),
+            "{took:?}"
+        );
+        assert_eq!(
+            (state(&a), state(&b)),
+            (VbucketState::Dead, VbucketState::Active)
+        );
+    });
+}
+
+/// The one that is slower is told that it has nothing to take.
+#[test]
+fn of_two_that_take_the_same_one_has_it() {
+    run(9, async |worlds| {
+        let [a, b, c] = [
+            created(&worlds[0], "a").await,
+            created(&worlds[1], "b").await,
+            created(&worlds[2], "c").await,
+        ];
+        a.set(key_of(&a, 0), "v").await.expect("a write");
+        let (at_b, at_c) = futures_util::future::join(take_over(&a, &b), take_over(&a, &c)).await;
+        assert!(at_b.is_ok() != at_c.is_ok(), "{at_b:?}, {at_c:?}");
+        let active = [&a, &b, &c].map(|one| state(one) == VbucketState::Active);
+        assert_eq!(active, [false, at_b.is_ok(), at_c.is_ok()]);
     });
 }
 

@@ -59,6 +59,23 @@ impl<R> Ledger<R> {
         self.parked.get_mut(&seqno)?.reply.take()
     }
 
+    /// Who waits for anything whose deadline was before `now`, to be answered early. Their deadlines stay.
+    #[must_use]
+    pub fn answer_overdue(&mut self, now: Duration) -> Vec<R> {
+        let parked = self.parked.values_mut();
+        let overdue = parked.filter(|one| one.deadline.is_some_and(|deadline| deadline < now));
+        overdue.filter_map(|one| one.reply.take()).collect()
+    }
+
+    /// When there is somebody to be answered early, if ever.
+    #[must_use]
+    pub fn next_overdue(&self) -> Option<Duration> {
+        let waiting = self.parked.values().filter(|one| one.reply.is_some());
+        let first = waiting.filter_map(|one| one.deadline).min()?;
+        // A deadline has passed only behind it.
+        Some(first.saturating_add(Duration::from_nanos(1)))
+    }
+
     /// It is over: who waits for it, if somebody still does.
     #[must_use]
     pub fn complete(&mut self, seqno: Seqno) -> Option<R> {

@@ -16,10 +16,11 @@ pub trait Flushable: Debug + Send + Sync + 'static {
     /// Takes what lies behind the flush cursor, up to the limits (one item always), and moves the cursor. `None`
     /// when there is nothing to write.
     fn take_for_flush(&self, items_max: usize, bytes_max: usize) -> Option<FlushTake>;
-    /// Everything up to there is on disk: answers who waits for it, lets the checkpoint log free it. Never goes back.
+    /// A batch up to there is on disk, as its writer says: answers who waits for it, lets the checkpoint log free it. Never goes
+    /// back.
     fn note_persisted(&self, seqno: Seqno);
-    /// The store holds exactly what is up to there: the flush cursor goes back to it, so that everything above,
-    /// and the state record if it may not be on disk, is taken anew (rule R19).
+    /// The store holds exactly what is up to there, which answers who waits for it: the flush cursor goes back to it, so that
+    /// everything above, and the state record if it may not be on disk, is taken anew (rule R19).
     fn resync(&self, persisted: Seqno);
     /// The same for where the store says it stands; `false`, with nothing done, if the vbucket was rolled back since.
     fn resync_at(&self, position: &VbucketPosition) -> bool {

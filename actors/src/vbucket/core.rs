@@ -402,7 +402,14 @@ impl VbucketCore {
         inner.uuid = newest_branch(&inner.identity);
         let high = inner.log.last_seqno();
         match state {
-            VbucketState::Active => inner.snapshots.begin_own(high),
+            VbucketState::Active => {
+                // Until the next own write the open checkpoint would be one whose source never ends it.
+                if inner.log.is_open_of_source() {
+                    let over = self.over(inner);
+                    inner.log.open_own(over);
+                }
+                inner.snapshots.begin_own(high);
+            }
             VbucketState::Replica | VbucketState::Pending | VbucketState::Dead => {
                 inner.snapshots.end_own(high);
             }

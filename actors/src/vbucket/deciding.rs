@@ -34,10 +34,12 @@ impl VbucketCore {
         let mut locked = self.lock();
         let hold_ends = self.end_hold_at(&mut locked, now);
         if !self.may_decide(&locked) {
-            locked.durable.armed = hold_ends;
+            let overdue = hold_ends.and_then(|_| locked.answer_overdue(now));
+            let next_tick = hold_ends.into_iter().chain(overdue).min();
+            locked.durable.armed = next_tick;
             return DurabilityProgress {
                 has_more: false,
-                next_tick: hold_ends,
+                next_tick,
             };
         }
         // What the bucket dropped is dropped here before anything of it is committed.

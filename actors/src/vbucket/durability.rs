@@ -81,11 +81,14 @@ impl Durable {
         }
     }
 
+    /// Whether somebody drives this.
+    pub(super) fn admit_driven(&self) -> Result<(), OperationError> {
+        self.stopped.clone().map_or(Ok(()), Err)
+    }
+
     /// Whether a durable write can be taken on at all.
     pub(super) fn admit(&self) -> Result<(), OperationError> {
-        if let Some(why) = &self.stopped {
-            return Err(why.clone());
-        }
+        self.admit_driven()?;
         let Monitor::Active(active) = &self.monitor else {
             return Err(OperationError::TemporaryFailure(Busy::NoTopology));
         };
@@ -210,6 +213,13 @@ impl Locked<'_> {
         let replies = self.durable.ledger.answer_all();
         self.answer_ambiguous(replies);
     }
+
+    /// Where nothing is decided for now: whoever has waited long enough is told so. When (monotonic) the next has.
+    pub(super) fn answer_overdue(&mut self, now: Duration) -> Option<Duration> {
+        let replies = self.durable.ledger.answer_overdue(now);
+        self.answer_ambiguous(replies);
+        self.durable.ledger.next_overdue()
+    }
 }
 
 impl VbucketCore {
@@ -232,6 +242,7 @@ impl VbucketCore {
         let mut locked = self.lock();
         locked.durable.stopped = Some(why);
         locked.answer_all();
+        self.end_any_hold(&mut locked);
     }
 
     /// Somebody drives them again.

@@ -48,6 +48,8 @@ struct Stored {
     settled: Seqno,
     /// What the vbucket is there; `None` where that is not known.
     identity: Option<Arc<VbucketIdentity>>,
+    /// The batch had no items: where the store stands does not tell whether it is there.
+    is_without_items: bool,
 }
 
 impl Flushed {
@@ -60,6 +62,7 @@ impl Flushed {
                 watermarks,
                 settled: watermarks.high_seqno,
                 identity,
+                is_without_items: false,
             },
             under_way: VecDeque::new(),
             source_purged: Seqno::ZERO,
@@ -123,7 +126,19 @@ impl Flushed {
         }
     }
 
-    /// Everything up to `seqno` is there.
+    /// The store stands at `seqno`, and nothing is on its way there. A batch with items is there if those are; of one without,
+    /// which may be what says that the vbucket is dead, only the answer to itself would tell.
+    fn note_position(&mut self, seqno: Seqno) {
+        let is_unsure = self.under_way.iter().any(|batch| batch.is_without_items);
+        self.note(seqno);
+        self.under_way.clear();
+        self.persisted.watermarks.high_seqno = seqno;
+        if is_unsure {
+            self.persisted.identity = None;
+        }
+    }
+
+    /// Everything up to `seqno` is there, as the answer to a batch says.
     fn note(&mut self, seqno: Seqno) {
         while let Some(first) = self.under_way.front()
             && first.watermarks.high_seqno <= seqno
@@ -165,6 +180,7 @@ impl VbucketCore {
         if let Some(identity) = &taken.identity {
             stored.identity = Some(Arc::clone(identity));
         }
+        stored.is_without_items = taken.items.is_empty();
         let watermarks = stored.watermarks;
         locked.flushed.under_way.push_back(stored);
         self.reached(ChangeStep::Taken);
@@ -176,7 +192,7 @@ impl VbucketCore {
         })
     }
 
-    /// Everything up to `seqno` is on disk: answers who waits for it, lets the log free it. Never goes back.
+    /// A batch up to `seqno` is on disk, as its writer says: answers who waits for it, lets the log free it. Never goes back.
     pub fn note_persisted(&self, seqno: Seqno) {
         let answered = {
             let mut locked = self.lock();
@@ -233,10 +249,10 @@ impl VbucketCore {
             }
             let reset = locked.log.reset_flush_cursor(persisted);
             if reset.is_ok() {
-                locked.flushed.note(persisted);
-                locked.flushed.under_way.clear();
-                locked.flushed.persisted.watermarks.high_seqno = persisted;
+                locked.flushed.note_position(persisted);
                 self.set_persisted(persisted);
+                locked.snapshots.forget(persisted);
+                self.drop_tombstones(&mut locked);
                 locked.note_change();
             }
             let settled = locked.flushed.persisted.settled.min(persisted);
@@ -247,7 +263,11 @@ impl VbucketCore {
             reset.map(|()| self.waiters.settle_up_to(settled))
         };
         match reset {
-            Ok(answered) => answered.tell(),
+            Ok(answered) => {
+                answered.tell();
+                self.changed.notify_waiters();
+                self.mark_streams();
+            }
             Err(error) => {
                 tracing::error!(vbucket = %self.id, %error, "memory and store fell apart");
                 self.take_down(DownCause::Escalated(error.to_string()));
@@ -320,6 +340,7 @@ impl VbucketCore {
             watermarks,
             settled,
             identity: inner.flushed.taken().identity.clone(),
+            is_without_items: false,
         }
     }
 
@@ -373,6 +394,7 @@ mod tests {
             watermarks,
             settled,
             identity: None,
+            is_without_items: false,
         });
         flushed.note_purged(Seqno(7));
         flushed.note_purged(Seqno(5));

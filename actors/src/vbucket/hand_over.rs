@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use super::core::VbucketCore;
 use super::lock::Locked;
+use super::replica::StreamEpoch;
+use super::state::check_topology;
 use super::status::Status;
 use crate::sync::atomic::Ordering;
 use messages::vbucket::SetVbucketState;
 use messages::{Busy, OperationError};
-use storage::{Seqno, VbucketState};
+use storage::{Seqno, Topology, VbucketState};
 
 /// A hold on a vbucket's writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,10 @@ pub struct Hold {
     /// The high seqno, for as long as it lasts.
     pub high: Seqno,
 }
+
+/// A pending vbucket to which nothing is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandStill(StreamEpoch);
 
 /// What is known of holds under the lock.
 #[derive(Debug, Default)]
@@ -38,6 +44,8 @@ impl VbucketCore {
     pub fn hold_for(&self, time: Duration) -> Result<Hold, OperationError> {
         let mut locked = self.lock();
         self.admit_write()?;
+        // Whoever drives them ends the hold when its time is up.
+        locked.durable.admit_driven()?;
         let ends = self.environment.clock.monotonic().saturating_add(time);
         let high = locked.log.last_seqno();
         let holds = &mut locked.holds;
@@ -67,7 +75,8 @@ impl VbucketCore {
         }
     }
 
-    /// The vbucket is dead from now on: all it had is in other hands. Refused where the hold is over.
+    /// The vbucket is dead from now on: all it had is in other hands. Refused where the hold is over. It goes on until it is let
+    /// go of or its time is up, so that whoever waits for the disk knows how long to.
     pub fn leave(&self, hold: Hold) -> Result<(), OperationError> {
         let mut locked = self.lock();
         self.admit_engine()?;
@@ -84,8 +93,53 @@ impl VbucketCore {
                 is_takeover: true,
             },
         )?;
-        self.end_hold(&mut locked);
+        self.changed.notify_waiters();
         Ok(())
+    }
+
+    /// The right to write of any stream ends, and a stream that comes later shows.
+    pub fn stand_still(&self) -> Result<StandStill, OperationError> {
+        let mut locked = self.lock();
+        self.admit_engine()?;
+        self.admit_pending(&locked)?;
+        Ok(StandStill(locked.stream.bump()))
+    }
+
+    /// The vbucket is active from now on, with all that another had when that left its role. Refused where it is not pending
+    /// any more, or has come by anything since it stood still.
+    pub fn arrive(
+        &self,
+        still: StandStill,
+        high: Seqno,
+        topology: &Topology,
+    ) -> Result<(), OperationError> {
+        check_topology(topology)?;
+        let mut locked = self.lock();
+        self.admit_engine()?;
+        self.admit_pending(&locked)?;
+        let has = locked.log.last_seqno();
+        if locked.stream != still.0 || has != high {
+            let why = format!("it has {has}, its source {high}, or a stream began");
+            return Err(OperationError::BadReplication(why));
+        }
+        self.change_state(
+            &mut locked,
+            SetVbucketState {
+                state: VbucketState::Active,
+                topology: Some(topology.clone()),
+                is_takeover: true,
+            },
+        )
+        .map(drop)
+    }
+
+    fn admit_pending(&self, locked: &Locked<'_>) -> Result<(), OperationError> {
+        let (vbucket, state) = (self.id, locked.identity.state);
+        if state == VbucketState::Pending {
+            Ok(())
+        } else {
+            Err(OperationError::NotMyVbucket { vbucket, state })
+        }
     }
 
     /// Ends the hold if its time is up; when (monotonic) that is, if it is not.
@@ -97,6 +151,13 @@ impl VbucketCore {
         tracing::warn!(vbucket = %self.id, "it took too long to hand the vbucket over");
         self.end_hold(locked);
         None
+    }
+
+    /// Ends whatever hold there is: nobody looks at its time any more.
+    pub(super) fn end_any_hold(&self, locked: &mut Locked<'_>) {
+        if locked.holds.in_force.is_some() {
+            self.end_hold(locked);
+        }
     }
 
     fn end_hold(&self, locked: &mut Locked<'_>) {
@@ -123,18 +184,29 @@ impl VbucketCore {
         }
     }
 
-    /// Whether what the vbucket is, and all it had when it became that, is on disk; an error where it never will be.
-    pub fn is_stored(&self) -> Result<bool, OperationError> {
+    /// Whether the disk has the vbucket in that role, and all it had when it came to be in it; an error where it is in another,
+    /// or its disk will never have it.
+    pub fn is_stored_as(&self, wanted: VbucketState) -> Result<bool, OperationError> {
         let locked = self.lock();
         self.admit_stored()?;
+        let (vbucket, state) = (self.id, locked.identity.state);
+        if state != wanted {
+            return Err(OperationError::NotMyVbucket { vbucket, state });
+        }
         // Of one that is suspect what it became may not be queued yet.
         Ok(!self.is_suspect() && locked.flushed.has(&locked.identity))
     }
 
     /// Comes to an end once that is so.
-    pub async fn stored(&self) -> Result<(), OperationError> {
-        self.until(|core| core.is_stored().map(|is| is.then_some(())).transpose())
+    pub async fn stored_as(&self, wanted: VbucketState) -> Result<(), OperationError> {
+        let look = |core: &VbucketCore| core.is_stored_as(wanted);
+        self.until(|core| look(core).map(|is| is.then_some(())).transpose())
             .await
+    }
+
+    /// Whether what it has in memory may still get to its disk.
+    pub fn may_be_stored(&self) -> Result<(), OperationError> {
+        self.admit_stored()
     }
 
     /// Asks again whenever something reached the disk, a hold ended, or the vbucket went out of service, until there is an

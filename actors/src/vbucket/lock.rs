@@ -106,6 +106,10 @@ struct AfterUnlock<'a> {
 
 impl Drop for AfterUnlock<'_> {
     fn drop(&mut self) {
+        // First: whatever panics below, somebody comes and repairs it.
+        if self.is_suspect {
+            self.core.tell_suspect();
+        }
         if self.is_changed {
             self.core.mark_dirty();
         }
@@ -114,9 +118,6 @@ impl Drop for AfterUnlock<'_> {
         }
         for (reply, answer) in std::mem::take(&mut self.answers) {
             reply.tell(answer);
-        }
-        if self.is_suspect {
-            self.core.tell_suspect();
         }
         if let Some(view) = self.view.take() {
             self.core.judge_invariants(view);

@@ -56,7 +56,7 @@ pub use document_map::MapFigures;
 pub use durable::DurableWait;
 pub use fault::ChangeStep;
 pub use flush::FlushTake;
-pub use hand_over::Hold;
+pub use hand_over::{Hold, StandStill};
 pub use lookup::LookedUp;
 pub use producing::{Past, StreamBreak, StreamCursor, StreamWatch, WholeFlushes};
 pub use replica::{Resume, StreamEpoch};

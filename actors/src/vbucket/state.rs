@@ -250,7 +250,7 @@ impl VbucketCore {
 }
 
 /// Whether a vbucket can have this topology.
-fn check_topology(topology: &Topology) -> Result<(), OperationError> {
+pub(super) fn check_topology(topology: &Topology) -> Result<(), OperationError> {
     let invalid = |error: TopologyError| OperationError::InvalidTopology(error.to_string());
     Chains::of(topology).map(drop).map_err(invalid)
 }

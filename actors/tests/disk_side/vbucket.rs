@@ -158,6 +158,7 @@ impl Flushable for LogVbucket {
     fn resync(&self, persisted: Seqno) {
         let mut inner = self.inner.lock();
         inner.cursor = persisted;
+        inner.persisted = inner.persisted.max(persisted);
         inner.identity_pending = inner.identity.is_some();
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 
 use actors::panics::caught;
-use actors::vbucket::{Hold, VbucketCore};
+use actors::vbucket::{Hold, StandStill, VbucketCore};
 use messages::OperationError;
 use messages::replication::{ReplicaState, ReplicaStatus};
 use messages::vbucket::SetVbucketState;
@@ -63,7 +63,8 @@ pub enum TakeOverError {
         /// What failed.
         why: Box<WhyNot>,
     },
-    /// The target's vbucket became active, and its bucket ended before that was known to be on disk.
+    /// The target's vbucket became active, by this or by another's word, and its bucket ended, or the vbucket became something
+    /// else, before that was known to be on disk.
     #[error(
         "whether vbucket {vbucket} was taken over is not known: {why}; open the target again: if the vbucket is not \
          active there, make it active at the source, with is_takeover"
@@ -83,8 +84,9 @@ pub enum WhyNot {
     /// The target's stream came to its end before it had everything.
     #[error("its stream is {:?}", .0.state)]
     Stream(Box<ReplicaStatus>),
-    /// The source held its writes for as long as it may, and the target did not have everything by then.
-    #[error("the target did not have everything in time")]
+    /// The source held its writes for as long as it may, and by then the target did not have everything, or a disk did not say
+    /// what it has to.
+    #[error("not everything was where it has to be in time; look at the target and at both disks")]
     TooSlow,
     /// The source's vbucket refused.
     #[error("the source: {0}")]
@@ -137,6 +139,7 @@ impl Bucket {
             target,
             following: Some(following),
             hold: None,
+            still: None,
             topology: topology.clone(),
             left: Topology::default(),
             why: None,
@@ -153,7 +156,13 @@ impl Bucket {
                 vbucket,
                 high: under_way.hold.map(|hold| hold.high).unwrap_or_default(),
             }),
-            End::Stays => Err(TakeOverError::Stays { vbucket, why }),
+            End::Stays => match under_way.source.state() {
+                VbucketState::Active => Err(TakeOverError::Stays { vbucket, why }),
+                // Another took it, or gave it another role, before this began.
+                state @ (VbucketState::Replica | VbucketState::Pending | VbucketState::Dead) => {
+                    Err(refused(OperationError::NotMyVbucket { vbucket, state }).into())
+                }
+            },
             End::Nobody => Err(TakeOverError::Nobody { vbucket, why }),
             End::Unconfirmed => Err(TakeOverError::Unconfirmed { vbucket, why }),
         }
@@ -167,6 +176,8 @@ struct UnderWay {
     target: Arc<VbucketCore>,
     following: Option<Replication>,
     hold: Option<Hold>,
+    /// The target's, from `Ready` on.
+    still: Option<StandStill>,
     /// Of the target.
     topology: Topology,
     /// Of the source, when it left its role.
@@ -183,19 +194,12 @@ impl UnderWay {
             Want::Drain(high) => self.drain(high).await.map(|()| None),
             Want::Ready(high) => self.ready(high).await.map(|()| None),
             Want::Leave => self.leave().map(|()| None),
-            Want::Bury => self
-                .source
-                .stored()
-                .await
-                .map(|()| None)
-                .map_err(WhyNot::Source),
+            Want::Bury => self.bury().await.map(|()| None),
             Want::Crown => self.crown().map(|()| None),
-            Want::Confirm => self
-                .target
-                .stored()
-                .await
-                .map(|()| None)
-                .map_err(WhyNot::Target),
+            Want::Confirm => {
+                let stored = self.target.stored_as(VbucketState::Active).await;
+                stored.map(|()| None).map_err(WhyNot::Target)
+            }
             Want::Release => {
                 self.release();
                 Ok(None)
@@ -207,19 +211,34 @@ impl UnderWay {
             Ok(high) => Came::Done(high),
             Err(why) => {
                 self.why.get_or_insert(why);
-                Came::Failed
+                if self.is_forestalled() {
+                    Came::Forestalled
+                } else {
+                    Came::Failed
+                }
             }
         });
+    }
+
+    /// Nobody but this machine makes a target active whose source left its role; if somebody did, the source must not be.
+    fn is_forestalled(&self) -> bool {
+        let is_left = matches!(
+            self.machine.want(),
+            Want::Bury | Want::Crown | Want::GiveBack
+        );
+        is_left && self.target.state() == VbucketState::Active
     }
 
     async fn catch_up(&self) -> Result<(), WhyNot> {
         let Some(following) = &self.following else {
             return Ok(());
         };
-        let ended = |core: &VbucketCore| core.is_stored().err();
+        // Of a source that is not active any more nothing comes.
+        let has_left = |core: &VbucketCore| core.is_stored_as(VbucketState::Active).err();
+        let is_over = |core: &VbucketCore| core.may_be_stored().err();
         let (source, target) = (
-            pin!(self.source.until(ended)),
-            pin!(self.target.until(ended)),
+            pin!(self.source.until(has_left)),
+            pin!(self.target.until(is_over)),
         );
         match select(pin!(following.caught_up()), select(source, target)).await {
             Either::Left((caught_up, _)) => {
@@ -246,27 +265,54 @@ impl UnderWay {
             is_following && status.received_whole >= high
         };
         let arrives = pin!(following.wait_for_one(has_all));
-        let is_over = |source: &VbucketCore| (!source.is_held(hold)).then_some(());
-        let lapses = pin!(self.source.until(is_over));
-        match select(arrives, lapses).await {
+        match select(arrives, pin!(self.lapses(hold))).await {
             Either::Left((status, _)) if has_all(&status) => Ok(()),
             Either::Left((status, _)) => Err(WhyNot::Stream(Box::new(status))),
             Either::Right(((), _)) => Err(WhyNot::TooSlow),
         }
     }
 
+    /// Comes to an end with the hold.
+    async fn lapses(&self, hold: Hold) {
+        let is_over = |source: &VbucketCore| (!source.is_held(hold)).then_some(());
+        self.source.until(is_over).await;
+    }
+
+    /// The disk of one of the two says that it is this, before the hold is over.
+    async fn stored_in_time(
+        &self,
+        core: &VbucketCore,
+        state: VbucketState,
+        failed: fn(OperationError) -> WhyNot,
+    ) -> Result<(), WhyNot> {
+        let Some(hold) = self.hold else {
+            return Err(WhyNot::TooSlow);
+        };
+        match select(pin!(core.stored_as(state)), pin!(self.lapses(hold))).await {
+            Either::Left((stored, _)) => stored.map_err(failed),
+            Either::Right(((), _)) => Err(WhyNot::TooSlow),
+        }
+    }
+
     /// Nothing is applied to the target any more, and it has exactly what the source has, also on its disk.
     async fn ready(&mut self, high: Seqno) -> Result<(), WhyNot> {
-        drop(self.following.take());
+        let is_over = |status: &ReplicaStatus| matches!(status.state, ReplicaState::Over(_));
+        let following = self.following.take();
+        if let Some(ended) = following.and_then(|one| one.status().into_iter().find(is_over)) {
+            // Another stream may have fed it since.
+            return Err(WhyNot::Stream(Box::new(ended)));
+        }
         let standing = become_state(&self.target, VbucketState::Pending, None);
         standing.map_err(WhyNot::Target)?;
+        self.still = Some(self.target.stand_still().map_err(WhyNot::Target)?);
         let has = self.target.high_seqno();
         if has != high {
             let why = format!("it has {has}, its source {high}");
             return Err(WhyNot::Target(OperationError::BadReplication(why)));
         }
         // Its disk may still say what it was before, which may have been active.
-        self.target.stored().await.map_err(WhyNot::Target)
+        self.stored_in_time(&self.target, VbucketState::Pending, WhyNot::Target)
+            .await
     }
 
     fn leave(&mut self) -> Result<(), WhyNot> {
@@ -278,9 +324,20 @@ impl UnderWay {
         became(&self.source, VbucketState::Dead, left, WhyNot::Source)
     }
 
+    /// The source's disk says that it is dead. Whoever makes it active again meanwhile ends this.
+    async fn bury(&self) -> Result<(), WhyNot> {
+        self.stored_in_time(&self.source, VbucketState::Dead, WhyNot::Source)
+            .await
+    }
+
     fn crown(&self) -> Result<(), WhyNot> {
-        let topology = Some(self.topology.clone());
-        let crowned = caught(|| become_state(&self.target, VbucketState::Active, topology));
+        let (Some(hold), Some(still)) = (self.hold, self.still) else {
+            return Err(WhyNot::TooSlow);
+        };
+        self.source.let_go_of(hold);
+        is_in(&self.source, VbucketState::Dead).map_err(WhyNot::Source)?;
+        is_in(&self.target, VbucketState::Pending).map_err(WhyNot::Target)?;
+        let crowned = caught(|| self.target.arrive(still, hold.high, &self.topology));
         became(&self.target, VbucketState::Active, crowned, WhyNot::Target)
     }
 
@@ -292,11 +349,23 @@ impl UnderWay {
         self.resign();
     }
 
+    /// The source is active again, unless the target is.
     fn give_back(&mut self) -> Result<(), WhyNot> {
-        self.resign();
         if let Some(hold) = self.hold {
             self.source.let_go_of(hold);
         }
+        let (vbucket, state) = (self.target.id(), self.target.state());
+        if state == VbucketState::Active {
+            return Err(WhyNot::Target(OperationError::NotMyVbucket {
+                vbucket,
+                state,
+            }));
+        }
+        self.resign();
+        if self.source.state() == VbucketState::Active {
+            return Ok(());
+        }
+        is_in(&self.source, VbucketState::Dead).map_err(WhyNot::Source)?;
         let topology = Some(self.left.clone());
         let given = caught(|| become_state(&self.source, VbucketState::Active, topology));
         became(&self.source, VbucketState::Active, given, WhyNot::Source)
@@ -308,6 +377,16 @@ impl UnderWay {
             // One that is out of reach stays pending, which is no more than a replica.
             drop(become_state(&self.target, VbucketState::Replica, None));
         }
+    }
+}
+
+/// Whether it is still what this made it.
+fn is_in(core: &VbucketCore, wanted: VbucketState) -> Result<(), OperationError> {
+    let (vbucket, state) = (core.id(), core.state());
+    if state == wanted {
+        Ok(())
+    } else {
+        Err(OperationError::NotMyVbucket { vbucket, state })
     }
 }
 

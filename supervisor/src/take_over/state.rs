@@ -3,12 +3,14 @@
 //! ```text
 //! Follow -> Hold -> Drain -> Ready -> Leave -> Bury -> Crown -> Confirm -> Over(Done)
 //!    |        |       |        |        |       |        |         |
-//!    |        |       +--------+--Release       |   GiveBack       |
-//!    +--------+----------------+-> Stays     Nobody <-+-> Stays  Unconfirmed
+//!    |        |       +--------+--Release       +-------+        |
+//!    |        |                +-> Stays            GiveBack      |
+//!    +--------+-----------------> Stays   Nobody <-+ | +-> Unconfirmed
+//!                                            Stays <-+
 //! ```
 //!
 //! Pure: it says what it [`Want`]s and is told what came of it. Invariant: the target becomes active only once the source is dead
-//! on its disk, and the source becomes active again only if the target never was asked, or refused: never are there two.
+//! on its disk, and the source becomes active again only if the target is not: never are there two.
 
 use storage::Seqno;
 
@@ -48,7 +50,7 @@ pub(super) enum End {
     Stays,
     /// Neither is known to be active, and the target was never asked to be.
     Nobody,
-    /// The target became active, and whether its disk has that is not known.
+    /// The target became active, by this or by somebody else, and whether its disk has that is not known.
     Unconfirmed,
 }
 
@@ -59,6 +61,8 @@ pub(super) enum Came {
     Done(Option<Seqno>),
     /// It is not, and will not be.
     Failed,
+    /// It is not, for the target is active by somebody else's word.
+    Forestalled,
 }
 
 /// What must be done where nobody waits for the end any more.
@@ -93,6 +97,7 @@ impl TakeOver {
     /// What was wanted came to this.
     pub(super) fn came(&mut self, came: Came) {
         self.want = match (self.want, came) {
+            (Want::Over(end), _) => Want::Over(end),
             (Want::Follow, Came::Done(_)) => Want::Hold,
             (Want::Hold, Came::Done(high)) => Want::Drain(high.unwrap_or_default()),
             (Want::Drain(high), Came::Done(_)) => Want::Ready(high),
@@ -102,14 +107,13 @@ impl TakeOver {
             (Want::Crown, Came::Done(_)) => Want::Confirm,
             (Want::Confirm, Came::Done(_)) => Want::Over(End::Done),
             (Want::Drain(_) | Want::Ready(_) | Want::Leave, Came::Failed) => Want::Release,
+            (Want::Bury | Want::Crown, Came::Failed) => Want::GiveBack,
             // Its disk may say either: the source alone knows once it is opened again.
-            (Want::Bury | Want::GiveBack, Came::Failed) => Want::Over(End::Nobody),
-            (Want::Crown, Came::Failed) => Want::GiveBack,
-            (Want::Confirm, Came::Failed) => Want::Over(End::Unconfirmed),
+            (Want::GiveBack, Came::Failed) => Want::Over(End::Nobody),
+            (Want::Confirm, Came::Failed) | (_, Came::Forestalled) => Want::Over(End::Unconfirmed),
             (Want::Follow | Want::Hold, Came::Failed)
             | (Want::Release, Came::Done(_) | Came::Failed)
             | (Want::GiveBack, Came::Done(_)) => Want::Over(End::Stays),
-            (Want::Over(end), _) => Want::Over(end),
         };
     }
 
@@ -117,7 +121,6 @@ impl TakeOver {
     pub(super) const fn undo(&self) -> Undo {
         match self.want {
             Want::Drain(_) | Want::Ready(_) | Want::Leave | Want::Release => Undo::Release,
-            // The target was not asked, so it is not active.
             Want::Bury | Want::Crown | Want::GiveBack => Undo::GiveBack,
             Want::Follow | Want::Hold | Want::Confirm | Want::Over(_) => Undo::Nothing,
         }
@@ -231,10 +234,11 @@ mod tests {
             let (done, end) = run(&[failing]);
             assert_eq!((done.last(), end), (Some(&Want::Release), End::Stays));
         }
-        let (done, end) = run(&[6]);
-        assert_eq!((done.last(), end), (Some(&Want::GiveBack), End::Stays));
-        assert_eq!(run(&[5]).1, End::Nobody);
-        assert_eq!(run(&[6, 7]).1, End::Nobody);
+        for failing in [5, 6] {
+            let (done, end) = run(&[failing]);
+            assert_eq!((done.last(), end), (Some(&Want::GiveBack), End::Stays));
+            assert_eq!(run(&[failing, failing + 1]).1, End::Nobody);
+        }
         assert_eq!(run(&[7]).1, End::Unconfirmed);
     }
 }

@@ -190,7 +190,6 @@ impl FlusherState {
             incarnation: position.incarnation,
             epoch: position.epoch,
         });
-        lane.vbucket.note_persisted(position.high_seqno);
         if !lane.vbucket.resync_at(&position) {
             return;
         }

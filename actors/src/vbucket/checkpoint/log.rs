@@ -231,6 +231,12 @@ impl CheckpointLog {
         self.identities_queued = self.identities_queued.saturating_add(1);
     }
 
+    /// Whether what comes next would go on with a snapshot that a replica's source announced.
+    #[must_use]
+    pub fn is_open_of_source(&self) -> bool {
+        self.chain.open.of_source
+    }
+
     /// Begins a new checkpoint of this vbucket's own changes, unless the open one is that and has no item: at
     /// promotion, before memory is recovered.
     pub fn open_checkpoint(&mut self) -> CheckpointId {
