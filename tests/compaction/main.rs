@@ -14,10 +14,10 @@ mod policy;
 mod prepares;
 mod scans;
 
+use piggin::storage::Retention;
+
 /// No bug; `tests/planted` has others.
 fn plant() {}
 
 /// No history; `tests/history` has one.
-fn retention() -> Option<piggin::storage::Retention> {
-    None
-}
+const RETENTION: Option<Retention> = None;

@@ -19,6 +19,4 @@ use piggin::storage::Retention;
 fn plant() {}
 
 /// The seed tests' past is older than that when they begin: what may go goes, by another way.
-fn retention() -> Option<Retention> {
-    Some(Retention::of_seconds(60))
-}
+const RETENTION: Option<Retention> = Some(Retention::of_seconds(60));
