@@ -52,10 +52,10 @@ fn restore(place: &Place, to: &str, into: &str) -> Ended {
 #[test]
 fn history_is_given_back_by_time_and_by_token() {
     let place = place();
-    let lines_of_it: Vec<String> = (0..200)
-        .map(|id| json!({"id": id, "round": 1}).to_string())
+    let each: Vec<String> = (0..200)
+        .map(|id| format!("{{\"id\":{id},\"round\":1}}\n"))
         .collect();
-    let load = lines_of_it.join("\n");
+    let load = each.concat();
     place
         .feed(&["load", "-", "--key", "id"], load.as_bytes())
         .expect(0);

@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use storage::{CollectionId, DocumentKey, DurabilityLevel, Seqno};
 
-use super::prepare::{
-    OutOfOrder, Prepare, Tracked, first_above, pop_front_if, take_out, take_out_life,
-};
+use super::prepare::{OutOfOrder, Prepare, Tracked, first_above, pop_front_if, take_out};
 use super::topology::{Chains, NodeName, Requirements};
 use super::words::Words;
 
@@ -169,6 +167,15 @@ impl ActiveMonitor {
         self.advance();
     }
 
+    /// The store says that this is prepared, which a monitor that is made anew would begin with: what came from the disk of
+    /// a source before this node was promoted holds no prepare that tells of it.
+    pub fn note_stored(&mut self, high_prepared: Seqno) {
+        if high_prepared > self.high_prepared {
+            self.high_prepared = high_prepared;
+            self.advance();
+        }
+    }
+
     /// A node holds everything up to `seqno`, each prepare as strongly as it asks. Kept for one that is in no chain yet
     /// (MB-34091); one that says less than before says nothing. Whoever calls this has checked that the word is of this role
     /// and of a stream that lives, and that the stream sent as much.
@@ -281,23 +288,6 @@ impl ActiveMonitor {
         };
         self.advance();
         was_there
-    }
-
-    /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it, also what lies
-    /// under a newer prepare of its key and was not found there. The seqnos; whoever waits for them is to be told that
-    /// their outcome is not known.
-    #[must_use]
-    pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
-        let is_of_it = |one: &Decision| one.write.is_of_life(collection, end);
-        let decided = self.decided.iter().filter(|one| is_of_it(one));
-        let mut erased: Vec<_> = decided.map(|one| one.write.seqno()).collect();
-        self.decided.retain(|one| !is_of_it(one));
-        erased.extend(take_out_life(&mut self.tracked, collection, end));
-        let is_erased = |seqno: &Seqno| erased.binary_search(seqno).is_ok();
-        self.ahead.retain(|(_, seqno)| !is_erased(seqno));
-        self.fences_given_up.retain(|seqno| !is_erased(seqno));
-        self.advance();
-        erased
     }
 
     /// A collection ended at `end`. Its prepares stay until they are decided or erased.

@@ -7,7 +7,7 @@ use storage::{CollectionId, DocumentKey, Seqno};
 
 use super::active::Inherited;
 use super::passive::SnapshotEnd;
-use super::prepare::{take_out, take_out_life};
+use super::prepare::take_out;
 
 /// The machine.
 #[derive(Clone, Debug)]
@@ -25,11 +25,6 @@ impl DeadMonitor {
     /// The prepare is erased from the disk, with its collection; whether it was there.
     pub fn erase(&mut self, key: &DocumentKey, seqno: Seqno) -> bool {
         take_out(&mut self.inherited.tracked, key, seqno).is_some()
-    }
-
-    /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it.
-    pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
-        take_out_life(&mut self.inherited.tracked, collection, end)
     }
 
     /// A collection ended at `end`: nobody completes its prepares.

@@ -150,8 +150,10 @@ impl Monitor {
 
     /// The store says that this is prepared.
     pub fn note_stored(&mut self, high_prepared: Seqno) {
-        if let Monitor::Passive(passive) = self {
-            passive.note_stored(high_prepared);
+        match self {
+            Monitor::Active(active) => active.note_stored(high_prepared),
+            Monitor::Passive(passive) => passive.note_stored(high_prepared),
+            Monitor::Dead(_) => {}
         }
     }
 
@@ -180,17 +182,6 @@ impl Monitor {
             Monitor::Active(active) => active.erase(key, seqno),
             Monitor::Passive(passive) => passive.erase(key, seqno),
             Monitor::Dead(dead) => dead.erase(key, seqno),
-        }
-    }
-
-    /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it, of which the
-    /// seqnos are told.
-    #[must_use]
-    pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
-        match self {
-            Monitor::Active(active) => active.erase_life(collection, end),
-            Monitor::Passive(passive) => passive.erase_life(collection, end),
-            Monitor::Dead(dead) => dead.erase_life(collection, end),
         }
     }
 

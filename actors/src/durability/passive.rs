@@ -11,7 +11,7 @@ use storage::{CollectionId, DocumentKey, DurabilityLevel, Seqno, SnapshotKind};
 
 use super::active::Inherited;
 use super::open::Open;
-use super::prepare::{Prepare, Tracked, first_above, pop_front_if, take_out, take_out_life};
+use super::prepare::{Prepare, Tracked, first_above, pop_front_if, take_out};
 
 /// The end of a snapshot that came whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,14 +320,6 @@ impl PassiveMonitor {
         // What is over may have stood behind it.
         self.drop_passed();
         was_there
-    }
-
-    /// A life of a collection that ended at `end` is erased from the disk: so is whatever is tracked of it.
-    pub fn erase_life(&mut self, collection: CollectionId, end: Seqno) -> Vec<Seqno> {
-        self.note_collection_dropped(collection, end);
-        let erased = take_out_life(&mut self.tracked, collection, end);
-        self.drop_passed();
-        erased
     }
 
     /// What this node may acknowledge.

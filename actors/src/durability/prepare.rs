@@ -47,12 +47,8 @@ impl Tracked {
 
     /// A collection ended at `end`.
     pub(super) fn note_dropped(&mut self, collection: CollectionId, end: Seqno) {
-        self.is_dropped |= self.is_of_life(collection, end);
-    }
-
-    /// Whether it lies in the life of a collection that ended at `end`, or in one before.
-    pub(super) fn is_of_life(&self, collection: CollectionId, end: Seqno) -> bool {
-        self.prepare.key.collection() == collection && self.prepare.seqno < end
+        let Prepare { key, seqno, .. } = &self.prepare;
+        self.is_dropped |= key.collection() == collection && *seqno < end;
     }
 }
 
@@ -89,17 +85,4 @@ pub(super) fn pop_front_if<T>(queue: &mut VecDeque<T>, is_it: impl Fn(&T) -> boo
         return queue.pop_front();
     }
     None
-}
-
-/// Takes out all of a life of a collection; their seqnos.
-pub(super) fn take_out_life(
-    tracked: &mut VecDeque<Tracked>,
-    collection: CollectionId,
-    end: Seqno,
-) -> Vec<Seqno> {
-    let is_of_it = |one: &Tracked| one.is_of_life(collection, end);
-    let taken = tracked.iter().filter(|one| is_of_it(one));
-    let taken = taken.map(Tracked::seqno).collect();
-    tracked.retain(|one| !is_of_it(one));
-    taken
 }

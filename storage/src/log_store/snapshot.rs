@@ -3,6 +3,7 @@
 //! Invariant: everything a snapshot answers comes from its own version and layer lengths, never from "now"
 //! (MB-35631, MB-37798). Taking one costs a few pointers; the files behind it live as long as it does.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::collections::DroppedCollection;
@@ -19,13 +20,23 @@ use crate::seqno::{Seqno, SeqnoRange};
 use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord};
 
 /// A version, and how much of its layers counts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct LogSnapshot {
     pub(crate) version: Arc<Version>,
     pub(crate) views: Arc<[LayerView]>,
     pub(crate) state: VbucketStateRecord,
     /// Of a past, the counts of the segments are not known, but counted when they are asked for.
     pub(crate) recounts: bool,
+}
+
+/// What it is of; what it holds would fill pages.
+impl fmt::Debug for LogSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogSnapshot")
+            .field("place", &self.version.place)
+            .field("watermarks", &self.state.watermarks)
+            .finish_non_exhaustive()
+    }
 }
 
 impl LogSnapshot {

@@ -164,7 +164,7 @@ impl World {
         // A run that fails erased some prepares, and left the rest and the list as they were.
         let done = if fails { found.len() / 2 } else { found.len() };
         let mut gone: BTreeSet<Seqno> = BTreeSet::new();
-        for item in found.into_iter().take(done) {
+        for item in found.iter().take(done) {
             gone.insert(item.seqno);
             if item.seqno > completed {
                 node.monitor.erase(&item.key, item.seqno);
@@ -180,7 +180,12 @@ impl World {
             node.pending.retain(|_, one| !gone.contains(&one.seqno));
         } else {
             self.erasures += 1;
-            gone.extend(node.monitor.erase_life(COLLECTION, end));
+            // An active decides in its turn what its store took for over; of others memory is rid of all of it.
+            if !matches!(node.monitor, Monitor::Active(_)) {
+                for item in &found {
+                    node.monitor.erase(&item.key, item.seqno);
+                }
+            }
             node.log.retain(|item| !is_old(item) || item.seqno == last);
             node.pending
                 .retain(|key, one| key.collection() != COLLECTION || one.seqno >= end);
