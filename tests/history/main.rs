@@ -9,6 +9,7 @@ mod support;
 mod seeds;
 
 mod bad_input;
+mod beside_others;
 mod every_version;
 mod instants;
 mod restore;
