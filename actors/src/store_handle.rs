@@ -132,6 +132,13 @@ impl StoreHandle {
         self.shared.state.lock().generation
     }
 
+    /// Whether it was closed or abandoned, or is about to be: nobody gets a lease any more, and whatever was read from the
+    /// store may not be read on.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.state.lock().is_closing
+    }
+
     /// Says that the store of that generation may not be used on: only recovery helps. Nothing happens when it was
     /// replaced already.
     pub fn recall(&self, generation: StoreGeneration, cause: StorageError) {

@@ -25,6 +25,9 @@ use crate::session::{Missing, Session};
 pub(crate) struct HistoryArguments {
     /// The document's key.
     key: OsString,
+    /// So many of them at most, the newest
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    most: usize,
     #[command(flatten)]
     collection: CollectionArgument,
 }
@@ -34,7 +37,8 @@ pub(crate) struct HistoryArguments {
 struct VersionLine {
     event: &'static str,
     seqno: u64,
-    committed_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    committed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded_by: Option<u64>,
     cas: String,
@@ -61,7 +65,7 @@ impl VersionLine {
         VersionLine {
             event: event_of(version.item.operation),
             seqno: version.item.seqno.0,
-            committed_at: Instant(version.committed_at_ms).to_string(),
+            committed_at: version.committed_at_ms.map(|at| Instant(at).to_string()),
             superseded_by: version.superseded_by.map(|seqno| seqno.0),
             cas: document.cas.0.to_string(),
             rev_seqno: document.rev_seqno.0,
@@ -104,7 +108,7 @@ pub(crate) fn run(session: &Session, arguments: &HistoryArguments) -> Result<Exi
     let versions = session.with_bucket(Missing::IsAMistake, async |bucket| {
         let key = arguments.collection.of(bucket)?.key(key);
         let versions = match key {
-            Ok(key) => bucket.versions(&key).await,
+            Ok(key) => bucket.versions(&key, arguments.most).await,
             Err(error) => Err(error.into()),
         };
         versions.map_err(|error| CliError::past(session.directory(), &error))

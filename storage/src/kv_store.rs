@@ -137,11 +137,23 @@ pub trait Snapshot: std::fmt::Debug + Send + Sync {
     /// Every version whose seqno lies in `range` and that is still held, by rising seqno. From
     /// [`Snapshot::history_start`] on none is missing.
     fn scan_history(&self, range: SeqnoRange) -> Box<dyn Scan>;
-    /// Every version of a key that is still held, newest first.
-    fn versions(&self, namespace: Namespace, key: &DocumentKey) -> Result<Vec<Item>, StorageError>;
+    /// The newest versions of a key that are still held, so many at most, newest first.
+    fn versions(
+        &self,
+        namespace: Namespace,
+        key: &DocumentKey,
+        most: usize,
+    ) -> Result<Vec<Item>, StorageError>;
+    /// For each of these seqnos, which rise and are not above the high seqno, what the first batch left that is known and
+    /// ended at or above it. Below [`Snapshot::history_start`] few are known, so it may be of any later time. One pass.
+    fn batch_ends(&self, rising: &[Seqno]) -> Result<Vec<Watermarks>, StorageError>;
     /// When the item at `seqno`, which is not above the high seqno, was committed, in milliseconds since the Unix epoch;
-    /// between batch ends that are known no more, a little later.
-    fn committed_at(&self, seqno: Seqno) -> Result<u64, StorageError>;
+    /// between batch ends that are known no more, a little later; below [`Snapshot::history_start`] any time later.
+    fn committed_at(&self, seqno: Seqno) -> Result<u64, StorageError> {
+        let ends = self.batch_ends(&[seqno])?;
+        let newest = self.state().watermarks;
+        Ok(ends.first().unwrap_or(&newest).commit_time_ms)
+    }
     /// The seqno from which on every version is still held.
     fn history_start(&self) -> Seqno;
     /// What the vbucket was at `to`, for any seqno a rollback to which would be exact: a snapshot like this one. Like a

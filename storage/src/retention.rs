@@ -35,13 +35,16 @@ impl Retention {
         }
     }
 
-    pub(crate) fn check(self) -> Result<(), StorageError> {
+    pub(crate) fn check(self, vbuckets: u16) -> Result<(), StorageError> {
         if self.window_s == 0 {
             let what = "a history of 0 seconds: give at least 1, or none".to_owned();
             return Err(StorageError::Setting(what));
         }
-        if self.bytes == Some(0) {
-            let what = "a history of 0 bytes: give at least 1, or no bound".to_owned();
+        // Less would be none at all for each of them.
+        if let Some(bytes) = self.bytes.filter(|bytes| *bytes < u64::from(vbuckets)) {
+            let what = format!(
+                "a history of {bytes} bytes for {vbuckets} vbuckets: give at least a byte for each, or no bound"
+            );
             return Err(StorageError::Setting(what));
         }
         Ok(())
@@ -173,10 +176,10 @@ mod tests {
             bytes: Some(1000),
         };
         assert_eq!(retention.share(128).bytes, Some(7));
-        assert_eq!(retention.check(), Ok(()));
-        for refused in [(0, None), (1, Some(0))] {
+        assert_eq!(retention.check(1000), Ok(()));
+        for refused in [(0, None), (1, Some(0)), (1, Some(127))] {
             let (window_s, bytes) = refused;
-            assert!(Retention { window_s, bytes }.check().is_err());
+            assert!(Retention { window_s, bytes }.check(128).is_err());
         }
     }
 }

@@ -123,7 +123,9 @@ fn versions_of_a_key_come_newest_first_with_their_times() {
         vec![mutation(3, "x", "one"), mutation(4, "a", "three")],
     );
     let snapshot = writer.snapshot();
-    let versions = snapshot.versions(Namespace::Committed, &key("a")).unwrap();
+    let versions = snapshot
+        .versions(Namespace::Committed, &key("a"), usize::MAX)
+        .unwrap();
     let told = versions.iter().map(|item| {
         let at = snapshot.committed_at(item.seqno).unwrap();
         (item.seqno.0, at)
@@ -149,6 +151,21 @@ fn a_clock_that_steps_back_moves_no_moment() {
 }
 
 #[test]
+fn a_clock_that_ran_ahead_once_lets_nothing_go() {
+    let (_, mut writer) = store(Retention::of_seconds(10));
+    write_at(&mut writer, 1_000, vec![mutation(1, "a", "one")]);
+    write_at(&mut writer, 2_000, vec![mutation(2, "a", "two")]);
+    write_at(&mut writer, 900_000, vec![mutation(3, "a", "three")]);
+    // The clock is right again, and everything before the jump is inside of the window.
+    compact(&writer, 3_000);
+    write_at(&mut writer, 3_000, vec![mutation(4, "a", "four")]);
+    compact(&writer, 4_000);
+    assert_eq!(at_time(&writer, 1_000), Ok(vec![1]));
+    assert_eq!(at_time(&writer, 2_000), Ok(vec![2]));
+    assert_eq!(at_time(&writer, 900_000), Ok(vec![4]));
+}
+
+#[test]
 fn the_oldest_go_first_where_it_is_too_long_in_bytes() {
     // Half of it for each vbucket.
     let (_, mut writer) = store(Retention {
@@ -160,7 +177,9 @@ fn the_oldest_go_first_where_it_is_too_long_in_bytes() {
         write_at(&mut writer, seqno * 10, vec![mutation(seqno, "a", &value)]);
     }
     compact(&writer, 200);
-    let held = writer.snapshot().versions(Namespace::Committed, &key("a"));
+    let held = writer
+        .snapshot()
+        .versions(Namespace::Committed, &key("a"), usize::MAX);
     let held: Vec<u64> = held.unwrap().iter().map(|item| item.seqno.0).collect();
     assert_eq!(
         held,
@@ -195,6 +214,11 @@ fn what_was_chosen_is_stored_with_the_store() {
         Retention {
             window_s: 1,
             bytes: Some(0),
+        },
+        // Less than a byte for each vbucket.
+        Retention {
+            window_s: 1,
+            bytes: Some(1),
         },
     ] {
         let disk = SimulatedDisk::new();

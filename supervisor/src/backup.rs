@@ -36,7 +36,8 @@ pub struct BackupReport {
     pub bytes: u64,
 }
 
-/// Why there is no copy. The place holds no bucket; what lies there may be removed.
+/// Why there is no copy. The place holds no bucket, or a whole one, where the very last sync failed; what lies there may be
+/// removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {

@@ -20,6 +20,4 @@ use piggin::storage::Retention;
 fn plant() {}
 
 /// No history; `tests/history` has one.
-fn retention() -> Option<Retention> {
-    None
-}
+const RETENTION: Option<Retention> = None;

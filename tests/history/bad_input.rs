@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use piggin::storage::disk::SimulatedDisk;
-use piggin::storage::{Advice, Retention, StorageError};
-use piggin::{Bucket, BucketConfig, BucketError, Location, Moment, PastError, TokenError};
+use piggin::storage::disk::{Disk, OpenMode, SimulatedDisk};
+use piggin::storage::{Advice, FileSystemDisk, Retention, StorageError};
+use piggin::{Bucket, BucketConfig, BucketError, Location, Moment, Past, PastError, TokenError};
 
 use crate::support::{Result, TempDirectory, assert_filled, block_on, fill, made_small, small};
 
@@ -14,6 +14,12 @@ fn with_history(disk: &SimulatedDisk) -> BucketConfig {
         history: Some(Retention::of_seconds(3600)),
         ..made_small(BucketConfig::on(Arc::new(disk.clone())))
     }
+}
+
+/// What it is now.
+async fn past_of(bucket: &Bucket) -> std::result::Result<Past, PastError> {
+    let token = bucket.token().await?;
+    bucket.as_of(token).await
 }
 
 #[test]
@@ -132,19 +138,17 @@ fn history_of_another_bucket() -> Result {
 fn history_into_a_place_that_holds_something() -> Result {
     let bucket = block_on(Bucket::create(with_history(&SimulatedDisk::new())))?;
     fill(&bucket, 2);
-    let past = block_on(async {
-        let token = bucket.token().await?;
-        Ok::<_, PastError>(bucket.as_of(token).await?)
-    })?;
+    let past = block_on(past_of(&bucket))?;
     let directory = TempDirectory::new();
-    std::fs::write(directory.path().join("letter.txt"), "dear")?;
+    let disk = FileSystemDisk::new(directory.path())?;
+    drop(disk.open("letter.txt", OpenMode::CreateNew)?);
     let place = Location::Directory(directory.path().to_owned());
     let refused = past.restore_into(&place).unwrap_err();
     let foreign = StorageError::ForeignDirectory("letter.txt".to_owned());
     assert_eq!(refused, PastError::Storage(foreign));
     let left: Vec<_> = std::fs::read_dir(directory.path())?.collect();
     assert_eq!(left.len(), 1, "nothing was written");
-    std::fs::remove_file(directory.path().join("letter.txt"))?;
+    disk.remove("letter.txt")?;
     past.restore_into(&place)?;
     let refused = past.restore_into(&place).unwrap_err();
     assert_eq!(refused, PastError::Storage(StorageError::StoreExists));
@@ -158,10 +162,7 @@ fn history_into_a_place_that_holds_something() -> Result {
 fn history_that_was_written_down_in_part_is_no_bucket() -> Result {
     let bucket = block_on(Bucket::create(with_history(&SimulatedDisk::new())))?;
     fill(&bucket, 5);
-    let past = block_on(async {
-        let token = bucket.token().await?;
-        Ok::<_, PastError>(bucket.as_of(token).await?)
-    })?;
+    let past = block_on(past_of(&bucket))?;
     let mut cut = 1;
     loop {
         let disk = SimulatedDisk::new();

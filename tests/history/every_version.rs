@@ -30,7 +30,7 @@ fn history_has_every_version_and_when_it_was_written() -> Result {
         block_on(bucket.set("b", "again"))?;
     }
     block_on(bucket.delete("a"))?;
-    let versions = block_on(bucket.versions(&key("a")))?;
+    let versions = block_on(bucket.versions(&key("a"), 1000))?;
     let (tombstone, written) = versions.split_first().unwrap();
     assert!(matches!(
         tombstone.item.operation,
@@ -49,7 +49,8 @@ fn history_has_every_version_and_when_it_was_written() -> Result {
             && pair[1].committed_at_ms <= pair[0].committed_at_ms
     };
     assert!(versions.windows(2).all(follow));
-    assert_eq!(block_on(bucket.versions(&key("c")))?, []);
+    assert_eq!(block_on(bucket.versions(&key("a"), 7))?, versions[..7]);
+    assert_eq!(block_on(bucket.versions(&key("c"), 100))?, []);
     block_on(bucket.shutdown())?;
     Ok(())
 }
@@ -61,12 +62,12 @@ fn without_history_the_newest_is_what_there_is() -> Result {
         block_on(bucket.set("a", round.to_string()))?;
     }
     block_on(bucket.flush())?;
-    let refused = block_on(bucket.versions(&key("a")));
+    let refused = block_on(bucket.versions(&key("a"), 100));
     assert_eq!(refused, Err(PastError::NoHistory));
     let handle = bucket.store_handle();
     let lease = handle.lease()?;
     let snapshot = lease.store().snapshot(bucket.vbucket_of(b"a"))?;
-    let stored = snapshot.versions(Namespace::Committed, &key("a"))?;
+    let stored = snapshot.versions(Namespace::Committed, &key("a"), usize::MAX)?;
     assert!(stored.len() < usize::try_from(ROUNDS)?, "{}", stored.len());
     drop((snapshot, lease));
     block_on(bucket.shutdown())?;

@@ -80,13 +80,20 @@ fn copy_as_of(past: &Past) -> Copy {
 /// Takes a copy; then the clock goes on, so that the instant has passed.
 async fn take(world: &World, bucket: &Bucket) -> Taken {
     let token = bucket.token().await.expect("a token");
-    let taken = Taken {
+    let of_now = Taken {
         time: world.clock().since_epoch(),
         token,
         copy: copy_of(bucket, &["_default", "fruit"]).await,
     };
     world.sleep(BETWEEN).await;
-    taken
+    of_now
+}
+
+/// Until a little before that time.
+async fn until(world: &World, time: Duration) {
+    let now = world.clock().since_epoch();
+    let left = time.saturating_sub(LITTLE).saturating_sub(now);
+    world.sleep(left).await;
 }
 
 async fn assert_as_of(bucket: &Bucket, taken: &[Taken]) {
@@ -184,13 +191,11 @@ fn history_goes_when_its_window_has_passed() {
         let of_the_last = taken.last().expect("one").time;
         let kept = Duration::from_secs(u64::from(WINDOW_S));
         // Just inside, of the first: all of it is there, whoever compacts.
-        let now = world.clock().since_epoch();
-        world.sleep(taken[0].time + kept - LITTLE - now).await;
+        until(&world, taken[0].time + kept).await;
         bucket.compact_all(EVERYTHING).await;
         assert_as_of(&bucket, &taken).await;
         // Then outside, of all but the last.
-        let now = world.clock().since_epoch();
-        world.sleep(of_the_last + kept - LITTLE - now).await;
+        until(&world, of_the_last + kept).await;
         let done = bucket.compact_all(EVERYTHING).await;
         let total = done.total();
         if policy == CompactionPolicy::NEVER {

@@ -9,6 +9,7 @@ mod support;
 mod seeds;
 
 mod bad_input;
+mod beside_others;
 mod every_version;
 mod instants;
 mod restore;
@@ -19,6 +20,4 @@ use piggin::storage::Retention;
 fn plant() {}
 
 /// The seed tests' past is older than that when they begin: what may go goes, by another way.
-fn retention() -> Option<Retention> {
-    Some(Retention::of_seconds(60))
-}
+const RETENTION: Option<Retention> = Some(Retention::of_seconds(60));

@@ -12,6 +12,7 @@ mod seeds;
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use piggin::storage::Retention;
 use piggin::storage::planted::{self, Bug};
 
 const VARIABLE: &str = "PIGGIN_PLANTED";
@@ -35,9 +36,7 @@ fn plant() {
 }
 
 /// No history.
-fn retention() -> Option<piggin::storage::Retention> {
-    None
-}
+const RETENTION: Option<Retention> = None;
 
 /// The seed tests that fail with this bug, and how many there are.
 fn failing(bug: Option<&str>) -> (BTreeSet<String>, usize) {

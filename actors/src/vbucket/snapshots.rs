@@ -41,9 +41,16 @@ impl Snapshots {
             origins: VecDeque::new(),
             whole: VecDeque::from([whole]),
         };
+        let kind = watermarks.snapshot_kind;
         if end > high {
-            let source = Origin::Source(end, watermarks.snapshot_kind);
+            let source = Origin::Source(end, kind);
             snapshots.origins.push_back((whole, source));
+        } else if kind == SnapshotKind::Disk {
+            // Its newest item came in a snapshot, which is told of it for ever.
+            let before = Seqno(high.0.saturating_sub(1));
+            snapshots
+                .origins
+                .push_back((before, Origin::Source(high, kind)));
         }
         if is_active {
             snapshots.begin_own(high);
@@ -138,7 +145,19 @@ impl Snapshots {
         } else {
             end
         };
+        // What a source left out below the end of its snapshot is missing for ever: the store tells no past there.
+        let kind = if end <= high && self.has_received(high) {
+            SnapshotKind::Disk
+        } else {
+            kind
+        };
         (SnapshotRange { start, end }, kind)
+    }
+
+    /// Whether something below `high` that may not be on disk yet came from a source.
+    fn has_received(&self, high: Seqno) -> bool {
+        let mut below = self.origins.iter().filter(|(above, _)| *above < high);
+        below.any(|(_, origin)| matches!(origin, Origin::Source(..)))
     }
 
     /// Forgets what is only needed for seqnos at or below `persisted`.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::document::{Item, Namespace};
 use crate::error::StorageError;
+use crate::kv_store::Snapshot;
 use crate::log_store::layer::LayerView;
 use crate::log_store::recovery::find_dead;
 use crate::log_store::rollback::state_at;
@@ -61,7 +62,7 @@ impl LogSnapshot {
         Err(StorageError::ForgottenTime {
             vbucket: self.version.place.vbucket,
             time_ms,
-            from_ms: self.committed_at(exact_from)?,
+            from_ms: Snapshot::committed_at(self, exact_from)?,
         })
     }
 
@@ -83,19 +84,26 @@ impl LogSnapshot {
 }
 
 impl LogSnapshot {
-    /// Every version of a key that is held, newest first.
+    /// The newest versions of a key that are held, `most` at most, newest first.
     pub(crate) fn versions_of(
         &self,
         namespace: Namespace,
         key: &[u8],
+        most: usize,
     ) -> Result<Vec<Item>, StorageError> {
         let unsealed = self.views.iter().rev();
         let unsealed = unsealed.flat_map(|view| view.versions(namespace, key));
-        let mut versions: Vec<Item> = unsealed.map(|item| Item::clone(&item)).collect();
+        let unsealed = unsealed.map(|item| Item::clone(&item));
+        let mut versions: Vec<Item> = unsealed.take(most).collect();
         let key = IndexKey::new(namespace, key);
         for view in self.version.segments.iter().rev() {
+            if versions.len() >= most {
+                break;
+            }
             let mut cursor = KeyCursor::new(Arc::clone(&view.segment), key.as_bytes())?;
-            while let Some(entry) = cursor.peek().filter(|entry| entry.key == key.as_bytes()) {
+            while versions.len() < most
+                && let Some(entry) = cursor.peek().filter(|entry| entry.key == key.as_bytes())
+            {
                 if entry.seqno <= view.high() {
                     versions.push(view.segment.read_record(entry.location, entry.seqno)?);
                 }
@@ -105,21 +113,51 @@ impl LogSnapshot {
         Ok(versions)
     }
 
-    /// When the first batch that ended at or above `seqno` was committed.
-    pub(crate) fn committed_at(&self, seqno: Seqno) -> Result<u64, StorageError> {
-        let ended = |mark: &Watermarks| mark.high_seqno >= seqno;
+    /// What the first batch left that ended at or above each of these.
+    pub(crate) fn ends_of(&self, rising: &[Seqno]) -> Result<Vec<Watermarks>, StorageError> {
+        let mut ends = EndsOf {
+            rising,
+            found: Vec::with_capacity(rising.len()),
+        };
         for view in &self.version.segments {
-            if view.high() < seqno {
-                continue;
-            }
-            if let Some(mark) = view.segment.boundaries()?.into_iter().find(ended) {
-                return Ok(mark.commit_time_ms);
+            let Some(next) = ends.next() else {
+                break;
+            };
+            if view.high() >= next {
+                view.segment
+                    .boundaries()?
+                    .into_iter()
+                    .for_each(|mark| ends.note(mark));
             }
         }
-        let mut unsealed = self.views.iter().flat_map(LayerView::boundaries);
         let newest = self.state.watermarks;
-        let mark = unsealed.find(ended).unwrap_or(newest);
-        Ok(mark.commit_time_ms.min(newest.commit_time_ms))
+        for mark in self.views.iter().flat_map(LayerView::boundaries) {
+            ends.note(Watermarks {
+                commit_time_ms: mark.commit_time_ms.min(newest.commit_time_ms),
+                ..mark
+            });
+        }
+        ends.found.resize(rising.len(), newest);
+        Ok(ends.found)
+    }
+}
+
+/// Seqnos whose batch ends are looked for, and those found so far.
+struct EndsOf<'a> {
+    rising: &'a [Seqno],
+    found: Vec<Watermarks>,
+}
+
+impl EndsOf<'_> {
+    fn next(&self) -> Option<Seqno> {
+        self.rising.get(self.found.len()).copied()
+    }
+
+    /// The next batch end comes.
+    fn note(&mut self, mark: Watermarks) {
+        while self.next().is_some_and(|next| next <= mark.high_seqno) {
+            self.found.push(mark);
+        }
     }
 }
 

@@ -262,7 +262,12 @@ impl SealJob {
     ) -> Result<(Result<Sealed, StorageError>, ExtentWriter), StorageError> {
         let frozen = frozen_layers(version);
         let views: Vec<LayerView> = frozen.iter().map(Layer::view).collect();
-        let history_floor = self.history_floor.min(self.retained_floor(version, &views));
+        // What a seal could let go of a history lies outside of its window in the newest layers: nearly nothing, and nobody
+        // says here what time it is.
+        let history_floor = match self.shard.history {
+            Some(_) => Seqno::ZERO,
+            None => self.history_floor,
+        };
         let run = match Run::of(&views, version, history_floor) {
             Ok(run) => run,
             Err(error) => return Ok((Err(error), extent)),
@@ -301,17 +306,6 @@ impl SealJob {
             purges: version.purges,
         };
         Ok((Ok(sealed), extent))
-    }
-
-    /// Up to where the store's own history lets something go, of what is sealed here: the time is that of the newest
-    /// commit, so that what is near the end of the window goes a little later.
-    fn retained_floor(&self, version: &Version, views: &[LayerView]) -> Seqno {
-        let Some(history) = &self.shard.history else {
-            return Seqno::MAX;
-        };
-        let newest = version.state().map(|state| state.watermarks);
-        let now_ms = newest.map_or(0, |newest| newest.commit_time_ms);
-        history.floor_of(views.iter().flat_map(LayerView::boundaries), now_ms)
     }
 
     fn open(&mut self, sealed: Vec<Sealed>) -> Result<Sealing, StorageError> {

@@ -17,7 +17,7 @@ use crate::log_store::rollback::sealed_counts;
 use crate::log_store::seqno_scan::SeqnoScan;
 use crate::log_store::version::Version;
 use crate::seqno::{Seqno, SeqnoRange};
-use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord};
+use crate::vbucket::{Incarnation, RollbackEpoch, VbucketId, VbucketStateRecord, Watermarks};
 
 /// A version, and how much of its layers counts.
 #[derive(Clone)]
@@ -98,12 +98,17 @@ impl Snapshot for LogSnapshot {
         Box::new(SeqnoScan::of_all(self.clone(), range))
     }
 
-    fn versions(&self, namespace: Namespace, key: &DocumentKey) -> Result<Vec<Item>, StorageError> {
-        self.versions_of(namespace, key.as_encoded())
+    fn versions(
+        &self,
+        namespace: Namespace,
+        key: &DocumentKey,
+        most: usize,
+    ) -> Result<Vec<Item>, StorageError> {
+        self.versions_of(namespace, key.as_encoded(), most)
     }
 
-    fn committed_at(&self, seqno: Seqno) -> Result<u64, StorageError> {
-        LogSnapshot::committed_at(self, seqno)
+    fn batch_ends(&self, rising: &[Seqno]) -> Result<Vec<Watermarks>, StorageError> {
+        self.ends_of(rising)
     }
 
     fn history_start(&self) -> Seqno {

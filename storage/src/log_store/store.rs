@@ -130,7 +130,7 @@ impl LogStore {
         options: OpenOptions,
     ) -> Result<(Box<dyn DiskLock>, Identity), StorageError> {
         shape.check()?;
-        retention.map_or(Ok(()), Retention::check)?;
+        retention.map_or(Ok(()), |retention| retention.check(shape.vbuckets))?;
         // Before the lock, which would leave its file in a directory of others.
         Identity::refuse_unless_empty(&**disk)?;
         let lock = disk.lock(LOCK)?;

@@ -80,7 +80,12 @@ impl Snapshot for MemorySnapshot {
         self.scan(Cursor::Versions(range))
     }
 
-    fn versions(&self, namespace: Namespace, key: &DocumentKey) -> Result<Vec<Item>, StorageError> {
+    fn versions(
+        &self,
+        namespace: Namespace,
+        key: &DocumentKey,
+        most: usize,
+    ) -> Result<Vec<Item>, StorageError> {
         let history = self.history.read();
         let held = history.items(SeqnoRange {
             first: Seqno::ZERO,
@@ -89,14 +94,17 @@ impl Snapshot for MemorySnapshot {
         let of_key = held.filter(|item| item.namespace() == namespace && item.document.key == *key);
         let mut versions: Vec<Item> = of_key.map(|item| Item::clone(item)).collect();
         versions.reverse();
+        versions.truncate(most);
         Ok(versions)
     }
 
-    fn committed_at(&self, seqno: Seqno) -> Result<u64, StorageError> {
-        let ended = |boundary: &&Watermarks| boundary.high_seqno >= seqno;
-        let boundary = self.boundaries.iter().find(ended);
-        let newest = &self.state.watermarks;
-        Ok(boundary.unwrap_or(newest).commit_time_ms)
+    fn batch_ends(&self, rising: &[Seqno]) -> Result<Vec<Watermarks>, StorageError> {
+        let end_of = |seqno: &Seqno| {
+            let ended = |boundary: &&Watermarks| boundary.high_seqno >= *seqno;
+            let boundary = self.boundaries.iter().find(ended);
+            *boundary.unwrap_or(&self.state.watermarks)
+        };
+        Ok(rising.iter().map(end_of).collect())
     }
 
     fn history_start(&self) -> Seqno {

@@ -106,7 +106,7 @@ fn versions(random: &mut Random, snapshot: &dyn Snapshot, model: &ModelVbucket) 
     assert!(found.iter().all(|item| all.contains(item)));
     let namespace = super::generate::namespace(random);
     let key = super::generate::key_in(random, namespace);
-    let of_key = snapshot.versions(namespace, &key).unwrap();
+    let of_key = snapshot.versions(namespace, &key, usize::MAX).unwrap();
     let of_key: Vec<Item> = of_key.into_iter().map(without_hint).collect();
     let same = |item: &&Item| item.namespace() == namespace && item.document.key == key;
     let wanted: Vec<Item> = found.iter().rev().filter(same).cloned().collect();

@@ -3,7 +3,7 @@
 //! Invariant: every refusal says the fact and what may be asked for instead, and nothing was changed by it.
 
 use messages::OperationError;
-use storage::{Advice, KeyError, StorageError, VbucketId};
+use storage::{Advice, KeyError, Seqno, StorageError, VbucketId};
 
 use crate::changes::TokenError;
 
@@ -41,8 +41,20 @@ pub enum PastError {
         /// Which.
         vbucket: VbucketId,
     },
-    /// The store was opened anew since, and what was read of it cannot be read on.
-    #[error("the bucket's files were opened anew since; ask for the past again")]
+    /// The moment lies within what came from another node as a snapshot, which has no past.
+    #[error(
+        "vbucket {vbucket} got seqno {seqno} from another node in a snapshot that is whole at seqno {from} only; give a moment from there on"
+    )]
+    NotWhole {
+        /// Which.
+        vbucket: VbucketId,
+        /// Where that moment lies.
+        seqno: Seqno,
+        /// Where the snapshot ends.
+        from: Seqno,
+    },
+    /// The store was closed, or opened anew, since, and what was read of it cannot be read on.
+    #[error("the bucket's files were closed or opened anew since; ask for the past again")]
     Outlived,
     /// No such collection at that moment.
     #[error("there was no collection {scope}.{collection} then; give one that was there")]
@@ -73,6 +85,7 @@ impl PastError {
             | PastError::NotYet { .. }
             | PastError::Token(_)
             | PastError::OtherHistory { .. }
+            | PastError::NotWhole { .. }
             | PastError::UnknownCollection { .. }
             | PastError::Key(_) => Advice::FixRequest,
             PastError::Outlived => Advice::RetryLater,

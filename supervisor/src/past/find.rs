@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use messages::OperationError;
 use storage::{
-    KvStore, LogStore, Retention, Seqno, Snapshot, StorageError, VbucketId, VbucketUuid,
+    KvStore, LogStore, Retention, Seqno, Snapshot, SnapshotKind, StorageError, VbucketId,
+    VbucketUuid,
 };
 
 use super::{Moment, Past, PastError, PastVbucket};
@@ -96,6 +97,7 @@ fn found(store: &LogStore, vbucket: VbucketId, moment: &Moment) -> Result<PastVb
             position.seqno
         }
     };
+    check_whole(&*now, vbucket, seqno)?;
     let snapshot = now.as_of(seqno)?;
     let time_ms = match moment {
         Moment::TimeMs(time_ms) => *time_ms,
@@ -107,6 +109,28 @@ fn found(store: &LogStore, vbucket: VbucketId, moment: &Moment) -> Result<PastVb
         time_s: u32::try_from(time_ms / 1000).unwrap_or(u32::MAX),
         snapshot,
     })
+}
+
+/// A snapshot of a source holds what is newest at its end, so nothing is known of the moments within; nor is a vbucket
+/// whole while one comes.
+fn check_whole(now: &dyn Snapshot, vbucket: VbucketId, seqno: Seqno) -> Result<(), PastError> {
+    let ends = now.batch_ends(&[seqno])?;
+    let Some(end) = ends.first().filter(|_| seqno > Seqno::ZERO) else {
+        return Ok(());
+    };
+    // Of one that is under way its beginning is known, and what lies there is whole.
+    let is_under_way = end.snapshot.end > end.high_seqno;
+    let is_received = is_under_way || end.snapshot_kind == SnapshotKind::Disk;
+    let from = end.snapshot.end.max(end.high_seqno);
+    let is_before = is_under_way && seqno <= end.snapshot.start;
+    if is_received && seqno < from && !is_before {
+        return Err(PastError::NotWhole {
+            vbucket,
+            seqno,
+            from,
+        });
+    }
+    Ok(())
 }
 
 fn before_window(error: StorageError) -> PastError {

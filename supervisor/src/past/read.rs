@@ -34,7 +34,8 @@ impl Past {
         let vbucket = vbucket_map::vbucket_of(key.key(), self.shape.vbuckets);
         let one = self.vbuckets.get(vbucket.index());
         let one = one.ok_or(StorageError::UnknownVbucket(vbucket))?;
-        let newest = one.snapshot.get(Namespace::Committed, key)?;
+        let newest = one.snapshot.get(Namespace::Committed, key);
+        let newest = newest.map_err(|error| self.told(error))?;
         let seen = newest.filter(|item| one.shows(&ItemView::of(item)));
         Ok(seen.map(|item| item.document))
     }
@@ -53,7 +54,8 @@ impl Past {
         self.check()?;
         let mut manifests = Vec::new();
         for one in &self.vbuckets {
-            let (uid, events) = events_of(&*one.snapshot)?;
+            let events = events_of(&*one.snapshot);
+            let (uid, events) = events.map_err(|error| self.told(error))?;
             manifests.push((true, manifest_of(uid, events)));
         }
         Ok(newest(&manifests).map_or_else(Arc::default, Arc::clone))
@@ -70,9 +72,15 @@ impl Past {
         }
     }
 
+    /// An error that came because the files are no longer those it was found in is no fault of theirs.
+    pub(super) fn told(&self, error: impl Into<PastError>) -> PastError {
+        self.check().err().unwrap_or_else(|| error.into())
+    }
+
     /// The files are those it was found in.
     pub(super) fn check(&self) -> Result<(), PastError> {
-        if self.held.0.store.generation() == self.generation {
+        let store = &self.held.0.store;
+        if store.generation() == self.generation && !store.is_closed() {
             Ok(())
         } else {
             Err(PastError::Outlived)
@@ -141,6 +149,10 @@ pub struct PastDocuments<'p> {
 impl PastDocuments<'_> {
     /// Reads on; `false` when there is nothing more.
     fn read_on(&mut self) -> Result<bool, PastError> {
+        // Also behind an error, which comes once.
+        if self.scan.is_none() && self.next >= self.past.vbuckets.len() {
+            return Ok(false);
+        }
         self.past.check()?;
         let (one, scan) = if let Some(begun) = &mut self.scan {
             begun
@@ -163,9 +175,10 @@ impl PastDocuments<'_> {
             }
             ControlFlow::Continue(())
         };
-        let more = step(&mut **scan, &mut visit)?;
+        let more = step(&mut **scan, &mut visit);
+        let more = more.map_err(|error| self.past.told(error))?;
         if let Some(error) = broken {
-            return Err(error.into());
+            return Err(self.past.told(error));
         }
         if !more {
             self.scan = None;

@@ -12,9 +12,9 @@ use bytes::Bytes;
 
 use actors::environment::Random;
 use storage::{
-    Batch, CommitDurability, Item, ItemView, KvStore, LogStore, Namespace, RollbackEpoch,
-    SeqnoRange, Snapshot, StorageError, Topology, VbucketIdentity, VbucketState,
-    VbucketStateRecord, VbucketUuid, Watermarks,
+    AbortReason, Batch, CommitDurability, FailoverTable, Item, ItemView, KvStore, LogStore,
+    Namespace, Outcome, RollbackEpoch, SeqnoRange, Snapshot, StorageError, Topology,
+    VbucketIdentity, VbucketState, VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 use super::read::{events_of, step};
@@ -34,6 +34,14 @@ pub struct Restored {
     pub bytes: u64,
 }
 
+impl Restored {
+    fn note(&mut self, item: &ItemView<'_>) {
+        let bytes = item.key.len().saturating_add(item.value.len());
+        self.documents = self.documents.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+}
+
 impl Past {
     /// Makes a bucket of it in a place that holds nothing: a directory that is empty or missing, as a rule. Blocks until
     /// it is durable. Whatever fails leaves no bucket there.
@@ -47,7 +55,8 @@ impl Past {
         let mut restored = Restored::default();
         for one in &self.vbuckets {
             self.check()?;
-            one.write_to(&store, random, &mut restored)?;
+            let written = one.write_to(&store, random, &mut restored);
+            written.map_err(|error| self.told(error))?;
         }
         // No moment before this one was ever one of the new bucket.
         store.seal_as_beginning()?;
@@ -77,8 +86,14 @@ impl PastVbucket {
             commit_time_ms: then.watermarks.commit_time_ms,
             ..Watermarks::default()
         };
+        let mut whole = identity(&*self.snapshot)?;
+        let branch = VbucketUuid(random.next_u64().max(1));
+        let begun = VbucketIdentity {
+            failover_table: FailoverTable::new(branch),
+            ..whole.clone()
+        };
         let state = VbucketStateRecord {
-            identity: Arc::new(identity(&*self.snapshot, random)?),
+            identity: Arc::new(begun),
             watermarks: known_from,
         };
         let incarnation = store.create_vbucket(self.id, &state)?;
@@ -96,19 +111,32 @@ impl PastVbucket {
             failed: None,
         };
         let mut scan = self.snapshot.scan_by_seqno(SeqnoRange::ALL);
-        let mut visit = |item: ItemView<'_>| {
-            if self.goes_with(&item) {
-                if self.shows(&item) {
-                    let bytes = item.key.len().saturating_add(item.value.len());
-                    restored.documents = restored.documents.saturating_add(1);
-                    restored.bytes = restored.bytes.saturating_add(bytes as u64);
+        loop {
+            let more = step(&mut *scan, &mut |item| {
+                if self.goes_with(&item) {
+                    if self.shows(&item) {
+                        restored.note(&item);
+                    }
+                    writing.take(&item, &then.watermarks);
                 }
-                writing.take(&item, &then.watermarks);
+                writing.goes_on()
+            });
+            if let Some(error) = writing.failed {
+                return Err(error);
             }
-            ControlFlow::Continue(())
-        };
-        while step(&mut *scan, &mut visit)? {}
+            maintain(store)?;
+            if !more? {
+                break;
+            }
+        }
         writing.commit(&then.watermarks);
+        let high = writing.batch.watermarks.high_seqno;
+        // Where tombstones were purged above the last item, nobody who knows a branch before may go on.
+        if then.watermarks.purge_seqno <= high {
+            whole.failover_table.create_entry(branch, high);
+            writing.batch.identity = Some(Arc::new(whole));
+            writing.commit_batch();
+        }
         writing.failed.map_or(Ok(()), Err)
     }
 
@@ -126,22 +154,38 @@ impl PastVbucket {
     }
 }
 
-/// What the restored vbucket is: its own, on a branch that begins where it was left.
-fn identity(snapshot: &dyn Snapshot, random: &dyn Random) -> Result<VbucketIdentity, PastError> {
+/// What the restored vbucket is, but for the branch of its own.
+fn identity(snapshot: &dyn Snapshot) -> Result<VbucketIdentity, PastError> {
     let then = snapshot.state();
     let (manifest_uid, _) = events_of(snapshot)?;
-    let mut failover_table = then.identity.failover_table.clone();
-    let branch = VbucketUuid(random.next_u64().max(1));
-    failover_table.create_entry(branch, then.watermarks.high_seqno);
     Ok(VbucketIdentity {
         state: VbucketState::Active,
-        failover_table,
+        failover_table: then.identity.failover_table.clone(),
         topology: Topology::default(),
         manifest_uid: manifest_uid.0,
     })
 }
 
+/// Whatever is due in the new store, so that neither memory nor its log holds all of it.
+fn maintain(store: &LogStore) -> Result<(), PastError> {
+    match store.maintain() {
+        Outcome::Complete(_) | Outcome::Yielded | Outcome::Aborted(AbortReason::Superseded) => {
+            Ok(())
+        }
+        Outcome::Aborted(_) => Err(StorageError::Gone.into()),
+        Outcome::Failed(error) => Err(error.into()),
+    }
+}
+
 impl Writing<'_> {
+    /// Not a step further after the first failure.
+    fn goes_on(&self) -> ControlFlow<()> {
+        match self.failed {
+            None => ControlFlow::Continue(()),
+            Some(_) => ControlFlow::Break(()),
+        }
+    }
+
     fn take(&mut self, item: &ItemView<'_>, then: &Watermarks) {
         match item.to_item(Bytes::copy_from_slice(item.value)) {
             Ok(item) => self.push(item, then),
@@ -166,6 +210,12 @@ impl Writing<'_> {
             purge_seqno: then.purge_seqno.min(high),
             ..Watermarks::at(high, then.commit_time_ms)
         };
+        self.commit_batch();
+        self.batch.items.clear();
+        self.bytes = 0;
+    }
+
+    fn commit_batch(&mut self) {
         let group = std::slice::from_ref(&self.batch);
         let answers = self.store.commit(group, CommitDurability::Buffered);
         for answer in answers {
@@ -173,8 +223,6 @@ impl Writing<'_> {
                 self.fail(error);
             }
         }
-        self.batch.items.clear();
-        self.bytes = 0;
     }
 
     fn fail(&mut self, error: StorageError) {

@@ -18,7 +18,7 @@ use piggin::storage::{
 use piggin::{BucketConfig, CompactionConfig, CompactionPolicy};
 use supervisor::testing::{Random, World};
 
-use crate::retention;
+use crate::RETENTION;
 
 /// The one vbucket.
 pub(crate) const VBUCKET: VbucketId = VbucketId::FIRST;
@@ -155,7 +155,7 @@ pub(crate) fn write(world: &World) -> Past {
         vbuckets: 1,
         log_shards: 1,
     };
-    let made = LogStore::create_with_history(world.disk(), shape, retention(), options(1));
+    let made = LogStore::create_with_history(world.disk(), shape, RETENTION, options(1));
     let store = made.expect("a store");
     let state = VbucketStateRecord::new(VbucketUuid(1));
     let incarnation = store.create_vbucket(VBUCKET, &state).expect("a vbucket");

@@ -43,6 +43,33 @@ fn a_replica_names_the_last_whole_snapshot_whatever_was_given_up_since() {
 }
 
 #[test]
+fn what_came_in_a_snapshot_is_told_of_it_for_ever() {
+    let kind = |snapshots: &Snapshots, high| {
+        let (range, kind) = snapshots.range_at(Seqno(high), Seqno(high), Seqno(high));
+        assert_eq!(range.end, Seqno(high), "whole");
+        kind
+    };
+    let mut snapshots = stored(0, 0, 0, false);
+    snapshots.begin_source(Seqno(0), Seqno(10), SnapshotKind::Memory);
+    receive(&mut snapshots, 1..=10);
+    assert_eq!(kind(&snapshots, 10), SnapshotKind::Disk);
+    // Own changes in one batch with it, then in one of their own.
+    snapshots.begin_own(Seqno(10));
+    assert_eq!(kind(&snapshots, 12), SnapshotKind::Disk);
+    snapshots.forget(Seqno(12));
+    assert_eq!(kind(&snapshots, 13), SnapshotKind::Memory);
+    // Opened again, with nothing new.
+    let stored = Snapshots::stored(
+        &Watermarks {
+            snapshot_kind: SnapshotKind::Disk,
+            ..Watermarks::at(Seqno(10), 0)
+        },
+        true,
+    );
+    assert_eq!(kind(&stored, 10), SnapshotKind::Disk);
+}
+
+#[test]
 fn a_whole_snapshot_of_which_something_is_missing_is_none() {
     let mut snapshots = stored(0, 0, 0, false);
     for end in [10, 20] {

@@ -25,8 +25,12 @@ pub(super) fn floor(
     now_ms: u64,
 ) -> Result<Seqno, StorageError> {
     let newest = version.state().map(|state| state.watermarks);
-    let newest = newest.unwrap_or_default();
-    let floor = by_time(run, version, history, now_ms.max(newest.commit_time_ms))?;
+    // A clock that ran ahead once leaves commit times ahead of it: they are asked only where nobody says what time it is.
+    let now_ms = match (now_ms, newest) {
+        (0, Some(newest)) => newest.commit_time_ms,
+        (now_ms, _) => now_ms,
+    };
+    let floor = by_time(run, version, history, now_ms)?;
     // The newest segments alone do not tell how long all of the history is.
     let is_all = run.older_below == Seqno::ZERO;
     match history.bytes.filter(|_| is_all) {

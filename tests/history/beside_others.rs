@@ -1,0 +1,142 @@
+//! What came from another node has no past within its snapshots, what a clock or a compaction let go has no time, and a
+//! bucket that was shut down has no past at all: each is refused or left out, never guessed.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use piggin::messages::compactor::CompactOptions;
+use piggin::messages::vbucket::SetVbucketState;
+use piggin::storage::{Advice, CollectionId, DocumentKey, Retention, VbucketState};
+use piggin::{Bucket, BucketConfig, ChangesToken, Location, Past, PastError};
+use supervisor::testing::World;
+
+const WINDOW: Duration = Duration::from_secs(3600);
+
+async fn made(world: &World) -> Bucket {
+    let config = BucketConfig {
+        vbuckets: Some(1),
+        actor_threads: Some(1),
+        history: Some(Retention::of_seconds(3600)),
+        ..world.config()
+    };
+    world.create(config).await.unwrap()
+}
+
+async fn wrote(bucket: &Bucket, key: &str, value: &str) -> ChangesToken {
+    bucket.set(key, value.to_owned()).await.unwrap();
+    bucket.token().await.unwrap()
+}
+
+fn value(past: &Past, key: &str) -> Option<Vec<u8>> {
+    past.get(key).unwrap().map(|found| found.value.to_vec())
+}
+
+async fn take_over(bucket: &Bucket) {
+    let request = SetVbucketState {
+        state: VbucketState::Active,
+        topology: None,
+        is_takeover: false,
+    };
+    for vbucket in bucket.vbuckets() {
+        let core = bucket.vbucket_core(vbucket).unwrap();
+        while let Err(error) = core.set_state(request.clone()) {
+            assert_eq!(error.advice(), Advice::RetryLater, "{error}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Only its newest versions, from disk, are what another gets.
+async fn without_memory(world: &World, bucket: Bucket) -> Bucket {
+    bucket.shutdown().await.unwrap();
+    world.open(world.config()).await.unwrap()
+}
+
+#[test]
+fn a_moment_within_what_another_node_sent_is_refused() {
+    World::run(7, async |here| {
+        let there = here.beside("target");
+        let (source, target) = (made(&here).await, made(&there).await);
+        let early = wrote(&source, "k", "early").await;
+        wrote(&source, "other", "one").await;
+        let end = wrote(&source, "k", "late").await;
+        let source = without_memory(&here, source).await;
+        assert_eq!(
+            value(&source.as_of(early.clone()).await.unwrap(), "k"),
+            Some(b"early".to_vec())
+        );
+        let replication = source.replicate(source.vbuckets(), &target).unwrap();
+        replication.caught_up().await.unwrap();
+        drop(replication);
+        source.shutdown().await.unwrap();
+        take_over(&target).await;
+        target.flush().await.unwrap();
+        assert_known_from_its_end(&target, &early, &end).await;
+        // Its own writes are history as ever, also in one batch.
+        let mine = wrote(&target, "k", "mine").await;
+        for round in 0..50 {
+            target.set("k", round.to_string()).await.unwrap();
+        }
+        let target = without_memory(&there, target).await;
+        wrote(&target, "k", "again").await;
+        assert_known_from_its_end(&target, &early, &end).await;
+        let past = target.as_of(mine).await.unwrap();
+        assert_eq!(value(&past, "k"), Some(b"mine".to_vec()));
+        drop(past);
+        target.shutdown().await.unwrap();
+    })
+    .unwrap();
+}
+
+async fn assert_known_from_its_end(target: &Bucket, early: &ChangesToken, end: &ChangesToken) {
+    let refused = target.as_of(early.clone()).await;
+    assert!(
+        matches!(refused, Err(PastError::NotWhole { .. })),
+        "{refused:?}"
+    );
+    let past = target.as_of(end.clone()).await.unwrap();
+    assert_eq!(value(&past, "k"), Some(b"late".to_vec()));
+    assert_eq!(value(&past, "other"), Some(b"one".to_vec()));
+}
+
+#[test]
+fn a_version_older_than_the_history_has_no_time() {
+    World::run(8, async |here| {
+        let bucket = made(&here).await;
+        let key = |name: &str| DocumentKey::new(CollectionId::DEFAULT, name.as_bytes()).unwrap();
+        wrote(&bucket, "old", "once").await;
+        wrote(&bucket, "new", "one").await;
+        wrote(&bucket, "new", "two").await;
+        sleep(WINDOW * 10).await;
+        wrote(&bucket, "new", "three").await;
+        let compacted = bucket.compact_all(CompactOptions::default()).await;
+        assert_eq!(compacted.failed().count(), 0);
+        let told = bucket.versions(&key("old"), 10).await.unwrap();
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].committed_at_ms, None);
+        let told = bucket.versions(&key("new"), 10).await.unwrap();
+        assert!(told[0].committed_at_ms.is_some());
+        bucket.shutdown().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_past_of_a_bucket_that_was_shut_down_is_outlived() {
+    World::run(9, async |here| {
+        let there = here.beside("target");
+        let bucket = made(&here).await;
+        let token = wrote(&bucket, "k", "one").await;
+        wrote(&bucket, "k", "two").await;
+        let past = bucket.as_of(token).await.unwrap();
+        assert_eq!(value(&past, "k"), Some(b"one".to_vec()));
+        bucket.shutdown().await.unwrap();
+        assert_eq!(past.get("k"), Err(PastError::Outlived));
+        let read: Vec<_> = past.documents().collect();
+        assert_eq!(read, [Err(PastError::Outlived)]);
+        let restored = past.restore_into(&Location::Disk(there.disk()));
+        assert_eq!(restored, Err(PastError::Outlived));
+    })
+    .unwrap();
+}
