@@ -74,7 +74,7 @@ impl World {
         };
         // Every fourth keeps a history.
         let retention = (seed % 4 == 1).then_some(Retention::of_seconds(1));
-        world.past.window_ms = retention.map(|kept| u64::from(kept.window_s) * 1000);
+        world.past.window_ms = retention.map(window_ms);
         let on = Arc::new(disk.clone());
         let store = LogStore::create_with_history(on, shape, retention, options)?;
         world.store = Some(store);
@@ -146,6 +146,8 @@ impl World {
             self.options.entropy += 1;
             store = LogStore::open(Arc::new(self.disk.clone()), self.options)?;
         }
+        // A creation that failed may have left a store, with a history or without.
+        self.past.window_ms = store.retention().map(window_ms);
         if self.lost_nothing {
             self.past.all_is_durable();
         }
@@ -431,6 +433,10 @@ impl World {
         }
         self.open()
     }
+}
+
+fn window_ms(kept: Retention) -> u64 {
+    u64::from(kept.window_s) * 1000
 }
 
 /// Whether the seed is of a run with much background work.
