@@ -3,11 +3,13 @@
 //! Invariant: what is done lies in the order of [`state`]; whoever stops waiting in the middle leaves the source active, or the
 //! target, never both and never writes that are held for good. Called by embedders that move vbuckets.
 
+mod give_back;
+mod roles;
 mod state;
 
 use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -16,11 +18,14 @@ use actors::panics::caught;
 use actors::vbucket::{Hold, StandStill, VbucketCore};
 use messages::OperationError;
 use messages::replication::{ReplicaState, ReplicaStatus};
-use messages::vbucket::SetVbucketState;
 use storage::{Seqno, Topology, VbucketId, VbucketState};
 
 use crate::bucket::Bucket;
 use crate::replication::{ReplicateError, Replication};
+use crate::running::Running;
+use give_back::GiveBack;
+pub(crate) use give_back::ToGiveBack;
+use roles::{became, become_state, is_in, resign, role};
 use state::{Came, End, TakeOver, Undo, Want};
 
 /// Why writes are held no longer than this: half of what a durable write waits as a rule, so that none fails for it alone.
@@ -135,6 +140,7 @@ impl Bucket {
         let following = from.replicate(BTreeSet::from([vbucket]), self)?;
         let mut under_way = UnderWay {
             machine: TakeOver::new(),
+            from: Arc::downgrade(&from.shared()),
             source,
             target,
             following: Some(following),
@@ -156,7 +162,7 @@ impl Bucket {
                 vbucket,
                 high: under_way.hold.map(|hold| hold.high).unwrap_or_default(),
             }),
-            End::Stays => match under_way.source.state() {
+            End::Stays => match role(&under_way.source) {
                 VbucketState::Active => Err(TakeOverError::Stays { vbucket, why }),
                 // Another took it, or gave it another role, before this began.
                 state @ (VbucketState::Replica | VbucketState::Pending | VbucketState::Dead) => {
@@ -172,6 +178,8 @@ impl Bucket {
 /// A takeover under way; dropped, it is undone.
 struct UnderWay {
     machine: TakeOver,
+    /// The source's bucket.
+    from: Weak<Running>,
     source: Arc<VbucketCore>,
     target: Arc<VbucketCore>,
     following: Option<Replication>,
@@ -204,7 +212,7 @@ impl UnderWay {
                 self.release();
                 Ok(None)
             }
-            Want::GiveBack => self.give_back().map(|()| None),
+            Want::GiveBack => self.giving_back().done().await.map(|()| None),
             Want::Over(_) => Ok(None),
         };
         self.machine.came(match done {
@@ -226,7 +234,7 @@ impl UnderWay {
             self.machine.want(),
             Want::Bury | Want::Crown | Want::GiveBack
         );
-        is_left && self.target.state() == VbucketState::Active
+        is_left && role(&self.target) == VbucketState::Active
     }
 
     async fn catch_up(&self) -> Result<(), WhyNot> {
@@ -302,8 +310,8 @@ impl UnderWay {
             // Another stream may have fed it since.
             return Err(WhyNot::Stream(Box::new(ended)));
         }
-        let standing = become_state(&self.target, VbucketState::Pending, None);
-        standing.map_err(WhyNot::Target)?;
+        let stands = caught(|| become_state(&self.target, VbucketState::Pending, None));
+        became(&self.target, VbucketState::Pending, stands, WhyNot::Target)?;
         self.still = Some(self.target.stand_still().map_err(WhyNot::Target)?);
         let has = self.target.high_seqno();
         if has != high {
@@ -346,75 +354,17 @@ impl UnderWay {
             self.source.let_go_of(hold);
         }
         drop(self.following.take());
-        self.resign();
+        resign(&self.target);
     }
 
-    /// The source is active again, unless the target is.
-    fn give_back(&mut self) -> Result<(), WhyNot> {
-        if let Some(hold) = self.hold {
-            self.source.let_go_of(hold);
-        }
-        let (vbucket, state) = (self.target.id(), self.target.state());
-        if state == VbucketState::Active {
-            return Err(WhyNot::Target(OperationError::NotMyVbucket {
-                vbucket,
-                state,
-            }));
-        }
-        self.resign();
-        if self.source.state() == VbucketState::Active {
-            return Ok(());
-        }
-        is_in(&self.source, VbucketState::Dead).map_err(WhyNot::Source)?;
-        let topology = Some(self.left.clone());
-        let given = caught(|| become_state(&self.source, VbucketState::Active, topology));
-        became(&self.source, VbucketState::Active, given, WhyNot::Source)
-    }
-
-    /// The target waits for nothing any more.
-    fn resign(&self) {
-        if self.target.state() == VbucketState::Pending {
-            // One that is out of reach stays pending, which is no more than a replica.
-            drop(become_state(&self.target, VbucketState::Replica, None));
+    fn giving_back(&self) -> GiveBack {
+        GiveBack {
+            source: Arc::clone(&self.source),
+            target: Arc::clone(&self.target),
+            hold: self.hold,
+            left: self.left.clone(),
         }
     }
-}
-
-/// Whether it is still what this made it.
-fn is_in(core: &VbucketCore, wanted: VbucketState) -> Result<(), OperationError> {
-    let (vbucket, state) = (core.id(), core.state());
-    if state == wanted {
-        Ok(())
-    } else {
-        Err(OperationError::NotMyVbucket { vbucket, state })
-    }
-}
-
-fn become_state(
-    core: &VbucketCore,
-    state: VbucketState,
-    topology: Option<Topology>,
-) -> Result<(), OperationError> {
-    let is_takeover = true;
-    let change = SetVbucketState {
-        state,
-        topology,
-        is_takeover,
-    };
-    core.set_state(change).map(drop)
-}
-
-/// What came of a change of state: what it became it is, whoever panicked behind that, once it is repaired.
-fn became(
-    core: &VbucketCore,
-    state: VbucketState,
-    asked: Result<Result<(), OperationError>, String>,
-    refused: fn(OperationError) -> WhyNot,
-) -> Result<(), WhyNot> {
-    if core.identity().state == state {
-        return Ok(());
-    }
-    asked.map_err(WhyNot::Panic)?.map_err(refused)
 }
 
 impl Drop for UnderWay {
@@ -422,11 +372,7 @@ impl Drop for UnderWay {
         match self.machine.undo() {
             Undo::Nothing => {}
             Undo::Release => self.release(),
-            Undo::GiveBack => {
-                if let Err(why) = self.give_back() {
-                    tracing::error!(vbucket = %self.source.id(), %why, "a vbucket that was given up midway is active nowhere");
-                }
-            }
+            Undo::GiveBack => self.giving_back().now_or_later(&self.from),
         }
     }
 }
