@@ -2,6 +2,7 @@
 //! and whatever fails on the way there is one active vbucket, or none and a way to have one, never two.
 
 mod moves;
+mod soak;
 mod undone;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
