@@ -66,7 +66,7 @@ impl Snapshots {
             Some((_, Origin::Source(end, _))) => *end = high.min(*end),
             None => {}
         }
-        self.origins.push_back((high, Origin::Own));
+        self.add(high, Origin::Own);
     }
 
     /// This vbucket writes nothing more itself; what it wrote so far is whole.
@@ -80,8 +80,12 @@ impl Snapshots {
         match self.origins.back_mut() {
             // Nothing came since the one before.
             Some((above, before)) if *above == high => *before = origin,
-            Some(_) | None => self.origins.push_back((high, origin)),
+            Some(_) | None => self.add(high, origin),
         }
+    }
+
+    fn add(&mut self, high: Seqno, origin: Origin) {
+        self.origins.push_back((high, origin));
         if self.origins.len() > KEPT_MAX {
             self.thin_origins();
         }
@@ -193,28 +197,44 @@ impl Snapshots {
         });
     }
 
-    /// Of every two snapshots of a kind that follow each other one is made that ends where the second does; the newest
-    /// stays itself.
+    /// Of every two that follow each other one is made; the newest stays itself.
     fn thin_origins(&mut self) {
         let newest = self.origins.pop_back();
         let mut thinned = VecDeque::with_capacity(self.origins.len());
-        let mut may_grow = false;
-        for (above, origin) in self.origins.drain(..) {
-            match (thinned.back_mut(), origin) {
-                (Some((_, Origin::Source(end, kind))), Origin::Source(next, same))
-                    if may_grow && *kind == same =>
-                {
-                    *end = next.max(*end);
-                    may_grow = false;
-                }
-                (Some(_) | None, _) => {
-                    thinned.push_back((above, origin));
-                    may_grow = true;
-                }
-            }
+        while let Some((above, first)) = self.origins.pop_front() {
+            let second = self.origins.pop_front();
+            // Where what comes behind them begins.
+            let behind = self.origins.front().or(newest.as_ref());
+            let one = match (second, behind) {
+                (Some((_, second)), Some((until, _))) => first.and(second, *until),
+                (Some(_) | None, _) => first,
+            };
+            thinned.push_back((above, one));
         }
         thinned.extend(newest);
         self.origins = thinned;
+    }
+}
+
+impl Origin {
+    /// This and what came behind it up to `until` as one, of which no more is said than of each: what is not all of one kind
+    /// counts as of a disk.
+    fn and(self, second: Origin, until: Seqno) -> Origin {
+        let (first, second) = (self.as_snapshot(until), second.as_snapshot(until));
+        let kind = if first.1 == second.1 {
+            first.1
+        } else {
+            SnapshotKind::Disk
+        };
+        Origin::Source(first.0.max(second.0), kind)
+    }
+
+    /// Own changes are taken for a snapshot of a disk that ends where they do.
+    fn as_snapshot(self, until: Seqno) -> (Seqno, SnapshotKind) {
+        match self {
+            Origin::Own => (until, SnapshotKind::Disk),
+            Origin::Source(end, kind) => (end, kind),
+        }
     }
 }
 

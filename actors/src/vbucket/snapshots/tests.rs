@@ -1,5 +1,7 @@
 //! Ranges for the store, and where branches begin.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn at(snapshots: &Snapshots, high: u64) -> (u64, u64) {
@@ -175,4 +177,108 @@ fn what_is_kept_is_bounded_however_many_snapshots_come_before_one_is_on_disk() {
     assert_eq!(at(&snapshots, last), (last, last));
     snapshots.forget(Seqno(last));
     assert_eq!((snapshots.whole.len(), snapshots.origins.len()), (1, 1));
+}
+
+#[test]
+fn kinds_that_take_turns_are_bounded_too() {
+    let last = 40_000u64;
+    let mut snapshots = stored(0, 0, 0, false);
+    for begin in (0..last).step_by(4) {
+        let (high, end) = (Seqno(begin), Seqno(begin + 4));
+        let kinds = [SnapshotKind::Memory, SnapshotKind::Disk];
+        snapshots.begin_source(high, end, kinds[usize::from(begin % 8 == 0)]);
+        receive(&mut snapshots, begin + 1..=begin + 3);
+        // Given up, and gone on with as its own now and then.
+        if begin % 16 == 0 {
+            snapshots.begin_own(Seqno(begin + 3));
+            snapshots.end_own(Seqno(begin + 4));
+        }
+        assert!(snapshots.origins.len() <= KEPT_MAX && snapshots.whole.len() <= KEPT_MAX);
+    }
+    // The newest is as it came.
+    let (range, kind) = snapshots.range_at(Seqno(last - 1), Seqno(last - 1), Seqno(last - 1));
+    assert_eq!((range.end, kind), (Seqno(last), SnapshotKind::Memory));
+    snapshots.forget(Seqno(last));
+    assert!(snapshots.origins.len() <= 1 && snapshots.whole.len() <= 1);
+}
+
+#[derive(Clone, Debug)]
+enum Came {
+    /// A snapshot of so many items, of which so many came.
+    Snapshot(SnapshotKind, u64, u64),
+    /// So many own changes.
+    Own(u64),
+    /// Too many are kept.
+    TooMany,
+}
+
+fn history() -> impl Strategy<Value = Vec<Came>> {
+    let kind = prop::sample::select(vec![SnapshotKind::Memory, SnapshotKind::Disk]);
+    let came = prop_oneof![
+        6 => (kind, 1u64..5, 0u64..5).prop_map(|(kind, all, came)| Came::Snapshot(kind, all, came.min(all))),
+        1 => (0u64..4).prop_map(Came::Own),
+        3 => Just(Came::TooMany),
+    ];
+    prop::collection::vec(came, 0..40)
+}
+
+/// What came, kept whole and thinned; and how far it goes.
+fn kept(history: &[Came]) -> (Snapshots, Snapshots, u64) {
+    let (mut exact, mut thinned) = (stored(0, 0, 0, false), stored(0, 0, 0, false));
+    let mut last = 0;
+    for came in history {
+        for one in [&mut exact, &mut thinned] {
+            let high = Seqno(last);
+            let was_own = matches!(one.origins.back(), Some((_, Origin::Own)));
+            match came {
+                Came::Snapshot(kind, all, came) => {
+                    if was_own {
+                        one.end_own(high);
+                    }
+                    one.begin_source(high, Seqno(last + all), *kind);
+                    receive(one, last + 1..=last + came);
+                }
+                Came::Own(_) => one.begin_own(high),
+                Came::TooMany => {}
+            }
+        }
+        match came {
+            Came::Snapshot(_, _, came) => last += came,
+            Came::Own(changes) => last += changes,
+            Came::TooMany => {
+                thinned.thin_origins();
+                thinned.thin_whole();
+            }
+        }
+    }
+    (exact, thinned, last)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Whatever is made one, no more is said of it than of each: nothing is whole, or all of memory, or begins later, that was
+    /// not so before.
+    #[test]
+    fn what_is_thinned_says_less(history in history()) {
+        let (exact, thinned, last) = kept(&history);
+        let newest = Seqno(last);
+        for high in 1..=last {
+            for settled in high.saturating_sub(3)..=high {
+                let (narrow, kind_of_all) = exact.range_at(Seqno(high), Seqno(settled), newest);
+                let (range, kind) = thinned.range_at(Seqno(high), Seqno(settled), newest);
+                prop_assert!(range.start <= narrow.start, "{high}");
+                prop_assert!(range.start <= Seqno(high) && Seqno(high) <= range.end, "{high}");
+                prop_assert!(range.start != range.end || narrow.start == narrow.end, "{high}");
+                // Any end above says that something is missing.
+                let is_missing = narrow.end > Seqno(high);
+                prop_assert!(!is_missing || range.end > Seqno(high), "{high}");
+                // What is whole, and is not told so any more, need not be told of a disk.
+                let is_disk = kind_of_all == SnapshotKind::Disk;
+                let must_be = is_disk && (is_missing || range.end == Seqno(high));
+                prop_assert!(!must_be || kind == SnapshotKind::Disk, "{high}");
+            }
+        }
+        prop_assert!(thinned.newest_whole(newest) == exact.newest_whole(newest));
+    }
 }
