@@ -75,6 +75,8 @@ pub(crate) type Place = (VbucketId, String);
 #[derive(Clone, Default)]
 pub(crate) struct History {
     keys: Arc<Mutex<BTreeMap<Place, KeyHistory>>>,
+    findings: Arc<Mutex<Vec<String>>>,
+    done: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
 impl History {
@@ -89,6 +91,40 @@ impl History {
             [Some(known)] => Some(known.clone()),
             _ => None,
         }
+    }
+
+    /// What may be there, as [`KeyHistory::possible`] says.
+    pub(crate) fn possible(&self, place: &Place, high: Seqno) -> Vec<Option<Bytes>> {
+        let keys = self.keys.lock();
+        let history = keys.get(place);
+        history.map_or(vec![None], |history| history.possible(high))
+    }
+
+    /// The newest write, if there was one since the bucket was opened.
+    pub(crate) fn newest(&self, place: &Place) -> Option<(Option<Bytes>, Outcome)> {
+        let keys = self.keys.lock();
+        let newest = keys.get(place)?.writes.last()?;
+        Some((newest.value.clone(), newest.outcome))
+    }
+
+    /// A client saw a promise broken.
+    pub(crate) fn found(&self, finding: String) {
+        self.findings.lock().push(finding);
+    }
+
+    /// A client did something of which many runs must have some.
+    pub(crate) fn did(&self, what: &'static str) {
+        *self.done.lock().entry(what).or_default() += 1;
+    }
+
+    /// How often clients did what.
+    pub(crate) fn done(&self) -> BTreeMap<&'static str, u64> {
+        self.done.lock().clone()
+    }
+
+    /// What clients saw, once.
+    pub(crate) fn take_findings(&self) -> Vec<String> {
+        std::mem::take(&mut self.findings.lock())
     }
 
     /// A write is asked for; its outcome is unknown until it is told.

@@ -3,6 +3,7 @@
 //!
 //! Invariant: a finding is a broken promise of the bucket, never an effect of a fault it was not asked to survive.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -41,6 +42,8 @@ pub(crate) struct Report {
     pub(crate) hash: u64,
     /// What of the injected faults struck, the disk's aside.
     pub(crate) struck: Vec<String>,
+    /// What clients did beside plain writes, and how often.
+    pub(crate) done: BTreeMap<&'static str, u64>,
     /// How much happened.
     pub(crate) events: u64,
     /// The newest of it, to compare two runs.
@@ -63,10 +66,12 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
             struck: Mutex::default(),
         };
         let findings = run.live().await;
-        let findings = findings.unwrap_or_else(|error| vec![format!("the bucket: {error}")]);
+        let mut findings = findings.unwrap_or_else(|error| vec![format!("the bucket: {error}")]);
+        findings.extend(run.history.take_findings());
         Report {
             findings,
             struck: run.struck.into_inner(),
+            done: run.history.done(),
             hash: world.trace_hash(),
             events: world.trace().events(),
             newest: world.trace().newest(),

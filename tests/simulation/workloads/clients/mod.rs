@@ -1,31 +1,28 @@
 //! Clients that write one document after the other, each to keys of its own, through both doors, and remember what they
-//! were answered.
+//! were answered; now and then one locks a document, or scans its keys.
 //!
 //! Invariant: a client asks for its next write only after the last was answered. One that fails goes on; one that is not
 //! answered at all ends there.
 
+pub(crate) mod locks;
+pub(crate) mod scans;
+pub(crate) mod writes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use piggin::Bucket;
 use piggin::messages::OperationError;
-use piggin::messages::vbucket::{
-    Acknowledge, Add, Append, Delete, Mutated, Replace, Set, Write, WriteBatch, WriteOptions,
-};
-use piggin::storage::{CollectionId, DocumentKey};
-use piggin::{Bucket, VbucketAddr};
-use supervisor::testing::{Random, SimulatedRandom, World};
+use piggin::messages::vbucket::{Acknowledge, Mutated, Write};
+use supervisor::testing::{SimulatedRandom, World};
 
 use crate::history::{History, Outcome, Place};
+use writes::{send, single};
 
 /// Keys of one client.
 const KEYS: u64 = 6;
-/// Most bytes of a value.
-const VALUE_BYTES_MAX: u64 = 2000;
-/// Longer values are not appended to.
-const GROWN: usize = 8000;
 /// Longer than any write takes: virtual time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -75,8 +72,10 @@ impl Client {
         for _ in 0..writes {
             let pause = self.random.between(0..=3);
             self.world.sleep(Duration::from_millis(pause)).await;
-            let ended = match self.random.below(5) {
-                0 => self.write_batch().await,
+            let ended = match self.random.below(20) {
+                0..4 => self.write_batch().await,
+                4 => self.lock_and_write().await,
+                5 => self.scan().await,
                 _ => self.write_one().await,
             };
             let who = format!("client {}", self.number);
@@ -93,15 +92,29 @@ impl Client {
     async fn write_one(&self) -> Ended {
         let acknowledge = self.acknowledge();
         let (place, write) = self.write(self.random.below(KEYS), acknowledge);
+        let answer = self.ask(&place, write).await;
+        self.note(&place, acknowledge, answer.as_ref())
+    }
+
+    /// Through either door; none where it is not answered.
+    async fn ask(&self, place: &Place, write: Write) -> Option<Result<Mutated, OperationError>> {
         let through_actor = self.random.chance(400);
+        let kind = writes::from_elsewhere(&write);
         let answer = async {
             match self.bucket.vbucket(place.0).filter(|_| through_actor) {
                 Some(vbucket) => send(&vbucket, write).await,
                 None => single(self.bucket.write_batch(vec![write]).await),
             }
         };
-        let answer = tokio::time::timeout(PATIENCE, answer).await;
-        self.note(&place, acknowledge, answer.ok().as_ref())
+        let answer = tokio::time::timeout(PATIENCE, answer).await.ok();
+        match (kind, &answer) {
+            (Some(kind), Some(Ok(_))) => self.history.did(kind),
+            (Some(_), Some(Err(OperationError::ConflictLost { .. }))) => {
+                self.history.did(writes::LOST);
+            }
+            _ => {}
+        }
+        answer
     }
 
     /// A few writes of different keys at once.
@@ -120,77 +133,18 @@ impl Client {
         noted.max().unwrap_or(Ended::Failed)
     }
 
+    /// A key of this client's.
+    fn place(&self, key: u64) -> Place {
+        let name = format!("client {} key {key}", self.number);
+        (self.bucket.vbucket_of(name.as_bytes()), name)
+    }
+
     fn acknowledge(&self) -> Acknowledge {
         if self.random.chance(500) {
             Acknowledge::Persisted
         } else {
             Acknowledge::InMemory
         }
-    }
-
-    fn write(&self, key: u64, acknowledge: Acknowledge) -> (Place, Write) {
-        let name = format!("client {} key {key}", self.number);
-        let place = (self.bucket.vbucket_of(name.as_bytes()), name);
-        let key = DocumentKey::new(CollectionId::DEFAULT, place.1.as_bytes());
-        let key = key.expect("a short name");
-        let value = self.value();
-        let options = WriteOptions {
-            acknowledge,
-            ..WriteOptions::default()
-        };
-        let asked = Some(value.clone());
-        let (write, asked) = match self.random.below(8) {
-            0 => {
-                let cas = None;
-                let delete = Delete {
-                    key,
-                    cas,
-                    acknowledge,
-                };
-                (Write::Delete(delete), None)
-            }
-            1 => {
-                let add = Add {
-                    key,
-                    value,
-                    options,
-                };
-                (Write::Add(add), asked)
-            }
-            2 => {
-                let replace = Replace {
-                    key,
-                    value,
-                    options,
-                };
-                (Write::Replace(replace), asked)
-            }
-            // More and more of it, if it is known what there is.
-            3 if let Some(known) = self
-                .history
-                .known(&place)
-                .filter(|known| known.len() < GROWN) =>
-            {
-                let asked = Bytes::from([&known[..], &value].concat());
-                let append = Append {
-                    key,
-                    value,
-                    cas: None,
-                    acknowledge,
-                };
-                (Write::Append(append), Some(asked))
-            }
-            _ => {
-                let set = Set {
-                    key,
-                    value,
-                    options,
-                };
-                (Write::Set(set), asked)
-            }
-        };
-        self.history.asked(&place, asked);
-        (place, write)
     }
 
     fn note(
@@ -210,11 +164,15 @@ impl Client {
                 Ended::Done
             }
             // That is how the document stands, and a good answer.
-            Some(Err(OperationError::KeyNotFound | OperationError::KeyExists)) => {
+            Some(Err(
+                OperationError::KeyNotFound
+                | OperationError::KeyExists
+                | OperationError::ConflictLost { .. },
+            )) => {
                 self.history.refused(place);
                 Ended::Done
             }
-            Some(Err(OperationError::TemporaryFailure(_))) => {
+            Some(Err(OperationError::TemporaryFailure(_) | OperationError::Locked)) => {
                 self.history.refused(place);
                 Ended::Failed
             }
@@ -222,41 +180,4 @@ impl Client {
             None => Ended::Unanswered,
         }
     }
-
-    /// No two values are the same.
-    fn value(&self) -> Bytes {
-        let length = self.random.below(VALUE_BYTES_MAX);
-        let mut value = format!("{:016x} ", self.random.next_u64());
-        while (value.len() as u64) < length {
-            value.push_str("value ");
-        }
-        value.into()
-    }
-}
-
-/// Through the vbucket's actor. A mailbox that answers nothing says as much as an actor that crashed.
-async fn send(vbucket: &VbucketAddr, write: Write) -> Result<Mutated, OperationError> {
-    let answer = match write {
-        Write::Set(set) => vbucket.send(set).await,
-        Write::Add(add) => vbucket.send(add).await,
-        Write::Replace(replace) => vbucket.send(replace).await,
-        Write::Delete(delete) => vbucket.send(delete).await,
-        Write::Append(append) => vbucket.send(append).await,
-        write @ (Write::Touch(_)
-        | Write::Prepend(_)
-        | Write::Count(_)
-        | Write::SetWithMeta(_)
-        | Write::DeleteWithMeta(_)) => {
-            let batch = WriteBatch {
-                writes: vec![write],
-            };
-            vbucket.send(batch).await.map(single)
-        }
-    };
-    answer.unwrap_or(Err(OperationError::Closed))
-}
-
-fn single(answers: Vec<Result<Mutated, OperationError>>) -> Result<Mutated, OperationError> {
-    let mut answers = answers.into_iter();
-    answers.next().unwrap_or(Err(OperationError::Closed))
 }
