@@ -16,15 +16,16 @@ use piggin::actors::stream::consumer::{
 };
 use piggin::actors::stream::{Offer, OpenStreamInto, StreamSink};
 use piggin::actors::vbucket::{DirtyVbuckets, VbucketCore, VbucketSlot};
-use piggin::messages::ChildName;
 use piggin::messages::replication::{ReplicaError, ReplicaState, StreamFault};
 use piggin::messages::stream::{
     SnapshotFlags, SnapshotMarker, StreamBatch, StreamEvent, StreamId, StreamOpened, StreamRequest,
 };
+use piggin::messages::{ChildName, OperationError};
 use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{
     Cas, CollectionId, CreateOptions, Document, DocumentKey, FailoverEntry, Item, LogStore,
-    OpenOptions, Seqno, SnapshotRange, StorageError, VbucketId, VbucketState, VbucketUuid,
+    OpenOptions, Operation, Seqno, SnapshotRange, StorageError, VbucketId, VbucketState,
+    VbucketUuid,
 };
 use supervisor::testing::World;
 
@@ -251,6 +252,58 @@ fn a_fault_is_named_and_nothing_of_it_is_applied() {
         scene.says(vec![marker(6, 9), item(8), item(9)]).await;
         let status = scene.following.status();
         assert_eq!((status.received_whole, status.last_error), (Seqno(9), None));
+    });
+}
+
+/// MB-36971: how something ended that was never prepared ends the stream, not the process, and nothing of it is applied.
+#[test]
+fn mb_36971_the_end_of_what_was_never_prepared_ends_the_stream() {
+    run(3, async |here, _| {
+        let mut scene = Scene::new(here).await;
+        scene.says(vec![marker(0, 2), item(1), item(2)]).await;
+        let mut sink = scene.liar.sinks.lock().pop().expect("a stream");
+        let prepare_seqno = Seqno(1);
+        let ends = [
+            (
+                Operation::CommitMutation { prepare_seqno },
+                StreamEvent::Commit as fn(Arc<Item>) -> StreamEvent,
+            ),
+            (
+                Operation::Abort {
+                    prepare_seqno,
+                    deleted_at: 1,
+                },
+                StreamEvent::Abort,
+            ),
+        ];
+        for (operation, event) in ends {
+            let StreamEvent::Mutation(end) = item(3) else {
+                unreachable!("a mutation")
+            };
+            let mut end = Item::clone(&end);
+            end.operation = operation;
+            let events = vec![marker(3, 3), event(Arc::new(end))];
+            assert!(matches!(sink.offer(batch(events)), Offer::Taken));
+            scene.settle().await;
+            let status = scene.following.status();
+            let error = status.last_error.expect("a refusal");
+            let is_named = matches!(
+                error,
+                ReplicaError::Vbucket(OperationError::BadReplication(_))
+            );
+            assert!(is_named, "{error}");
+            assert_eq!(status.state, ReplicaState::Waiting);
+            assert!(sink.is_gone());
+            assert_eq!(scene.core.high_seqno(), Seqno(2));
+            assert!(!scene.core.is_suspect());
+            // The next one is asked for from where it stands.
+            scene.says(vec![]).await;
+            sink = scene.liar.sinks.lock().pop().expect("a stream");
+        }
+        let more = batch(vec![marker(3, 3), item(3)]);
+        assert!(matches!(sink.offer(more), Offer::Taken));
+        scene.settle().await;
+        assert_eq!(scene.core.high_seqno(), Seqno(3));
     });
 }
 
