@@ -10,7 +10,9 @@ use messages::vbucket::Write;
 use piggin_actors::environment::Clock;
 use piggin_actors::vbucket::VbucketCore;
 use storage::{Seqno, VbucketState};
-use support::durable::{acknowledge, answer, leader, prepare};
+use support::durable::{
+    acknowledge, answer, chain, follower, from_memory, leader, mutation, prepare,
+};
 use support::{active, become_state, set};
 
 const LONG: Duration = Duration::from_secs(15);
@@ -73,4 +75,26 @@ fn who_waits_too_long_under_a_hold_is_told_so() {
     acknowledge(core, "b", 1);
     assert!(!core.do_durability(now, 9).has_more);
     assert_eq!(core.high_seqno(), Seqno(2));
+}
+
+/// Whoever feeds a vbucket that is to arrive, it is over for them; and who begins behind that shows.
+#[test]
+fn nothing_is_applied_to_what_stands_still() {
+    let (bench, epoch) = follower();
+    let core = &bench.core;
+    from_memory(core, epoch, &[mutation(1, "a")]);
+    become_state(core, VbucketState::Pending);
+    let still = core.stand_still().unwrap();
+    let late = core.apply_item(epoch, mutation(2, "b"));
+    assert_eq!(late, Err(OperationError::StaleStream));
+    let alone = chain(&["a"]);
+    core.begin_stream().unwrap();
+    let fed = core.arrive(still, Seqno(1), &alone);
+    assert!(
+        matches!(fed, Err(OperationError::BadReplication(_))),
+        "{fed:?}"
+    );
+    let still = core.stand_still().unwrap();
+    core.arrive(still, Seqno(1), &alone).unwrap();
+    assert_eq!(core.state(), VbucketState::Active);
 }

@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use ::actors::vbucket::ChangeStep;
-use piggin::messages::OperationError;
+use piggin::messages::{Busy, ManifestError, OperationError};
 use piggin::storage::ManifestUid;
 use piggin::storage::disk::SimulatedDisk;
 use piggin::{Bucket, BucketConfig, Collection};
@@ -166,4 +167,25 @@ fn another_change_waits_for_none_that_is_under_way() -> Result {
     assert!(bucket.manifest().scope("s").is_none());
     block_on(bucket.shutdown())?;
     Ok(())
+}
+
+/// One that is about to be in other hands must not get there without a change that was acknowledged: whoever asked is told
+/// that it did not follow, and it does once it stays.
+#[test]
+fn a_vbucket_that_is_handed_over_meanwhile_has_not_followed() -> Result {
+    let disk = SimulatedDisk::new();
+    let (bucket, collection) = crowded(&disk)?;
+    let last = bucket.vbucket_core(vbucket(VBUCKETS - 1)).unwrap();
+    {
+        let mut change = pin!(bucket.drop_scope("s"));
+        assert!(polled(change.as_mut()).is_pending());
+        let hold = last.hold_for(Duration::from_secs(600))?;
+        let (uid, cause) = (NEXT, OperationError::TemporaryFailure(Busy::HandingOver));
+        assert_eq!(block_on(change), Err(ManifestError::InForce { uid, cause }));
+        assert_eq!(followed(&bucket), usize::from(VBUCKETS) - 1);
+        last.let_go_of(hold);
+    }
+    assert_eq!(followed(&bucket), usize::from(VBUCKETS));
+    assert_gone(&bucket, &collection, NEXT);
+    assert_gone_for_good(bucket.clone(), &disk)
 }

@@ -191,6 +191,32 @@ fn what_ended_in_half_a_disk_snapshot_is_over_after_a_promotion() {
     assert_eq!(world.open(), [2]);
 }
 
+/// One that is promoted before its prepares are loaded says so once they are.
+#[test]
+fn what_ended_in_half_a_disk_snapshot_is_over_after_a_promotion_that_was_first() {
+    let (world, epoch) = World::follower();
+    let core = world.core();
+    from_memory(core, epoch, &[prepared(1, "x"), prepared(2, "y")]);
+    let snapshot = ReplicaSnapshot::disk(Seqno(3), Seqno(99), Seqno(2));
+    core.apply_marker(epoch, &snapshot, true).unwrap();
+    core.apply_item(epoch, mutation(8, "x")).unwrap();
+    world.flush();
+    let setup = Setup {
+        record: world.store.state(id()).unwrap(),
+        position: position(&world.store),
+        ..Setup::default()
+    };
+    let bench = setup.warming();
+    become_state(&bench.core, VbucketState::Active);
+    bench.core.warm_prepares(found(&world.store));
+    bench.core.warm_done();
+    let world = World { bench, ..world };
+    world.core().set(set("z", "new")).unwrap();
+    world.flush();
+    let stored = world.store.state(id()).unwrap().watermarks;
+    assert_eq!((stored.completed_seqno, world.open()), (Seqno(1), vec![2]));
+}
+
 /// The stream goes on behind what came before the restart, and tells of no prepare.
 #[test]
 fn mb_51805_the_end_of_a_snapshot_counts_though_its_prepare_came_before_a_restart() {

@@ -6,6 +6,7 @@ mod loading;
 mod manifest;
 mod marks;
 mod model;
+mod roles;
 #[path = "../../../tests/support/mod.rs"]
 pub(crate) mod support;
 
@@ -563,24 +564,6 @@ fn a_panic_beside_a_lock_neither_takes_nor_frees_it() {
     assert_eq!(cut, None);
     assert_eq!(support::value(&core, "k0").unwrap(), "9");
     core.set(set("k0", "10")).unwrap();
-}
-
-#[test]
-fn a_panic_in_a_change_of_state_is_put_right() {
-    use storage::VbucketState::{Active, Replica};
-    for (before, after) in [(Active, Replica), (Replica, Active)] {
-        let Bench { core, .. } = support::in_state(before);
-        drop(core.take_for_flush(1, 1));
-        core.panic_at(ChangeStep::Identified);
-        let changed = catch_unwind(AssertUnwindSafe(|| support::become_state(&core, after)));
-        assert!(changed.is_err() && core.is_suspect());
-        core.reconcile();
-        assert_eq!(core.state(), after);
-        assert_eq!(core.set(set("k0", "")).is_ok(), after == Active);
-        let record = core.state_record();
-        let stored = core.take_for_flush(9, 9).unwrap().identity;
-        assert_eq!(stored, Some(record.identity));
-    }
 }
 
 #[test]

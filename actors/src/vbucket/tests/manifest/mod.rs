@@ -131,14 +131,16 @@ fn document_item(seqno: u64, collection: u32, name: &str) -> Arc<Item> {
     Arc::new(Item::mutation(Seqno(seqno), document))
 }
 
-fn write(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {
-    let key = DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap();
-    core.set(Set {
-        key,
+fn set_in(collection: u32, name: &str) -> Set {
+    Set {
+        key: DocumentKey::new(CollectionId(collection), name.as_bytes()).unwrap(),
         value: Bytes::from_static(b"v"),
         options: WriteOptions::default(),
-    })
-    .map(drop)
+    }
+}
+
+fn write(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {
+    core.set(set_in(collection, name)).map(drop)
 }
 
 fn get(core: &VbucketCore, collection: u32, name: &str) -> Result<(), OperationError> {

@@ -6,9 +6,10 @@ use super::super::super::VbucketCore;
 use super::super::super::checkpoint::ReplicaSnapshot;
 use super::super::durable;
 use super::super::support::durable::lead;
-use super::super::support::{become_state, in_state};
-use super::{begin_of, document_item, end_of, event_item, get, write};
-use messages::OperationError;
+use super::super::support::{active, become_state, in_state};
+use super::{begin_of, create, document_item, end_of, event_item, follow, get, set_in, write};
+use messages::vbucket::Write;
+use messages::{Durability, ManifestChange, OperationError};
 use storage::{DurabilityLevel, Item, Operation, Outcome, Seqno, VbucketState};
 
 fn with(item: &Item, operation: Operation) -> Arc<Item> {
@@ -138,4 +139,28 @@ fn whoever_erases_what_ended_erases_its_prepares() {
     durable::check(core);
     assert_eq!(core.high_seqno(), Seqno(9), "the one that went on");
     assert_eq!(core.durability_figures().prepares, 0);
+}
+
+/// What an active vbucket had yet to decide of them nobody decides any more once it is none.
+#[test]
+fn one_that_is_active_no_more_has_them_erased() {
+    let bench = active();
+    let core = &bench.core;
+    follow(&bench, create("_default", "c"));
+    lead(core, &["a", "b"]);
+    let request = set_in(8, "k");
+    let durability = Durability::of(DurabilityLevel::Majority);
+    let _wait = core.write_durably(Write::Set(request), durability).unwrap();
+    let drop_collection = ManifestChange::DropCollection {
+        scope: "_default".to_owned(),
+        collection: "c".to_owned(),
+    };
+    follow(&bench, drop_collection);
+    while core.erase_ended() == Outcome::Yielded {}
+    let prepares = || core.durability_figures().prepares;
+    assert_eq!((core.has_ended(), prepares()), (false, 1), "to be decided");
+    become_state(core, VbucketState::Dead);
+    assert!(core.has_ended(), "somebody has to erase it");
+    while core.erase_ended() == Outcome::Yielded {}
+    assert_eq!(prepares(), 0);
 }
