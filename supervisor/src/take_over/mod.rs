@@ -130,26 +130,7 @@ impl Bucket {
         vbucket: VbucketId,
         topology: &Topology,
     ) -> Result<TakenOver, TakeOverError> {
-        let refused = |error| ReplicateError::Vbucket { vbucket, error };
-        self.check_topology(topology).map_err(refused)?;
-        let core_of = |bucket: &Bucket| {
-            let core = bucket.running().table.core(vbucket);
-            core.map(Arc::clone).map_err(refused)
-        };
-        let (source, target) = (core_of(from)?, core_of(self)?);
-        let following = from.replicate(BTreeSet::from([vbucket]), self)?;
-        let mut under_way = UnderWay {
-            machine: TakeOver::new(),
-            from: Arc::downgrade(&from.shared()),
-            source,
-            target,
-            following: Some(following),
-            hold: None,
-            still: None,
-            topology: topology.clone(),
-            left: Topology::default(),
-            why: None,
-        };
+        let mut under_way = UnderWay::begin((from, self), vbucket, topology)?;
         let end = loop {
             if let Want::Over(end) = under_way.machine.want() {
                 break end;
@@ -166,7 +147,8 @@ impl Bucket {
                 VbucketState::Active => Err(TakeOverError::Stays { vbucket, why }),
                 // Another took it, or gave it another role, before this began.
                 state @ (VbucketState::Replica | VbucketState::Pending | VbucketState::Dead) => {
-                    Err(refused(OperationError::NotMyVbucket { vbucket, state }).into())
+                    let error = OperationError::NotMyVbucket { vbucket, state };
+                    Err(ReplicateError::Vbucket { vbucket, error }.into())
                 }
             },
             End::Nobody => Err(TakeOverError::Nobody { vbucket, why }),
@@ -195,6 +177,34 @@ struct UnderWay {
 }
 
 impl UnderWay {
+    /// The target follows the source from now on.
+    fn begin(
+        (from, to): (&Bucket, &Bucket),
+        vbucket: VbucketId,
+        topology: &Topology,
+    ) -> Result<UnderWay, ReplicateError> {
+        let refused = |error| ReplicateError::Vbucket { vbucket, error };
+        to.check_topology(topology).map_err(refused)?;
+        let core_of = |bucket: &Bucket| {
+            let core = bucket.running().table.core(vbucket);
+            core.map(Arc::clone).map_err(refused)
+        };
+        let (source, target) = (core_of(from)?, core_of(to)?);
+        let following = from.replicate(BTreeSet::from([vbucket]), to)?;
+        Ok(UnderWay {
+            machine: TakeOver::new(),
+            from: Arc::downgrade(&from.shared()),
+            source,
+            target,
+            following: Some(following),
+            hold: None,
+            still: None,
+            topology: topology.clone(),
+            left: Topology::default(),
+            why: None,
+        })
+    }
+
     async fn step(&mut self) {
         let done = match self.machine.want() {
             Want::Follow => self.catch_up().await.map(|()| None),
@@ -376,3 +386,6 @@ impl Drop for UnderWay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
