@@ -25,6 +25,7 @@ use storage::{VbucketId, VbucketState};
 use crate::bucket::Bucket;
 use crate::restart::OutOfService;
 use crate::running::Running;
+use crate::take_over::ToGiveBack;
 use crate::vbucket_table::Table;
 
 /// The part of a bucket's quota that may be under way to all its replicas: the field's, and never so little of one that
@@ -39,6 +40,8 @@ pub(crate) struct Replicating {
     rollbacks: Rollbacks,
     /// By actor thread.
     edges: Vec<Arc<DirtyVbuckets>>,
+    /// Vbuckets others were to take over.
+    pub(crate) to_give_back: ToGiveBack,
 }
 
 impl Replicating {
@@ -50,6 +53,7 @@ impl Replicating {
             follows,
             rollbacks,
             edges: (0..table.threads()).map(edge).collect(),
+            to_give_back: ToGiveBack::default(),
         }
     }
 

@@ -20,7 +20,6 @@ use crate::replication::Replicating;
 use crate::statistics::BucketStatistics;
 use crate::stop::StopRequest;
 use crate::streaming::Streaming;
-use crate::take_over::ToGiveBack;
 use crate::vbucket_table::Table;
 
 /// What a running bucket consists of.
@@ -39,7 +38,6 @@ pub(crate) struct Running {
     pub(crate) warmup: Warmup,
     pub(crate) streaming: Streaming,
     pub(crate) replicating: Replicating,
-    pub(crate) to_give_back: ToGiveBack,
     pub(crate) tree: Arc<Supervisor>,
     pub(crate) failures: Arc<FailureBus>,
     pub(crate) stop: Arc<StopRequest>,

@@ -172,7 +172,7 @@ impl Engine {
         }
         // A panic of a moment ago that nobody repaired yet: what is suspect is not flushed.
         self.running.table.repair();
-        self.running.to_give_back.look();
+        self.running.replicating.to_give_back.look();
         self.running.warmup.stop();
         self.running.compactor.stop();
         for flusher in &self.flushers {
@@ -312,7 +312,7 @@ async fn repair_suspects(running: Arc<Running>) {
         running.table.suspects.notified().await;
         let unfinished = Unfinished::of(&running.table);
         running.table.repair();
-        running.to_give_back.look();
+        running.replicating.to_give_back.look();
         // Whoever panicked may have been on the way from one vbucket to the next with a new manifest.
         running.collections.catch_up().await;
         unfinished.end();

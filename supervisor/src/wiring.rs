@@ -45,7 +45,6 @@ use crate::running::Running;
 use crate::shutdown::Engine;
 use crate::stop::StopRequest;
 use crate::streaming::{self, Producing, Streaming};
-use crate::take_over::ToGiveBack;
 use crate::tree::{self, Child, Excess, Group, Kind, Tree};
 use crate::vbucket_table::Table;
 
@@ -158,7 +157,6 @@ pub(crate) async fn start(
         warmup,
         streaming,
         replicating,
-        to_give_back: ToGiveBack::default(),
         tree: supervisor,
         failures,
         stop: Arc::new(StopRequest::default()),

@@ -49,7 +49,7 @@ impl GiveBack {
         if self.is_passing(&given)
             && let Some(from) = from.upgrade()
         {
-            from.to_give_back.0.lock().push(self);
+            from.replicating.to_give_back.0.lock().push(self);
             // It may have been repaired since.
             from.table.suspects.notify_one();
         } else if let Err(why) = given {

@@ -77,7 +77,7 @@ fn a_word_by_hand_before_any_step_makes_no_two_active() {
         let by_hand = ByHand {
             before: number % STEPS,
             role: ROLES[number / STEPS % ROLES.len()],
-            is_source: number / (STEPS * ROLES.len()) % 2 == 0,
+            is_source: (number / (STEPS * ROLES.len())).is_multiple_of(2),
             goes_away: number / (STEPS * ROLES.len() * 2) == 1,
         };
         let (want, ended) = World::run(1, |world| ended(world, by_hand)).unwrap();

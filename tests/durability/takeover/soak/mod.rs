@@ -63,8 +63,8 @@ async fn troubled(
             }
             polled
         });
-        let given_up = Box::pin(give_up.notified());
-        match timeout(PATIENCE, select(watched, given_up)).await {
+        let nobody_waits = Box::pin(give_up.notified());
+        match timeout(PATIENCE, select(watched, nobody_waits)).await {
             Ok(Either::Left((took, _))) => Some(took),
             Ok(Either::Right(_)) => None,
             Err(late) => panic!("{late}: it never ends"),

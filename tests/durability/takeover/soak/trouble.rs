@@ -271,10 +271,14 @@ impl Plan {
 
     fn end_soon(&mut self, what: What, at: usize, delay: Duration) {
         let (pair, give_up) = (Rc::clone(&self.pair), Rc::clone(&self.give_up));
-        let end = move || match what {
-            What::PowerCut => pair.end(at, World::cut_power),
-            What::Kill => pair.end(at, World::kill),
-            _ => give_up.notify_one(),
+        let end = move || {
+            if what == What::PowerCut {
+                pair.end(at, World::cut_power);
+            } else if what == What::Kill {
+                pair.end(at, World::kill);
+            } else {
+                give_up.notify_one();
+            }
         };
         if delay.is_zero() {
             return end();
@@ -309,12 +313,11 @@ impl Plan {
         for (at, fault, key) in self.asked {
             let world = &self.pair.worlds[at];
             let text = format!("{fault:?}");
-            let has_come = match &fault {
-                Fault::Disk(_) => world.simulated_disk().faults_waiting() == 0,
-                _ => world
-                    .faults_struck()
-                    .iter()
-                    .any(|one| format!("{one:?}") == text),
+            let has_come = if let Fault::Disk(_) = &fault {
+                world.simulated_disk().faults_waiting() == 0
+            } else {
+                let struck = world.faults_struck();
+                struck.iter().any(|one| format!("{one:?}") == text)
             };
             *struck.entry(key).or_default() += u64::from(has_come);
         }
