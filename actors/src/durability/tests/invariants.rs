@@ -5,10 +5,22 @@
 //! have (26, 29, 30: visible seqnos, counts on disk, residency of values) are not here; 4, 13, 22 and 28 say of the model
 //! that it is a vbucket as it should be, and no monitor alone can break them.
 
+mod active;
+mod replica;
+mod rest;
+
 use std::fmt::Write as _;
 
-use super::world::{Answer, COLLECTION, Client, Node, Operation, World};
+use super::world::{COLLECTION, Node, Operation, World};
 use super::*;
+use active::{
+    committed_is_prepared, counts_are_true, fences_hold, infinite_stay, maybe_visible,
+    nothing_satisfied_waits,
+};
+use replica::{
+    acknowledged_is_whole, nothing_over_is_kept, persisted_before_prepared, place_is_right,
+};
+pub(super) use rest::at_rest;
 
 /// What an invariant finds: how much it looked at, or what is wrong.
 type Found = Result<u64, String>;
@@ -343,132 +355,6 @@ fn nothing_falls(world: &World, memory: &Memory) -> Found {
     Ok(looked_at)
 }
 
-fn committed_is_prepared(world: &World, _: &Memory) -> Found {
-    let Some((_, active)) = active(world) else {
-        return Ok(0);
-    };
-    let (committed, prepared) = (active.last_committed(), active.high_prepared());
-    sure(committed <= prepared, || {
-        format!("{committed} above {prepared}")
-    })?;
-    Ok(committed.0)
-}
-
-fn fences_hold(world: &World, _: &Memory) -> Found {
-    let Some((node, active)) = active(world) else {
-        return Ok(0);
-    };
-    let prepared = active.high_prepared();
-    let mut looked_at = 0;
-    for item in own_log(node).filter(|item| item.seqno <= prepared) {
-        if let Operation::Prepare(level) = item.operation {
-            let holds = level == Majority || node.persisted >= item.seqno;
-            // One that was given up unpersisted is no fence any more.
-            let pending = node.pending_of(&item.key);
-            let is_open = pending.is_some_and(|one| one.seqno == item.seqno);
-            sure(holds || !is_open, || {
-                format!("{} below {prepared}", item.seqno)
-            })?;
-            looked_at += 1;
-        }
-    }
-    Ok(looked_at)
-}
-
-fn held_by_enough(active: &ActiveMonitor, seqno: Seqno) -> bool {
-    let Some(chains) = active.chains() else {
-        return false;
-    };
-    chains.iter().all(|chain| {
-        let holds = |name: &&NodeName| active.held_by(name) >= seqno;
-        let first = chain.nodes().iter().take(1).filter(holds).count();
-        chain.nodes().iter().filter(holds).count() >= chain.majority() && first == 1
-    })
-}
-
-fn nothing_satisfied_waits(world: &World, _: &Memory) -> Found {
-    let Some((node, active)) = active(world) else {
-        return Ok(0);
-    };
-    let mut looked_at = 0;
-    for one in active.undecided() {
-        // As a replica it held less than it must as the active; what is behind waits with it.
-        let is_inherited = one.level != Majority && one.seqno <= node.own_from;
-        if is_inherited && one.seqno > active.persisted() {
-            break;
-        }
-        let is_held = held_by_enough(active, one.seqno);
-        sure(!is_held, || format!("{one:?} is held and waits"))?;
-        looked_at += 1;
-    }
-    Ok(looked_at)
-}
-
-/// What was delivered counts in full, in the monitor as in the ledger.
-fn counts_are_true(world: &World, _: &Memory) -> Found {
-    let Some((node, active)) = active(world) else {
-        return Ok(0);
-    };
-    let mut looked_at = 0;
-    for (other, link) in world.nodes.iter().zip(&world.links) {
-        let Some(link) = link else { continue };
-        let believed = active.held_by(&other.name);
-        let in_ledger = node.ledger.words().of(&other.name);
-        sure(believed == in_ledger, || {
-            format!("{}: {believed}, the ledger says {in_ledger}", other.name)
-        })?;
-        let is_heard = link.acks.is_empty() && other.acknowledged > Seqno::ZERO;
-        sure(!is_heard || believed >= other.acknowledged, || {
-            format!(
-                "{} said {}, counts as {believed}",
-                other.name, other.acknowledged
-            )
-        })?;
-        looked_at += u64::from(is_heard);
-    }
-    Ok(looked_at)
-}
-
-/// Every abort is of a write that had a deadline.
-fn infinite_stay(world: &World, _: &Memory) -> Found {
-    let Some((node, active)) = active(world) else {
-        return Ok(0);
-    };
-    let mut looked_at = 0;
-    for one in active
-        .decisions()
-        .filter(|one| one.verdict() == Verdict::Abort)
-    {
-        let prepare = one.prepare();
-        let is_own = prepare.seqno > node.own_from;
-        sure(is_own, || format!("{prepare:?} was inherited"))?;
-        looked_at += 1;
-    }
-    for item in own_log(node) {
-        if let Operation::Abort(of) = item.operation {
-            sure(of > node.own_from, || {
-                format!("{of} was inherited and given up")
-            })?;
-            looked_at += 1;
-        }
-    }
-    Ok(looked_at)
-}
-
-fn maybe_visible(world: &World, _: &Memory) -> Found {
-    let mut looked_at = 0;
-    for node in world.nodes.iter().filter(|node| node.is_up) {
-        for (key, one) in &node.pending {
-            let is_own = node.state == VbucketState::Active && one.seqno > node.own_from;
-            sure(one.is_maybe_visible != is_own, || {
-                format!("{key:?}: {one:?} of {}", node.name)
-            })?;
-            looked_at += 1;
-        }
-    }
-    Ok(looked_at)
-}
-
 fn one_answer(world: &World, _: &Memory) -> Found {
     for (id, client) in &world.clients {
         let answers = &client.answers;
@@ -502,81 +388,6 @@ fn no_role_no_decisions(world: &World, _: &Memory) -> Found {
         })?;
         sure(node.ledger.waiting() == 0, || {
             format!("somebody waits at {}", node.name)
-        })?;
-        looked_at += 1;
-    }
-    Ok(looked_at)
-}
-
-fn acknowledged_is_whole(world: &World, _: &Memory) -> Found {
-    let mut looked_at = 0;
-    for (node, passive) in passives(world) {
-        let (prepared, said) = (passive.high_prepared(), node.acknowledged);
-        sure(said <= prepared, || {
-            format!("{} said {said}, holds {prepared}", node.name)
-        })?;
-        // One that was active wrote itself what it holds.
-        let whole = node.whole.last().map_or(Seqno::ZERO, |(end, _)| end.seqno);
-        let whole = whole.max(node.own_from);
-        sure(prepared <= whole, || {
-            format!("{}: {prepared} above {whole}", node.name)
-        })?;
-        looked_at += u64::from(prepared > Seqno::ZERO);
-    }
-    Ok(looked_at)
-}
-
-fn persisted_before_prepared(world: &World, _: &Memory) -> Found {
-    let mut looked_at = 0;
-    for (node, passive) in passives(world) {
-        let prepared = passive.high_prepared();
-        for one in passive.incomplete().filter(|one| one.seqno <= prepared) {
-            let holds = one.level != PersistToMajority || node.persisted >= one.seqno;
-            sure(holds, || {
-                format!("{one:?} of {} below {prepared}", node.name)
-            })?;
-            looked_at += 1;
-        }
-        let mut ends = passive.waiting_ends();
-        let open_disk = ends.find(|end| end.kind == SnapshotKind::Disk);
-        if let Some(end) = open_disk.filter(|end| end.seqno > node.persisted) {
-            let holds = prepared < end.seqno;
-            sure(holds, || {
-                format!("{prepared} of {} inside {end:?}", node.name)
-            })?;
-        }
-    }
-    Ok(looked_at)
-}
-
-fn nothing_over_is_kept(world: &World, _: &Memory) -> Found {
-    let mut looked_at = 0;
-    for (node, passive) in passives(world) {
-        let tracked = passive.tracked_seqnos();
-        let first_open = passive.incomplete().map(|one| one.seqno.0).next();
-        let is_passed = |seqno: &&u64| {
-            first_open.is_none_or(|open| **seqno < open) && **seqno <= passive.high_prepared().0
-        };
-        let kept: Vec<_> = tracked.iter().filter(is_passed).collect();
-        sure(kept.is_empty(), || format!("{kept:?} of {}", node.name))?;
-        looked_at += tracked.len() as u64;
-    }
-    Ok(looked_at)
-}
-
-/// Whatever lies behind the high prepared seqno is there for a reason: its snapshot is not whole, or it waits for the disk.
-fn place_is_right(world: &World, _: &Memory) -> Found {
-    let mut looked_at = 0;
-    for (node, passive) in passives(world) {
-        let prepared = passive.high_prepared();
-        let waits: Vec<_> = passive.waiting_ends().collect();
-        let whole = node.whole.last().map_or(Seqno::ZERO, |(end, _)| end.seqno);
-        let Some(next) = passive.incomplete().find(|one| one.seqno > prepared) else {
-            continue;
-        };
-        let has_reason = next.seqno > whole || !waits.is_empty();
-        sure(has_reason, || {
-            format!("{next:?} of {} waits for nothing", node.name)
         })?;
         looked_at += 1;
     }
@@ -647,50 +458,4 @@ fn listed(world: &World, _: &Memory) -> Found {
         looked_at += u64::from(has_old);
     }
     Ok(looked_at)
-}
-
-/// Invariants 20 and 21, once everything runs and nothing is written any more: nothing is under way anywhere, and every
-/// write a client was told of is there, every client told.
-pub(super) fn at_rest(world: &World) -> Result<(), String> {
-    let Some((node, active)) = active(world) else {
-        return Err("21: there is no active".to_owned());
-    };
-    sure(active.is_idle(), || format!("21: {active:?} is not idle"))?;
-    for (other, passive) in passives(world) {
-        let open: Vec<_> = passive.incomplete().collect();
-        sure(open.is_empty(), || {
-            format!("20: {open:?} of {}", other.name)
-        })?;
-        sure(other.pending.is_empty(), || {
-            format!("20: {:?} of {}", other.pending, other.name)
-        })?;
-    }
-    let documents = newest_documents(node);
-    for (other, _) in passives(world) {
-        let theirs = newest_documents(other);
-        sure(theirs == documents, || {
-            format!("24: {} holds {theirs:?}, not {documents:?}", other.name)
-        })?;
-    }
-    for (id, client) in &world.clients {
-        let Client {
-            answers,
-            is_excused,
-            ..
-        } = client;
-        sure(answers.len() == 1, || format!("14: write {id} {client:?}"))?;
-        if answers.contains(&Answer::Success) && !is_excused {
-            sure(node.has(client, *id), || format!("11: {client:?} is gone"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Whose write each document is, but those of ended lives.
-fn newest_documents(node: &Node) -> BTreeMap<DocumentKey, u64> {
-    let end = node.last_end().unwrap_or_default();
-    let is_live = |item: &&world::Item| item.key.collection() != COLLECTION || item.seqno > end;
-    let items = node.log.iter().filter(is_live);
-    let documents = items.filter(|item| item.slot().0 == 0);
-    documents.map(|item| (item.key.clone(), item.id)).collect()
 }
