@@ -1,5 +1,8 @@
 //! The machine by itself: merging, limits, retries, cancels, the end, and in any order that no waiter is forgotten.
 
+mod any_order;
+mod crashes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -345,87 +348,6 @@ fn a_close_answers_whom_a_lost_worker_left() {
 }
 
 #[test]
-fn a_worker_made_anew_begins_again_and_one_that_crashed_says_so() {
-    let mut state = machine(1);
-    state.request(WaiterId(1), id(1), Purge::default());
-    let run = taken(&mut state, NOW);
-    assert!(state.begun(run).is_some());
-    state.request(WaiterId(2), id(1), purge(true, 3));
-    state.settle(run, RunEnd::Interrupted, NOW);
-    assert!(answers(&mut state).is_empty());
-    let run = taken(&mut state, NOW);
-    assert_eq!(state.begun(run), Some(purge(true, 3).into()));
-    let child = ChildName::new("compaction-0");
-    state.settle(run, RunEnd::Crashed(child.clone()), NOW);
-    let told = || {
-        Err(CompactError::Crashed {
-            child: child.clone(),
-        })
-    };
-    assert_eq!(answers(&mut state), [(1, told()), (2, told())]);
-}
-
-#[test]
-fn a_vbucket_whose_compaction_always_panics_is_left_alone_until_asked_for() {
-    let mut state = machine(1);
-    let crashed = || RunEnd::Crashed(ChildName::new("it"));
-    let mut now = NOW;
-    for crash in 1..=3 {
-        state.want(id(2), Purge::default());
-        let run = taken(&mut state, now);
-        let is_last = state.note_crash(run, now, 0);
-        assert_eq!(is_last, crash == 3, "told once");
-        state.settle(run, crashed(), now);
-        assert_eq!(state.take(now), Taken::Nothing);
-        state.want(id(2), Purge::default());
-        let next = state.take(now);
-        if let Taken::Later(at) = next {
-            now = at;
-        }
-        let is_put_off = matches!(next, Taken::Later(_));
-        assert_eq!(is_put_off, crash < 3, "{next:?}");
-        assert!(!matches!(next, Taken::Run(_)), "{next:?}");
-    }
-    assert_eq!(state.figures().failed, 3);
-    state.request(WaiterId(1), id(2), Purge::default());
-    let run = taken(&mut state, now);
-    assert!(!state.note_crash(run, now, 0));
-    state.settle(run, crashed(), now);
-    state.want(id(2), Purge::default());
-    assert_eq!(state.take(now), Taken::Nothing);
-    state.request(WaiterId(2), id(2), Purge::default());
-    let run = taken(&mut state, now);
-    state.settle(run, complete(), now);
-    state.want(id(2), Purge::default());
-    taken(&mut state, now);
-}
-
-#[test]
-fn out_of_service_answers_who_waits_and_who_asks_until_it_is_back() {
-    let mut state = machine(1);
-    state.request(WaiterId(1), id(1), Purge::default());
-    state.request(WaiterId(2), id(2), Purge::default());
-    let run = taken(&mut state, NOW);
-    assert!(state.begun(run).is_some());
-    state.request(WaiterId(3), id(1), Purge::default());
-    let down = CompactError::Down {
-        child: ChildName::new("bucket"),
-        cause: "too much".into(),
-    };
-    state.take_down(&down);
-    let told = |waiter| (waiter, Err(down.clone()));
-    assert_eq!(answers(&mut state), [told(1), told(3), told(2)]);
-    state.settle(run, RunEnd::Interrupted, NOW);
-    state.request(WaiterId(4), id(1), Purge::default());
-    assert_eq!(answers(&mut state), [told(4)]);
-    state.bring_back();
-    state.request(WaiterId(5), id(2), Purge::default());
-    let run = taken(&mut state, NOW);
-    state.settle(run, complete(), NOW);
-    assert_eq!(answers(&mut state), [ok(5)]);
-}
-
-#[test]
 fn more_waiters_than_allowed_are_refused() {
     let mut state = machine(1);
     for waiter in 0..100 {
@@ -436,106 +358,4 @@ fn more_waiters_than_allowed_are_refused() {
     let full = CompactError::TemporaryFailure(Busy::Queue);
     assert_eq!(answers(&mut state), [(100, Err(full))]);
     assert_eq!(state.figures().pending, 1);
-}
-
-#[derive(Clone, Debug)]
-enum Act {
-    Request(u16),
-    Want(u16),
-    Take,
-    Begin(usize),
-    End(usize, u8),
-    Cancel(Option<u16>),
-    Limit(usize),
-    Sleep(u64),
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    prop_oneof![
-        4 => (0u16..6).prop_map(Act::Request),
-        2 => (0u16..6).prop_map(Act::Want),
-        4 => Just(Act::Take),
-        2 => any::<usize>().prop_map(Act::Begin),
-        4 => (any::<usize>(), any::<u8>()).prop_map(|(which, how)| Act::End(which, how)),
-        1 => proptest::option::of(0u16..6).prop_map(Act::Cancel),
-        1 => (0usize..4).prop_map(Act::Limit),
-        2 => (0u64..20_000).prop_map(Act::Sleep),
-    ]
-}
-
-fn end_of(how: u8) -> RunEnd {
-    match how % 7 {
-        0 | 1 => complete(),
-        2 => broken(),
-        3 => RunEnd::Aborted(AbortReason::Deleted),
-        4 => RunEnd::Aborted(AbortReason::Superseded),
-        5 => RunEnd::Interrupted,
-        _ => RunEnd::Crashed(ChildName::new("it")),
-    }
-}
-
-proptest! {
-    /// Whatever happens, in whatever order: no waiter is answered twice, none is forgotten, no vbucket has two runs.
-    #[test]
-    fn every_waiter_is_answered_exactly_once(acts in proptest::collection::vec(act(), 0..120)) {
-        let mut state = machine(2);
-        let (mut now, mut asked, mut limit) = (NOW, 0u64, 2usize);
-        let mut running: Vec<Assignment> = Vec::new();
-        let mut answered: BTreeMap<u64, u32> = BTreeMap::new();
-        for act in acts {
-            match act {
-                Act::Request(vbucket) => {
-                    state.request(WaiterId(asked), id(vbucket), Purge::default());
-                    asked += 1;
-                }
-                Act::Want(vbucket) => state.want(id(vbucket), Purge::default()),
-                Act::Take => {
-                    if let Taken::Run(run) = state.take(now) {
-                        prop_assert!(running.iter().all(|one| one.vbucket != run.vbucket));
-                        running.push(run);
-                        prop_assert!(running.len() <= limit);
-                    }
-                }
-                Act::Begin(which) if !running.is_empty() => {
-                    let _ = state.begun(running[which % running.len()]);
-                }
-                Act::End(which, how) if !running.is_empty() => {
-                    let run = running.swap_remove(which % running.len());
-                    let end = end_of(how);
-                    if matches!(end, RunEnd::Failed { .. }) {
-                        let _ = state.note_failure(run, now, 77);
-                    }
-                    state.settle(run, end, now);
-                }
-                Act::Begin(_) | Act::End(..) => {}
-                Act::Cancel(only) => drop(state.cancel(only.map(id), now)),
-                Act::Limit(wanted) => {
-                    state.set_limit(wanted);
-                    limit = wanted.max(1).max(running.len());
-                }
-                Act::Sleep(milliseconds) => now += Duration::from_millis(milliseconds),
-            }
-            for (waiter, _) in answers(&mut state) {
-                *answered.entry(waiter).or_default() += 1;
-            }
-        }
-        // Then all is well, and everything comes to its end.
-        state.set_limit(2);
-        for run in running {
-            state.settle(run, complete(), now);
-        }
-        loop {
-            match state.take(now) {
-                Taken::Run(run) => state.settle(run, complete(), now),
-                Taken::Later(at) => now = at,
-                Taken::Nothing => break,
-            }
-        }
-        for (waiter, _) in answers(&mut state) {
-            *answered.entry(waiter).or_default() += 1;
-        }
-        prop_assert_eq!(answered.len() as u64, asked);
-        prop_assert!(answered.values().all(|times| *times == 1));
-        prop_assert_eq!(state.figures().pending, 0);
-    }
 }
