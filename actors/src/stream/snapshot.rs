@@ -1,7 +1,7 @@
 //! The snapshot a stream is in: its marker, kept back until there is something to say, and its end, told exactly once.
 //!
 //! Pure. Invariant: every marker that was sent is followed by an event at its end, and no other lies between; markers
-//! start above the end of the one before.
+//! start above the end of the one before. One exception: a history is told in two parts, under two markers of one range.
 
 use messages::stream::{SnapshotFlags, SnapshotMarker};
 use storage::{Seqno, SnapshotKind, Watermarks};
@@ -22,6 +22,8 @@ pub(super) struct Told {
     pub(super) has_invisible: bool,
     /// Passed over since the last event.
     pub(super) skipped: u64,
+    /// Its range was told before, with what there was when the history began: that marker and this one are one snapshot.
+    pub(super) is_told_again: bool,
 }
 
 impl Told {
@@ -33,6 +35,22 @@ impl Told {
             is_in_part: false,
             has_invisible: false,
             skipped: 0,
+            is_told_again: false,
+        }
+    }
+
+    /// From here on every version is told, which the marker must say. Where it was sent for what there was before, it is
+    /// sent once more (field: a history follows its own prologue), with the next event.
+    pub(super) fn turn_to_history(&mut self) {
+        let flags = self.marker.flags;
+        if flags.has(SnapshotFlags::HISTORY) {
+            return;
+        }
+        self.is_told_again = std::mem::take(&mut self.is_sent);
+        self.marker.flags = flags.with(SnapshotFlags::HISTORY);
+        if flags.has(SnapshotFlags::DISK) {
+            let repeats = SnapshotFlags::MAY_CONTAIN_DUPLICATES;
+            self.marker.flags = self.marker.flags.with(repeats);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The machine of one stream, step by step: what it wants, what it says, how it ends.
 
 mod field;
+mod history;
 mod prepares;
 
 use std::sync::Arc;
@@ -61,6 +62,7 @@ fn admitted(start: u64, end: u64) -> Admitted {
         purged: None,
         node: None,
         disk_up_to: None,
+        has_history: false,
     }
 }
 
