@@ -34,7 +34,7 @@ pub use compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
     ErasedPrepare, ExpiredDocument,
 };
-pub use copying::{Copied, CopyError, CopyJob, ReadBackJob};
+pub use copying::{Copied, CopyError, CopyJob, CopyOf, ReadBackJob};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{

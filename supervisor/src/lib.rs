@@ -103,6 +103,7 @@ mod shutdown;
 mod engine;
 mod bucket;
 mod compaction;
+mod bucket_copy;
 mod past;
 mod backup;
 mod bucket_actor;

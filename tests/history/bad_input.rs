@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use piggin::messages::stream::{StreamFilter, StreamRequestError};
-use piggin::storage::disk::{Disk, OpenMode, SimulatedDisk};
+use piggin::storage::disk::{Disk, DiskErrorKind, Fault, OpenMode, SimulatedDisk, Verb};
 use piggin::storage::{Advice, FileSystemDisk, Retention, ScopeId, StorageError, VbucketId};
 use piggin::{
     Bucket, BucketConfig, BucketError, ChangesError, ChangesOptions, Location, Moment, Past,
@@ -245,6 +245,39 @@ fn history_on_changes_of_a_scope() -> Result {
     let bucket = block_on(Bucket::create(with_history(&SimulatedDisk::new())))?;
     let refused = refused_changes(&bucket, StreamFilter::Scope(ScopeId::DEFAULT));
     assert_eq!(refused, StreamRequestError::HistoryOfScope);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// What was written down is read back before it is a bucket.
+#[test]
+fn history_that_cannot_be_read_back_is_no_bucket() -> Result {
+    let bucket = block_on(Bucket::create(with_history(&SimulatedDisk::new())))?;
+    fill(&bucket, 5);
+    let past = block_on(past_of(&bucket))?;
+    let mut nth = 1;
+    loop {
+        let disk = SimulatedDisk::new();
+        let broken = DiskErrorKind::Other("broken".to_owned());
+        let fault = Fault::failed_call(broken).on(Verb::Read).nth(nth);
+        disk.inject(fault.lasting());
+        let restored = past.restore_into(&Location::Disk(Arc::new(disk.clone())));
+        disk.clear_faults();
+        let config = small(BucketConfig::on(Arc::new(disk.clone())));
+        let opened = block_on(Bucket::open(config));
+        match restored {
+            Ok(restored) => {
+                assert_eq!(restored.documents, 20);
+                block_on(opened?.shutdown())?;
+                break;
+            }
+            Err(PastError::Storage(_) | PastError::Copy(_)) => assert!(opened.is_err(), "{nth}"),
+            Err(other) => panic!("{other}"),
+        }
+        nth += 1;
+    }
+    assert!(nth > 8, "each vbucket is read: {nth}");
+    drop(past);
     block_on(bucket.shutdown())?;
     Ok(())
 }
