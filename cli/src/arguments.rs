@@ -18,6 +18,7 @@ use crate::put::PutArguments;
 use crate::remove::RemoveArguments;
 use crate::restore::RestoreArguments;
 use crate::scan::ScanArguments;
+use crate::verify::VerifyArguments;
 
 /// A durable document store in one directory.
 ///
@@ -83,7 +84,7 @@ pub(crate) enum Command {
     /// Copy the whole bucket into another directory, read back and compared.
     Backup(BackupArguments),
     /// Read every byte that counts, and name each fault.
-    Verify,
+    Verify(VerifyArguments),
     /// Time a bucket of its own under the YCSB workloads.
     Bench(BenchArguments),
 }

@@ -30,6 +30,7 @@ mod scan;
 mod stat;
 mod compact;
 mod verify;
+mod repair;
 mod backup;
 mod bench;
 
@@ -78,7 +79,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::Stat => stat::run(&session, output),
         Command::Compact(compact) => compact::run(&session, compact, output),
         Command::Backup(backup) => backup::run(&session, backup, output),
-        Command::Verify => verify::run(&session, output),
+        Command::Verify(verify) => verify::run(&session, verify, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
     }
 }

@@ -51,7 +51,7 @@ pub use kv_store::{
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub use log_store::fuzzing;
-pub use log_store::{CompactionJob, CreateOptions, LogStore, OpenOptions};
+pub use log_store::{CompactionJob, CreateOptions, LogStore, OpenOptions, Salvaged};
 pub use memory::{MemoryAccount, MemoryPool, MemoryToken};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};

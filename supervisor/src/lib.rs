@@ -106,6 +106,7 @@ mod compaction;
 mod bucket_copy;
 mod past;
 mod backup;
+mod repair;
 mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
@@ -124,6 +125,7 @@ pub use changes::{
 pub use compaction::CompactionReport;
 pub use durability::DurabilityFigures;
 pub use past::{Moment, Past, PastDocuments, PastError, Restored, Version};
+pub use repair::{KeepsSalvage, RepairError, RepairReport, SetAside, repair};
 pub use replication::{ReplicateError, Replication};
 pub use scan::{Scan, ScanBuilder};
 pub use shutdown::ShutdownReport;

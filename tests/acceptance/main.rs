@@ -18,6 +18,7 @@ mod own_system;
 mod panics;
 mod places;
 mod quota_and_space;
+mod repairs;
 mod restarts;
 mod runtimes;
 mod stalls;

@@ -199,6 +199,11 @@ impl LogStore {
         vbucket.get() % self.inner.shape.log_shards.max(1)
     }
 
+    /// The log shard a vbucket lives in.
+    pub(crate) fn shard_with(&self, vbucket: VbucketId) -> Result<&Arc<Shard>, StorageError> {
+        self.shard(vbucket)
+    }
+
     fn shard(&self, vbucket: VbucketId) -> Result<&Arc<Shard>, StorageError> {
         let shard = self.inner.shards.get(usize::from(self.shard_of(vbucket)));
         let exists = vbucket.get() < self.inner.shape.vbuckets;
