@@ -28,6 +28,7 @@ mod history;
 mod restore;
 mod scan;
 mod stat;
+mod watch;
 mod compact;
 mod verify;
 mod repair;
@@ -76,7 +77,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::History(history) => history::run(&session, history),
         Command::Restore(restore) => restore::run(&session, restore, output),
         Command::Collections(collections) => collections::run(&session, collections, output),
-        Command::Stat => stat::run(&session, output),
+        Command::Stat(stat) => stat::run(&session, stat, output),
         Command::Compact(compact) => compact::run(&session, compact, output),
         Command::Backup(backup) => backup::run(&session, backup, output),
         Command::Verify(verify) => verify::run(&session, verify, output),

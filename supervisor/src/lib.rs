@@ -91,6 +91,7 @@ mod wiring;
 mod running;
 pub mod metric_names;
 mod statistics;
+mod figures;
 mod streaming;
 mod scan;
 pub mod changes;
@@ -124,6 +125,7 @@ pub use changes::{
 };
 pub use compaction::CompactionReport;
 pub use durability::DurabilityFigures;
+pub use figures::{Figures, TellsFigures};
 pub use past::{Moment, Past, PastDocuments, PastError, Restored, Version};
 pub use repair::{KeepsSalvage, RepairError, RepairReport, SetAside, repair};
 pub use replication::{ReplicateError, Replication};

@@ -12,6 +12,7 @@ mod closed_bucket;
 mod collections;
 mod dropped_collections;
 mod dropped_futures;
+mod figures_are_told;
 mod last_handle;
 mod manifest_slices;
 mod own_system;

@@ -11,6 +11,7 @@ use crate::document::Item;
 use crate::error::StorageError;
 use crate::kv_store::ItemView;
 use crate::log_store::image::Replay;
+use crate::log_store::layer::LayerView;
 use crate::log_store::log::payload::{self, Edit, Place, Record};
 use crate::log_store::log::reader::{FoundFrame, read_log};
 use crate::log_store::manifest::{self, ManifestOwner, ShardRecord};
@@ -164,7 +165,7 @@ fn read_segment(
 impl Remains {
     fn of_version(version: &Version) -> Remains {
         let views = version.views();
-        let items = views.iter().flat_map(|view| view.items());
+        let items = views.iter().flat_map(LayerView::items);
         let state = version.state();
         Remains {
             segments: version
