@@ -230,7 +230,7 @@ fn try_one(victim: &Victim, disk: &SimulatedDisk, what: &str, tried: &mut Tried)
             tried.beyond += 1;
             assert_eq!(kept.changes, [], "{what}");
             let same = |name: &String| disk.files().get(name) == damaged.get(name);
-            assert!(damaged.keys().all(|name| same(name)), "{what}: changed");
+            assert!(damaged.keys().all(same), "{what}: changed");
         }
         Err(other) => panic!("{what}: {other}"),
     }
@@ -295,14 +295,13 @@ fn a_repair_that_was_cut_off_is_begun_anew() -> Result {
         let left = disk.crash(cut);
         let second = repair(at(&left), &mut Kept::default());
         let second = second.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
-        let report = match &first {
-            Ok(report) => report.clone(),
-            Err(_) => {
-                again += usize::from(!second.set_aside.is_empty());
-                RepairReport {
-                    set_aside: victim_of(&damaged),
-                    ..RepairReport::default()
-                }
+        let report = if let Ok(report) = &first {
+            report.clone()
+        } else {
+            again += usize::from(!second.set_aside.is_empty());
+            RepairReport {
+                set_aside: victim_of(&damaged),
+                ..RepairReport::default()
             }
         };
         assert_serves(&victim, &left, &report, &format!("cut at {cut}"));

@@ -615,7 +615,7 @@ fn every_version_of_the_history_is_told_once() {
     let seeds = seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
     let mut all = Tried::default();
     for seed in REGRESSIONS.into_iter().chain(0..seeds) {
-        let tried = World::run(seed, |world| scenario(world)).expect("a run that ends");
+        let tried = World::run(seed, scenario).expect("a run that ends");
         all.prologues += tried.prologues;
         all.from_memory += tried.from_memory;
         all.cursors_dropped += tried.cursors_dropped;

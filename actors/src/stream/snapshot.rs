@@ -22,8 +22,6 @@ pub(super) struct Told {
     pub(super) has_invisible: bool,
     /// Passed over since the last event.
     pub(super) skipped: u64,
-    /// Its range was told before, with what there was when the history began: that marker and this one are one snapshot.
-    pub(super) is_told_again: bool,
 }
 
 impl Told {
@@ -35,7 +33,6 @@ impl Told {
             is_in_part: false,
             has_invisible: false,
             skipped: 0,
-            is_told_again: false,
         }
     }
 
@@ -46,7 +43,7 @@ impl Told {
         if flags.has(SnapshotFlags::HISTORY) {
             return;
         }
-        self.is_told_again = std::mem::take(&mut self.is_sent);
+        self.is_sent = false;
         self.marker.flags = flags.with(SnapshotFlags::HISTORY);
         if flags.has(SnapshotFlags::DISK) {
             let repeats = SnapshotFlags::MAY_CONTAIN_DUPLICATES;

@@ -479,7 +479,9 @@ impl StreamState {
             told.marker.start = told.marker.start.min(self.admitted.snapshot.start);
         }
         let marker = told.marker;
-        let is_above = |end| end < marker.start || (told.is_told_again && end == marker.end);
+        // A history is told under the range of what there was when it began.
+        let is_history = marker.flags.has(SnapshotFlags::HISTORY);
+        let is_above = |end| end < marker.start || (is_history && end == marker.end);
         let goes_back = self.last_end.is_some_and(|end| !is_above(end));
         if goes_back || marker.end < marker.start {
             tracing::error!(vbucket = %self.admitted.vbucket, ?marker, last = ?self.last_end, "a snapshot marker goes back");

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::disk::OpenMode;
+use crate::disk::{DiskErrorKind, OpenMode};
 use crate::document::Item;
 use crate::error::StorageError;
 use crate::kv_store::ItemView;
@@ -77,7 +77,7 @@ impl LogStore {
                 salvaged.note(view.seqno);
                 visit(view);
             };
-            let lost = read_segment(shard, meta, &mut note);
+            let lost = read_segment(shard, meta, &mut note)?;
             salvaged.lost.extend(lost);
         }
         for item in unsealed {
@@ -148,17 +148,16 @@ fn read_segment(
     shard: &Shard,
     meta: &SegmentMeta,
     visit: &mut dyn FnMut(ItemView<'_>),
-) -> Vec<SeqnoRange> {
+) -> Result<Vec<SeqnoRange>, StorageError> {
     let name = Name::new(Kind::Container, shard.number, meta.container).to_string();
     match shard.disk.open(&name, OpenMode::ReadOnly) {
-        Ok(file) => salvage(&*file, meta, visit),
-        Err(error) => {
-            tracing::warn!(file = name, %error, "nothing of a segment can be read");
-            vec![SeqnoRange {
-                first: meta.first_seqno,
-                last: meta.last_seqno,
-            }]
-        }
+        Ok(file) => Ok(salvage(&*file, meta, visit)),
+        Err(error) if error.kind == DiskErrorKind::NotFound => Ok(vec![SeqnoRange {
+            first: meta.first_seqno,
+            last: meta.last_seqno,
+        }]),
+        // A file that is there and cannot be opened is no damage: what is in it may be whole.
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -27,14 +27,16 @@ fn read(state: &mut StreamState, seqnos: &[u64], up_to: u64, is_history: bool) {
 /// What it says, with the flags of a history.
 fn flagged(state: &mut StreamState) -> Vec<String> {
     let (events, _) = state.take_output(u64::MAX);
-    let flagged = |event: &StreamEvent| match event {
-        StreamEvent::SnapshotMarker(marker) if marker.flags.has(SnapshotFlags::HISTORY) => {
-            let is_disk = marker.flags.has(SnapshotFlags::DISK);
-            let repeats = marker.flags.has(SnapshotFlags::MAY_CONTAIN_DUPLICATES);
-            assert_eq!(is_disk, repeats);
-            format!("history {}", shown(event))
-        }
-        _ => shown(event),
+    let flagged = |event: &StreamEvent| {
+        let StreamEvent::SnapshotMarker(marker) = event else {
+            return shown(event);
+        };
+        let has_history = marker.flags.has(SnapshotFlags::HISTORY);
+        let is_disk = marker.flags.has(SnapshotFlags::DISK);
+        let repeats = marker.flags.has(SnapshotFlags::MAY_CONTAIN_DUPLICATES);
+        assert_eq!(repeats, has_history && is_disk);
+        let what = if has_history { "history " } else { "" };
+        format!("{what}{}", shown(event))
     };
     events.iter().map(flagged).collect()
 }
