@@ -253,7 +253,8 @@ fn whatever_byte_is_damaged() -> Result {
             }
         }
         println!("closed: {is_closed}: {tried:?} {kinds:?}");
-        assert!(tried.mended > 0 && tried.beyond > 0 && tried.harmless > 0);
+        // What a crash left is nearly all needed.
+        assert!(tried.mended > 0 && tried.beyond > 0 && (tried.harmless > 0 || !is_closed));
         assert!(tried.saved > tried.set_aside * EACH / 2, "{tried:?}");
     }
     Ok(())

@@ -17,6 +17,7 @@ mod instants;
 mod restore;
 mod straddling;
 mod streamed;
+mod telling;
 
 use piggin::storage::Retention;
 
