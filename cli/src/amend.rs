@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use bytes::Bytes;
 use clap::Args;
 
 use piggin::messages::OperationError;
@@ -61,9 +62,8 @@ pub(crate) fn append(
     arguments: &ExtendArguments,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let more = value(&arguments.value)?;
-    change(session, &arguments.which, output, |collection, key| {
-        collection.append(key, more.clone())
+    extend(session, arguments, output, |collection, key, more| {
+        collection.append(key, more)
     })
 }
 
@@ -72,9 +72,20 @@ pub(crate) fn prepend(
     arguments: &ExtendArguments,
     output: Output,
 ) -> Result<Exit, CliError> {
+    extend(session, arguments, output, |collection, key, more| {
+        collection.prepend(key, more)
+    })
+}
+
+fn extend(
+    session: &Session,
+    arguments: &ExtendArguments,
+    output: Output,
+    request: impl for<'c> Fn(&'c Collection, &[u8], Bytes) -> WriteRequest<'c>,
+) -> Result<Exit, CliError> {
     let more = value(&arguments.value)?;
     change(session, &arguments.which, output, |collection, key| {
-        collection.prepend(key, more.clone())
+        request(collection, key, more.clone())
     })
 }
 

@@ -18,6 +18,8 @@ use crate::put::PutArguments;
 use crate::remove::RemoveArguments;
 use crate::restore::RestoreArguments;
 use crate::scan::ScanArguments;
+use crate::stat::StatArguments;
+use crate::verify::VerifyArguments;
 
 /// A durable document store in one directory.
 ///
@@ -77,13 +79,13 @@ pub(crate) enum Command {
     /// List, make and drop collections.
     Collections(CollectionsArguments),
     /// Say how the bucket stands.
-    Stat,
+    Stat(StatArguments),
     /// Rewrite the bucket without what nobody needs any more.
     Compact(CompactArguments),
     /// Copy the whole bucket into another directory, read back and compared.
     Backup(BackupArguments),
     /// Read every byte that counts, and name each fault.
-    Verify,
+    Verify(VerifyArguments),
     /// Time a bucket of its own under the YCSB workloads.
     Bench(BenchArguments),
 }

@@ -36,6 +36,9 @@ pub(crate) struct ChangesArguments {
     /// Tell only of this collection.
     #[arg(long, value_name = "SCOPE.COLLECTION")]
     collection: Option<CollectionName>,
+    /// Tell every version that the bucket's history holds, and not only the newest of each document.
+    #[arg(long)]
+    history: bool,
     /// Tell a token every thousand lines, too.
     #[arg(long)]
     tokens: bool,
@@ -52,6 +55,7 @@ pub(crate) fn run(session: &Session, arguments: &ChangesArguments) -> Result<Exi
             since,
             until: Until::Now,
             filter: filter(bucket, arguments.collection.as_ref())?,
+            history: arguments.history,
             ..ChangesOptions::default()
         };
         let changes = open(session.directory(), bucket, options).await?;

@@ -75,6 +75,16 @@ impl CliError {
         }
     }
 
+    /// A failure whose own text says what to do.
+    pub(crate) fn told(error: &impl fmt::Display) -> CliError {
+        CliError {
+            exit: Exit::Failure,
+            is_disk_stuck: false,
+            fact: error.to_string(),
+            remedy: None,
+        }
+    }
+
     /// A file the caller named could not be used.
     pub(crate) fn file(path: &Path, error: &io::Error) -> CliError {
         let fact = format!("{}: {error}", path.display());

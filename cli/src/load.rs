@@ -12,6 +12,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::path::PathBuf;
 use std::task::Poll;
+use std::time::Duration;
 
 use clap::Args;
 use futures_channel::mpsc::{Receiver, channel};
@@ -52,6 +53,9 @@ pub(crate) struct LoadArguments {
     /// Tell every change the load makes in this file, one a line as `piggin changes` does; what was in it goes.
     #[arg(long, value_name = "FILE")]
     changes: Option<PathBuf>,
+    /// Tell the bucket's figures every second in its directory, for `piggin stat --watch`.
+    #[arg(long)]
+    figures: bool,
     /// Stop at the first bad line.
     #[arg(long)]
     strict: bool,
@@ -93,6 +97,8 @@ impl fmt::Display for Loaded {
     }
 }
 
+/// As often as a person looks.
+const TELLS_EVERY: Duration = Duration::from_secs(1);
 /// Inputs waiting between the two threads, beside the one each holds.
 const INPUTS_WAITING_MAX: usize = 4;
 
@@ -110,6 +116,11 @@ pub(crate) fn run(
     let (loaded, exit) = session.with_bucket(missing, async |bucket| {
         let collection = arguments.collection.of(bucket)?.id();
         let directory = session.directory();
+        let tells = arguments
+            .figures
+            .then(|| bucket.tell_figures(directory, TELLS_EVERY));
+        let tells = tells.transpose();
+        let tells = tells.map_err(|error| CliError::storage(directory, &error))?;
         let told = match (file, &arguments.changes) {
             (Some(file), Some(path)) => {
                 Some(ChangesFile::follow(file, path, directory, bucket).await?)
@@ -125,6 +136,9 @@ pub(crate) fn run(
             Some(told) if !is_stuck => told.finish(directory, bucket).await,
             Some(_) | None => Ok(Exit::Done),
         };
+        if let Some(tells) = tells.filter(|_| !is_stuck) {
+            tells.end();
+        }
         let (loaded, exit) = loaded?;
         let is_told = told? == Exit::Done;
         Ok((loaded, if is_told { exit } else { Exit::Failure }))

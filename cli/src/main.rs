@@ -28,8 +28,10 @@ mod history;
 mod restore;
 mod scan;
 mod stat;
+mod watch;
 mod compact;
 mod verify;
+mod repair;
 mod backup;
 mod bench;
 
@@ -75,10 +77,10 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, CliError> {
         Command::History(history) => history::run(&session, history),
         Command::Restore(restore) => restore::run(&session, restore, output),
         Command::Collections(collections) => collections::run(&session, collections, output),
-        Command::Stat => stat::run(&session, output),
+        Command::Stat(stat) => stat::run(&session, stat, output),
         Command::Compact(compact) => compact::run(&session, compact, output),
         Command::Backup(backup) => backup::run(&session, backup, output),
-        Command::Verify => verify::run(&session, output),
+        Command::Verify(verify) => verify::run(&session, verify, output),
         Command::Bench(bench) => bench::run(&session, bench, output),
     }
 }

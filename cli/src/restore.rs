@@ -123,7 +123,7 @@ fn of_moment(
     Ok(Exit::Done)
 }
 
-fn refuse_unless_empty(into: &Path) -> Result<(), CliError> {
+pub(crate) fn refuse_unless_empty(into: &Path) -> Result<(), CliError> {
     match std::fs::read_dir(into) {
         Ok(mut entries) => match entries.next() {
             None => Ok(()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use clap::Args;
 use serde::Serialize;
 
 use piggin::BucketStatistics;
@@ -13,6 +14,7 @@ use piggin::supervisor::restart::{ChildState, ChildStatus};
 use crate::failure::{CliError, Exit};
 use crate::output::{Output, bytes_in_words, counted};
 use crate::session::{Missing, Session};
+use crate::watch;
 
 #[derive(Debug, Serialize)]
 struct Statistics {
@@ -97,7 +99,21 @@ impl Child {
     }
 }
 
-pub(crate) fn run(session: &Session, output: Output) -> Result<Exit, CliError> {
+#[derive(Debug, Args)]
+pub(crate) struct StatArguments {
+    /// Say it again and again, every so many seconds (1 if not said), of a bucket that another process uses and tells the figures of.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    watch: Option<u64>,
+}
+
+pub(crate) fn run(
+    session: &Session,
+    arguments: &StatArguments,
+    output: Output,
+) -> Result<Exit, CliError> {
+    if let Some(seconds) = arguments.watch {
+        return watch::run(session, seconds, output);
+    }
     let statistics =
         session.with_bucket(Missing::IsAMistake, async |bucket| Ok(bucket.statistics()))?;
     output.answer(&Statistics::from(statistics))?;

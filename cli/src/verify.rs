@@ -5,8 +5,10 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::Args;
 use serde::Serialize;
 
 use piggin::storage::disk::FileSystemDisk;
@@ -16,6 +18,7 @@ use piggin::storage::{LogStore, OpenOptions, StorageError};
 use crate::failure::{CliError, Exit};
 use crate::output::{Output, counted};
 use crate::progress::Progress;
+use crate::repair;
 use crate::session::Session;
 
 #[derive(Debug, Default, Serialize)]
@@ -30,6 +33,8 @@ struct Fault {
     file: String,
     offset: u64,
     what: String,
+    /// Those that lack something by it.
+    vbuckets: Vec<u16>,
 }
 
 impl fmt::Display for Verified {
@@ -39,8 +44,20 @@ impl fmt::Display for Verified {
             records,
             faults,
         } = self;
-        for Fault { file, offset, what } in faults {
-            writeln!(f, "{file} at offset {offset}: {what}")?;
+        for Fault {
+            file,
+            offset,
+            what,
+            vbuckets,
+        } in faults
+        {
+            write!(f, "{file} at offset {offset}: {what}")?;
+            let names: Vec<String> = vbuckets.iter().map(u16::to_string).collect();
+            match names.as_slice() {
+                [] => writeln!(f)?,
+                [one] => writeln!(f, " (vbucket {one})")?,
+                many => writeln!(f, " (vbuckets {})", many.join(", "))?,
+            }
         }
         let (files, records) = (counted(*files, "file"), counted(*records, "record"));
         let faults = match faults.len() {
@@ -51,7 +68,24 @@ impl fmt::Display for Verified {
     }
 }
 
-pub(crate) fn run(session: &Session, output: Output) -> Result<Exit, CliError> {
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// Set damaged vbuckets aside, so that the bucket serves again: what can be read of them is saved, and they are empty then.
+    #[arg(long, requires = "into")]
+    repair: bool,
+    /// Where to: a directory that is empty or not there yet.
+    #[arg(long, value_name = "DIR", requires = "repair")]
+    into: Option<PathBuf>,
+}
+
+pub(crate) fn run(
+    session: &Session,
+    arguments: &VerifyArguments,
+    output: Output,
+) -> Result<Exit, CliError> {
+    if let Some(into) = &arguments.into {
+        return repair::run(session, into, output);
+    }
     let directory = session.directory();
     if !directory.exists() {
         return Err(CliError::no_bucket(directory));
@@ -66,7 +100,7 @@ pub(crate) fn run(session: &Session, output: Output) -> Result<Exit, CliError> {
     }
     Err(CliError::failure(
         format!("the bucket in {} is damaged", directory.display()),
-        "restore the directory from a copy; vbuckets that are whole can still be read",
+        "restore the directory from a copy, or have damaged vbuckets set aside with --repair; those that are whole can still be read",
     ))
 }
 
@@ -78,7 +112,12 @@ fn verify(session: &Session) -> Result<Verified, StorageError> {
         // Not closed: closing would mark a bucket that was killed as one that was shut down.
         Ok(store) => Ok(store.verify().into()),
         Err(StorageError::Corruption { file, offset, what }) => Ok(Verified {
-            faults: vec![Fault { file, offset, what }],
+            faults: vec![Fault {
+                file,
+                offset,
+                what,
+                vbuckets: Vec::new(),
+            }],
             ..Verified::default()
         }),
         Err(error) => Err(error),
@@ -96,6 +135,7 @@ impl From<VerifyReport> for Verified {
             file: fault.file,
             offset: fault.offset,
             what: fault.what,
+            vbuckets: fault.vbuckets.iter().map(|vbucket| vbucket.get()).collect(),
         });
         Verified {
             files: report.files,

@@ -143,3 +143,44 @@ fn history_that_cannot_be_had_is_refused() {
         assert!(!place.data().exists());
     }
 }
+
+#[test]
+fn history_on_changes_is_every_version() {
+    let place = Place::new();
+    place
+        .run(&["create", "--vbuckets", "1", "--history", "24h"])
+        .expect(0);
+    for value in ["1", "2", "3"] {
+        place.run(&["put", "a", value]).expect(0);
+    }
+    place.run(&["remove", "a"]).expect(0);
+    let told = lines(&place.run(&["changes", "--history"]));
+    let values: Vec<&Value> = told.iter().filter_map(|line| line.get("value")).collect();
+    assert_eq!(values, [&json!(1), &json!(2), &json!(3)]);
+    let is = |event: &str| told.iter().filter(|line| line["event"] == event).count();
+    assert_eq!(is("deletion"), 1);
+    let markers = told
+        .iter()
+        .filter(|line| line["event"] == "snapshot_marker");
+    assert!(markers.clone().count() > 0);
+    assert!(
+        markers
+            .into_iter()
+            .all(|marker| marker["history"] == json!(true))
+    );
+    // Without it the newest is told, and no line says anything of a history.
+    let newest = lines(&place.run(&["changes"]));
+    assert!(newest.iter().all(|line| line.get("history").is_none()));
+    assert_eq!(
+        newest
+            .iter()
+            .filter(|line| line.get("key").is_some())
+            .count(),
+        1
+    );
+
+    let without = Place::new();
+    without.run(&["put", "a", "1"]).expect(0);
+    let refused = without.run(&["changes", "--history"]);
+    refused.expect(1).says(&["keeps no history"]);
+}

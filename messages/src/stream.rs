@@ -118,6 +118,8 @@ pub struct StreamOptions {
     /// The consumer is a replica, which takes part in durable writes. `None`: it is told of what is committed, and of
     /// nothing else.
     pub sync_replication: Option<SyncReplication>,
+    /// Every version that the bucket's history holds, not only the newest of each key. Of a bucket that keeps one.
+    pub history: bool,
 }
 
 /// A consumer that takes part in durable writes: it is told of prepares, and says which it holds
@@ -143,6 +145,7 @@ impl Default for StreamOptions {
             purge_seqno: Seqno::ZERO,
             buffer_bytes: Some(StreamOptions::BUFFER_BYTES),
             sync_replication: None,
+            history: false,
         }
     }
 }
@@ -206,6 +209,19 @@ pub enum StreamRequestError {
         /// Its length in bytes.
         length: usize,
     },
+    /// Every version is asked for of a bucket that keeps the newest only.
+    #[error(
+        "vbucket {vbucket} keeps no history; ask without it, or create a bucket that keeps one"
+    )]
+    NoHistory {
+        /// The vbucket.
+        vbucket: VbucketId,
+    },
+    /// Every version is asked for by a replica, or of a scope: what of the past was in that one is not known everywhere.
+    #[error(
+        "history is told of everything or of collections that are named, and to no replica; ask without it, or name the collections"
+    )]
+    HistoryOfScope,
     /// The start lies above the end.
     #[error("the stream starts at {start} and ends at {end}; start it at or below its end")]
     StartAboveEnd {
@@ -432,10 +448,12 @@ pub struct SnapshotFlags(pub u32);
 impl SnapshotFlags {
     /// From memory.
     pub const MEMORY: SnapshotFlags = SnapshotFlags(0x01);
-    /// From disk: the newest version of each key only.
+    /// From disk: without [`SnapshotFlags::HISTORY`] the newest version of each key only.
     pub const DISK: SnapshotFlags = SnapshotFlags(0x02);
     /// A replica begins a new checkpoint.
     pub const CHECKPOINT: SnapshotFlags = SnapshotFlags(0x04);
+    /// Every version the vbucket has. Only where it was asked for ([`StreamOptions::history`]).
+    pub const HISTORY: SnapshotFlags = SnapshotFlags(0x10);
     /// It may hold several versions of a key.
     pub const MAY_CONTAIN_DUPLICATES: SnapshotFlags = SnapshotFlags(0x20);
 
@@ -455,7 +473,8 @@ impl SnapshotFlags {
 /// A snapshot that begins. Its end is delivered, by an item or by a `SeqnoAdvanced`, unless the stream ends before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotMarker {
-    /// Its first seqno, above the end of the one before; of a stream's first, at or below what was asked for.
+    /// Its first seqno, above the end of the one before; of a stream's first, at or below what was asked for. The marker of
+    /// a history says the range of the one before again, if that told what there was when the history began: both are one.
     pub start: Seqno,
     /// Its last seqno. A consumer that has it has what the vbucket was at that seqno.
     pub end: Seqno,

@@ -1,7 +1,8 @@
 //! Copies of vbuckets: what a snapshot can read, written into another store in bounded steps; and reading a copy back.
 //!
 //! Invariant: a copy that was read back as it was written holds what was read of its source. It begins a branch of history of
-//! its own, so that nobody takes what its source did afterwards for its past. Called by backups and by what brings them back.
+//! its own, so that nobody takes what its source did afterwards for its past. Called by all that writes a bucket down: backups,
+//! what brings them back, pasts.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -12,19 +13,32 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::collections::DroppedCollection;
-use crate::document::{Item, Predecessor};
+use crate::document::{Item, Namespace, Predecessor};
 use crate::error::StorageError;
 use crate::failover_table::FailoverTable;
 use crate::kv_store::{Batch, CommitDurability, ItemView, KvStore, Scan, Snapshot};
 use crate::outcome::{AbortReason, Job, Outcome};
 use crate::seqno::{Seqno, SeqnoRange, SnapshotRange};
 use crate::vbucket::{
-    Incarnation, RollbackEpoch, SnapshotKind, VbucketId, VbucketIdentity, VbucketStateRecord,
-    VbucketUuid, Watermarks,
+    Incarnation, RollbackEpoch, SnapshotKind, Topology, VbucketId, VbucketIdentity, VbucketState,
+    VbucketStateRecord, VbucketUuid, Watermarks,
 };
 
 /// Bytes read, and written, in one step.
 const STEP_BYTES: usize = 1 << 20;
+
+/// What of a vbucket is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyOf {
+    /// All of it, as what it is.
+    Everything,
+    /// What a client could read, what was deleted, and which collections there are, as an active vbucket without replicas.
+    /// Prepares stay behind: nobody waits for them any more.
+    Documents {
+        /// The manifest it had come to.
+        manifest_uid: u64,
+    },
+}
 
 /// What a copy of one vbucket holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +47,10 @@ pub struct Copied {
     pub items: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
+    /// Documents among them.
+    pub documents: u64,
+    /// Bytes of the documents' keys and values.
+    pub document_bytes: u64,
     /// The highest seqno.
     pub high_seqno: Seqno,
     /// Of everything in them: two copies that are the same have the same.
@@ -65,6 +83,7 @@ pub enum CopyError {
 pub struct CopyJob {
     to: Arc<dyn KvStore>,
     vbucket: VbucketId,
+    of: CopyOf,
     source: VbucketStateRecord,
     uuid: VbucketUuid,
     ended: Vec<DroppedCollection>,
@@ -96,10 +115,16 @@ struct Read {
 impl CopyJob {
     /// A job that copies what `snapshot` reads. The copy's own branch of history begins as `uuid`, with its last item.
     #[must_use]
-    pub fn new(snapshot: &dyn Snapshot, to: Arc<dyn KvStore>, uuid: VbucketUuid) -> CopyJob {
+    pub fn new(
+        snapshot: &dyn Snapshot,
+        of: CopyOf,
+        to: Arc<dyn KvStore>,
+        uuid: VbucketUuid,
+    ) -> CopyJob {
         CopyJob {
             to,
             vbucket: snapshot.vbucket(),
+            of,
             source: snapshot.state(),
             uuid,
             ended: snapshot.dropped_collections(),
@@ -112,11 +137,15 @@ impl CopyJob {
     fn begin(&mut self, scan: Box<dyn Scan>) -> Result<Phase, CopyError> {
         let identity = VbucketIdentity {
             failover_table: FailoverTable::new(self.uuid),
-            ..self.source.identity.as_ref().clone()
+            ..self.as_copied()
         };
         let empty = VbucketStateRecord {
             identity: Arc::new(identity),
-            watermarks: Watermarks::default(),
+            // Before that moment nothing is known of the copy.
+            watermarks: Watermarks {
+                commit_time_ms: self.source.watermarks.commit_time_ms,
+                ..Watermarks::default()
+            },
         };
         let target = |cause| self.target(cause);
         let incarnation = self
@@ -130,7 +159,7 @@ impl CopyJob {
     fn write(&mut self, scan: &mut dyn Scan, life: Life) -> Outcome<(), CopyError> {
         let mut items = Vec::new();
         let mut bad_key = None;
-        let (ended, read) = (&self.ended, &mut self.read);
+        let (of, ended, read) = (self.of, &self.ended, &mut self.read);
         let outcome = scan.step(STEP_BYTES, &mut |view| {
             let item = match view.to_item(Bytes::copy_from_slice(view.value)) {
                 Ok(item) => item,
@@ -139,6 +168,10 @@ impl CopyJob {
                     return ControlFlow::Break(());
                 }
             };
+            let is_prepare = item.namespace() == Namespace::Prepared;
+            if is_prepare && of != CopyOf::Everything {
+                return ControlFlow::Continue(());
+            }
             let collection = item.document.key.collection();
             if ended.iter().any(|life| life.holds(collection, item.seqno)) {
                 return ControlFlow::Continue(());
@@ -185,6 +218,13 @@ impl CopyJob {
     fn watermarks(&self) -> Watermarks {
         let high_seqno = self.read.copied.high_seqno;
         let source = self.source.watermarks;
+        let purge_seqno = source.purge_seqno.min(high_seqno);
+        if self.of != CopyOf::Everything {
+            return Watermarks {
+                purge_seqno,
+                ..Watermarks::at(high_seqno, source.commit_time_ms)
+            };
+        }
         let is_cut = source.snapshot.end > source.high_seqno;
         let snapshot = if is_cut {
             // A replica in the middle of what its source sends: no more whole here than there.
@@ -201,7 +241,7 @@ impl CopyJob {
             prepared_seqno: source.prepared_seqno.min(high_seqno),
             completed_seqno: source.completed_seqno.min(high_seqno),
             high_prepared_seqno: source.high_prepared_seqno.min(high_seqno),
-            purge_seqno: source.purge_seqno.min(high_seqno),
+            purge_seqno,
             snapshot,
             ..source
         }
@@ -211,13 +251,27 @@ impl CopyJob {
     /// nobody who knows a branch before may go on.
     fn identity(&self) -> VbucketIdentity {
         let high_seqno = self.read.copied.high_seqno;
-        let mut identity = self.source.identity.as_ref().clone();
+        let mut identity = self.as_copied();
         if self.source.watermarks.purge_seqno > high_seqno {
             identity.failover_table = FailoverTable::new(self.uuid);
         } else {
             identity.failover_table.create_entry(self.uuid, high_seqno);
         }
         identity
+    }
+
+    /// What its source is, or what it is to be.
+    fn as_copied(&self) -> VbucketIdentity {
+        let identity = self.source.identity.as_ref().clone();
+        match self.of {
+            CopyOf::Everything => identity,
+            CopyOf::Documents { manifest_uid } => VbucketIdentity {
+                state: VbucketState::Active,
+                topology: Topology::default(),
+                manifest_uid,
+                ..identity
+            },
+        }
     }
 
     fn finish(&self, life: Life) -> Result<Copied, CopyError> {
@@ -308,9 +362,13 @@ impl Read {
         let numbers = (seqno.0, datatype.0, flags, expiry.0, cas.0, rev_seqno.0);
         (operation, key, value, numbers).hash(&mut self.digest);
         let bytes = key.len().saturating_add(value.len()) as u64;
+        let is_document = view.namespace() == Namespace::Committed && !operation.is_tombstone();
+        let (documents, of_it) = if is_document { (1, bytes) } else { (0, 0) };
         self.copied = Copied {
             items: self.copied.items.saturating_add(1),
             bytes: self.copied.bytes.saturating_add(bytes),
+            documents: self.copied.documents.saturating_add(documents),
+            document_bytes: self.copied.document_bytes.saturating_add(of_it),
             high_seqno: seqno,
             digest: 0,
         };

@@ -34,7 +34,7 @@ pub use compaction::{
     Compacted, CompactionFailure, CompactionProgress, CompactionRequest, CompactionStage,
     ErasedPrepare, ExpiredDocument,
 };
-pub use copying::{Copied, CopyError, CopyJob, ReadBackJob};
+pub use copying::{Copied, CopyError, CopyJob, CopyOf, ReadBackJob};
 pub use counts::{CollectionCounts, VbucketCounts};
 pub use disk::FileSystemDisk;
 pub use document::{
@@ -51,7 +51,7 @@ pub use kv_store::{
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub use log_store::fuzzing;
-pub use log_store::{CompactionJob, CreateOptions, LogStore, OpenOptions};
+pub use log_store::{CompactionJob, CreateOptions, LogStore, OpenOptions, Salvaged};
 pub use memory::{MemoryAccount, MemoryPool, MemoryToken};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use piggin_storage::disk::{DiskErrorKind, Fault, SimulatedDisk};
 use piggin_storage::{
-    Copied, CopyError, CopyJob, FailoverEntry, Item, Job, KvStore, MemoryStore, Outcome,
-    ReadBackJob, Seqno, SeqnoRange, SnapshotKind, SnapshotRange, SystemEvent, VbucketUuid,
-    Watermarks,
+    Copied, CopyError, CopyJob, CopyOf, FailoverEntry, Item, Job, KvStore, MemoryStore, Namespace,
+    Outcome, ReadBackJob, Seqno, SeqnoRange, SnapshotKind, SnapshotRange, SystemEvent, Topology,
+    VbucketState, VbucketUuid, Watermarks,
 };
 
 use crate::support::log_store::{create_on, image, open_on, small_options};
@@ -22,7 +22,13 @@ mod support;
 const UUID: VbucketUuid = VbucketUuid(0xc0b1);
 
 fn copied(writer: &Writer, to: &Arc<dyn KvStore>) -> Outcome<Copied, CopyError> {
-    CopyJob::new(&*writer.snapshot(), Arc::clone(to), UUID).run()
+    CopyJob::new(
+        &*writer.snapshot(),
+        CopyOf::Everything,
+        Arc::clone(to),
+        UUID,
+    )
+    .run()
 }
 
 fn items(store: &dyn KvStore) -> Vec<Item> {
@@ -160,7 +166,7 @@ fn whoever_may_lack_a_purged_tombstone_cannot_go_on() {
     source.create_vbucket(vbucket(0), &state).unwrap();
     let target: Arc<dyn KvStore> = Arc::new(MemoryStore::new(4));
     let snapshot = source.snapshot(vbucket(0)).unwrap();
-    let ended = CopyJob::new(&*snapshot, Arc::clone(&target), UUID).run();
+    let ended = CopyJob::new(&*snapshot, CopyOf::Everything, Arc::clone(&target), UUID).run();
     assert!(matches!(ended, Outcome::Complete(_)), "{ended:?}");
     let copy = target.state(vbucket(0)).unwrap();
     let branches = copy.identity.failover_table.entries();
@@ -283,5 +289,37 @@ fn a_snapshot_that_was_cut_stays_cut() {
         let stored = target.state(vbucket(0)).unwrap().watermarks;
         assert_eq!(stored.snapshot, cut);
         assert_eq!(stored.snapshot_kind, SnapshotKind::Disk);
+    }
+}
+
+#[test]
+fn documents_alone_are_an_active_vbucket_without_prepares() {
+    for factory in factories() {
+        let mut writer = Writer::create(&factory.create(4), 0);
+        fill(&mut writer);
+        let target = factory.create(4);
+        let of = CopyOf::Documents { manifest_uid: 5 };
+        let ended = CopyJob::new(&*writer.snapshot(), of, Arc::clone(&target), UUID).run();
+        let Outcome::Complete(copied) = ended else {
+            panic!("{ended:?}");
+        };
+        let is_prepare = |item: &Item| item.namespace() == Namespace::Prepared;
+        let (there, here) = (items(&*writer.store), items(&*target));
+        assert!(there.iter().any(is_prepare));
+        let kept: Vec<Item> = there.into_iter().filter(|item| !is_prepare(item)).collect();
+        assert_eq!(here, kept);
+        let documents = kept.iter().filter(|item| !item.operation.is_tombstone());
+        assert_eq!(copied.documents, documents.count() as u64);
+        let state = target.state(vbucket(0)).unwrap();
+        assert_eq!(state.identity.state, VbucketState::Active);
+        assert_eq!(state.identity.topology, Topology::default());
+        assert_eq!(state.identity.manifest_uid, 5);
+        // Nothing of what goes on in its source goes on here.
+        let high = state.watermarks.high_seqno;
+        assert_eq!(state.watermarks.prepared_seqno, Seqno::ZERO);
+        assert_eq!(state.identity.failover_table.entries()[0].seqno, high);
+        let snapshot = target.snapshot(vbucket(0)).unwrap();
+        let read = ReadBackJob::new(&*snapshot).run();
+        assert!(matches!(read, Outcome::Complete(read) if read == copied));
     }
 }

@@ -17,12 +17,13 @@ use actors::store_handle::StoreHandle;
 use actors::system::SystemRandom;
 use messages::OperationError;
 use storage::{
-    AbortReason, Advice, Copied, CopyError, CopyJob, Job, KvStore, LogStore, OpenOptions, Outcome,
-    ReadBackJob, Snapshot, StorageError, VbucketId, VbucketUuid,
+    Advice, Copied, CopyError, CopyOf, KvStore, LogStore, OpenOptions, Snapshot, StorageError,
+    VbucketId,
 };
 
 use crate::bucket::Bucket;
 use crate::bucket_config::Location;
+use crate::bucket_copy::BucketCopy;
 use crate::opening::{self, Opening};
 
 /// What a backup, or a directory written back, holds.
@@ -137,7 +138,8 @@ pub async fn restore(
         let options = OpenOptions::new(random.next_u64());
         let store = LogStore::open(disk, options).map_err(BackupError::Source)?;
         // Not closed: that would mark a bucket that was killed as one that was shut down.
-        Copy::write(&store, &into, &random, is_unwanted)?.finish(is_unwanted)
+        let copy = of_whole_store(&store, &into, &random, is_unwanted)?;
+        Ok(reported(&copy.finish(is_unwanted)?))
     })
     .await
 }
@@ -151,84 +153,36 @@ fn backup(
     let copy = {
         let lease = store.lease().map_err(BackupError::Source)?;
         let is_over = || is_unwanted() || lease.is_recalled();
-        Copy::write(lease.store(), into, &random, &is_over)?
+        of_whole_store(lease.store(), into, &random, &is_over)?
     };
     // The bucket's own files are not needed any more.
-    copy.finish(is_unwanted)
+    Ok(reported(&copy.finish(is_unwanted)?))
 }
 
 fn random() -> Result<SystemRandom, BackupError> {
     SystemRandom::new().map_err(|error| BackupError::Engine(error.to_string()))
 }
 
-/// A copy that is not there for anybody yet.
-struct Copy {
-    store: LogStore,
-    vbuckets: Vec<(VbucketId, Copied)>,
-}
-
-impl Copy {
-    /// Copies all of a store to a place. Asked between any two steps whether it is to go on.
-    fn write(
-        from: &LogStore,
-        into: &Location,
-        random: &dyn Random,
-        is_over: &dyn Fn() -> bool,
-    ) -> Result<Copy, BackupError> {
-        let disk = opening::disk(into, Opening::Create).map_err(BackupError::Target)?;
-        let snapshots = snapshots(from)?;
-        let options = opening::drawn(&OpenOptions::new(0), random);
-        let store = LogStore::create_hidden(disk, from.shape(), from.retention(), options);
-        let store = store.map_err(BackupError::Target)?;
-        let mut vbuckets = Vec::new();
-        for snapshot in snapshots {
-            let uuid = VbucketUuid(random.next_u64().max(1));
-            let job = CopyJob::new(&*snapshot, Arc::new(store.clone()), uuid);
-            let copied = run(job, is_over, || maintain(&store))??;
-            vbuckets.push((snapshot.vbucket(), copied));
-        }
-        Ok(Copy { store, vbuckets })
-    }
-
-    /// Brings it to its files, compares what is read there with what was copied, and makes it a bucket.
-    fn finish(self, is_over: &dyn Fn() -> bool) -> Result<BackupReport, BackupError> {
-        let store = self.store;
-        store.seal_as_beginning().map_err(BackupError::Target)?;
-        let mut report = BackupReport::default();
-        for (vbucket, copied) in self.vbuckets {
-            let snapshot = store.snapshot(vbucket).map_err(BackupError::Target)?;
-            let read = run(ReadBackJob::new(&*snapshot), is_over, || Ok(()))?;
-            if read.map_err(BackupError::Target)? != copied {
-                return Err(BackupError::Differs { vbucket });
-            }
-            report = BackupReport {
-                vbuckets: report.vbuckets.saturating_add(1),
-                items: report.items.saturating_add(copied.items),
-                bytes: report.bytes.saturating_add(copied.bytes),
-            };
-        }
-        check(&store)?;
-        store.reveal().map_err(BackupError::Target)?;
-        Ok(report)
-    }
-}
-
-/// Steps a job to its end, with something else between any two steps, as long as it is wanted.
-fn run<J: Job>(
-    mut job: J,
+fn of_whole_store(
+    from: &LogStore,
+    into: &Location,
+    random: &dyn Random,
     is_over: &dyn Fn() -> bool,
-    between: impl Fn() -> Result<(), BackupError>,
-) -> Result<Result<J::Output, J::Failure>, BackupError> {
-    loop {
-        if is_over() {
-            return Err(BackupError::CutOff);
-        }
-        match job.step() {
-            Outcome::Complete(done) => return Ok(Ok(done)),
-            Outcome::Yielded => between()?,
-            Outcome::Aborted(_) => return Err(BackupError::CutOff),
-            Outcome::Failed(error) => return Ok(Err(error)),
-        }
+) -> Result<BucketCopy, BackupError> {
+    let snapshots = snapshots(from)?;
+    let mut copy = BucketCopy::begin(into, from.shape(), from.retention(), random)?;
+    for snapshot in snapshots {
+        copy.add(&*snapshot, CopyOf::Everything, random, is_over)?;
+    }
+    Ok(copy)
+}
+
+fn reported(copied: &[Copied]) -> BackupReport {
+    let sum = |of: fn(&Copied) -> u64| copied.iter().map(of).fold(0, u64::saturating_add);
+    BackupReport {
+        vbuckets: u16::try_from(copied.len()).unwrap_or(u16::MAX),
+        items: sum(|one| one.items),
+        bytes: sum(|one| one.bytes),
     }
 }
 
@@ -240,29 +194,6 @@ fn snapshots(from: &LogStore) -> Result<Vec<Box<dyn Snapshot>>, BackupError> {
         snapshots.push(taken.map_err(|cause| BackupError::Down { vbucket, cause })?);
     }
     Ok(snapshots)
-}
-
-/// Whatever is due in the copy's store, so that its log does not grow with all of it.
-fn maintain(store: &LogStore) -> Result<(), BackupError> {
-    match store.maintain() {
-        Outcome::Complete(_) | Outcome::Yielded | Outcome::Aborted(AbortReason::Superseded) => {
-            Ok(())
-        }
-        Outcome::Aborted(_) => Err(BackupError::CutOff),
-        Outcome::Failed(error) => Err(BackupError::Target(error)),
-    }
-}
-
-fn check(store: &LogStore) -> Result<(), BackupError> {
-    let faults = store.verify().faults;
-    match faults.into_iter().next() {
-        None => Ok(()),
-        Some(fault) => Err(BackupError::Damaged {
-            file: fault.file,
-            offset: fault.offset,
-            what: fault.what,
-        }),
-    }
 }
 
 /// Does it on a thread that may wait for the disk, whatever runtime the caller is on.

@@ -91,6 +91,7 @@ mod wiring;
 mod running;
 pub mod metric_names;
 mod statistics;
+mod figures;
 mod streaming;
 mod scan;
 pub mod changes;
@@ -103,8 +104,10 @@ mod shutdown;
 mod engine;
 mod bucket;
 mod compaction;
+mod bucket_copy;
 mod past;
 mod backup;
+mod repair;
 mod bucket_actor;
 
 #[cfg(any(test, feature = "testing"))]
@@ -122,7 +125,9 @@ pub use changes::{
 };
 pub use compaction::CompactionReport;
 pub use durability::DurabilityFigures;
+pub use figures::{Figures, TellsFigures};
 pub use past::{Moment, Past, PastDocuments, PastError, Restored, Version};
+pub use repair::{KeepsSalvage, RepairError, RepairReport, SetAside, repair};
 pub use replication::{ReplicateError, Replication};
 pub use scan::{Scan, ScanBuilder};
 pub use shutdown::ShutdownReport;

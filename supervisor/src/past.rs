@@ -68,7 +68,6 @@ pub struct Past {
 /// One vbucket as it was.
 #[derive(Debug)]
 struct PastVbucket {
-    id: VbucketId,
     snapshot: Box<dyn Snapshot>,
     dropped: Vec<DroppedCollection>,
     /// By then a document had expired or had not.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use piggin::storage::disk::{Disk, OpenMode, SimulatedDisk};
-use piggin::storage::{Advice, FileSystemDisk, Retention, StorageError};
-use piggin::{Bucket, BucketConfig, BucketError, Location, Moment, Past, PastError, TokenError};
+use piggin::messages::stream::{StreamFilter, StreamRequestError};
+use piggin::storage::disk::{Disk, DiskErrorKind, Fault, OpenMode, SimulatedDisk, Verb};
+use piggin::storage::{Advice, FileSystemDisk, Retention, ScopeId, StorageError, VbucketId};
+use piggin::{
+    Bucket, BucketConfig, BucketError, ChangesError, ChangesOptions, Location, Moment, Past,
+    PastError, TokenError, Until,
+};
 
 use crate::support::{Result, TempDirectory, assert_filled, block_on, fill, made_small, small};
 
@@ -196,6 +200,83 @@ fn history_that_was_written_down_in_part_is_no_bucket() -> Result {
         cut += 1;
     }
     assert!(cut > 10, "{cut}");
+    drop(past);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// Changes with history, refused.
+fn refused_changes(bucket: &Bucket, filter: StreamFilter) -> StreamRequestError {
+    let options = ChangesOptions {
+        filter,
+        history: true,
+        until: Until::Now,
+        ..ChangesOptions::default()
+    };
+    match block_on(bucket.changes(options)) {
+        Err(ChangesError::Request(refused)) => refused,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn history_on_changes_where_there_is_none() -> Result {
+    let config = made_small(BucketConfig::on(Arc::new(SimulatedDisk::new())));
+    let bucket = block_on(Bucket::create(config))?;
+    let keys = fill(&bucket, 2);
+    let refused = refused_changes(&bucket, StreamFilter::All);
+    let vbucket = VbucketId::FIRST;
+    assert_eq!(refused, StreamRequestError::NoHistory { vbucket });
+    let without = ChangesOptions {
+        until: Until::Now,
+        ..ChangesOptions::default()
+    };
+    let changes = block_on(bucket.changes(without))?;
+    assert!(changes.token() == changes.token(), "others go on");
+    drop(changes);
+    assert_filled(&bucket, &keys);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// Which collections of the past were in a scope is not known everywhere.
+#[test]
+fn history_on_changes_of_a_scope() -> Result {
+    let bucket = block_on(Bucket::create(with_history(&SimulatedDisk::new())))?;
+    let refused = refused_changes(&bucket, StreamFilter::Scope(ScopeId::DEFAULT));
+    assert_eq!(refused, StreamRequestError::HistoryOfScope);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// What was written down is read back before it is a bucket.
+#[test]
+fn history_that_cannot_be_read_back_is_no_bucket() -> Result {
+    let bucket = block_on(Bucket::create(with_history(&SimulatedDisk::new())))?;
+    fill(&bucket, 5);
+    let past = block_on(past_of(&bucket))?;
+    let mut nth = 1;
+    loop {
+        let disk = SimulatedDisk::new();
+        let broken = DiskErrorKind::Other("broken".to_owned());
+        let fault = Fault::failed_call(broken).on(Verb::Read).nth(nth);
+        disk.inject(fault.lasting());
+        let restored = past.restore_into(&Location::Disk(Arc::new(disk.clone())));
+        disk.clear_faults();
+        let config = small(BucketConfig::on(Arc::new(disk.clone())));
+        let opened = block_on(Bucket::open(config));
+        match restored {
+            Ok(restored) => {
+                assert_eq!(restored.documents, 20);
+                block_on(opened?.shutdown())?;
+                break;
+            }
+            Err(PastError::Storage(_) | PastError::Copy(_)) => assert!(opened.is_err(), "{nth}"),
+            Err(other) => panic!("{other}"),
+        }
+        nth += 1;
+    }
+    assert!(nth > 8, "each vbucket is read: {nth}");
     drop(past);
     block_on(bucket.shutdown())?;
     Ok(())

@@ -6,9 +6,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use piggin::messages::compactor::CompactOptions;
+use piggin::messages::stream::{StreamEndReason, StreamEvent};
 use piggin::messages::vbucket::SetVbucketState;
 use piggin::storage::{Advice, CollectionId, DocumentKey, Retention, VbucketState};
-use piggin::{Bucket, BucketConfig, ChangesToken, Location, Past, PastError};
+use piggin::{
+    Bucket, BucketConfig, ChangesOptions, ChangesToken, Location, Past, PastError, Until,
+};
 use supervisor::testing::World;
 
 const WINDOW: Duration = Duration::from_secs(3600);
@@ -139,4 +142,53 @@ fn a_past_of_a_bucket_that_was_shut_down_is_outlived() {
         assert_eq!(restored, Err(PastError::Outlived));
     })
     .unwrap();
+}
+
+/// What came from another node's disk came as its newest versions; changes with history are what there is, and its own.
+#[test]
+fn changes_with_history_of_one_that_took_over_are_what_it_has() {
+    World::run(10, async |here| {
+        let there = here.beside("target");
+        let (source, target) = (made(&here).await, made(&there).await);
+        wrote(&source, "k", "early").await;
+        wrote(&source, "other", "one").await;
+        wrote(&source, "k", "late").await;
+        let source = without_memory(&here, source).await;
+        let replication = source.replicate(source.vbuckets(), &target).unwrap();
+        replication.caught_up().await.unwrap();
+        // Of a replica, in memory and on disk; then of the active one.
+        assert_eq!(told(&target).await, ["one", "late"]);
+        target.flush().await.unwrap();
+        drop(replication);
+        source.shutdown().await.unwrap();
+        let target = without_memory(&there, target).await;
+        assert_eq!(told(&target).await, ["one", "late"]);
+        take_over(&target).await;
+        wrote(&target, "k", "mine").await;
+        wrote(&target, "k", "again").await;
+        assert_eq!(told(&target).await, ["one", "late", "mine", "again"]);
+        let target = without_memory(&there, target).await;
+        assert_eq!(told(&target).await, ["one", "late", "mine", "again"]);
+        target.shutdown().await.unwrap();
+    })
+    .unwrap();
+}
+
+/// The values of all versions that changes with history tell, up to now.
+async fn told(bucket: &Bucket) -> Vec<String> {
+    let options = ChangesOptions {
+        until: Until::Now,
+        history: true,
+        ..ChangesOptions::default()
+    };
+    let mut changes = bucket.changes(options).await.unwrap();
+    let mut values = Vec::new();
+    while let Some(change) = changes.next().await {
+        if let StreamEvent::Mutation(item) = &change.event {
+            values.push(String::from_utf8(item.document.value.to_vec()).unwrap());
+        } else if let StreamEvent::StreamEnd(reason) = change.event {
+            assert_eq!(reason, StreamEndReason::Ok);
+        }
+    }
+    values
 }

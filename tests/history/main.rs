@@ -7,12 +7,17 @@ mod support;
 /// The seed tests of compaction, of a bucket that keeps a history.
 #[path = "../compaction/seeds/mod.rs"]
 mod seeds;
+#[path = "../streams/rollback.rs"]
+mod rollback;
 
 mod bad_input;
 mod beside_others;
 mod every_version;
 mod instants;
 mod restore;
+mod straddling;
+mod streamed;
+mod telling;
 
 use piggin::storage::Retention;
 

@@ -6,32 +6,33 @@
 //! | | the store is being opened anew; it does not hold enough, or has gaps | later |
 //! | | no lease, no snapshot, no counts of it | **failed** |
 //! | | tombstones that would be needed may be gone | purged |
+//! | | the beginning of the history is not known, or cannot be read | **failed** |
 //! | scan | nobody needs it; the store is called back | aborted |
 //! | | memory is used up and what was read is not taken | later |
 //! | | the scan yields | again |
-//! | | the scan is complete, with proof | complete |
+//! | | the scan is complete, with proof | the next part, complete behind the last |
 //! | | the scan is complete, without proof; it failed | **failed** |
 //!
 //! Invariant: every outcome of a scan is named here, and none but a proven completion comes to one (MB-47790).
 
-use std::ops::ControlFlow;
-use std::sync::Arc;
+mod parts;
+mod reading;
 
-use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::pipe::{Chunk, Pipe};
 use crate::environment::Environment;
 use crate::hooks::FaultPoint;
 use crate::planted::{Bug, is_planted};
 use crate::store_handle::{StoreHandle, StoreLease};
-use crate::stream::{BackfillEnd, BackfillRange, Filter, Purged, as_written};
+use crate::stream::{BackfillEnd, BackfillRange, Filter, Purged};
 use crate::vbucket::{VbucketCore, WholeFlushes};
 use messages::FailureCause;
 use messages::failure::ScanPurpose;
-use storage::{
-    DroppedCollection, Item, ItemView, KvStore, Namespace, Operation, Outcome, Scan, ScanEnd,
-    Seqno, SeqnoRange, Snapshot, StorageError,
-};
+use parts::{Part, parts_of};
+use reading::Reading;
+use storage::{KvStore, Outcome, ScanEnd, Seqno, Snapshot, StorageError};
 
 /// What a stream asks for.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub struct BackfillRequest {
     pub purged: Option<Purged>,
     /// What is handed over; it follows the collections that are read to have begun and ended.
     pub filter: Filter,
+    /// Every version there is, not only the newest of each key.
+    pub has_history: bool,
     /// Where to.
     pub pipe: Arc<Pipe>,
 }
@@ -72,15 +75,13 @@ enum Phase {
 #[derive(Debug)]
 struct Scanning {
     // Dropped before the lease.
-    scan: Box<dyn Scan>,
+    part: Part,
+    /// Those that are read behind it.
+    rest: VecDeque<Part>,
     lease: StoreLease,
     high: Seqno,
     /// Prepares up to here are over in this snapshot.
     completed: Seqno,
-    /// What is left of collections that were dropped: nobody's any more.
-    dropped: Vec<DroppedCollection>,
-    /// Items the scan gave us.
-    items: u64,
 }
 
 /// What a step came to.
@@ -162,7 +163,11 @@ impl Backfill {
 
     fn create(&mut self, store: &StoreHandle) -> Stepped {
         let BackfillRequest {
-            core, range, pipe, ..
+            core,
+            range,
+            has_history,
+            pipe,
+            ..
         } = &self.request;
         let opened = store.lease().and_then(|lease| {
             let snapshot = lease.store().snapshot(core.id())?;
@@ -190,19 +195,22 @@ impl Backfill {
             Ok(true) => return ended(BackfillEnd::Purged),
             Err(cause) => return failed(Chunk::default(), cause.into()),
         }
-        let scan = snapshot.scan_by_seqno(SeqnoRange {
-            first: range.first,
-            last: high,
+        let parts = parts_of(&*snapshot, range.first, *has_history).and_then(|mut parts| {
+            let part = parts.pop_front().ok_or(StorageError::Gone)?;
+            Ok((part, parts))
         });
+        let (part, rest) = match parts {
+            Ok(parts) => parts,
+            Err(cause) => return failed(Chunk::default(), cause.into()),
+        };
         pipe.wait_for(None);
         pipe.open(&watermarks);
         self.phase = Phase::Scan(Scanning {
-            scan,
+            part,
+            rest,
             lease,
             high,
             completed: watermarks.completed_seqno,
-            dropped: snapshot.dropped_collections(),
-            items: 0,
         });
         Stepped::Again(Chunk::default())
     }
@@ -256,23 +264,23 @@ impl Scanning {
         step_bytes: usize,
     ) -> Stepped {
         let purpose = ScanPurpose::Backfill;
-        let mut reading = Reading {
-            request,
-            completed: self.completed,
-            dropped: &self.dropped,
-            chunk: Chunk::default(),
-            items: 0,
-            bad: None,
-        };
+        let Part {
+            scan,
+            dropped,
+            is_history,
+            ..
+        } = &mut self.part;
+        let mut reading = Reading::new(request, self.completed, dropped);
+        reading.chunk.read.is_history = *is_history;
         // A test's fault strikes where the store's own would.
         let outcome = match environment.hooks.fault(FaultPoint::Scan { purpose }) {
-            Ok(()) => self.scan.step(step_bytes, &mut |view| reading.visit(view)),
+            Ok(()) => scan.step(step_bytes, &mut |view| reading.visit(view)),
             Err(cause) => return self.failed(Chunk::default(), cause),
         };
         let Reading {
             chunk, items, bad, ..
         } = reading;
-        self.items = self.items.saturating_add(items);
+        self.part.note(items);
         if let Some(cause) = bad {
             return self.failed(chunk, cause);
         }
@@ -299,22 +307,20 @@ impl Scanning {
         failed(chunk, cause)
     }
 
-    /// A scan that says it is complete must have been read to the snapshot's end, every item of it.
-    fn proven(&self, chunk: Chunk, end: ScanEnd) -> Stepped {
-        if end.high_seqno == self.high && end.items == self.items && chunk.read.up_to <= self.high {
-            return Stepped::Ended {
-                chunk,
-                end: BackfillEnd::Complete(self.high),
-                cause: None,
-            };
+    /// A scan that says it is complete must have been read to its end, every item of it.
+    fn proven(&mut self, chunk: Chunk, end: ScanEnd) -> Stepped {
+        if !self.part.is_proven(end, chunk.read.up_to) {
+            return failed(chunk, FailureCause::Storage(StorageError::Gone));
         }
-        tracing::error!(
-            ?end,
-            high = self.high.0,
-            items = self.items,
-            "a scan is complete without proof"
-        );
-        failed(chunk, FailureCause::Storage(StorageError::Gone))
+        if let Some(next) = self.rest.pop_front() {
+            self.part = next;
+            return Stepped::Again(chunk);
+        }
+        Stepped::Ended {
+            chunk,
+            end: BackfillEnd::Complete(self.high),
+            cause: None,
+        }
     }
 }
 
@@ -331,78 +337,6 @@ fn failed(chunk: Chunk, cause: FailureCause) -> Stepped {
         chunk,
         end: BackfillEnd::Failed,
         cause: Some(cause),
-    }
-}
-
-/// What is read in one step.
-struct Reading<'r> {
-    request: &'r mut BackfillRequest,
-    completed: Seqno,
-    dropped: &'r [DroppedCollection],
-    chunk: Chunk,
-    items: u64,
-    bad: Option<FailureCause>,
-}
-
-impl Reading<'_> {
-    fn visit(&mut self, view: ItemView<'_>) -> ControlFlow<()> {
-        self.items = self.items.saturating_add(1);
-        self.chunk.read.up_to = view.seqno;
-        let mut item = match view.to_item(Bytes::new()) {
-            Ok(item) => item,
-            Err(cause) => {
-                self.bad = Some(StorageError::Key(cause).into());
-                return ControlFlow::Break(());
-            }
-        };
-        // What tells the end of a prepare may be purged, or lie in another snapshot: one that is over is told to nobody
-        // (MB-35695, MB-44079, MB-49767). Its abort is: who has the prepare waits for that.
-        let is_over =
-            matches!(item.operation, Operation::Prepare { .. }) && view.seqno <= self.completed;
-        // The value of a document that is for others is not copied; an event's says whose it is.
-        let is_event = view.namespace() == Namespace::SystemEvent;
-        if !is_event && self.was_dropped(&item) {
-            self.skip(false);
-            return ControlFlow::Continue(());
-        }
-        let filter = &self.request.filter;
-        let is_hidden = view.namespace() == Namespace::Prepared
-            && (is_over || !filter.is_synchronous())
-            && filter.has(item.document.key.collection());
-        if is_hidden {
-            self.skip(true);
-            return ControlFlow::Continue(());
-        }
-        // On disk a commit is the document it left.
-        item.operation = as_written(item.operation);
-        if is_event || self.request.filter.passes(&item) {
-            item.document.value = Bytes::copy_from_slice(view.value);
-        }
-        if !self.request.filter.passes(&item) {
-            self.skip(false);
-            return ControlFlow::Continue(());
-        }
-        self.request.filter.follow_item(&item);
-        self.chunk.bytes = self.chunk.bytes.saturating_add(item.user_bytes());
-        let item = self.request.core.charged_for_stream(item);
-        if let Some(event) = self.request.filter.event_of(item) {
-            let read = &mut self.chunk.read;
-            read.last = view.seqno;
-            read.events.push(event.into());
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn was_dropped(&self, item: &Item) -> bool {
-        let (collection, seqno) = (item.document.key.collection(), item.seqno);
-        let mut dropped = self.dropped.iter();
-        dropped.any(|one| one.collection == collection && one.start <= seqno && seqno < one.end)
-    }
-
-    fn skip(&mut self, is_invisible: bool) {
-        let skipped = &mut self.chunk.read.skipped;
-        skipped.items = skipped.items.saturating_add(1);
-        skipped.has_invisible |= is_invisible;
     }
 }
 

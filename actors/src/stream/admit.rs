@@ -41,6 +41,8 @@ pub struct VbucketView {
     pub collections: Vec<OpenCollection>,
     /// The scopes it has, also those without a collection.
     pub scopes: BTreeSet<ScopeId>,
+    /// Whether every version is kept.
+    pub keeps_history: bool,
 }
 
 /// A stream that may begin.
@@ -70,6 +72,8 @@ pub struct Admitted {
     pub node: Option<NodeName>,
     /// The disk is read at least up to here, whatever lies in memory.
     pub disk_up_to: Option<Seqno>,
+    /// Every version is told.
+    pub has_history: bool,
 }
 
 /// Checks a request. `is_open`: whether there is such a stream that is not dead. What can be said of its words alone was
@@ -81,6 +85,11 @@ pub fn admit(
 ) -> Result<Admitted, StreamRequestError> {
     let flags = request.flags;
     check_state(flags, view)?;
+    let has_history = request.options.history;
+    if has_history && !view.keeps_history {
+        let vbucket = view.vbucket;
+        return Err(StreamRequestError::NoHistory { vbucket });
+    }
     let (mut start, mut snapshot) = (request.start, request.snapshot);
     let mut vbucket_uuid = request.vbucket_uuid;
     if flags.has(StreamFlags::FROM_LATEST) {
@@ -159,6 +168,7 @@ pub fn admit(
         purged: (!ignores).then_some(purged),
         node: sync.map(|one| NodeName::new(&one.node)),
         disk_up_to: is_in_disk.then_some(snapshot.end),
+        has_history,
     })
 }
 
@@ -181,6 +191,11 @@ pub fn check_words(request: &StreamRequest) -> Result<(), StreamRequestError> {
         if !is_whole || request.flags.has(StreamFlags::FROM_LATEST) {
             return Err(StreamRequestError::PartialReplica);
         }
+    }
+    let is_of_scope = matches!(request.filter, StreamFilter::Scope(_));
+    let is_of_replica = request.options.sync_replication.is_some();
+    if request.options.history && (is_of_scope || is_of_replica) {
+        return Err(StreamRequestError::HistoryOfScope);
     }
     Ok(())
 }
@@ -260,6 +275,7 @@ mod tests {
                 },
             ],
             scopes: [ScopeId::DEFAULT, ScopeId(9), ScopeId(10)].into(),
+            keeps_history: false,
         }
     }
 

@@ -323,6 +323,7 @@ impl Live {
             nothing_below: admitted.nothing_below,
             purged: admitted.purged,
             filter: self.state.filter().clone(),
+            has_history: admitted.has_history,
             pipe: Arc::new(Pipe::new(move || edge.mark(vbucket))),
         }
     }

@@ -1,7 +1,7 @@
 //! The snapshot a stream is in: its marker, kept back until there is something to say, and its end, told exactly once.
 //!
 //! Pure. Invariant: every marker that was sent is followed by an event at its end, and no other lies between; markers
-//! start above the end of the one before.
+//! start above the end of the one before. One exception: a history is told in two parts, under two markers of one range.
 
 use messages::stream::{SnapshotFlags, SnapshotMarker};
 use storage::{Seqno, SnapshotKind, Watermarks};
@@ -33,6 +33,21 @@ impl Told {
             is_in_part: false,
             has_invisible: false,
             skipped: 0,
+        }
+    }
+
+    /// From here on every version is told, which the marker must say. Where it was sent for what there was before, it is
+    /// sent once more (field: a history follows its own prologue), with the next event.
+    pub(super) fn turn_to_history(&mut self) {
+        let flags = self.marker.flags;
+        if flags.has(SnapshotFlags::HISTORY) {
+            return;
+        }
+        self.is_sent = false;
+        self.marker.flags = flags.with(SnapshotFlags::HISTORY);
+        if flags.has(SnapshotFlags::DISK) {
+            let repeats = SnapshotFlags::MAY_CONTAIN_DUPLICATES;
+            self.marker.flags = self.marker.flags.with(repeats);
         }
     }
 }

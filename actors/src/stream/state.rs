@@ -199,8 +199,12 @@ impl StreamState {
             last,
             up_to,
             skipped,
+            is_history,
         } = read;
         if !events.is_empty() {
+            if is_history {
+                self.turn_to_history();
+            }
             if !self.send_marker() {
                 return;
             }
@@ -398,6 +402,13 @@ impl StreamState {
         self.told = Some(Told::new(marker));
     }
 
+    /// What comes now is every version there is, if that was asked for.
+    fn turn_to_history(&mut self) {
+        if let Some(told) = self.told.as_mut().filter(|_| self.admitted.has_history) {
+            told.turn_to_history();
+        }
+    }
+
     fn note_sent(&mut self, seqno: Seqno) {
         if let Some(told) = &mut self.told {
             told.sent_up_to = seqno;
@@ -424,6 +435,7 @@ impl StreamState {
         let seqno = item.seqno;
         match self.filter.sees(item) {
             Sight::Event(event) => {
+                self.turn_to_history();
                 if !self.send_marker() {
                     return;
                 }
@@ -467,7 +479,10 @@ impl StreamState {
             told.marker.start = told.marker.start.min(self.admitted.snapshot.start);
         }
         let marker = told.marker;
-        let goes_back = self.last_end.is_some_and(|end| marker.start <= end);
+        // A history is told under the range of what there was when it began.
+        let is_history = marker.flags.has(SnapshotFlags::HISTORY);
+        let is_above = |end| end < marker.start || (is_history && end == marker.end);
+        let goes_back = self.last_end.is_some_and(|end| !is_above(end));
         if goes_back || marker.end < marker.start {
             tracing::error!(vbucket = %self.admitted.vbucket, ?marker, last = ?self.last_end, "a snapshot marker goes back");
             self.end(StreamEndReason::Disconnected);
@@ -487,6 +502,9 @@ impl StreamState {
         let is_awaited =
             told.is_sent || resumes || told.has_invisible || told.skipped >= ANTILAG_ITEMS;
         if is_awaited && told.sent_up_to < told.marker.end {
+            if !told.is_sent {
+                self.turn_to_history();
+            }
             self.advance(told.marker.end);
         }
         self.told = None;

@@ -3,6 +3,7 @@
 mod dropped;
 mod field;
 mod in_part;
+mod history;
 mod prepares;
 
 use std::sync::Arc;
@@ -63,6 +64,7 @@ fn admitted(start: u64, end: u64) -> Admitted {
         purged: None,
         node: None,
         disk_up_to: None,
+        has_history: false,
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Read {
     pub up_to: Seqno,
     /// What did not pass.
     pub skipped: Skipped,
+    /// Whether every version of this part is told, not only the newest as of its end.
+    pub is_history: bool,
 }
 
 /// An event, with what it counts in flow control.

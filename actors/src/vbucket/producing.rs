@@ -112,6 +112,7 @@ impl VbucketCore {
             failover_table: locked.identity.failover_table.clone(),
             collections: self.open_collections(&manifest),
             scopes: manifest.scopes.keys().copied().collect(),
+            keeps_history: locked.log.keeps_history(),
         };
         let past = Past {
             changes: locked.producing.changes,

@@ -38,6 +38,9 @@ pub(super) struct EventLine {
     end: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'static str>,
+    /// Of a snapshot that has every version; else it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cas: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,6 +78,7 @@ impl EventLine {
                     start: Some(marker.start.0),
                     end: Some(marker.end.0),
                     source: Some(if is_disk { "disk" } else { "memory" }),
+                    history: marker.flags.has(SnapshotFlags::HISTORY).then_some(true),
                     ..line
                 }
             }

@@ -48,4 +48,9 @@ impl<W: Write> Lines<W> {
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
+
+    /// What they were written to, once it has all of them.
+    pub(crate) fn into_inner(self) -> io::Result<W> {
+        self.to.into_inner().map_err(io::IntoInnerError::into_error)
+    }
 }

@@ -32,6 +32,7 @@ mod recovery;
 mod rollback;
 mod past;
 mod verify;
+mod repair;
 mod identity;
 mod names;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -45,5 +46,6 @@ pub use compaction::CompactionJob;
 pub use maintenance::MaintenanceKind;
 pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub(crate) use record::OVERHEAD_MAX;
+pub use repair::Salvaged;
 pub use store::{LogStore, Maintained, StoreStatistics};
 pub use verify::{Fault, VerifyReport};

@@ -97,9 +97,7 @@ impl LogStore {
         retention: Option<Retention>,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
-        let (lock, identity) = LogStore::begin(&disk, shape, retention, options)?;
-        identity.create(&*disk)?;
-        LogStore::open_locked(disk, lock, identity, options)
+        LogStore::make(disk, shape, retention, options, Identity::create)
     }
 
     /// As [`LogStore::create_with_history`], of a store that is not there for anybody else until it is revealed: cut off
@@ -110,9 +108,7 @@ impl LogStore {
         retention: Option<Retention>,
         options: OpenOptions,
     ) -> Result<LogStore, StorageError> {
-        let (lock, identity) = LogStore::begin(&disk, shape, retention, options)?;
-        identity.write(&*disk)?;
-        LogStore::open_locked(disk, lock, identity, options)
+        LogStore::make(disk, shape, retention, options, Identity::write)
     }
 
     /// Closes a store that was made hidden, and makes it one to be opened.
@@ -122,24 +118,26 @@ impl LogStore {
         Identity::reveal(&*disk)
     }
 
-    /// Takes an empty directory; nothing is written yet.
-    fn begin(
-        disk: &Arc<dyn Disk>,
+    /// Takes an empty directory, has its identity written, and opens it.
+    fn make(
+        disk: Arc<dyn Disk>,
         shape: CreateOptions,
         retention: Option<Retention>,
         options: OpenOptions,
-    ) -> Result<(Box<dyn DiskLock>, Identity), StorageError> {
+        write: impl FnOnce(&Identity, &dyn Disk) -> Result<(), StorageError>,
+    ) -> Result<LogStore, StorageError> {
         shape.check()?;
         retention.map_or(Ok(()), |retention| retention.check(shape.vbuckets))?;
         // Before the lock, which would leave its file in a directory of others.
-        Identity::refuse_unless_empty(&**disk)?;
+        Identity::refuse_unless_empty(&*disk)?;
         let lock = disk.lock(LOCK)?;
         let identity = Identity {
             store_id: mix(options.entropy),
             shape,
             retention,
         };
-        Ok((lock, identity))
+        write(&identity, &*disk)?;
+        LogStore::open_locked(disk, lock, identity, options)
     }
 
     /// Opens the store in this directory, whatever state it was left in.
@@ -199,6 +197,11 @@ impl LogStore {
     #[must_use]
     pub fn shard_of(&self, vbucket: VbucketId) -> u16 {
         vbucket.get() % self.inner.shape.log_shards.max(1)
+    }
+
+    /// The log shard a vbucket lives in.
+    pub(crate) fn shard_with(&self, vbucket: VbucketId) -> Result<&Arc<Shard>, StorageError> {
+        self.shard(vbucket)
     }
 
     fn shard(&self, vbucket: VbucketId) -> Result<&Arc<Shard>, StorageError> {

@@ -14,6 +14,7 @@ use crate::log_store::rollback::sealed_counts;
 use crate::log_store::shard::{Shard, Slot};
 use crate::log_store::store::LogStore;
 use crate::log_store::version::Version;
+use crate::vbucket::VbucketId;
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,14 @@ pub struct Fault {
     pub offset: u64,
     /// What is wrong there.
     pub what: String,
+    /// The vbuckets that lack something by it: all that are out of service for it, or the one whose data it is.
+    pub vbuckets: Vec<VbucketId>,
+}
+
+impl Fault {
+    fn is_at(&self, other: &Fault) -> bool {
+        (&self.file, self.offset, &self.what) == (&other.file, other.offset, &other.what)
+    }
 }
 
 /// What verification found.
@@ -43,17 +52,23 @@ impl VerifyReport {
             file: file.into(),
             offset,
             what: what.into(),
+            vbuckets: Vec::new(),
         });
     }
 
-    /// Takes the cause of a vbucket that is down, unless it was told for another.
-    fn cause(&mut self, cause: &StorageError) {
+    /// Takes the cause of a vbucket that is down; one that was told already is that of one more.
+    fn cause(&mut self, vbucket: VbucketId, cause: &StorageError) {
         self.error("", cause);
         let Some(fault) = self.faults.pop() else {
             return;
         };
-        if !self.faults.contains(&fault) {
+        let known = self.faults.iter().position(|known| known.is_at(&fault));
+        let place = known.unwrap_or_else(|| {
             self.faults.push(fault);
+            self.faults.len().saturating_sub(1)
+        });
+        if let Some(fault) = self.faults.get_mut(place) {
+            fault.vbuckets.push(vbucket);
         }
     }
 
@@ -86,7 +101,7 @@ impl LogStore {
             for vbucket in shard.vbuckets() {
                 match shard.read_slot(vbucket) {
                     Slot::Absent => {}
-                    Slot::Down(down) => report.cause(&down.cause),
+                    Slot::Down(down) => report.cause(vbucket, &down.cause),
                     Slot::Up(version) => verify_version(&version, &mut report),
                 }
             }
@@ -178,6 +193,14 @@ fn verify_containers(shard: &Shard, report: &mut VerifyReport) {
 
 /// Every segment down to its bytes, and the counts against what the segments hold.
 fn verify_version(version: &Version, report: &mut VerifyReport) {
+    let before = report.faults.len();
+    verify_segments(version, report);
+    for fault in report.faults.iter_mut().skip(before) {
+        fault.vbuckets.push(version.place.vbucket);
+    }
+}
+
+fn verify_segments(version: &Version, report: &mut VerifyReport) {
     let before = report.faults.len();
     for view in &version.segments {
         let name = view.segment.file_name().to_owned();

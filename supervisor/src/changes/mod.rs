@@ -59,6 +59,8 @@ pub struct ChangesOptions {
     pub until: Until,
     /// Which.
     pub filter: StreamFilter,
+    /// Every version that the bucket's history holds, and not only the newest of each document.
+    pub history: bool,
     /// Name of the consumer; two of one name are refused. `None`: one of its own.
     pub consumer: Option<String>,
     /// Bytes that may wait here for the consumer, over all vbuckets (of each some 64 KiB at least).
@@ -71,6 +73,7 @@ impl Default for ChangesOptions {
             since: Since::default(),
             until: Until::default(),
             filter: StreamFilter::default(),
+            history: false,
             consumer: None,
             buffer_bytes: 16 << 20,
         }
@@ -138,6 +141,7 @@ pub struct Changes {
     // A handle of the bucket: it stays open.
     held: Arc<Held>,
     filter: StreamFilter,
+    has_history: bool,
     consumer: Arc<str>,
     window: u64,
     token: ChangesToken,
@@ -162,6 +166,7 @@ impl Changes {
             since,
             until,
             filter,
+            history,
             consumer,
             buffer_bytes,
         } = options;
@@ -176,6 +181,7 @@ impl Changes {
         let ids: Vec<VbucketId> = running.table.slots.iter().map(|slot| slot.id()).collect();
         let mut changes = Changes {
             filter,
+            has_history: history,
             consumer: name.into(),
             window: share.max(BUFFER_BYTES_MIN),
             token,
@@ -223,6 +229,8 @@ impl Changes {
                 refused @ (StreamRequestError::UnknownCollection(_)
                 | StreamRequestError::UnknownScope(_)
                 | StreamRequestError::EmptyFilter
+                | StreamRequestError::NoHistory { .. }
+                | StreamRequestError::HistoryOfScope
                 | StreamRequestError::ConsumerName { .. }
                 | StreamRequestError::StreamExists { .. }),
             ) => Err(ChangesError::Request(refused)),

@@ -114,6 +114,7 @@ impl Changes {
                 filter: self.filter.clone(),
                 options: StreamOptions {
                     buffer_bytes: Some(self.window),
+                    history: self.has_history,
                     ..StreamOptions::default()
                 },
             },

@@ -3,8 +3,9 @@
 //! Invariant: every refusal says the fact and what may be asked for instead, and nothing was changed by it.
 
 use messages::OperationError;
-use storage::{Advice, KeyError, Seqno, StorageError, VbucketId};
+use storage::{Advice, CopyError, KeyError, Seqno, StorageError, VbucketId};
 
+use crate::backup::BackupError;
 use crate::changes::TokenError;
 
 /// Why a past cannot be had, read or written down.
@@ -70,9 +71,31 @@ pub enum PastError {
     /// The store's word.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// What was written down is not what was read.
+    #[error(transparent)]
+    Copy(BackupError),
     /// The bucket's word.
     #[error(transparent)]
     Bucket(#[from] OperationError),
+}
+
+impl From<BackupError> for PastError {
+    fn from(error: BackupError) -> PastError {
+        match error {
+            BackupError::Source(cause)
+            | BackupError::Target(cause)
+            | BackupError::Down { cause, .. }
+            | BackupError::Copy(
+                CopyError::Source { cause, .. } | CopyError::Target { cause, .. },
+            ) => PastError::Storage(cause),
+            BackupError::Flush(error) => PastError::Bucket(error),
+            BackupError::CutOff => PastError::Outlived,
+            BackupError::Copy(_)
+            | BackupError::Differs { .. }
+            | BackupError::Damaged { .. }
+            | BackupError::Engine(_) => PastError::Copy(error),
+        }
+    }
 }
 
 impl PastError {
@@ -90,6 +113,7 @@ impl PastError {
             | PastError::Key(_) => Advice::FixRequest,
             PastError::Outlived => Advice::RetryLater,
             PastError::Storage(error) => error.advice(),
+            PastError::Copy(error) => error.advice(),
             PastError::Bucket(error) => error.advice(),
         }
     }

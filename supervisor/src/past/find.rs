@@ -104,7 +104,6 @@ fn found(store: &LogStore, vbucket: VbucketId, moment: &Moment) -> Result<PastVb
         Moment::Token(_) => snapshot.state().watermarks.commit_time_ms,
     };
     Ok(PastVbucket {
-        id: vbucket,
         dropped: snapshot.dropped_collections(),
         time_s: u32::try_from(time_ms / 1000).unwrap_or(u32::MAX),
         snapshot,

@@ -2,8 +2,8 @@
 
 use messages::stream::{StreamEvent, StreamFilter};
 use storage::{
-    Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, ManifestUid, MemoryStore,
-    ScopeId, SystemEvent, VbucketId, VbucketStateRecord, VbucketUuid,
+    Batch, Cas, CollectionId, CommitDurability, Document, DocumentKey, Item, ItemView, ManifestUid,
+    MemoryStore, Operation, ScopeId, SystemEvent, VbucketId, VbucketStateRecord, VbucketUuid,
 };
 
 use super::*;
@@ -25,6 +25,7 @@ fn request() -> BackfillRequest {
         nothing_below: Seqno::ZERO,
         purged: None,
         filter: Filter::of(&scope, &[], &[ScopeId::DEFAULT].into()).expect("a filter"),
+        has_history: false,
         pipe: Arc::new(Pipe::new(|| {})),
     }
 }
@@ -118,14 +119,7 @@ fn what_begins_in_a_scope_passes_from_then_on() {
         (vec![item(1, NEW), begin()], 1),
         (vec![item(3, NEW), item(4, CollectionId(10))], 1),
     ] {
-        let mut reading = Reading {
-            request: &mut request,
-            completed: Seqno::ZERO,
-            dropped: &[],
-            chunk: Chunk::default(),
-            items: 0,
-            bad: None,
-        };
+        let mut reading = Reading::new(&mut request, Seqno::ZERO, &[]);
         for item in &items {
             assert!(reading.visit(ItemView::of(item)).is_continue());
         }
@@ -175,14 +169,7 @@ fn of_prepares_a_replica_is_read_those_that_go_on() {
             filter: all.synchronous(is_replica),
             ..usual
         };
-        let mut reading = Reading {
-            request: &mut request,
-            completed: Seqno(4),
-            dropped: &[],
-            chunk: Chunk::default(),
-            items: 0,
-            bad: None,
-        };
+        let mut reading = Reading::new(&mut request, Seqno(4), &[]);
         for item in &items {
             assert!(reading.visit(ItemView::of(item)).is_continue());
         }

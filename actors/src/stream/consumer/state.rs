@@ -212,6 +212,7 @@ impl PassiveState {
                     node: Arc::clone(&self.node),
                     is_in_disk_snapshot: resume.is_in_disk_snapshot,
                 }),
+                history: false,
             },
             ..StreamRequest::new(self.vbucket, &self.consumer)
         };

@@ -171,6 +171,12 @@ impl CheckpointLog {
         self.keeps_history = true;
     }
 
+    /// Whether no version takes the place of an older one.
+    #[must_use]
+    pub fn keeps_history(&self) -> bool {
+        self.keeps_history
+    }
+
     /// Raises the high prepared seqno that pieces of the open checkpoint name.
     pub fn raise_high_prepared(&mut self, seqno: Seqno) {
         let open = &mut self.chain.open;

@@ -14,7 +14,7 @@ const ENTRY_BYTES: usize = 25;
 /// Most raw bytes the writer is asked to gather in one block.
 pub(super) const TARGET_BYTES_MAX: usize = 4 << 20;
 /// Most raw bytes of a block: one of the largest record alone, or a full one at the largest target.
-const RAW_BYTES_MAX: usize = Document::VALUE_LENGTH_MAX + TARGET_BYTES_MAX;
+pub(super) const RAW_BYTES_MAX: usize = Document::VALUE_LENGTH_MAX + TARGET_BYTES_MAX;
 
 /// How the bytes of blocks are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

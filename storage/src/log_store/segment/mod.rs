@@ -31,6 +31,7 @@ mod section_cursor;
 mod seqno_cursor;
 mod key_cursor;
 mod verify;
+mod salvage;
 #[cfg(any(test, feature = "fuzzing"))]
 mod lies;
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub(crate) use lies::{decode_parts, reseal};
 pub(crate) use page_cache::PageCache;
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
+pub(crate) use salvage::salvage;
 pub(crate) use seqno_cursor::{Chunk, RawRecord, SeqnoCursor};
 pub(crate) use writer::{SegmentIdent, SegmentOptions, SegmentTail, SegmentWriter};
 

@@ -1,0 +1,428 @@
+//! A repair of a damaged bucket names every vbucket it sets aside, saves what can be read of it, and leaves a bucket that serves,
+//! with all documents of the others; or it says that it cannot, and changes nothing. Without damage it changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use piggin::messages::compactor::CompactOptions;
+use piggin::messages::stream::{StreamEndReason, StreamEvent};
+use piggin::storage::disk::{DiskErrorKind, SimulatedDisk};
+use piggin::storage::{
+    CollectionId, DocumentKey, KvStore, LogStore, Namespace, OpenOptions, Seqno, StorageError,
+    VbucketId,
+};
+use piggin::{
+    Bucket, BucketConfig, Change, KeepsSalvage, Location, RepairError, RepairReport, repair,
+};
+
+use crate::support::{Result, block_on, key_in, made_small, small, vbucket};
+
+/// Documents of each vbucket.
+const EACH: usize = 12;
+/// Of the bytes that are not zero, one in so many is damaged.
+const STRIDE: usize = 211;
+
+/// What is saved, in memory.
+#[derive(Debug, Default)]
+struct Kept {
+    changes: Vec<Change>,
+    is_finished: bool,
+    /// Fails from this one on.
+    fails_at: Option<usize>,
+}
+
+impl KeepsSalvage for Kept {
+    fn keep(&mut self, change: Change) -> io::Result<()> {
+        assert!(!self.is_finished);
+        if self.fails_at == Some(self.changes.len()) {
+            return Err(io::Error::other("no room"));
+        }
+        self.changes.push(change);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.is_finished = true;
+        Ok(())
+    }
+}
+
+/// A bucket to be damaged, and what its documents were, the older versions first.
+struct Victim {
+    disk: SimulatedDisk,
+    versions: BTreeMap<(VbucketId, String), Vec<String>>,
+    /// Written last of all: where a crash left them in the last frame of a log, damage looks as if it had been torn.
+    last: BTreeSet<String>,
+}
+
+fn at(disk: &SimulatedDisk) -> Location {
+    Location::Disk(Arc::new(disk.clone()))
+}
+
+fn config(disk: &SimulatedDisk) -> BucketConfig {
+    let mut config = small(BucketConfig::on(Arc::new(disk.clone())));
+    config.store.log_file_bytes_min = 16 << 10;
+    config.store.log_file_bytes_max = 64 << 10;
+    config.store.block_bytes = 512;
+    config
+}
+
+/// Sealed, superseded and unsealed documents of four vbuckets in two log shards.
+fn victim(is_closed: bool) -> Result<Victim> {
+    let disk = SimulatedDisk::new();
+    let made = BucketConfig {
+        log_shards: Some(2),
+        ..made_small(config(&disk))
+    };
+    let bucket = block_on(Bucket::create(made))?;
+    let mut versions: BTreeMap<(VbucketId, String), Vec<String>> = BTreeMap::new();
+    let mut last = BTreeSet::new();
+    for round in 0..3 {
+        for id in bucket.vbuckets() {
+            for number in 0..EACH {
+                if round == 2 && number % 3 != 0 {
+                    continue;
+                }
+                let key = key_in(&bucket, id, number);
+                let value = format!("{key} {round} {}", "v".repeat(900));
+                block_on(bucket.set(&key, value.clone()))?;
+                versions.entry((id, key)).or_default().push(value);
+            }
+        }
+        block_on(bucket.flush())?;
+        if round < 2 {
+            block_on(bucket.compact_all(CompactOptions::default()));
+        }
+    }
+    for id in bucket.vbuckets() {
+        let key = key_in(&bucket, id, 1000);
+        block_on(bucket.set(&key, "last").persisted())?;
+        versions.insert((id, key.clone()), vec!["last".to_owned()]);
+        last.insert(key);
+    }
+    if is_closed {
+        block_on(bucket.shutdown())?;
+        let disk = disk.crash_losing_everything_unsynced();
+        settle(&disk)?;
+        let last = BTreeSet::new();
+        return Ok(Victim {
+            disk,
+            versions,
+            last,
+        });
+    }
+    let left = disk.crash_losing_everything_unsynced();
+    block_on(bucket.shutdown())?;
+    settle(&left)?;
+    Ok(Victim {
+        disk: left,
+        versions,
+        last,
+    })
+}
+
+/// Without what an opening removes because nothing needs it.
+fn settle(disk: &SimulatedDisk) -> Result {
+    drop(opened(disk)?);
+    Ok(())
+}
+
+fn copy_of(disk: &SimulatedDisk) -> SimulatedDisk {
+    SimulatedDisk::from_files(disk.files())
+}
+
+fn opened(disk: &SimulatedDisk) -> std::result::Result<LogStore, StorageError> {
+    LogStore::open(Arc::new(disk.clone()), OpenOptions::new(5))
+}
+
+fn value(store: &LogStore, id: VbucketId, key: &str) -> Option<Vec<u8>> {
+    let key = DocumentKey::new(CollectionId::DEFAULT, key.as_bytes()).unwrap();
+    let found = store.get(id, Namespace::Committed, &key).unwrap();
+    found.map(|item| item.document.value.to_vec())
+}
+
+/// The others have all of theirs, those set aside have nothing, and nothing is damaged any more.
+fn assert_serves(victim: &Victim, disk: &SimulatedDisk, report: &RepairReport, what: &str) {
+    let store = opened(disk).unwrap();
+    assert_eq!(store.verify().faults, [], "{what}");
+    let aside: BTreeSet<VbucketId> = report.set_aside.iter().map(|one| one.vbucket).collect();
+    for ((id, key), versions) in &victim.versions {
+        let found = value(&store, *id, key);
+        if aside.contains(id) {
+            assert_eq!(found, None, "{what}: {key}");
+        } else if found.is_none() {
+            assert!(victim.last.contains(key), "{what}: {key} is missing");
+        } else {
+            let newest = versions.last().map(String::as_bytes);
+            assert_eq!(found.as_deref(), newest, "{what}: {key}");
+        }
+    }
+    for id in &aside {
+        let state = store.state(*id).unwrap();
+        assert_eq!(state.watermarks.high_seqno, Seqno::ZERO, "{what}");
+        assert_eq!(state.identity.failover_table.entries().len(), 1, "{what}");
+    }
+}
+
+/// What was saved are versions that were written, of vbuckets that were set aside, by rising seqno; how many of the newest.
+fn assert_saved(victim: &Victim, report: &RepairReport, kept: &Kept, what: &str) -> usize {
+    assert_eq!(
+        kept.is_finished,
+        !report.set_aside.is_empty() || !report.others.is_empty()
+    );
+    let mut newest = BTreeMap::new();
+    let mut before: Option<(VbucketId, Seqno)> = None;
+    for Change { vbucket, event } in &kept.changes {
+        let StreamEvent::Mutation(item) = event else {
+            continue;
+        };
+        let place = (*vbucket, item.seqno);
+        assert!(before.is_none_or(|before| before < place), "{what}");
+        before = Some(place);
+        let key = String::from_utf8(item.document.key.key().to_vec()).unwrap();
+        let value = String::from_utf8(item.document.value.to_vec()).unwrap();
+        let known = victim.versions.get(&(*vbucket, key.clone()));
+        assert!(
+            known.is_some_and(|all| all.contains(&value)),
+            "{what}: {key}"
+        );
+        newest.insert((*vbucket, key), value);
+    }
+    for one in &report.set_aside {
+        assert!(!one.faults.is_empty(), "{what}");
+        let of_it = kept
+            .changes
+            .iter()
+            .filter(|change| change.vbucket == one.vbucket);
+        assert_eq!(of_it.count() as u64, one.salvaged.versions, "{what}");
+    }
+    let is_newest = |(place, value): (&(VbucketId, String), &String)| {
+        victim.versions.get(place).and_then(|all| all.last()) == Some(value)
+    };
+    newest.iter().filter(|one| is_newest(*one)).count()
+}
+
+#[derive(Debug, Default)]
+struct Tried {
+    mended: usize,
+    set_aside: usize,
+    saved: usize,
+    beyond: usize,
+    harmless: usize,
+}
+
+fn try_one(victim: &Victim, disk: &SimulatedDisk, what: &str, tried: &mut Tried) {
+    let damaged = disk.files();
+    let mut kept = Kept::default();
+    match repair(at(disk), &mut kept) {
+        Ok(report) => {
+            assert_serves(victim, disk, &report, what);
+            tried.saved += assert_saved(victim, &report, &kept, what);
+            tried.set_aside += report.set_aside.len();
+            tried.mended += usize::from(!report.set_aside.is_empty());
+            tried.harmless += usize::from(report.set_aside.is_empty());
+            // There is nothing left to repair.
+            let again = repair(at(disk), &mut Kept::default());
+            assert_eq!(again, Ok(RepairReport::default()), "{what}");
+        }
+        Err(RepairError::Store(_) | RepairError::BeyondRepair { .. }) => {
+            tried.beyond += 1;
+            assert_eq!(kept.changes, [], "{what}");
+            let same = |name: &String| disk.files().get(name) == damaged.get(name);
+            assert!(damaged.keys().all(same), "{what}: changed");
+        }
+        Err(other) => panic!("{what}: {other}"),
+    }
+}
+
+/// A bit flips anywhere, in segments, index pages, footers, the log, manifests, headers.
+#[test]
+fn whatever_byte_is_damaged() -> Result {
+    for is_closed in [true, false] {
+        let victim = victim(is_closed)?;
+        let mut tried = Tried::default();
+        let mut kinds = BTreeSet::new();
+        for (name, bytes) in victim.disk.files() {
+            let written = (0..bytes.len()).filter(|at| bytes[*at] != 0);
+            for at in written.step_by(STRIDE) {
+                let disk = copy_of(&victim.disk);
+                disk.flip_bit(&name, at as u64, 3)?;
+                kinds.insert(name.split('.').next().unwrap_or_default().to_owned());
+                try_one(&victim, &disk, &format!("{name} at {at}"), &mut tried);
+            }
+        }
+        println!("closed: {is_closed}: {tried:?} {kinds:?}");
+        // What a crash left is nearly all needed.
+        assert!(tried.mended > 0 && tried.beyond > 0 && (tried.harmless > 0 || !is_closed));
+        assert!(tried.saved > tried.set_aside * EACH / 2, "{tried:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_of_segments_is_missing() -> Result {
+    let victim = victim(true)?;
+    let names: Vec<String> = victim.disk.files().into_keys().collect();
+    let mut tried = Tried::default();
+    for name in names.iter().filter(|name| name.starts_with("container")) {
+        let disk = copy_of(&victim.disk);
+        disk.remove_underneath(name)?;
+        try_one(&victim, &disk, name, &mut tried);
+    }
+    assert!(
+        tried.set_aside > 0 && tried.beyond == 0,
+        "{names:?} {tried:?}"
+    );
+    Ok(())
+}
+
+/// The damaged vbuckets of a bucket that was cut off are set aside, now or by the next one.
+#[test]
+fn a_repair_that_was_cut_off_is_begun_anew() -> Result {
+    let victim = victim(true)?;
+    let files = victim.disk.files();
+    let name = files
+        .keys()
+        .find(|name| name.starts_with("container"))
+        .unwrap();
+    let damaged = copy_of(&victim.disk);
+    damaged.flip_bit(name, 4096 + 60, 1)?;
+    let (mut cut, mut again) = (1, 0);
+    loop {
+        let disk = copy_of(&damaged);
+        disk.cut_power_at_call(cut);
+        let first = repair(at(&disk), &mut Kept::default());
+        let left = disk.crash(cut);
+        let second = repair(at(&left), &mut Kept::default());
+        let second = second.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        let report = if let Ok(report) = &first {
+            report.clone()
+        } else {
+            again += usize::from(!second.set_aside.is_empty());
+            RepairReport {
+                set_aside: victim_of(&damaged),
+                ..RepairReport::default()
+            }
+        };
+        assert_serves(&victim, &left, &report, &format!("cut at {cut}"));
+        if first.is_ok() {
+            break;
+        }
+        cut += 1;
+    }
+    assert!(cut > 10 && again > 3, "{cut} {again}");
+    Ok(())
+}
+
+/// What a repair of this sets aside.
+fn victim_of(damaged: &SimulatedDisk) -> Vec<piggin::SetAside> {
+    let disk = copy_of(damaged);
+    repair(at(&disk), &mut Kept::default()).unwrap().set_aside
+}
+
+#[test]
+fn without_damage_nothing_is_changed() -> Result {
+    let victim = victim(true)?;
+    let before = victim.disk.files();
+    let mut kept = Kept::default();
+    assert_eq!(
+        repair(at(&victim.disk), &mut kept),
+        Ok(RepairReport::default())
+    );
+    assert!(!kept.is_finished);
+    assert!(victim.disk.files() == before, "changed");
+    // Not one that is in use either.
+    let bucket = block_on(Bucket::open(config(&victim.disk)))?;
+    let refused = repair(at(&victim.disk), &mut kept);
+    let is_locked = matches!(
+        &refused,
+        Err(RepairError::Store(StorageError::Disk(disk))) if disk.kind == DiskErrorKind::Locked
+    );
+    assert!(is_locked, "{refused:?}");
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_saved_is_not_given_up() -> Result {
+    let victim = victim(true)?;
+    let files = victim.disk.files();
+    let name = files
+        .keys()
+        .find(|name| name.starts_with("container"))
+        .unwrap();
+    victim.disk.flip_bit(name, 4096 + 60, 1)?;
+    let before = victim.disk.files();
+    let mut kept = Kept {
+        fails_at: Some(3),
+        ..Kept::default()
+    };
+    let refused = repair(at(&victim.disk), &mut kept);
+    assert!(
+        matches!(refused, Err(RepairError::Save { .. })),
+        "{refused:?}"
+    );
+    assert!(victim.disk.files() == before, "changed");
+    Ok(())
+}
+
+/// A bucket serves again: also the vbucket that is empty now, with the collections there are, and over a restart.
+#[test]
+fn the_bucket_serves_again() -> Result {
+    let disk = SimulatedDisk::new();
+    let bucket = block_on(Bucket::create(made_small(config(&disk))))?;
+    block_on(bucket.create_collection("_default", "fruit"))?;
+    let keys: Vec<String> = bucket.vbuckets().map(|id| key_in(&bucket, id, 1)).collect();
+    let fruit = bucket.collection("_default", "fruit")?;
+    for key in &keys {
+        block_on(bucket.set(key, "plain"))?;
+        block_on(fruit.set(key, "fruit"))?;
+    }
+    let token = block_on(bucket.token())?;
+    block_on(bucket.shutdown())?;
+    let files = disk.files();
+    let name = files
+        .keys()
+        .find(|name| name.starts_with("container"))
+        .unwrap();
+    disk.flip_bit(name, 4096 + 60, 1)?;
+    let report = repair(at(&disk), &mut Kept::default())?;
+    let aside: Vec<VbucketId> = report.set_aside.iter().map(|one| one.vbucket).collect();
+    assert_eq!(aside.len(), 1);
+    let bucket = block_on(Bucket::open(config(&disk)))?;
+    let fruit = bucket.collection("_default", "fruit")?;
+    for key in &keys {
+        let is_aside = aside.contains(&bucket.vbucket_of(key.as_bytes()));
+        assert_eq!(block_on(bucket.get(key)).is_err(), is_aside, "{key}");
+        assert_eq!(block_on(fruit.get(key)).is_err(), is_aside, "{key}");
+        block_on(bucket.set(key, "again").persisted())?;
+        block_on(fruit.set(key, "again").persisted())?;
+    }
+    // Who followed it before is told to go back.
+    let options = piggin::ChangesOptions {
+        since: piggin::Since::Token(token),
+        until: piggin::Until::Now,
+        ..piggin::ChangesOptions::default()
+    };
+    let mut changes = block_on(bucket.changes(options))?;
+    let mut rolled_back = Vec::new();
+    while let Some(Change { vbucket, event }) = block_on(changes.next()) {
+        if event == StreamEvent::StreamEnd(StreamEndReason::Rollback) {
+            rolled_back.push(vbucket);
+        }
+    }
+    assert_eq!(rolled_back, aside);
+    drop(changes);
+    block_on(bucket.shutdown())?;
+    let bucket = block_on(Bucket::open(config(&disk)))?;
+    let fruit = bucket.collection("_default", "fruit")?;
+    for key in &keys {
+        assert_eq!(block_on(bucket.get(key))?.value, "again");
+        assert_eq!(block_on(fruit.get(key))?.value, "again");
+    }
+    drop(fruit);
+    block_on(bucket.shutdown())?;
+    assert_eq!(vbucket(0).get(), 0);
+    Ok(())
+}
