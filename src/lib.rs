@@ -37,10 +37,10 @@ pub use supervisor::{
     BackupError, BackupReport, Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics,
     Change, Changes, ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics,
     CompactionConfig, CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr,
-    DurabilityFigures, Location, Moment, Past, PastDocuments, PastError, ProducerAddr,
-    ReplicateError, Replication, Restored, Scan, ScanBuilder, Shutdown, ShutdownReport, Since,
-    SizeTier, TakeOverError, TakenOver, TokenError, Until, VbucketAddr, Version, WhyNot,
-    WriteFuture, WriteRequest, restore, vbucket_of,
+    DurabilityFigures, Location, MemoryStatistics, Moment, Past, PastDocuments, PastError,
+    ProducerAddr, ReplicateError, Replication, Restored, Scan, ScanBuilder, Shutdown,
+    ShutdownReport, Since, SizeTier, TakeOverError, TakenOver, TokenError, Until, VbucketAddr,
+    Version, WhyNot, WriteFuture, WriteRequest, restore, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

@@ -126,7 +126,7 @@ pub use past::{Moment, Past, PastDocuments, PastError, Restored, Version};
 pub use replication::{ReplicateError, Replication};
 pub use scan::{Scan, ScanBuilder};
 pub use shutdown::ShutdownReport;
-pub use statistics::{BucketStatistics, CollectionStatistics};
+pub use statistics::{BucketStatistics, CollectionStatistics, MemoryStatistics};
 pub use streaming::ProducerAddr;
 pub use take_over::{TakeOverError, TakenOver, WhyNot};
 pub use vbucket_map::vbucket_of;

@@ -82,7 +82,8 @@ pub(crate) async fn start(
         hooks: ground.hooks,
     };
     let shape = opened.store.shape();
-    let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
+    let memory = MemoryPool::new(config.memory_quota_bytes).marked(config.memory_marks);
+    let memory = Arc::new(memory);
     let threads = arbiters.len().max(1);
     let table = Table::new(
         shape.vbuckets,
@@ -91,7 +92,8 @@ pub(crate) async fn start(
         environment.clone(),
         Durable::new(config, shape.vbuckets, threads),
     );
-    let table = Arc::new(table.keeping_history(opened.store.retention().is_some()));
+    let table = table.keeping_history(opened.store.retention().is_some());
+    let table = Arc::new(table.evicting(shape.eviction));
     let node_name = node_name(config, &opened.store);
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
@@ -126,7 +128,7 @@ pub(crate) async fn start(
         follows,
         rollbacks,
     };
-    let writers = parts.start_writers(&compactor)?;
+    let (writers, maintenance) = parts.start_writers(&compactor)?;
     let compactor_address = parts.start_compactor(&compactor, &arbiters)?;
     let warmup = parts.start_warmup(&opened.disk)?;
     let warm = warmup.wait();
@@ -135,6 +137,7 @@ pub(crate) async fn start(
     let collections = Collections::open(&parts.table)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
     let streaming = parts.start_streaming(&arbiters)?;
+    streaming.readers().relieve_with(maintenance);
     let addresses = parts.start_vbuckets(&arbiters, streaming.readers());
     let replicating = parts.start_replication(&arbiters)?;
     parts.start_durability(&replicating, &arbiters);
@@ -211,7 +214,10 @@ impl Parts<'_> {
     }
 
     /// The store's background work, and a writer for each log.
-    fn start_writers(&self, compactor: &Compactor) -> Result<Vec<WriterLink>, BucketError> {
+    fn start_writers(
+        &self,
+        compactor: &Compactor,
+    ) -> Result<(Vec<WriterLink>, WakeWorker), BucketError> {
         let look = compactor.clone();
         let config = MaintenanceConfig {
             name: ChildName::new("maintenance"),
@@ -238,7 +244,8 @@ impl Parts<'_> {
             let queue = WriterQueue::new(vbuckets, self.table.threads());
             writer::start(config, &queue, Arc::clone(&self.guardian)).map_err(not_started)
         };
-        (0..self.shape.log_shards).map(start).collect()
+        let writers: Result<_, _> = (0..self.shape.log_shards).map(start).collect();
+        Ok((writers?, maintenance))
     }
 
     /// Makes the vbuckets of what the store holds, and loads them.

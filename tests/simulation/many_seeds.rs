@@ -13,12 +13,13 @@ const SEEDS_VARIABLE: &str = "PIGGIN_SEEDS";
 fn no_promise_is_broken() {
     let seeds = std::env::var(SEEDS_VARIABLE).ok();
     let seeds = seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
-    let mut events = 0;
+    let (mut events, mut evicted) = (0, 0);
     let mut struck = Vec::new();
     for seed in REGRESSIONS.into_iter().chain(0..seeds) {
         let report = scenario::run(seed, Plant::Nothing).expect("a run that ends");
         assert_eq!(report.findings, [""; 0], "seed {seed}");
         events += report.events;
+        evicted += report.evicted;
         struck.extend(report.struck);
     }
     // A fault that never strikes proves nothing.
@@ -40,5 +41,7 @@ fn no_promise_is_broken() {
         println!("{times} x {kind}");
         assert!(times > 0 || seeds < SEEDS, "never struck: {kind}");
     }
+    println!("{evicted} x a document left memory");
+    assert!(evicted > 0 || seeds < SEEDS);
     println!("{seeds} seeds, {events} events");
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use piggin::messages::FailureId;
-use piggin::storage::OpenOptions;
+use piggin::storage::{MemoryMarks, OpenOptions};
 use piggin::{Bucket, BucketConfig, BucketError, CompactionConfig, CompactionPolicy, SizeTier};
 use supervisor::testing::{Event, Latencies, RunError, World, WorldSettings};
 
@@ -41,6 +41,8 @@ pub(crate) struct Report {
     pub(crate) hash: u64,
     /// What of the injected faults struck, the disk's aside.
     pub(crate) struck: Vec<String>,
+    /// Documents that left memory, of lives whose end was not a crash.
+    pub(crate) evicted: u64,
     /// How much happened.
     pub(crate) events: u64,
     /// The newest of it, to compare two runs.
@@ -61,12 +63,14 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
             plant,
             history: History::default(),
             struck: Mutex::default(),
+            evicted: Mutex::default(),
         };
         let findings = run.live().await;
         let findings = findings.unwrap_or_else(|error| vec![format!("the bucket: {error}")]);
         Report {
             findings,
             struck: run.struck.into_inner(),
+            evicted: run.evicted.into_inner(),
             hash: world.trace_hash(),
             events: world.trace().events(),
             newest: world.trace().newest(),
@@ -79,6 +83,7 @@ struct Run {
     plant: Plant,
     history: History,
     struck: Mutex<Vec<String>>,
+    evicted: Mutex<u64>,
 }
 
 impl Run {
@@ -189,6 +194,12 @@ impl Run {
             actor_threads: Some(2),
             compaction: compaction(),
             store: options(),
+            // Every other seed, whatever can leave memory does.
+            memory_marks: if self.world.seed().is_multiple_of(2) {
+                MemoryMarks::default()
+            } else {
+                MemoryMarks::ALL_LEAVES
+            },
             ..self.world.config()
         }
     }
@@ -216,6 +227,7 @@ impl Run {
 
     /// So that they are part of the hash.
     fn note_failures(&self, bucket: &Bucket) {
+        *self.evicted.lock() += bucket.memory().evicted;
         for failure in bucket.failures(FailureId(0)).failures {
             let (what, who) = (failure.kind.counter(), failure.child.as_str());
             let figures = [failure.id.0, failure.at_ms, failure.generation.0];

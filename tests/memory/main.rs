@@ -1,0 +1,16 @@
+//! The promises of a bucket with more documents than memory.
+//!
+//! Nothing here sleeps or measures time: a test waits for what it caused, or moves a simulated clock.
+#![cfg(test)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod common;
+mod collections;
+mod counts;
+mod four_times;
+mod nothing_leaves_too_early;
+mod operations;
+mod policies;
+mod unread;
