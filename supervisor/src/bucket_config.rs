@@ -11,7 +11,7 @@ use actors::compactor::CompactionPolicy;
 use actors::durability::{Chains, Requirements};
 use actors::hooks::Hooks;
 use storage::disk::Disk;
-use storage::{DurabilityLevel, Eviction, MemoryMarks, OpenOptions, Retention};
+use storage::{DurabilityLevel, Eviction, MemoryMarks, MemoryPool, OpenOptions, Retention};
 
 use crate::bucket_error::BucketError;
 
@@ -161,6 +161,11 @@ impl BucketConfig {
 
     /// Most replicas a chain has.
     pub const REPLICAS_MAX: usize = Chains::PLACES_MAX - 1;
+
+    /// Who pays for the documents of the bucket.
+    pub(crate) fn memory_pool(&self) -> Arc<MemoryPool> {
+        Arc::new(MemoryPool::new(self.memory_quota_bytes).marked(self.memory_marks))
+    }
 
     /// Refuses what no bucket can work with. What is stored at creation is checked by the store.
     pub(crate) fn check(&self) -> Result<(), BucketError> {

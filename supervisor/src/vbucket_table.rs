@@ -25,8 +25,8 @@ use messages::{
     OperationError,
 };
 use storage::{
-    Eviction, MemoryAccount, MemoryPool, VbucketId, VbucketIdentity, VbucketPosition, VbucketState,
-    VbucketStateRecord,
+    Eviction, LogStore, MemoryAccount, MemoryPool, VbucketId, VbucketIdentity, VbucketPosition,
+    VbucketState, VbucketStateRecord,
 };
 
 use crate::background;
@@ -104,17 +104,13 @@ impl Table {
         }
     }
 
-    /// The same, of a bucket that keeps every version for a while.
-    pub(crate) fn keeping_history(self, keeps_history: bool) -> Table {
+    /// The same, as it was chosen when the store was made: whether every version is kept for a while, and what leaves memory.
+    pub(crate) fn of_store(self, store: &LogStore) -> Table {
         Table {
-            keeps_history,
+            keeps_history: store.retention().is_some(),
+            eviction: store.shape().eviction,
             ..self
         }
-    }
-
-    /// The same, of a bucket that has this leave memory.
-    pub(crate) fn evicting(self, eviction: Eviction) -> Table {
-        Table { eviction, ..self }
     }
 
     /// What leaves memory when it is short.

@@ -30,7 +30,7 @@ use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
 use actors::writer::{self, GroupLimits, WriterConfig, WriterLink, WriterQueue};
 use messages::{ChildName, OperationError};
 use storage::disk::Disk;
-use storage::{CreateOptions, LogStore, MemoryPool, VbucketId};
+use storage::{CreateOptions, LogStore, VbucketId};
 
 use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::bucket_config::BucketConfig;
@@ -82,8 +82,7 @@ pub(crate) async fn start(
         hooks: ground.hooks,
     };
     let shape = opened.store.shape();
-    let memory = MemoryPool::new(config.memory_quota_bytes).marked(config.memory_marks);
-    let memory = Arc::new(memory);
+    let memory = config.memory_pool();
     let threads = arbiters.len().max(1);
     let table = Table::new(
         shape.vbuckets,
@@ -92,8 +91,7 @@ pub(crate) async fn start(
         environment.clone(),
         Durable::new(config, shape.vbuckets, threads),
     );
-    let table = table.keeping_history(opened.store.retention().is_some());
-    let table = Arc::new(table.evicting(shape.eviction));
+    let table = Arc::new(table.of_store(&opened.store));
     let node_name = node_name(config, &opened.store);
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
@@ -136,8 +134,7 @@ pub(crate) async fn start(
     warmup.wait_for_states().await.map_err(closed)?;
     let collections = Collections::open(&parts.table)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
-    let streaming = parts.start_streaming(&arbiters)?;
-    streaming.readers().relieve_with(maintenance);
+    let streaming = parts.start_streaming(&arbiters, maintenance)?;
     let addresses = parts.start_vbuckets(&arbiters, streaming.readers());
     let replicating = parts.start_replication(&arbiters)?;
     parts.start_durability(&replicating, &arbiters);
@@ -310,8 +307,13 @@ impl Parts<'_> {
     }
 
     /// Who reads for streams, and the producers.
-    fn start_streaming(&self, arbiters: &[ArbiterHandle]) -> Result<Streaming, BucketError> {
+    fn start_streaming(
+        &self,
+        arbiters: &[ArbiterHandle],
+        maintenance: WakeWorker,
+    ) -> Result<Streaming, BucketError> {
         let backfills = Backfills::new(streaming::backfill_config(&self.store, &self.environment));
+        backfills.relieve_with(maintenance);
         backfills
             .start(self.config.reader_threads, &self.guardian)
             .map_err(not_started)?;

@@ -340,7 +340,7 @@ fn a_batch_does_at_once_what_it_can_and_the_rest_behind_that() -> Result {
     let writes = vec![set("a", None), replace, delete("c"), delete("d")];
     let answers = block_on(bucket.write_batch(writes));
     assert!(
-        answers[..3].iter().all(|answer| answer.is_ok()),
+        answers[..3].iter().all(std::result::Result::is_ok),
         "{answers:?}"
     );
     assert_eq!(answers[3], Err(OperationError::KeyNotFound));

@@ -109,14 +109,12 @@ impl Reader {
         for done in 0..FETCHES_AT_ONCE {
             let next = self.shared.fetches.lock().next(now);
             let Some(fetch) = next else { return done > 0 };
-            match self.fetch(&fetch) {
-                Some(answer) => fetch.tell(answer),
-                None => {
-                    let until = now.saturating_add(self.shared.limits.retry);
-                    self.shared.fetches.lock().put_off(fetch, until);
-                    return done > 0;
-                }
-            }
+            let Some(answer) = self.fetch(&fetch) else {
+                let until = now.saturating_add(self.shared.limits.retry);
+                self.shared.fetches.lock().put_off(fetch, until);
+                return done > 0;
+            };
+            fetch.tell(answer);
         }
         true
     }

@@ -248,7 +248,7 @@ impl Worker for MaintenanceWorker {
         let Some(working) = &mut self.working else {
             return match self.begin() {
                 Step::Idle | Step::IdleFor(_) if is_paging => Step::Again,
-                step => step,
+                step @ (Step::Again | Step::Idle | Step::IdleFor(_) | Step::Ended) => step,
             };
         };
         if working.lease.is_recalled() {

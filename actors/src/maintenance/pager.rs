@@ -110,14 +110,14 @@ mod tests {
     use super::*;
 
     /// So many vbuckets that free so much with each look, two looks to a vbucket.
-    fn page(pager: &mut Pager, short: u64, frees: u64) -> (Paged, u64) {
+    fn page(state: &mut Pager, short: u64, frees: u64) -> (Paged, u64) {
         let (left, looks) = (Cell::new(short), Cell::new(0u64));
         let shortage = || Shortage {
             is_short: left.get() > 50,
             bytes: left.get(),
             worth_bytes: 10,
         };
-        let paged = pager.step(3, shortage, |_, _| {
+        let came = state.step(3, shortage, |_, _| {
             looks.set(looks.get() + 1);
             left.set(left.get().saturating_sub(frees));
             Some(Evicted {
@@ -126,35 +126,35 @@ mod tests {
                 is_at_end: looks.get() % 2 == 0,
             })
         });
-        (paged, looks.get())
+        (came, looks.get())
     }
 
     #[test]
     fn it_begins_when_memory_is_short_and_ends_when_enough_is_free() {
-        let mut pager = Pager::default();
-        assert_eq!(page(&mut pager, 50, 10), (Paged::Enough, 0), "not short");
+        let mut state = Pager::default();
+        assert_eq!(page(&mut state, 50, 10), (Paged::Enough, 0), "not short");
         assert_eq!(
-            page(&mut pager, 60, 10),
+            page(&mut state, 60, 10),
             (Paged::Enough, 6),
             "below the low mark"
         );
-        assert_eq!(page(&mut pager, 1000, 10), (Paged::More, 16));
-        assert_eq!(page(&mut pager, 40, 10), (Paged::Enough, 4), "it had begun");
-        assert_eq!(page(&mut pager, 40, 10), (Paged::Enough, 0), "it had ended");
+        assert_eq!(page(&mut state, 1000, 10), (Paged::More, 16));
+        assert_eq!(page(&mut state, 40, 10), (Paged::Enough, 4), "it had begun");
+        assert_eq!(page(&mut state, 40, 10), (Paged::Enough, 0), "it had ended");
     }
 
     #[test]
     fn rounds_that_free_next_to_nothing_are_not_gone_on_with() {
-        let mut pager = Pager::default();
+        let mut state = Pager::default();
         // Four rounds over three vbuckets, with two looks at each.
-        assert_eq!(page(&mut pager, 1000, 0), (Paged::More, 16));
-        assert_eq!(page(&mut pager, 1000, 0), (Paged::Nothing, 8));
-        assert_eq!(pager.rounds(), 4);
+        assert_eq!(page(&mut state, 1000, 0), (Paged::More, 16));
+        assert_eq!(page(&mut state, 1000, 0), (Paged::Nothing, 8));
+        assert_eq!(state.rounds(), 4);
     }
 
     #[test]
     fn its_place_is_kept() {
-        let mut pager = Pager::default();
+        let mut state = Pager::default();
         let mut seen = Vec::new();
         for _ in 0..2 {
             let short = || Shortage {
@@ -162,11 +162,11 @@ mod tests {
                 bytes: 1,
                 worth_bytes: 0,
             };
-            let paged = pager.step(40, short, |vbucket, _| {
+            let came = state.step(40, short, |vbucket, _| {
                 seen.push(vbucket);
                 None
             });
-            assert_eq!(paged, Paged::More);
+            assert_eq!(came, Paged::More);
         }
         assert_eq!(seen, (0..32).collect::<Vec<u16>>());
     }

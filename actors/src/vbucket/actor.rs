@@ -178,8 +178,8 @@ impl On<GetMany> for VbucketActor {
         let answers = core.get_many(&get.keys);
         match self.readable() {
             Some((core, readers)) if answers.contains(&Err(NOT_IN_MEMORY)) => {
-                let begin = |key| readers.begin_get(&core, key);
-                let begun: Vec<_> = get.keys.iter().map(begin).collect();
+                let get_one = |key| readers.begin_get(&core, key);
+                let begun: Vec<_> = get.keys.iter().map(get_one).collect();
                 Reply::later(async move {
                     let mut answers = Vec::with_capacity(begun.len());
                     for getting in begun {

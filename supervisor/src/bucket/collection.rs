@@ -116,12 +116,12 @@ impl Collection {
         &self,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Vec<Result<Found, OperationError>> {
-        let begin = |key: &[u8]| {
+        let get_one = |key: &[u8]| {
             let key = self.key(key)?;
             Ok(self.readers().begin_get(self.core_of(&key)?, &key))
         };
         // All that the disk is asked for it is asked at once.
-        let begun: Vec<_> = keys.into_iter().map(|key| begin(key.as_ref())).collect();
+        let begun: Vec<_> = keys.into_iter().map(|key| get_one(key.as_ref())).collect();
         let mut answers = Vec::with_capacity(begun.len());
         for getting in begun {
             answers.push(match getting {
