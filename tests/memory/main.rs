@@ -11,6 +11,9 @@ mod collections;
 mod counts;
 mod four_times;
 mod nothing_leaves_too_early;
+mod old_values;
 mod operations;
+#[cfg(feature = "planted")]
+mod planted;
 mod policies;
 mod unread;
