@@ -2,7 +2,10 @@
 //! worlds where whatever can leave memory does.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::{JoinHandle, spawn_local};
@@ -79,7 +82,19 @@ async fn read(world: World, bucket: Bucket, number: u64, registers: Vec<Register
     for _ in 0..2 * WRITES {
         let place = usize::try_from(random.below(registers.len() as u64)).expect("few");
         let least = registers[place].0.borrow().acknowledged.max(seen[place]);
-        let found = match bucket.get(format!("key {place}")).await {
+        let mut getting = pin!(bucket.get(format!("key {place}")));
+        let first = poll_fn(|context| Poll::Ready(getting.as_mut().poll(context))).await;
+        let answer = match first {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                // One who is slow to take what was read for him.
+                if random.chance(500) {
+                    world.sleep(Duration::from_millis(random.below(800))).await;
+                }
+                getting.await
+            }
+        };
+        let found = match answer {
             Ok(found) => {
                 let text = String::from_utf8_lossy(&found.value);
                 text.parse().expect("a number")
