@@ -276,14 +276,14 @@ impl Backfills {
     }
 
     /// Does it with what is in memory, or else with what the store holds.
-    async fn knowing<R: PartialEq>(
+    async fn knowing<R>(
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
         operation: impl Fn(Option<&LookedUp>) -> Result<R, OperationError>,
     ) -> Result<R, OperationError> {
         let mut answer = operation(None);
-        while answer == Err(NOT_IN_MEMORY) {
+        while matches!(answer, Err(NOT_IN_MEMORY)) {
             let looked_up = self.look_up(core, key).await?;
             answer = operation(Some(&looked_up));
         }

@@ -17,13 +17,15 @@ use messages::vbucket::{
     Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GetRandom, GivenMeta, Meta, Observe,
     Observed, Picked, Unlock,
 };
-use messages::{OperationError, ScanRange};
+use messages::{Busy, OperationError, ScanRange};
 use storage::{Cas, CollectionId, DocumentKey, KeyError, VbucketId};
 
 use super::requests::{Verb, WriteRequest};
 use crate::running::{Held, Running};
 use crate::scan::ScanBuilder;
 use crate::vbucket_map;
+
+const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);
 
 /// The documents of one collection. Clones are handles to the same one. It stands for the collection's number: after a promotion
 /// of vbuckets that followed another bucket that number may be another collection, so look it up again by name.
@@ -53,7 +55,12 @@ impl Collection {
     /// Reads a document.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Found, OperationError> {
         let key = self.key(key)?;
-        self.readers().get(self.core_of(&key)?, &key).await
+        let core = self.core_of(&key)?;
+        match core.get(&key) {
+            // Apart, so that the future of all others stays small.
+            Err(NOT_IN_MEMORY) => Box::pin(self.readers().get(core, &key)).await,
+            answer => answer,
+        }
     }
 
     /// Reads a document's metadata; shows tombstones, too.
