@@ -9,6 +9,7 @@ mod support;
 mod common;
 mod collections;
 mod counts;
+mod expired;
 mod four_times;
 mod nothing_leaves_too_early;
 mod old_values;

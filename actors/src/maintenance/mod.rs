@@ -63,6 +63,8 @@ pub struct MaintenanceWorker {
     next_relief: Duration,
     /// Documents are not asked to leave before then.
     next_paging: Duration,
+    /// How often in a row hardly any could.
+    fruitless: u32,
     /// Failures in a row, by log shard and kind.
     failures: BTreeMap<(u16, FailureKind), u32>,
     /// Log shards left alone, and until when (monotonic).
@@ -91,6 +93,7 @@ impl MaintenanceWorker {
             has_relieved: false,
             next_relief: Duration::ZERO,
             next_paging: Duration::ZERO,
+            fruitless: 0,
             failures: BTreeMap::new(),
             put_off: BTreeMap::new(),
         }
@@ -145,10 +148,15 @@ impl MaintenanceWorker {
             return false;
         }
         match memory.evict() {
-            Paged::Enough => false,
+            Paged::Enough => {
+                self.fruitless = 0;
+                false
+            }
             Paged::More => true,
             Paged::Nothing => {
-                self.next_paging = now.saturating_add(pressure::AGAIN);
+                let wait = pressure::paging_wait(self.fruitless);
+                self.fruitless = self.fruitless.saturating_add(1);
+                self.next_paging = now.saturating_add(wait);
                 false
             }
         }
@@ -270,6 +278,7 @@ impl Worker for MaintenanceWorker {
                     if is_seal {
                         // What was sealed may leave.
                         self.next_paging = Duration::ZERO;
+                        self.fruitless = 0;
                     }
                     if let Some(after_seal) = self.config.after_seal.as_ref().filter(|_| is_seal) {
                         after_seal.wake();

@@ -26,6 +26,12 @@ const UNSEALED_IN_ONE_DIVISOR: u64 = 1024;
 /// is looked for so often.
 pub(super) const AGAIN: Duration = Duration::from_millis(100);
 
+/// How long documents are left in peace of which hardly any could leave so often in a row: looking at all of them takes time,
+/// too.
+pub(super) fn paging_wait(fruitless: u32) -> Duration {
+    AGAIN.saturating_mul(1 << fruitless.min(6))
+}
+
 /// A bucket's memory, seen from the disk's side.
 pub trait MemoryUse: Debug + Send + Sync + 'static {
     /// Whether it should be given back before clients are refused. Asked after every commit.
@@ -242,6 +248,13 @@ mod tests {
         assert_eq!(of(true, 1023), None);
         assert_eq!(of(false, 60_000), None);
         assert_eq!(seals_from(&AmpleMemory, 1), None);
+    }
+
+    #[test]
+    fn what_cannot_leave_is_looked_at_less_and_less_often() {
+        assert_eq!(paging_wait(0), AGAIN);
+        assert_eq!(paging_wait(3), 8 * AGAIN);
+        assert_eq!(paging_wait(100), 64 * AGAIN);
     }
 
     #[test]

@@ -110,9 +110,11 @@ impl Working {
         let (mut deleted, vbucket) = (0u64, self.assignment.vbucket);
         for document in job.take_expired() {
             match expire(&*self.vbucket, self.lease.store(), vbucket, &document) {
-                Expiring::Deleted => deleted = deleted.saturating_add(1),
+                Ok(Expiring::Deleted) => deleted = deleted.saturating_add(1),
                 // The next compaction finds it again, if it is still there.
-                Expiring::Left | Expiring::PutOff | Expiring::NotInMemory => {}
+                Ok(Expiring::Left | Expiring::PutOff | Expiring::NotInMemory) => {}
+                // What it cannot read of its vbucket ends it, as its own reads do.
+                Err(cause) => job.fail_next_step(cause),
             }
         }
         let progress = job.progress();
@@ -133,18 +135,16 @@ fn expire(
     store: &LogStore,
     vbucket: VbucketId,
     document: &ExpiredDocument,
-) -> Expiring {
+) -> Result<Expiring, StorageError> {
     let mut expiring = of.expire(document, None);
     for _ in 0..LOOKS_MAX {
         if expiring != Expiring::NotInMemory {
             break;
         }
-        let Ok(looked_up) = LookedUp::in_store(store, vbucket, &document.key) else {
-            return Expiring::PutOff;
-        };
+        let looked_up = LookedUp::in_store(store, vbucket, &document.key)?;
         expiring = of.expire(document, Some(&looked_up));
     }
-    expiring
+    Ok(expiring)
 }
 
 fn request_of(work: Work, now_s: u32) -> CompactionRequest {
