@@ -61,7 +61,7 @@ async fn write(world: World, bucket: Bucket, number: usize, register: Register) 
     for value in 1..=WRITES {
         let value = 2 * value + u64::from(random.chance(150));
         register.0.borrow_mut().asked = value;
-        let answer = if value % 2 == 0 {
+        let answer = if value.is_multiple_of(2) {
             bucket.set(&key, value.to_string()).await.map(drop)
         } else {
             match bucket.delete(&key).await {
@@ -102,7 +102,7 @@ async fn read(world: World, bucket: Bucket, number: u64, registers: Vec<Register
             // Deleted, or not written yet: as new as an odd value, or the first there is.
             Err(OperationError::KeyNotFound) => {
                 let asked = registers[place].0.borrow().asked;
-                let is_even = least > 0 && least % 2 == 0;
+                let is_even = least > 0 && least.is_multiple_of(2);
                 assert!(!is_even || asked > least, "{least} of key {place} is gone");
                 least
             }
