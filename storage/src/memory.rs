@@ -121,8 +121,8 @@ impl MemoryPool {
     }
 
     fn step(&self) -> i64 {
-        let quota = i64::try_from(self.quota_bytes()).unwrap_or(i64::MAX);
-        (quota / Self::STEPS_PER_QUOTA).clamp(1, Self::STEP_MAX)
+        let marked = i64::try_from(self.high_mark_bytes()).unwrap_or(i64::MAX);
+        (marked / Self::STEPS_PER_QUOTA).clamp(1, Self::STEP_MAX)
     }
 }
 
