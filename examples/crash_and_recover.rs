@@ -43,10 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn create(disk: Arc<dyn Disk>) -> Result<(), StorageError> {
-    let shape = CreateOptions {
-        vbuckets: VBUCKETS,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(VBUCKETS, 1);
     let store = LogStore::create(disk, shape, OpenOptions::new(1))?;
     for vbucket in (0..VBUCKETS).filter_map(VbucketId::new) {
         store.create_vbucket(vbucket, &VbucketStateRecord::new(VbucketUuid(1)))?;

@@ -37,11 +37,11 @@ pub use supervisor::{
     BackupError, BackupReport, Bucket, BucketActor, BucketConfig, BucketError, BucketStatistics,
     Change, Changes, ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics,
     CompactionConfig, CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr,
-    DurabilityFigures, Figures, KeepsSalvage, Location, Moment, Past, PastDocuments, PastError,
-    ProducerAddr, RepairError, RepairReport, ReplicateError, Replication, Restored, Scan,
-    ScanBuilder, SetAside, Shutdown, ShutdownReport, Since, SizeTier, TakeOverError, TakenOver,
-    TellsFigures, TokenError, Until, VbucketAddr, Version, WhyNot, WriteFuture, WriteRequest,
-    repair, restore, vbucket_of,
+    DurabilityFigures, Figures, KeepsSalvage, Location, MemoryStatistics, Moment, Past,
+    PastDocuments, PastError, ProducerAddr, RepairError, RepairReport, ReplicateError, Replication,
+    Restored, Scan, ScanBuilder, SetAside, Shutdown, ShutdownReport, Since, SizeTier,
+    TakeOverError, TakenOver, TellsFigures, TokenError, Until, VbucketAddr, Version, WhyNot,
+    WriteFuture, WriteRequest, repair, restore, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

@@ -80,10 +80,7 @@ fn vbucket(world: &World, dirty: &Arc<DirtyVbuckets>) -> Arc<VbucketCore> {
 
 /// A store of one vbucket on the world's disk.
 fn store(world: &World) -> StoreHandle {
-    let shape = CreateOptions {
-        vbuckets: 1,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(1, 1);
     let options = OpenOptions {
         is_stepped: true,
         ..OpenOptions::new(1)

@@ -93,6 +93,8 @@ pub enum FaultPoint {
         /// For whom it is read.
         purpose: ScanPurpose,
     },
+    /// Before a document that is not in memory is read.
+    Fetch,
     /// Before a pass of a compaction.
     Compaction {
         /// Which pass.

@@ -9,6 +9,8 @@ pub enum Bug {
     Nothing,
     /// A scan that failed counts as complete (MB-47790).
     FailedScanIsComplete,
+    /// What a read found on disk is put in memory, whatever was written and left memory meanwhile (rule R21).
+    RestoreWithoutLook,
 }
 
 #[cfg(feature = "planted")]

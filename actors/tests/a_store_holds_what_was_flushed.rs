@@ -308,10 +308,7 @@ impl World {
 }
 
 fn log_store() -> Box<dyn KvStore> {
-    let shape = CreateOptions {
-        vbuckets: 8,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(8, 1);
     let options = OpenOptions::new(1);
     let disk = Arc::new(SimulatedDisk::new());
     Box::new(LogStore::create(disk, shape, options).unwrap())

@@ -22,6 +22,7 @@ use piggin_actors::compactor::{
 };
 use piggin_actors::executor::Worker;
 use piggin_actors::store_handle::StoreHandle;
+use piggin_actors::vbucket::LookedUp;
 use storage::disk::{Disk, SimulatedDisk};
 use storage::{
     Batch, Cas, CollectionId, CommitDurability, DeleteSource, Document, DocumentKey,
@@ -36,7 +37,7 @@ use disk_side::{Ground, rig};
 struct Noting(Mutex<Vec<Seqno>>, AtomicBool, Mutex<Vec<PreparesErased>>);
 
 impl Compactable for Noting {
-    fn expire(&self, _: &ExpiredDocument) -> Expiring {
+    fn expire(&self, _: &ExpiredDocument, _: Option<&LookedUp>) -> Expiring {
         Expiring::Left
     }
 

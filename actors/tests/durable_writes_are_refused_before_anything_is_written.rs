@@ -291,7 +291,7 @@ fn nothing_expires_beside_a_prepare() {
     let cas = core.set(expiring).unwrap().cas;
     let _wait = prepare(core, "a", "prepared");
     clock.advance(Duration::from_secs(6));
-    assert_eq!(core.expire_found(&key("a"), cas), Expiring::PutOff);
+    assert_eq!(core.expire_found(&key("a"), cas, None), Expiring::PutOff);
     assert_eq!(core.get(&key("a")), Err(OperationError::KeyNotFound));
     acknowledge(core, "b", 2);
     bench.decide();

@@ -21,6 +21,7 @@ use piggin_actors::compactor::{
 };
 use piggin_actors::executor::Worker;
 use piggin_actors::store_handle::{Reopening, StoreHandle};
+use piggin_actors::vbucket::LookedUp;
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, SyncFailure, Verb};
 use storage::{
     AbortReason, Batch, Cas, CollectionId, CommitDurability, CompactionStage, DeleteSource,
@@ -40,7 +41,7 @@ const TOMBSTONE: Seqno = Seqno(4);
 struct Any(Mutex<Vec<ErasedPrepare>>, Mutex<Vec<Seqno>>);
 
 impl Compactable for Any {
-    fn expire(&self, _: &ExpiredDocument) -> Expiring {
+    fn expire(&self, _: &ExpiredDocument, _: Option<&LookedUp>) -> Expiring {
         Expiring::Left
     }
 

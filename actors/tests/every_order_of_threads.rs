@@ -19,12 +19,13 @@ use shuttle::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use shuttle::{Config, Runner, thread};
 
 use messages::vbucket::{Mutated, Set, SetVbucketState, WriteOptions};
-use messages::{ManifestChange, OperationError};
+use messages::{Busy, ManifestChange, OperationError};
 use piggin_actors::vbucket::{
-    ChangeStep, DirtyVbuckets, VbucketCore, WakeFlusher, WakeSent, changed,
+    ChangeStep, DirtyVbuckets, EvictionWalk, LookedUp, VbucketCore, WakeFlusher, WakeSent, changed,
 };
 use storage::{
-    Cas, CollectionId, DocumentKey, KvStore, MemoryStore, Namespace, Seqno, VbucketState,
+    Cas, CollectionId, DocumentKey, Item, KvStore, MemoryStore, Namespace, RollbackEpoch, Seqno,
+    VbucketState,
 };
 use support::durable::{acknowledge, answer, follower, from_memory, lead, leader, mutation};
 use support::durable::{prepare, prepared};
@@ -333,6 +334,88 @@ fn behind_the_end_of_a_collection_nothing_of_it_is_written_or_seen() {
             }
         }
         assert_eq!(bench.core.high_seqno(), ended_at);
+    });
+}
+
+/// Everything is on disk, though there is none, and nobody but the map has it.
+fn persist(core: &VbucketCore) {
+    while let Some(taken) = core.take_for_flush(usize::MAX, usize::MAX) {
+        let high = taken.watermarks.high_seqno;
+        drop(taken);
+        core.note_persisted(high);
+    }
+    core.shrink_log();
+}
+
+/// As many rounds as have anything leave that may.
+fn evict(core: &VbucketCore) {
+    for _ in 0..4 {
+        let mut walk = EvictionWalk::default();
+        while !core.evict(&mut walk).is_at_end {}
+    }
+}
+
+/// The only document there is, as the store has it.
+fn stored(core: &VbucketCore) -> LookedUp {
+    let mut items = (0..).map_while(|number| core.slice(number)).flatten();
+    let item = Item::clone(&items.next().unwrap());
+    LookedUp {
+        up_to: core.persisted_seqno(),
+        epoch: RollbackEpoch(0),
+        newest: Some(Arc::new(item)),
+    }
+}
+
+const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);
+
+#[test]
+fn what_is_written_while_the_older_leaves_stays() {
+    in_every_order(|| {
+        let Bench { core, .. } = active();
+        core.set(set("a", "old")).unwrap();
+        persist(&core);
+        let pager = thread::spawn({
+            let core = Arc::clone(&core);
+            move || evict(&core)
+        });
+        core.set(set("a", "new")).unwrap();
+        assert_eq!(value(&core, "a").as_deref(), Ok("new"));
+        pager.join().unwrap();
+        assert_eq!(value(&core, "a").as_deref(), Ok("new"));
+    });
+}
+
+#[test]
+fn what_is_put_back_is_never_older_than_what_left() {
+    in_every_order(|| {
+        let Bench { core, .. } = active();
+        core.set(set("a", "old")).unwrap();
+        persist(&core);
+        let looked_up = stored(&core);
+        evict(&core);
+        assert_eq!(value(&core, "a"), Err(NOT_IN_MEMORY));
+        let reader = thread::spawn({
+            let core = Arc::clone(&core);
+            move || {
+                core.restore(&looked_up);
+                // What it reads is of the moment it looked, or later.
+                core.get_knowing(&key("a"), Some(&looked_up)).unwrap();
+            }
+        });
+        core.set(set("a", "new")).unwrap();
+        persist(&core);
+        evict(&core);
+        let seen = value(&core, "a");
+        assert!(
+            seen.as_deref() == Ok("new") || seen == Err(NOT_IN_MEMORY),
+            "{seen:?}"
+        );
+        reader.join().unwrap();
+        let seen = value(&core, "a");
+        assert!(
+            seen.as_deref() == Ok("new") || seen == Err(NOT_IN_MEMORY),
+            "{seen:?}"
+        );
     });
 }
 

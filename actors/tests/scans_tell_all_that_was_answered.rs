@@ -67,13 +67,7 @@ struct World {
 
 impl World {
     fn of(bench: Bench) -> World {
-        let (disk, shape) = (
-            Arc::new(SimulatedDisk::new()),
-            CreateOptions {
-                vbuckets: 4,
-                log_shards: 1,
-            },
-        );
+        let (disk, shape) = (Arc::new(SimulatedDisk::new()), CreateOptions::of(4, 1));
         let store = LogStore::create(disk, shape, OpenOptions::new(1)).unwrap();
         let record = VbucketStateRecord::new(VbucketUuid(0xa11ce));
         store.create_vbucket(id(), &record).unwrap();

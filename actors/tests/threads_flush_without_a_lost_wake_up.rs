@@ -34,10 +34,7 @@ use piggin_actors::writer;
 use storage::disk::{Disk, DiskErrorKind, Fault, SimulatedDisk, Verb};
 use storage::{CreateOptions, KvStore, LogStore, OpenOptions, StorageError};
 
-const SHAPE: CreateOptions = CreateOptions {
-    vbuckets: 8,
-    log_shards: 2,
-};
+const SHAPE: CreateOptions = CreateOptions::of(8, 2);
 const CLIENTS: u64 = 3;
 const WRITES: u64 = 1500;
 

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures_executor::block_on;
 use serde::Serialize;
 
 use piggin::Bucket;
-use piggin::storage::Retention;
+use piggin::storage::{Eviction, Retention};
 
 use crate::amounts;
 use crate::failure::{CliError, Exit};
@@ -25,12 +25,34 @@ pub(crate) struct CreateArguments {
     /// Keep at most so much of it: 500MiB, 10GiB.
     #[arg(long, value_name = "BYTES", value_parser = amounts::bytes, requires = "history")]
     history_bytes: Option<u64>,
+    /// What leaves memory when it is short: documents that were not used lately, or none, so that writes are refused. Cannot be
+    /// changed later.
+    #[arg(long, value_enum, default_value_t)]
+    eviction: EvictionArgument,
+}
+
+/// As it is said on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum EvictionArgument {
+    #[default]
+    Documents,
+    None,
+}
+
+impl From<EvictionArgument> for Eviction {
+    fn from(from: EvictionArgument) -> Eviction {
+        match from {
+            EvictionArgument::Documents => Eviction::Documents,
+            EvictionArgument::None => Eviction::None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
 struct Created {
     directory: String,
     vbuckets: u16,
+    eviction: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     history_s: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,11 +86,14 @@ pub(crate) fn run(
         window_s,
         bytes: arguments.history_bytes,
     });
+    let eviction = Eviction::from(arguments.eviction);
+    config.eviction = Some(eviction);
     let made = block_on(async { Bucket::create(config).await?.shutdown().await });
     made.map_err(|error| CliError::bucket(session.directory(), &error))?;
     output.answer(&Created {
         directory: session.directory().display().to_string(),
         vbuckets: arguments.vbuckets,
+        eviction: eviction.name(),
         history_s: arguments.history,
         history_bytes: arguments.history_bytes,
     })?;

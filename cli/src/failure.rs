@@ -111,7 +111,9 @@ impl CliError {
             BucketError::Storage(error) => CliError::storage(directory, error),
             BucketError::Operation(error) => CliError::operation(directory, error),
             // Their own text says what to do.
-            BucketError::OtherOptions { .. } | BucketError::Setting { .. } => CliError {
+            BucketError::OtherOptions { .. }
+            | BucketError::OtherEviction { .. }
+            | BucketError::Setting { .. } => CliError {
                 exit: Exit::Mistake,
                 is_disk_stuck: false,
                 fact: error.to_string(),

@@ -19,7 +19,10 @@ use crate::watch;
 #[derive(Debug, Serialize)]
 struct Statistics {
     documents: u64,
+    resident_documents: u64,
+    eviction: &'static str,
     memory_bytes: u64,
+    memory_quota_bytes: u64,
     disk_bytes: u64,
     live_bytes: u64,
     failures: BTreeMap<&'static str, u64>,
@@ -50,7 +53,11 @@ struct Vbucket {
 impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "documents  {}", self.documents)?;
-        writeln!(f, "memory     {}", bytes_in_words(self.memory_bytes))?;
+        let memory = bytes_in_words(self.memory_bytes);
+        let quota = bytes_in_words(self.memory_quota_bytes);
+        let resident = counted(self.resident_documents, "document");
+        write!(f, "memory     {memory} of {quota}, {resident}")?;
+        writeln!(f, "; eviction of {}", self.eviction)?;
         let disk = bytes_in_words(self.disk_bytes);
         let live = bytes_in_words(self.live_bytes);
         writeln!(f, "disk       {disk}, {live} of it live")?;
@@ -124,7 +131,10 @@ impl From<BucketStatistics> for Statistics {
     fn from(from: BucketStatistics) -> Statistics {
         Statistics {
             documents: from.documents,
-            memory_bytes: from.memory_bytes,
+            resident_documents: from.memory.resident_documents,
+            eviction: from.memory.eviction.name(),
+            memory_bytes: from.memory.bytes,
+            memory_quota_bytes: from.memory.quota_bytes,
             disk_bytes: from.disk_bytes,
             live_bytes: from.live_bytes,
             failures: from.failures,

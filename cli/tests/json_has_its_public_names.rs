@@ -17,7 +17,7 @@ fn is_number_in_text(value: &Value) -> bool {
 fn create_and_load() {
     let place = Place::new();
     let created = place.json(&["create", "--vbuckets", "4"]);
-    assert_eq!(names(&created), ["directory", "vbuckets"]);
+    assert_eq!(names(&created), ["directory", "eviction", "vbuckets"]);
     assert_eq!(created["vbuckets"], 4);
     let lines = b"{\"id\":1}\n{\"id\":}\n{\"id\":22}\n";
     let ended = place.feed(&["load", "-", "--key", "id", "--json"], lines);
@@ -94,15 +94,20 @@ fn stat() {
         "children",
         "disk_bytes",
         "documents",
+        "eviction",
         "failures",
         "live_bytes",
         "memory_bytes",
+        "memory_quota_bytes",
+        "resident_documents",
         "vbuckets",
     ];
     assert_eq!(names(&stat), expected);
     assert_eq!(stat["documents"], 3);
     assert!(stat["disk_bytes"].as_u64() > Some(0) && stat["live_bytes"].as_u64() > Some(0));
-    assert!(stat["memory_bytes"].is_u64());
+    assert!(stat["memory_bytes"].is_u64() && stat["memory_quota_bytes"].is_u64());
+    assert_eq!(stat["resident_documents"], 3);
+    assert_eq!(stat["eviction"], "documents");
     assert!(
         stat["failures"]
             .as_object()

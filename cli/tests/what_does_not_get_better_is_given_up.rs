@@ -22,6 +22,7 @@ fn lines(count: usize) -> String {
 #[test]
 fn a_memory_quota_that_stays_used_up() {
     let place = Place::new();
+    place.run(&["create", "--eviction", "none"]).expect(0);
     let arguments = ["load", "-", "--key", "id", "--durable", "--acks", "acks"];
     let ended = place.feed(
         &[&arguments[..], &["--memory", "1"]].concat(),
@@ -33,6 +34,26 @@ fn a_memory_quota_that_stays_used_up() {
     assert_acked_are_there(&place);
     // With the memory it takes, the same load goes through.
     place.feed(&arguments, lines(50_000).as_bytes()).expect(0);
+}
+
+#[test]
+fn a_memory_quota_that_documents_leave_is_enough_for_any_load() {
+    let place = Place::new();
+    let arguments = ["load", "-", "--key", "id", "--memory", "2"];
+    place.feed(&arguments, lines(50_000).as_bytes()).expect(0);
+    let stat = place.json(&["stat", "--memory", "2"]);
+    assert_eq!(
+        [&stat["documents"], &stat["memory_quota_bytes"]],
+        [50_000, 2 << 20]
+    );
+    assert!(
+        stat["resident_documents"].as_u64().unwrap() < 25_000,
+        "{stat}"
+    );
+    assert_eq!(stat["eviction"], "documents");
+    let value = place.run(&["get", "17", "--memory", "2"]);
+    assert!(value.expect(0).text().contains("{\"id\":17,"));
+    place.run(&["verify"]).expect(0);
 }
 
 #[test]

@@ -228,7 +228,7 @@ pub enum Busy {
     #[error("no topology was set yet")]
     NoTopology,
     /// What the store holds of the document must be looked up first; both doors do that by themselves.
-    #[error("the document's tombstone is not in memory")]
+    #[error("the document is not in memory")]
     NotInMemory,
     /// As many documents of the vbucket are locked as can be.
     #[error("too many documents are locked")]

@@ -278,10 +278,25 @@ impl Write {
         }
     }
 
-    /// Whether it has its metadata from elsewhere.
+    /// Whether it is done whatever there is, so that nobody needs to know that.
     #[must_use]
-    pub const fn brings_meta(&self) -> bool {
-        matches!(self, Write::SetWithMeta(_) | Write::DeleteWithMeta(_))
+    pub const fn is_blind(&self) -> bool {
+        match self {
+            Write::Set(set) => set.options.cas.is_none(),
+            Write::SetWithMeta(set) => {
+                set.cas.is_none() && matches!(set.resolution, Resolution::Skip)
+            }
+            Write::DeleteWithMeta(delete) => {
+                delete.cas.is_none() && matches!(delete.resolution, Resolution::Skip)
+            }
+            Write::Add(_)
+            | Write::Replace(_)
+            | Write::Delete(_)
+            | Write::Touch(_)
+            | Write::Append(_)
+            | Write::Prepend(_)
+            | Write::Count(_) => false,
+        }
     }
 
     /// Whether it may ask for a durability level.
@@ -350,6 +365,8 @@ pub struct VbucketDescription {
     pub snapshot: SnapshotRange,
     /// Live documents in memory.
     pub documents: u64,
+    /// Whether the store may hold more, because some left memory.
+    pub lacks_documents: bool,
     /// Counts of the store, as of the last flush; `None` while the vbucket is down.
     pub persisted_counts: Option<VbucketCounts>,
     /// Why it is out of service, if it is.
@@ -372,6 +389,7 @@ impl VbucketDescription {
             purge_seqno: Seqno::ZERO,
             snapshot: SnapshotRange::default(),
             documents: 0,
+            lacks_documents: false,
             persisted_counts: None,
             down,
         }

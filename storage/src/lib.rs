@@ -20,6 +20,7 @@ pub mod error;
 pub mod waiting;
 pub mod disk;
 pub mod retention;
+pub mod eviction;
 mod admission;
 mod rollback_state;
 #[cfg(feature = "planted")]
@@ -43,6 +44,7 @@ pub use document::{
 };
 pub use durability::DurabilityLevel;
 pub use error::{Advice, Refusal, StorageError};
+pub use eviction::Eviction;
 pub use failover_table::{FailoverEntry, FailoverTable};
 pub use kv_store::{
     Batch, CommitDurability, FileStatistics, ItemView, KeyRange, KvStore, RolledBack, Scan,
@@ -52,7 +54,7 @@ pub use kv_store::{
 #[doc(hidden)]
 pub use log_store::fuzzing;
 pub use log_store::{CompactionJob, CreateOptions, LogStore, OpenOptions, Salvaged};
-pub use memory::{MemoryAccount, MemoryPool, MemoryToken};
+pub use memory::{MemoryAccount, MemoryMarks, MemoryPool, MemoryToken};
 pub use memory_store::MemoryStore;
 pub use outcome::{AbortReason, Job, Outcome};
 pub use retention::Retention;

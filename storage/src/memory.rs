@@ -6,13 +6,45 @@
 //! each account. Nothing here refuses or frees by itself: whoever writes asks first.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 /// Bytes held by all accounts of a bucket, and the quota.
 #[derive(Debug)]
 pub struct MemoryPool {
     quota: AtomicU64,
     settled: AtomicI64,
+    marks: MemoryMarks,
+}
+
+/// When memory is short, and when it is no longer: parts of the quota in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryMarks {
+    /// From here on it should be given back.
+    pub high_percent: u8,
+    /// Down to here documents are evicted.
+    pub low_percent: u8,
+}
+
+impl MemoryMarks {
+    /// Memory is always short: whatever can leave it does. For tests.
+    pub const ALL_LEAVES: MemoryMarks = MemoryMarks {
+        high_percent: 0,
+        low_percent: 0,
+    };
+}
+
+impl Default for MemoryMarks {
+    /// The field's water marks.
+    fn default() -> MemoryMarks {
+        MemoryMarks::USUAL
+    }
+}
+
+impl MemoryMarks {
+    const USUAL: MemoryMarks = MemoryMarks {
+        high_percent: 85,
+        low_percent: 75,
+    };
 }
 
 impl MemoryPool {
@@ -20,8 +52,8 @@ impl MemoryPool {
     const STEP_MAX: i64 = 16 * 1024;
     /// With a small quota the steps are smaller, so that it still means something.
     const STEPS_PER_QUOTA: i64 = 4096;
-    /// Percent of the quota from which on memory is short: where the field has its high water mark.
-    const HIGH_MARK_PERCENT: u64 = 85;
+    /// Percent of the quota from which on clients are about to be refused.
+    const URGENT_PERCENT: u8 = 95;
 
     /// An empty pool with this quota in bytes.
     #[must_use]
@@ -29,7 +61,15 @@ impl MemoryPool {
         MemoryPool {
             quota: AtomicU64::new(quota_bytes),
             settled: AtomicI64::new(0),
+            marks: MemoryMarks::USUAL,
         }
+    }
+
+    /// The same with other marks.
+    #[must_use]
+    pub const fn marked(mut self, marks: MemoryMarks) -> MemoryPool {
+        self.marks = marks;
+        self
     }
 
     /// The quota in bytes.
@@ -52,13 +92,37 @@ impl MemoryPool {
     /// Whether memory is short: whoever can give some back should, before clients are refused.
     #[must_use]
     pub fn is_above_high_mark(&self) -> bool {
-        let mark = u128::from(self.quota_bytes()) * u128::from(Self::HIGH_MARK_PERCENT);
-        u128::from(self.held_bytes()) * 100 >= mark
+        self.held_bytes() >= self.high_mark_bytes()
+    }
+
+    /// Bytes from which on memory is short.
+    #[must_use]
+    pub fn high_mark_bytes(&self) -> u64 {
+        self.percent(self.marks.high_percent)
+    }
+
+    /// Bytes held above the mark down to which documents are evicted.
+    #[must_use]
+    pub fn above_low_mark(&self) -> u64 {
+        let mark = self.percent(self.marks.low_percent);
+        self.held_bytes().saturating_sub(mark)
+    }
+
+    /// Whether clients are about to be refused.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.held_bytes() >= self.percent(Self::URGENT_PERCENT)
+    }
+
+    /// So many percent of the quota, rounded up.
+    fn percent(&self, percent: u8) -> u64 {
+        let bytes = (u128::from(self.quota_bytes()) * u128::from(percent)).div_ceil(100);
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
     fn step(&self) -> i64 {
-        let quota = i64::try_from(self.quota_bytes()).unwrap_or(i64::MAX);
-        (quota / Self::STEPS_PER_QUOTA).clamp(1, Self::STEP_MAX)
+        let marked = i64::try_from(self.high_mark_bytes()).unwrap_or(i64::MAX);
+        (marked / Self::STEPS_PER_QUOTA).clamp(1, Self::STEP_MAX)
     }
 }
 
@@ -97,25 +161,33 @@ impl MemoryAccount {
     /// Charges `bytes`, whatever the quota says.
     #[must_use]
     pub fn charge(self: &Arc<Self>, bytes: u64) -> MemoryToken {
-        self.change(signed(bytes));
+        // An item is far smaller: the token says so in four bytes.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.change(i64::from(bytes));
         MemoryToken {
             account: Some(Arc::clone(self)),
             bytes,
+            uses: AtomicU8::new(MemoryToken::USES_FIRST),
         }
     }
 
     /// Charges `bytes` unless the bucket would then hold more than its quota and `allowance_bytes`.
     #[must_use]
     pub fn try_charge(self: &Arc<Self>, bytes: u64, allowance_bytes: u64) -> Option<MemoryToken> {
+        let most = self.pool.quota_bytes().saturating_add(allowance_bytes);
+        self.has_room(bytes, most).then(|| self.charge(bytes))
+    }
+
+    /// Whether the bucket would hold no more than `most_bytes` with so many more.
+    #[must_use]
+    pub fn has_room(&self, bytes: u64, most_bytes: u64) -> bool {
         let ahead = self.unsettled.load(Ordering::Relaxed);
         let held = self
             .pool
             .settled
             .load(Ordering::Relaxed)
             .saturating_add(ahead);
-        let after = held.saturating_add(signed(bytes));
-        let most = self.pool.quota_bytes().saturating_add(allowance_bytes);
-        (after <= signed(most)).then(|| self.charge(bytes))
+        held.saturating_add(signed(bytes)) <= signed(most_bytes)
     }
 
     fn change(&self, by: i64) {
@@ -142,18 +214,53 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Bytes charged to an account, until this is dropped. The empty token costs nothing and belongs to nobody.
+/// Bytes charged to an account, until this is dropped. The empty token costs nothing and belongs to nobody. It also knows how
+/// often its item was used lately, in bytes that would be padding.
 #[derive(Default)]
 pub struct MemoryToken {
     account: Option<Arc<MemoryAccount>>,
-    bytes: u64,
+    bytes: u32,
+    uses: AtomicU8,
 }
 
 impl MemoryToken {
+    /// What is new is not the first to go.
+    const USES_FIRST: u8 = 1;
+    /// More are not told apart.
+    const USES_MAX: u8 = 3;
+
     /// Bytes charged.
     #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.bytes)
+    }
+
+    /// Its item was used. What is used all the time is not written to.
+    #[inline]
+    pub fn note_use(&self) {
+        let uses = self.uses.load(Ordering::Relaxed);
+        if uses < Self::USES_MAX {
+            // One that comes between may be lost.
+            self.uses.store(uses.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes one use off: whether there was one.
+    pub fn take_use(&self) -> bool {
+        let uses = self.uses.load(Ordering::Relaxed);
+        let is_used = uses > 0;
+        if is_used {
+            self.uses.store(uses.saturating_sub(1), Ordering::Relaxed);
+        }
+        is_used
+    }
+
+    /// Its item takes the place of another, and is used as often.
+    pub fn take_over_uses(&self, of: &MemoryToken) {
+        let uses = of.uses.load(Ordering::Relaxed);
+        if uses > Self::USES_FIRST {
+            self.uses.store(uses, Ordering::Relaxed);
+        }
     }
 }
 
@@ -162,14 +269,14 @@ impl Clone for MemoryToken {
     fn clone(&self) -> MemoryToken {
         self.account
             .as_ref()
-            .map_or_else(MemoryToken::default, |account| account.charge(self.bytes))
+            .map_or_else(MemoryToken::default, |account| account.charge(self.bytes()))
     }
 }
 
 impl Drop for MemoryToken {
     fn drop(&mut self) {
         if let Some(account) = &self.account {
-            account.change(signed(self.bytes).saturating_neg());
+            account.change(i64::from(self.bytes).saturating_neg());
         }
     }
 }

@@ -20,10 +20,7 @@ use piggin_storage::{
 use support::log_store::small_options;
 use support::{Image, Writer, key, mutation, new_state, vbucket};
 
-const SHAPE: CreateOptions = CreateOptions {
-    vbuckets: 4,
-    log_shards: 2,
-};
+const SHAPE: CreateOptions = CreateOptions::of(4, 2);
 
 fn create(disk: &SimulatedDisk) -> LogStore {
     LogStore::create(Arc::new(disk.clone()), SHAPE, small_options(1)).unwrap()
@@ -153,10 +150,7 @@ fn a_directory_that_is_open_already() {
 fn shapes_beyond_the_limits() {
     for (vbuckets, log_shards) in [(0, 1), (3, 1), (2048, 1), (16, 0), (16, 9), (4, 5)] {
         let disk = SimulatedDisk::new();
-        let shape = CreateOptions {
-            vbuckets,
-            log_shards,
-        };
+        let shape = CreateOptions::of(vbuckets, log_shards);
         let error = LogStore::create(Arc::new(disk.clone()), shape, small_options(1)).err();
         let error = error.unwrap();
         assert!(matches!(error, StorageError::Setting(_)), "{error:?}");

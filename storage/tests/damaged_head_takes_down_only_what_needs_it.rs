@@ -25,10 +25,7 @@ const LOG_HEADER: u64 = 56;
 const MANIFEST_PREFIX: u64 = 32;
 
 fn create(disk: &SimulatedDisk, log_shards: u16) -> (LogStore, Arc<dyn KvStore>) {
-    let shape = CreateOptions {
-        vbuckets: 4,
-        log_shards,
-    };
+    let shape = CreateOptions::of(4, log_shards);
     let store = LogStore::create(Arc::new(disk.clone()), shape, small_options(1)).unwrap();
     (store.clone(), Arc::new(store))
 }

@@ -39,10 +39,7 @@ fn maintain(store: &LogStore) {
 #[test]
 fn an_empty_store_of_many_shards_and_vbuckets_is_small() {
     let disk = SimulatedDisk::new();
-    let shape = CreateOptions {
-        vbuckets: 128,
-        log_shards: 8,
-    };
+    let shape = CreateOptions::of(128, 8);
     let store = LogStore::create(Arc::new(disk.clone()), shape, OpenOptions::new(1)).unwrap();
     for number in 0..128 {
         store.create_vbucket(vbucket(number), &new_state()).unwrap();
@@ -70,10 +67,7 @@ fn overwriting_for_ever_takes_a_bounded_part_of_the_disk() {
         history_floor: Seqno::MAX,
         ..small_options(1)
     };
-    let shape = CreateOptions {
-        vbuckets: 4,
-        log_shards: 2,
-    };
+    let shape = CreateOptions::of(4, 2);
     let store = LogStore::create(Arc::new(disk.clone()), shape, options).unwrap();
     let shared: Arc<dyn KvStore> = Arc::new(store.clone());
     let mut writers: Vec<Writer> = (0..4)
@@ -121,10 +115,7 @@ fn overwriting_for_ever_takes_a_bounded_part_of_the_disk() {
 #[test]
 fn state_alone_does_not_grow_a_store_either() {
     let disk = SimulatedDisk::new();
-    let shape = CreateOptions {
-        vbuckets: 1,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(1, 1);
     let store = LogStore::create(Arc::new(disk.clone()), shape, small_options(1)).unwrap();
     let incarnation = store.create_vbucket(vbucket(0), &new_state()).unwrap();
     let full = small_options(1).log_file_bytes_max;

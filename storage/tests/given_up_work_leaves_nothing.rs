@@ -174,10 +174,7 @@ fn container_that_cannot_be_read_does_not_keep_the_others_from_being_copied_out(
 #[test]
 fn shard_whose_work_fails_does_not_keep_the_others_from_theirs() {
     let disk = SimulatedDisk::new();
-    let shape = CreateOptions {
-        vbuckets: 4,
-        log_shards: 2,
-    };
+    let shape = CreateOptions::of(4, 2);
     let store = LogStore::create(Arc::new(disk.clone()), shape, small_options(1)).unwrap();
     let shared: Arc<dyn KvStore> = Arc::new(store.clone());
     let mut writers = [0, 1].map(|number| Writer::create(&shared, number));

@@ -17,10 +17,7 @@ use crate::support::{Image, Writer, deletion, key, mutation, read_all};
 
 mod support;
 
-const SHAPE: CreateOptions = CreateOptions {
-    vbuckets: 2,
-    log_shards: 1,
-};
+const SHAPE: CreateOptions = CreateOptions::of(2, 1);
 
 fn options() -> OpenOptions {
     OpenOptions {

@@ -19,10 +19,7 @@ use support::log_store::small_options;
 use support::{Image, Writer, mutation, vbucket};
 
 fn create(disk: &SimulatedDisk, options: OpenOptions) -> (LogStore, Arc<dyn KvStore>) {
-    let shape = CreateOptions {
-        vbuckets: 4,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(4, 1);
     let store = LogStore::create(Arc::new(disk.clone()), shape, options).unwrap();
     (store.clone(), Arc::new(store))
 }

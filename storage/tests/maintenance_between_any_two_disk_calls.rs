@@ -115,10 +115,7 @@ impl DiskFile for Interrupted<Arc<dyn DiskFile>> {
 
 /// Segments of four vbuckets side by side, some dead, and unsealed items on top.
 fn filled(disk: &SimulatedDisk, interruption: &Interruption) -> LogStore {
-    let shape = CreateOptions {
-        vbuckets: 4,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(4, 1);
     let options = OpenOptions {
         is_stepped: true,
         container_bytes_min: 1,

@@ -42,10 +42,7 @@ struct Filled {
 impl Filled {
     fn new(options: OpenOptions) -> Filled {
         let disk = SimulatedDisk::new();
-        let shape = CreateOptions {
-            vbuckets: VBUCKETS,
-            log_shards: 1,
-        };
+        let shape = CreateOptions::of(VBUCKETS, 1);
         let store = LogStore::create(Arc::new(disk.clone()), shape, options).unwrap();
         let shared: Arc<dyn KvStore> = Arc::new(store.clone());
         let writers = (0..VBUCKETS).map(|number| Writer::create(&shared, number));

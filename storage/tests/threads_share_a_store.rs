@@ -25,10 +25,7 @@ const KEYS: u64 = 50;
 #[test]
 fn threads_share_a_store() {
     let disk = SimulatedDisk::new();
-    let shape = CreateOptions {
-        vbuckets: VBUCKETS,
-        log_shards: 2,
-    };
+    let shape = CreateOptions::of(VBUCKETS, 2);
     let options = OpenOptions {
         history_floor: Seqno::MAX,
         ..small_options(1)

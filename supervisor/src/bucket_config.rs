@@ -1,6 +1,6 @@
 //! Every limit of a bucket, its default and its reason.
 //!
-//! Invariant: what decides where data lies (`vbuckets`, `log_shards`), and `history`, is stored at creation; giving another
+//! Invariant: what decides where data lies (`vbuckets`, `log_shards`), `history` and `eviction` are stored at creation; giving another
 //! value when opening is an error that names both. Everything else may differ from opening to opening.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use actors::compactor::CompactionPolicy;
 use actors::durability::{Chains, Requirements};
 use actors::hooks::Hooks;
 use storage::disk::Disk;
-use storage::{DurabilityLevel, OpenOptions, Retention};
+use storage::{DurabilityLevel, Eviction, MemoryMarks, MemoryPool, OpenOptions, Retention};
 
 use crate::bucket_error::BucketError;
 
@@ -44,6 +44,8 @@ pub struct BucketConfig {
     /// at creation nothing. With it [`Bucket::as_of`](crate::Bucket::as_of) reads what was, and every version of a
     /// document reaches the disk.
     pub history: Option<Retention>,
+    /// What leaves memory when it is short: stored at creation, too; `None` takes what is stored, at creation whole documents.
+    pub eviction: Option<Eviction>,
     /// Threads for vbucket and flusher actors; more than 8 count as 8. `None` takes the number of cores.
     pub actor_threads: Option<usize>,
     /// Threads that load vbuckets at opening.
@@ -55,6 +57,8 @@ pub struct BucketConfig {
     pub waits_for_warmup: bool,
     /// Bytes of documents in memory, above which a client's write is answered with a temporary failure.
     pub memory_quota_bytes: u64,
+    /// From which part of the quota on documents leave memory, and down to which.
+    pub memory_marks: MemoryMarks,
     /// Messages a vbucket's mailbox holds before a sender must wait: enough to keep the actor busy, few enough
     /// that a waiting client notices.
     pub mailbox_messages_max: usize,
@@ -122,6 +126,21 @@ impl Default for CompactionConfig {
     }
 }
 
+/// A test run with `PIGGIN_EVICT` set has everything leave memory that can, all the time.
+#[cfg(any(test, feature = "testing"))]
+fn marks() -> MemoryMarks {
+    if std::env::var_os("PIGGIN_EVICT").is_some() {
+        MemoryMarks::ALL_LEAVES
+    } else {
+        MemoryMarks::default()
+    }
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+fn marks() -> MemoryMarks {
+    MemoryMarks::default()
+}
+
 impl BucketConfig {
     /// A bucket in a directory of the file system.
     pub fn at(directory: impl Into<PathBuf>) -> BucketConfig {
@@ -143,12 +162,25 @@ impl BucketConfig {
     /// Most replicas a chain has.
     pub const REPLICAS_MAX: usize = Chains::PLACES_MAX - 1;
 
+    /// Who pays for the documents of the bucket.
+    pub(crate) fn memory_pool(&self) -> Arc<MemoryPool> {
+        Arc::new(MemoryPool::new(self.memory_quota_bytes).marked(self.memory_marks))
+    }
+
     /// Refuses what no bucket can work with. What is stored at creation is checked by the store.
     pub(crate) fn check(&self) -> Result<(), BucketError> {
         let refuse = |what: String, limits| Err(BucketError::Setting { what, limits });
         if self.memory_quota_bytes < Self::MEMORY_QUOTA_BYTES_MIN {
             let what = format!("memory_quota_bytes = {}", self.memory_quota_bytes);
             return refuse(what, "at least 1 MiB");
+        }
+        let MemoryMarks {
+            high_percent,
+            low_percent,
+        } = self.memory_marks;
+        if high_percent > 100 || low_percent > high_percent {
+            let what = format!("memory_marks of {low_percent} and {high_percent} %");
+            return refuse(what, "at most 100 %, the low mark not above the high one");
         }
         if self.mailbox_messages_max == 0 {
             return refuse("mailbox_messages_max = 0".to_owned(), "at least 1");
@@ -176,11 +208,13 @@ impl BucketConfig {
             vbuckets: None,
             log_shards: None,
             history: None,
+            eviction: None,
             actor_threads: None,
             warmup_threads: 2,
             reader_threads: 2,
             waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
+            memory_marks: marks(),
             mailbox_messages_max: 1024,
             persistence_waiters_max: actors::vbucket::WAITERS_MAX,
             stop_deadline: Duration::from_secs(30),

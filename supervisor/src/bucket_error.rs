@@ -1,7 +1,7 @@
 //! Why a bucket could not be made, opened, or shut down in order.
 
 use messages::OperationError;
-use storage::{Advice, StorageError};
+use storage::{Advice, Eviction, StorageError};
 
 use crate::shutdown::ShutdownReport;
 use crate::tree::TreeError;
@@ -24,6 +24,16 @@ pub enum BucketError {
         stored: u64,
         /// The value given.
         given: u64,
+    },
+    /// The store was made to have something else leave memory.
+    #[error(
+        "the bucket was created with eviction = {stored}, not {given}; open it without this setting, or create another bucket"
+    )]
+    OtherEviction {
+        /// What is stored.
+        stored: Eviction,
+        /// What was given.
+        given: Eviction,
     },
     /// A setting outside its limits.
     #[error("{what}: give {limits}")]
@@ -64,6 +74,7 @@ impl BucketError {
             BucketError::Storage(error) => error.advice(),
             BucketError::Operation(error) => error.advice(),
             BucketError::OtherOptions { .. }
+            | BucketError::OtherEviction { .. }
             | BucketError::Setting { .. }
             | BucketError::Tree(_) => Advice::FixRequest,
             BucketError::Engine { .. } => Advice::RetryLater,

@@ -131,7 +131,7 @@ pub use repair::{KeepsSalvage, RepairError, RepairReport, SetAside, repair};
 pub use replication::{ReplicateError, Replication};
 pub use scan::{Scan, ScanBuilder};
 pub use shutdown::ShutdownReport;
-pub use statistics::{BucketStatistics, CollectionStatistics};
+pub use statistics::{BucketStatistics, CollectionStatistics, MemoryStatistics};
 pub use streaming::ProducerAddr;
 pub use take_over::{TakeOverError, TakenOver, WhyNot};
 pub use vbucket_map::vbucket_of;

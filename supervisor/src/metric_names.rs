@@ -6,6 +6,8 @@ use messages::FailureKind;
 
 /// Live documents.
 pub const CURR_ITEMS: &str = "kv_curr_items";
+/// Those of them that are in memory.
+pub const RESIDENT_ITEMS: &str = "piggin_resident_documents";
 /// Bytes of items in memory.
 pub const MEM_USED_BYTES: &str = "kv_mem_used_bytes";
 /// The quota they are held against.
@@ -55,6 +57,15 @@ pub const COMPACTION_COLLECTION_ITEMS_PURGED: &str = "kv_ep_compaction_collectio
 pub const EXPIRED_COMPACTOR: &str = "kv_ep_expired_compactor";
 /// Places of streams in memory that were given up; they read from disk what they had not read.
 pub const STREAM_CURSORS_DROPPED: &str = "piggin_stream_cursors_dropped";
+
+/// Documents that left memory.
+pub const EVICTED: &str = "kv_ep_num_value_ejects";
+/// Times the disk was asked for a document that was not in memory.
+pub const BG_FETCHED: &str = "kv_ep_bg_fetched";
+/// Documents that came back to memory with that.
+pub const RESTORED: &str = "piggin_documents_restored";
+/// How often the pager went round all vbuckets.
+pub const PAGER_ROUNDS: &str = "kv_ep_num_pager_runs";
 
 /// Every failure, by the label `counter` (see [`FailureKind::counter`]).
 pub const FAILURES: &str = "piggin_failures";

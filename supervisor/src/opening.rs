@@ -94,6 +94,7 @@ fn create(
     let shape = CreateOptions {
         vbuckets: config.vbuckets.unwrap_or(usual.vbuckets),
         log_shards: config.log_shards.unwrap_or(usual.log_shards),
+        eviction: config.eviction.unwrap_or(usual.eviction),
     };
     let options = drawn(&config.store, random);
     LogStore::create_with_history(Arc::clone(disk), shape, config.history, options)
@@ -135,5 +136,11 @@ fn agree(config: &BucketConfig, store: &LogStore) -> Result<(), BucketError> {
             });
         }
     }
-    Ok(())
+    match config.eviction {
+        Some(given) if given != shape.eviction => Err(BucketError::OtherEviction {
+            stored: shape.eviction,
+            given,
+        }),
+        _ => Ok(()),
+    }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use actors::compactor::Compactor;
 use actors::store_handle::StoreHandle;
-use actors::vbucket::VbucketSlot;
+use actors::vbucket::{TrafficFigures, VbucketSlot};
 use actors::warmup::Warmup;
 use messages::vbucket::VbucketDescription;
-use storage::MemoryPool;
+use storage::{KvStore, MemoryPool};
 
 use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::collections::Collections;
@@ -17,7 +17,7 @@ use crate::durability::DurabilityFigures;
 use crate::failure_bus::FailureBus;
 use crate::guardian::Supervisor;
 use crate::replication::Replicating;
-use crate::statistics::BucketStatistics;
+use crate::statistics::{BucketStatistics, MemoryStatistics};
 use crate::stop::StopRequest;
 use crate::streaming::Streaming;
 use crate::vbucket_table::Table;
@@ -68,14 +68,23 @@ impl Running {
         });
     }
 
+    /// Looks at the store for documents that are not in memory.
     pub(crate) fn statistics(&self) -> BucketStatistics {
+        self.look_at_counts();
+        self.statistics_of_memory()
+    }
+
+    /// Without waiting for the disk.
+    pub(crate) fn statistics_of_memory(&self) -> BucketStatistics {
         let vbuckets: Vec<_> = self
             .table
             .slots
             .iter()
             .map(|slot| described(slot))
             .collect();
-        let cores = self.table.cores();
+        let memory = self.memory_statistics();
+        let away = self.table.cores().map(|(_, core)| core.documents_away());
+        let away: u64 = away.sum();
         let mut durability = DurabilityFigures::default();
         for (_, core) in self.table.cores() {
             durability.add(&core.durability_figures());
@@ -83,10 +92,8 @@ impl Running {
         let streaming = self.streaming.figures();
         let replicating = self.replicating.figures();
         let mut statistics = BucketStatistics {
-            documents: vbuckets.iter().map(|vbucket| vbucket.documents).sum(),
-            // Of the accounts, not of the pool, which learns of them in steps.
-            memory_bytes: cores.map(|(_, core)| core.memory_bytes()).sum(),
-            memory_quota_bytes: self.memory.quota_bytes(),
+            documents: memory.resident_documents.saturating_add(away),
+            memory,
             disk_bytes: 0,
             live_bytes: 0,
             compaction: self.compactor.figures(),
@@ -116,6 +123,57 @@ impl Running {
             statistics.live_bytes = store.live_extent_bytes.saturating_add(store.unsealed_bytes);
         }
         statistics
+    }
+
+    pub(crate) fn memory_statistics(&self) -> MemoryStatistics {
+        let mut statistics = MemoryStatistics {
+            bytes: 0,
+            quota_bytes: self.memory.quota_bytes(),
+            eviction: self.table.eviction(),
+            resident_documents: 0,
+            evicted: 0,
+            fetched: 0,
+            restored: 0,
+            pager_rounds: self.table.pager_rounds(),
+        };
+        let mut traffic = TrafficFigures::default();
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        for (_, core) in self.table.cores() {
+            // Of the accounts, not of the pool, which learns of them in steps.
+            add(&mut statistics.bytes, core.memory_bytes());
+            add(
+                &mut statistics.resident_documents,
+                core.documents_in_memory(),
+            );
+            traffic.add(&core.traffic());
+        }
+        MemoryStatistics {
+            evicted: traffic.evicted,
+            fetched: traffic.fetched,
+            restored: traffic.restored,
+            ..statistics
+        }
+    }
+
+    /// Has the store count the documents of vbuckets that lack some, and tells them. What cannot be read now stays as it is.
+    fn look_at_counts(&self) {
+        for (vbucket, core) in self.table.cores() {
+            if !core.lacks_documents() {
+                continue;
+            }
+            let counts = self
+                .store
+                .lease()
+                .and_then(|lease| lease.store().counts(vbucket));
+            let Ok(counts) = counts else {
+                continue;
+            };
+            let manifest = core.collections_manifest();
+            let open = counts.collections.iter();
+            let open = open.filter(|(id, _)| manifest.collections.contains_key(id));
+            let documents = open.map(|(_, counts)| u64::try_from(counts.documents).unwrap_or(0));
+            core.note_stored_documents(documents.sum());
+        }
     }
 }
 

@@ -302,7 +302,7 @@ impl Drop for Ending {
 async fn publish_every(every: Duration, running: Arc<Running>) {
     loop {
         sleep(every).await;
-        running.statistics().publish();
+        running.statistics_of_memory().publish();
     }
 }
 

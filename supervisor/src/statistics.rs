@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use actors::compactor::CompactionFigures;
 use messages::vbucket::VbucketDescription;
-use storage::{CollectionId, Seqno, VbucketId};
+use storage::{CollectionId, Eviction, Seqno, VbucketId};
 
 use crate::durability::DurabilityFigures;
 use crate::restart::ChildStatus;
@@ -12,12 +12,10 @@ use crate::restart::ChildStatus;
 /// Figures of a bucket at one moment (each figure for itself; the whole is not one snapshot).
 #[derive(Clone, Debug)]
 pub struct BucketStatistics {
-    /// Live documents.
+    /// Live documents. Where some left memory: those on disk, and so much of a moment ago as the disk lags behind.
     pub documents: u64,
-    /// Bytes of items in memory.
-    pub memory_bytes: u64,
-    /// The quota they are held against.
-    pub memory_quota_bytes: u64,
+    /// What of it is in memory.
+    pub memory: MemoryStatistics,
     /// Bytes of the store's files.
     pub disk_bytes: u64,
     /// Bytes of them that newest versions need.
@@ -44,6 +42,27 @@ pub struct BucketStatistics {
     pub children: Vec<ChildStatus>,
     /// The vbuckets, in order.
     pub vbuckets: Vec<VbucketDescription>,
+}
+
+/// Figures of a bucket's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryStatistics {
+    /// Bytes of items.
+    pub bytes: u64,
+    /// The quota they are held against.
+    pub quota_bytes: u64,
+    /// What leaves it when it is short.
+    pub eviction: Eviction,
+    /// Live documents in it.
+    pub resident_documents: u64,
+    /// Documents that left it since the bucket was opened.
+    pub evicted: u64,
+    /// Times the disk was asked for a document that was not in it.
+    pub fetched: u64,
+    /// Documents that came back with that.
+    pub restored: u64,
+    /// How often the pager went round all vbuckets to find what may leave.
+    pub pager_rounds: u64,
 }
 
 /// Figures of one collection, summed over the vbuckets that are in service: what is on disk, and so much of a moment ago as
@@ -75,8 +94,9 @@ impl BucketStatistics {
         let restarts = self.children.iter().map(|child| child.restarts);
         let gauges = [
             (names::CURR_ITEMS, self.documents),
-            (names::MEM_USED_BYTES, self.memory_bytes),
-            (names::MAX_SIZE, self.memory_quota_bytes),
+            (names::RESIDENT_ITEMS, self.memory.resident_documents),
+            (names::MEM_USED_BYTES, self.memory.bytes),
+            (names::MAX_SIZE, self.memory.quota_bytes),
             (names::DB_FILE_SIZE_BYTES, self.disk_bytes),
             (names::DB_DATA_SIZE_BYTES, self.live_bytes),
             (names::DISKQUEUE_ITEMS, self.unpersisted_items),
@@ -126,6 +146,10 @@ impl BucketStatistics {
             ),
             (names::EXPIRED_COMPACTOR, self.compaction.expired),
             (names::STREAM_CURSORS_DROPPED, self.stream_cursors_dropped),
+            (names::EVICTED, self.memory.evicted),
+            (names::BG_FETCHED, self.memory.fetched),
+            (names::RESTORED, self.memory.restored),
+            (names::PAGER_ROUNDS, self.memory.pager_rounds),
         ];
         for (name, value) in counters {
             metrics::counter!(name).absolute(value);

@@ -13,18 +13,20 @@ use tokio::sync::Notify;
 
 use actors::compactor::{Compactable, CompactionTable};
 use actors::environment::{Environment, FailureReport, Random};
-use actors::maintenance::MemoryUse;
+use actors::maintenance::{MemoryUse, Paged, Pager, Shortage};
 use actors::panics::caught;
 use actors::vbucket::checkpoint::CheckpointLimits;
-use actors::vbucket::{BucketManifest, DirtyVbuckets, VbucketConfig, VbucketCore, VbucketSlot};
+use actors::vbucket::{
+    BucketManifest, DirtyVbuckets, Evicted, EvictionWalk, VbucketConfig, VbucketCore, VbucketSlot,
+};
 use actors::warmup::{VbucketTable, Warmable};
 use messages::{
     Busy, ChildName, CompactError, DownCause, FailureCause, FailureKind, Generation, NextStep,
     OperationError,
 };
 use storage::{
-    MemoryAccount, MemoryPool, VbucketId, VbucketIdentity, VbucketPosition, VbucketState,
-    VbucketStateRecord,
+    Eviction, LogStore, MemoryAccount, MemoryPool, VbucketId, VbucketIdentity, VbucketPosition,
+    VbucketState, VbucketStateRecord,
 };
 
 use crate::background;
@@ -42,6 +44,10 @@ pub(crate) struct Table {
     first_edge: Arc<DirtyVbuckets>,
     environment: Environment,
     keeps_history: bool,
+    eviction: Eviction,
+    pager: Mutex<Pager>,
+    /// The pager found hardly anything that could leave.
+    waits_for_seals: AtomicBool,
     /// The manifest the active vbuckets follow.
     pub(crate) manifest: Arc<BucketManifest>,
     checkpoints: CheckpointLimits,
@@ -86,6 +92,9 @@ impl Table {
             first_edge,
             environment,
             keeps_history: false,
+            eviction: Eviction::None,
+            pager: Mutex::default(),
+            waits_for_seals: AtomicBool::new(false),
             manifest: Arc::default(),
             durable,
             suspects: Arc::new(Notify::new()),
@@ -95,12 +104,44 @@ impl Table {
         }
     }
 
-    /// The same, of a bucket that keeps every version for a while.
-    pub(crate) fn keeping_history(self, keeps_history: bool) -> Table {
+    /// The same, as it was chosen when the store was made: whether every version is kept for a while, and what leaves memory.
+    pub(crate) fn of_store(self, store: &LogStore) -> Table {
         Table {
-            keeps_history,
+            keeps_history: store.retention().is_some(),
+            eviction: store.shape().eviction,
             ..self
         }
+    }
+
+    /// What leaves memory when it is short.
+    pub(crate) fn eviction(&self) -> Eviction {
+        self.eviction
+    }
+
+    /// How often the pager went round all vbuckets.
+    pub(crate) fn pager_rounds(&self) -> u64 {
+        self.pager.lock().rounds()
+    }
+
+    fn shortage(&self) -> Shortage {
+        Shortage {
+            is_short: self.memory.is_above_high_mark(),
+            bytes: self.memory.above_low_mark(),
+            worth_bytes: self.memory.high_mark_bytes() / WORTH_DIVISOR,
+        }
+    }
+
+    /// Has some documents of a vbucket leave; first, what its checkpoint log keeps of them, where that is worth it.
+    fn evict_from(&self, number: u16, walk: &mut EvictionWalk) -> Option<Evicted> {
+        let core = self.slots.get(usize::from(number))?.core().ok()?;
+        if *walk == EvictionWalk::default() {
+            let worth = self.memory.high_mark_bytes() / WORTH_DIVISOR;
+            let share = worth / u64::from(self.count().max(1));
+            if core.checkpoint_bytes() >= share {
+                core.shrink_log();
+            }
+        }
+        Some(core.evict(walk))
     }
 
     /// What time it is, in milliseconds since the Unix epoch.
@@ -268,7 +309,8 @@ impl Table {
             checkpoints: self.checkpoints,
             on_suspect: Arc::new(move |_| suspects.notify_one()),
         })
-        .of_bucket(Arc::clone(&self.manifest));
+        .of_bucket(Arc::clone(&self.manifest))
+        .evicting(self.eviction);
         if self.keeps_history {
             core.keep_history();
         }
@@ -282,8 +324,8 @@ impl MemoryUse for Table {
         self.memory.is_above_high_mark()
     }
 
-    fn quota_bytes(&self) -> u64 {
-        self.memory.quota_bytes()
+    fn short_from_bytes(&self) -> u64 {
+        self.memory.high_mark_bytes()
     }
 
     fn spare_bytes(&self) -> u64 {
@@ -310,7 +352,33 @@ impl MemoryUse for Table {
     fn vbuckets(&self) -> u16 {
         CompactionTable::vbuckets(self)
     }
+
+    fn is_urgent(&self) -> bool {
+        self.memory.is_urgent()
+    }
+
+    fn evict(&self) -> Paged {
+        match self.eviction {
+            Eviction::None => return Paged::Enough,
+            Eviction::Documents => {}
+        }
+        let evict = |number, walk: &mut EvictionWalk| self.evict_from(number, walk);
+        let paged = self
+            .pager
+            .lock()
+            .step(self.count(), || self.shortage(), evict);
+        self.waits_for_seals
+            .store(paged == Paged::Nothing, Ordering::Relaxed);
+        paged
+    }
+
+    fn waits_for_seals(&self) -> bool {
+        self.waits_for_seals.load(Ordering::Relaxed)
+    }
 }
+
+/// What is to be freed in one go must be this part of the quota to be worth it.
+const WORTH_DIVISOR: u64 = 64;
 
 impl VbucketTable for Table {
     fn make(

@@ -30,7 +30,7 @@ use actors::warmup::{Absent, Warmup, WarmupConfig, WarmupEnd};
 use actors::writer::{self, GroupLimits, WriterConfig, WriterLink, WriterQueue};
 use messages::{ChildName, OperationError};
 use storage::disk::Disk;
-use storage::{CreateOptions, LogStore, MemoryPool, VbucketId};
+use storage::{CreateOptions, LogStore, VbucketId};
 
 use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::bucket_config::BucketConfig;
@@ -82,7 +82,7 @@ pub(crate) async fn start(
         hooks: ground.hooks,
     };
     let shape = opened.store.shape();
-    let memory = Arc::new(MemoryPool::new(config.memory_quota_bytes));
+    let memory = config.memory_pool();
     let threads = arbiters.len().max(1);
     let table = Table::new(
         shape.vbuckets,
@@ -91,7 +91,7 @@ pub(crate) async fn start(
         environment.clone(),
         Durable::new(config, shape.vbuckets, threads),
     );
-    let table = Arc::new(table.keeping_history(opened.store.retention().is_some()));
+    let table = Arc::new(table.of_store(&opened.store));
     let node_name = node_name(config, &opened.store);
     let store = handle(config, opened.store, &opened.disk, &environment);
     let tree = tree(config, shape, threads);
@@ -126,7 +126,7 @@ pub(crate) async fn start(
         follows,
         rollbacks,
     };
-    let writers = parts.start_writers(&compactor)?;
+    let (writers, maintenance) = parts.start_writers(&compactor)?;
     let compactor_address = parts.start_compactor(&compactor, &arbiters)?;
     let warmup = parts.start_warmup(&opened.disk)?;
     let warm = warmup.wait();
@@ -134,7 +134,7 @@ pub(crate) async fn start(
     warmup.wait_for_states().await.map_err(closed)?;
     let collections = Collections::open(&parts.table)?;
     let flushers = parts.start_flushers(&writers, &arbiters);
-    let streaming = parts.start_streaming(&arbiters)?;
+    let streaming = parts.start_streaming(&arbiters, maintenance)?;
     let addresses = parts.start_vbuckets(&arbiters, streaming.readers());
     let replicating = parts.start_replication(&arbiters)?;
     parts.start_durability(&replicating, &arbiters);
@@ -211,7 +211,10 @@ impl Parts<'_> {
     }
 
     /// The store's background work, and a writer for each log.
-    fn start_writers(&self, compactor: &Compactor) -> Result<Vec<WriterLink>, BucketError> {
+    fn start_writers(
+        &self,
+        compactor: &Compactor,
+    ) -> Result<(Vec<WriterLink>, WakeWorker), BucketError> {
         let look = compactor.clone();
         let config = MaintenanceConfig {
             name: ChildName::new("maintenance"),
@@ -238,7 +241,8 @@ impl Parts<'_> {
             let queue = WriterQueue::new(vbuckets, self.table.threads());
             writer::start(config, &queue, Arc::clone(&self.guardian)).map_err(not_started)
         };
-        (0..self.shape.log_shards).map(start).collect()
+        let writers: Result<_, _> = (0..self.shape.log_shards).map(start).collect();
+        Ok((writers?, maintenance))
     }
 
     /// Makes the vbuckets of what the store holds, and loads them.
@@ -303,8 +307,13 @@ impl Parts<'_> {
     }
 
     /// Who reads for streams, and the producers.
-    fn start_streaming(&self, arbiters: &[ArbiterHandle]) -> Result<Streaming, BucketError> {
+    fn start_streaming(
+        &self,
+        arbiters: &[ArbiterHandle],
+        maintenance: WakeWorker,
+    ) -> Result<Streaming, BucketError> {
         let backfills = Backfills::new(streaming::backfill_config(&self.store, &self.environment));
+        backfills.relieve_with(maintenance);
         backfills
             .start(self.config.reader_threads, &self.guardian)
             .map_err(not_started)?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use piggin::messages::{Busy, FailureKind, OperationError};
-use piggin::storage::Advice;
 use piggin::storage::disk::SimulatedDisk;
+use piggin::storage::{Advice, Eviction};
 use piggin::{Bucket, BucketConfig};
 
 use crate::support::{
@@ -19,6 +19,7 @@ const DISK_FULL: OperationError = OperationError::TemporaryFailure(Busy::DiskFul
 fn a_full_quota_refuses_writes_and_takes_deletions() -> Result {
     let directory = TempDirectory::new();
     let mut config = made_small(BucketConfig::at(directory.path()));
+    config.eviction = Some(Eviction::None);
     config.memory_quota_bytes = 1 << 20;
     let bucket = block_on(Bucket::create(config))?;
     let mut written = Vec::new();
@@ -79,6 +80,7 @@ fn write_once_there_is_room(bucket: &Bucket, key: &str, length: usize) {
 fn a_bucket_whose_documents_were_all_deleted_is_as_good_as_new() -> Result {
     let mut config = made_small(BucketConfig::on(Arc::new(SimulatedDisk::new())));
     config.memory_quota_bytes = 1 << 20;
+    config.eviction = Some(Eviction::None);
     let bucket = block_on(Bucket::create(config))?;
     let fill = |round: usize| {
         let mut written = Vec::new();

@@ -27,13 +27,13 @@ fn gauges_are_the_figures() -> Result {
     let figures = bucket.statistics();
     assert_eq!(figures.documents, keys.len() as u64 + 3);
     assert_eq!(figures.unpersisted_items, 3);
-    assert!(figures.memory_bytes > 0 && figures.memory_bytes < figures.memory_quota_bytes);
+    assert!(figures.memory.bytes > 0 && figures.memory.bytes < figures.memory.quota_bytes);
     assert!(figures.live_bytes > 0 && figures.live_bytes <= figures.disk_bytes);
     bucket.publish_metrics();
     let expected = [
         (names::CURR_ITEMS, figures.documents),
-        (names::MEM_USED_BYTES, figures.memory_bytes),
-        (names::MAX_SIZE, figures.memory_quota_bytes),
+        (names::MEM_USED_BYTES, figures.memory.bytes),
+        (names::MAX_SIZE, figures.memory.quota_bytes),
         (names::DB_FILE_SIZE_BYTES, figures.disk_bytes),
         (names::DISKQUEUE_ITEMS, 3),
         (names::PENDING_COMPACTIONS, 0),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use piggin::messages::replication::ReplicaState;
-use piggin::storage::VbucketId;
+use piggin::storage::{Eviction, VbucketId};
 use piggin::{Bucket, BucketConfig};
 use supervisor::testing::World;
 
@@ -24,6 +24,8 @@ fn keys_of(bucket: &Bucket, vbucket: VbucketId) -> impl Iterator<Item = String> 
 async fn target(there: &World) -> Bucket {
     let config = BucketConfig {
         memory_quota_bytes: QUOTA,
+        // Else there would be no end of it.
+        eviction: Some(Eviction::None),
         ..config(there)
     };
     there.create(config).await.expect("a bucket")
@@ -53,7 +55,7 @@ fn memory_that_is_used_up_holds_the_source_and_loses_nothing() {
         assert!(status.unacknowledged_bytes > 0);
         assert!(status.unacknowledged_bytes <= WINDOW, "{status:?}");
         let statistics = target.statistics();
-        let (held, at_most) = (statistics.memory_bytes, QUOTA + (64 << 10));
+        let (held, at_most) = (statistics.memory.bytes, QUOTA + (64 << 10));
         assert!(held <= at_most, "{held} of {QUOTA}");
         assert_eq!(
             statistics.replication_unacknowledged_bytes,
@@ -96,7 +98,7 @@ fn a_replica_that_stands_still_costs_its_source_a_bounded_amount() {
             }
             source.flush().await.expect("a flush");
             here.sleep(Duration::from_secs(2)).await;
-            most = most.max(source.statistics().memory_bytes);
+            most = most.max(source.statistics().memory.bytes);
         }
         // One version of each, what the checkpoints keep, and a window.
         assert!(most < 12 << 20, "{most}");
@@ -126,7 +128,7 @@ fn nothing_is_kept_of_a_stream_that_is_gone() {
         target.flush().await.expect("a flush");
         here.sleep(Duration::from_secs(20)).await;
         let (mine, theirs) = (source.statistics(), target.statistics());
-        assert_eq!(mine.memory_bytes, theirs.memory_bytes);
+        assert_eq!(mine.memory.bytes, theirs.memory.bytes);
         assert_eq!(mine.backfills, 0);
     });
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use piggin::messages::FailureId;
-use piggin::storage::OpenOptions;
+use piggin::storage::{MemoryMarks, OpenOptions};
 use piggin::{Bucket, BucketConfig, BucketError, CompactionConfig, CompactionPolicy, SizeTier};
 use supervisor::testing::{Event, Latencies, RunError, World, WorldSettings};
 
@@ -44,6 +44,8 @@ pub(crate) struct Report {
     pub(crate) struck: Vec<String>,
     /// What clients did beside plain writes, and how often.
     pub(crate) done: BTreeMap<&'static str, u64>,
+    /// Documents that left memory, of lives whose end was not a crash.
+    pub(crate) evicted: u64,
     /// How much happened.
     pub(crate) events: u64,
     /// The newest of it, to compare two runs.
@@ -64,6 +66,7 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
             plant,
             history: History::default(),
             struck: Mutex::default(),
+            evicted: Mutex::default(),
         };
         let findings = run.live().await;
         let mut findings = findings.unwrap_or_else(|error| vec![format!("the bucket: {error}")]);
@@ -72,6 +75,7 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
             findings,
             struck: run.struck.into_inner(),
             done: run.history.done(),
+            evicted: run.evicted.into_inner(),
             hash: world.trace_hash(),
             events: world.trace().events(),
             newest: world.trace().newest(),
@@ -84,6 +88,7 @@ struct Run {
     plant: Plant,
     history: History,
     struck: Mutex<Vec<String>>,
+    evicted: Mutex<u64>,
 }
 
 impl Run {
@@ -194,6 +199,12 @@ impl Run {
             actor_threads: Some(2),
             compaction: compaction(),
             store: options(),
+            // Every other seed, whatever can leave memory does.
+            memory_marks: if self.world.seed().is_multiple_of(2) {
+                MemoryMarks::default()
+            } else {
+                MemoryMarks::ALL_LEAVES
+            },
             ..self.world.config()
         }
     }
@@ -221,6 +232,7 @@ impl Run {
 
     /// So that they are part of the hash.
     fn note_failures(&self, bucket: &Bucket) {
+        *self.evicted.lock() += bucket.memory().evicted;
         for failure in bucket.failures(FailureId(0)).failures {
             let (what, who) = (failure.kind.counter(), failure.child.as_str());
             let figures = [failure.id.0, failure.at_ms, failure.generation.0];

@@ -30,7 +30,7 @@ async fn standing(bucket: &Bucket) -> Changes {
 
 async fn memory(world: &World, bucket: &Bucket) -> u64 {
     world.sleep(Duration::from_secs(5)).await;
-    bucket.statistics().memory_bytes
+    bucket.statistics().memory.bytes
 }
 
 #[test]

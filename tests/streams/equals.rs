@@ -292,10 +292,10 @@ impl Run {
         }
         assert_at_base(&self.world, bucket).await;
         // What it costs to read everything once more is given back.
-        let before = bucket.statistics().memory_bytes;
+        let before = bucket.statistics().memory.bytes;
         Mirror::default().take_all(bucket, all()).await;
         assert_at_base(&self.world, bucket).await;
-        let after = bucket.statistics().memory_bytes;
+        let after = bucket.statistics().memory.bytes;
         assert!(after <= before, "{before} bytes before, {after} after");
     }
 

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use piggin::messages::stream::{SnapshotFlags, StreamEvent};
 use piggin::messages::{Busy, OperationError};
-use piggin::storage::OpenOptions;
+use piggin::storage::{Eviction, OpenOptions};
 use piggin::{Bucket, BucketConfig, Changes, ChangesOptions};
 use supervisor::testing::World;
 
@@ -92,7 +92,12 @@ fn clients_are_served_beside_streams_that_stand_still() {
 #[test]
 fn a_bucket_full_of_what_is_needed_sends_nobody_to_the_disk() {
     run(2, async |world| {
-        let bucket = world.create(small(&world)).await.expect("a bucket");
+        let config = BucketConfig {
+            // Of one whose documents leave memory it would never be full.
+            eviction: Some(Eviction::None),
+            ..small(&world)
+        };
+        let bucket = world.create(config).await.expect("a bucket");
         let options = ChangesOptions::default();
         let mut changes = bucket.changes(options).await.expect("changes");
         let mut mirror = Mirror::default();

@@ -3,11 +3,13 @@
 //! Invariant: a handle that is dropped takes its backfill with it: out of the queue, out of the pipe, its bytes given
 //! back; so no stream leaves a snapshot behind, however it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
+use super::fetches::{Answer, Fetches};
 use super::job::{Backfill, BackfillRequest};
 use super::pipe::{Chunk, Pipe, Piped};
 use super::queues::{BackfillId, BackfillLimits, Queues};
@@ -19,8 +21,9 @@ use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::Guardian;
 use crate::store_handle::StoreHandle;
 use crate::stream::BackfillEnd;
+use crate::vbucket::VbucketCore;
 use messages::{ChildName, Generation, OperationError};
-use storage::Seqno;
+use storage::{DocumentKey, Seqno};
 
 /// What the readers work with.
 #[derive(Clone, Debug)]
@@ -46,6 +49,9 @@ pub struct Backfills {
 pub(super) struct Shared {
     pub(super) queues: Mutex<Queues<Backfill, Arc<Pipe>>>,
     pub(super) reads: Mutex<Reads>,
+    pub(super) fetches: Mutex<Fetches>,
+    /// Who looks after memory, to be told when what was read makes it short.
+    relief: OnceLock<WakeWorker>,
     pub(super) store: StoreHandle,
     pub(super) environment: Environment,
     pub(super) limits: BackfillLimits,
@@ -75,6 +81,8 @@ impl Backfills {
             shared: Arc::new(Shared {
                 queues: Mutex::new(Queues::new(limits)),
                 reads: Mutex::default(),
+                fetches: Mutex::default(),
+                relief: OnceLock::new(),
                 store,
                 environment,
                 limits,
@@ -102,6 +110,13 @@ impl Backfills {
             self.shared.readers.lock().push(wake);
         }
         Ok(())
+    }
+
+    /// From now on this is woken when documents that were read make memory short.
+    pub fn relieve_with(&self, relief: WakeWorker) {
+        if self.shared.relief.set(relief).is_err() {
+            tracing::error!("memory is looked after already");
+        }
     }
 
     /// Has a backfill read. Dropping the handle takes it back.
@@ -144,6 +159,10 @@ impl Backfills {
         for entry in left {
             entry.job.request().pipe.end(BackfillEnd::Aborted);
         }
+        let fetches = self.shared.fetches.lock().stop();
+        for fetch in fetches {
+            fetch.tell(Err(OperationError::Closed.into()));
+        }
         let open = self.shared.reads.lock().stop();
         for cell in open {
             cell.end(RangeEnd::Failed(OperationError::Closed.into()));
@@ -175,6 +194,27 @@ impl Shared {
         let overdue = self.reads.lock().overdue(now, idle_max, is_recalled);
         for (cell, error) in overdue {
             cell.give_up(error);
+        }
+    }
+
+    /// Has a document read that is not in memory.
+    pub(super) fn ask(
+        &self,
+        core: &Arc<VbucketCore>,
+        key: &DocumentKey,
+    ) -> Result<oneshot::Receiver<Answer>, OperationError> {
+        let line = self.fetches.lock().ask(core, key)?;
+        core.note_fetched();
+        self.wake();
+        Ok(line)
+    }
+
+    /// What was read is in memory.
+    pub(super) fn note_restored(&self, core: &VbucketCore) {
+        if core.is_memory_short()
+            && let Some(relief) = self.relief.get()
+        {
+            relief.wake();
         }
     }
 

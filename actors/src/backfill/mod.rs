@@ -3,7 +3,7 @@
 //!
 //! A stream schedules a [`BackfillRequest`] and holds a [`BackfillHandle`]; readers take turns ([`queues`]) at steps of
 //! the backfills (`job`) and put what they read into a [`Pipe`], of which the stream is told. The same readers read ranges of
-//! keys for clients (`range`), a page when one is asked for ([`RangeScan`]). Invariant: every backfill and every read of a
+//! keys for clients (`range`), a page when one is asked for ([`RangeScan`]), and single documents that left memory (`fetches`). Invariant: every backfill and every read of a
 //! range ends once: complete, which is proven, or with a reason (MB-47790).
 
 pub mod queues;
@@ -14,9 +14,11 @@ mod reads;
 mod worker;
 mod manager;
 mod scan;
-mod forgotten;
+mod fetches;
+mod knowing;
 
 pub use job::BackfillRequest;
+pub use knowing::Getting;
 pub use manager::{BackfillConfig, BackfillFigures, BackfillHandle, Backfills};
 pub use pipe::{Chunk, Pipe, Piped};
 pub use queues::{BackfillId, BackfillLimits};

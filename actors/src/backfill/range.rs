@@ -28,7 +28,7 @@ use messages::failure::ScanPurpose;
 use messages::scan::{ScanError, ScanRange, behind_all_with};
 use storage::{
     CollectionId, DocumentKey, DroppedCollection, Item, ItemView, KeyRange, KvStore, Namespace,
-    Outcome, RollbackEpoch, Scan, ScanEnd, Seqno, StorageError, VbucketUuid,
+    Outcome, Scan, ScanEnd, Seqno, StorageError, VbucketUuid,
 };
 
 /// What is read.
@@ -37,8 +37,6 @@ pub(super) struct Wanted {
     pub(super) collection: CollectionId,
     pub(super) keys: KeyRange,
     pub(super) with_values: bool,
-    /// Whether tombstones are told, too, and what is expired.
-    pub(super) with_tombstones: bool,
     pub(super) limit: Option<u64>,
     pub(super) page_bytes: usize,
     /// A change, and the branch of history it is of, that must be in what is read.
@@ -52,12 +50,7 @@ pub(super) struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeEnd {
     /// Everything was read, or as much as was wanted.
-    Complete {
-        /// Up to here.
-        up_to: Seqno,
-        /// Of this past of the store.
-        epoch: RollbackEpoch,
-    },
+    Complete,
     /// It was not.
     Failed(ScanError),
     /// Nobody wanted it any more.
@@ -91,7 +84,6 @@ struct Scanning {
     scan: Box<dyn Scan>,
     lease: StoreLease,
     high: Seqno,
-    epoch: RollbackEpoch,
     dropped: Vec<DroppedCollection>,
     /// Items the scan gave us.
     items: u64,
@@ -174,11 +166,7 @@ impl RangeRead {
         let left = self.wanted.limit.unwrap_or(u64::MAX);
         let left = left.saturating_sub(self.found);
         if left == 0 {
-            let complete = RangeEnd::Complete {
-                up_to: scanning.high,
-                epoch: scanning.epoch,
-            };
-            return Stepped::Ended(Vec::new(), complete);
+            return Stepped::Ended(Vec::new(), RangeEnd::Complete);
         }
         let now = environment.clock.since_epoch().as_secs();
         let mut page = Page {
@@ -199,16 +187,12 @@ impl RangeRead {
         } = page;
         scanning.items = scanning.items.saturating_add(seen);
         let (high, items) = (scanning.high, scanning.items);
-        let complete = RangeEnd::Complete {
-            up_to: high,
-            epoch: scanning.epoch,
-        };
         self.found = self.found.saturating_add(found.len() as u64);
         if let Some(cause) = bad {
             return self.unread(cause);
         }
         if self.wanted.limit.is_some_and(|limit| self.found >= limit) {
-            return Stepped::Ended(found, complete);
+            return Stepped::Ended(found, RangeEnd::Complete);
         }
         match outcome {
             Outcome::Yielded => Stepped::Page(found),
@@ -219,7 +203,7 @@ impl RangeRead {
                         high_seqno: high,
                     }) =>
             {
-                Stepped::Ended(found, complete)
+                Stepped::Ended(found, RangeEnd::Complete)
             }
             Outcome::Complete(end) => {
                 tracing::error!(
@@ -237,13 +221,11 @@ impl RangeRead {
     }
 
     fn open(&mut self, store: &StoreHandle, environment: &Environment) -> Stepped {
-        // The role may have changed since it was asked for. Tombstones are looked up for who judges them under the lock.
+        // The role may have changed since it was asked for.
         let Wanted {
             collection, keys, ..
         } = &self.wanted;
-        if !self.wanted.with_tombstones
-            && let Err(error) = self.core.admit_scan_of(*collection, keys)
-        {
+        if let Err(error) = self.core.admit_scan_of(*collection, keys) {
             return failed(error.into());
         }
         let opened = store.lease().and_then(|lease| {
@@ -265,7 +247,7 @@ impl RangeRead {
         }
         let has_gaps = watermarks.snapshot.end > watermarks.high_seqno
             && self.core.high_seqno() > watermarks.high_seqno;
-        if has_gaps && !self.wanted.with_tombstones {
+        if has_gaps {
             return self.wait(watermarks.snapshot.end, environment.clock.monotonic());
         }
         self.gap = None;
@@ -273,7 +255,6 @@ impl RangeRead {
             scan: snapshot.scan_by_key(self.wanted.keys.clone()),
             lease,
             high: snapshot.high_seqno(),
-            epoch: snapshot.epoch(),
             dropped: snapshot.dropped_collections(),
             items: 0,
         });
@@ -321,7 +302,7 @@ impl Page<'_> {
         self.seen = self.seen.saturating_add(1);
         let expiry = u64::from(view.expiry.0);
         let is_over = view.operation.is_tombstone() || (expiry != 0 && expiry <= self.now);
-        if (is_over && !self.wanted.with_tombstones) || !self.is_of_this_life(view.seqno) {
+        if is_over || !self.is_of_this_life(view.seqno) {
             return ControlFlow::Continue(());
         }
         let value = if self.wanted.with_values {

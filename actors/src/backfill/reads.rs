@@ -99,7 +99,7 @@ impl Cell {
         let state = self.0.lock();
         match state.end {
             None => false,
-            Some(RangeEnd::Complete { .. }) => state.found.is_empty(),
+            Some(RangeEnd::Complete) => state.found.is_empty(),
             Some(RangeEnd::Failed(_) | RangeEnd::Cancelled) => true,
         }
     }
@@ -114,7 +114,7 @@ impl Cell {
         {
             let mut state = self.0.lock();
             state.found.clear();
-            if matches!(state.end, Some(RangeEnd::Complete { .. })) {
+            if matches!(state.end, Some(RangeEnd::Complete)) {
                 state.end = None;
             }
         }

@@ -1,9 +1,8 @@
-//! A range of keys as whoever asked for it reads it; and single documents that are not in memory.
+//! A range of keys as whoever asked for it reads it.
 //!
 //! Invariant: [`RangeScan::next`] says that there is no more only behind everything; what is dropped gives its snapshot back.
 
 use std::future::{Future, poll_fn};
-use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,10 +13,10 @@ use bytes::Bytes;
 use super::manager::{Backfills, Shared};
 use super::range::{RangeEnd, RangeRead, Wanted};
 use super::reads::{Cell, Deadline, Taken};
-use crate::vbucket::{LookedUp, Persisted, VbucketCore};
-use messages::scan::{ScanConsistency, ScanError, ScanPage, ScanRange, ScanRequest, Scanned};
+use crate::vbucket::{Persisted, VbucketCore};
+use messages::scan::{ScanConsistency, ScanError, ScanPage, ScanRequest, Scanned};
 use messages::vbucket::Meta;
-use storage::{DocumentKey, Item, Seqno, VbucketUuid};
+use storage::{Item, Seqno, VbucketUuid};
 
 /// A scan of one vbucket under way.
 #[derive(Debug)]
@@ -62,7 +61,6 @@ impl Backfills {
             collection: request.collection,
             keys,
             with_values: request.with_values,
-            with_tombstones: false,
             limit: request.limit,
             page_bytes: request.page_bytes.clamp(1, ScanRequest::PAGE_BYTES),
             // Of what is on disk nothing in particular is asked.
@@ -74,45 +72,6 @@ impl Backfills {
         let at = self.shared().now().saturating_add(request.patience);
         let deadline = waits.is_some().then_some(Deadline { at, seqno });
         self.open(core, wanted, waits, deadline)
-    }
-
-    /// What the store holds of a key, tombstones too. Needs no memory of the vbucket: it may be asked about what that forgot.
-    pub async fn look_up(
-        &self,
-        core: &Arc<VbucketCore>,
-        key: &DocumentKey,
-    ) -> Result<LookedUp, ScanError> {
-        let only = Bound::Included(key.key().to_vec());
-        let range = ScanRange {
-            start: only.clone(),
-            end: only,
-        };
-        let wanted = Wanted {
-            collection: key.collection(),
-            keys: Wanted::keys(key.collection(), &range),
-            with_values: false,
-            with_tombstones: true,
-            limit: None,
-            page_bytes: 1,
-            must_see: None,
-            patience: ScanRequest::PATIENCE,
-        };
-        let mut scan = self.open(core, wanted, None, None)?;
-        let mut newest = None;
-        loop {
-            match poll_fn(|context| scan.poll_taken(context)).await? {
-                Taken::Item(item) => newest = Some(*item),
-                Taken::End(RangeEnd::Complete { up_to, epoch }) => {
-                    return Ok(LookedUp {
-                        up_to,
-                        epoch,
-                        newest,
-                    });
-                }
-                Taken::End(RangeEnd::Failed(error)) => return Err(error),
-                Taken::End(RangeEnd::Cancelled) => return Err(ScanError::BrokenOff),
-            }
-        }
     }
 
     fn open(
@@ -157,7 +116,7 @@ impl RangeScan {
     ) -> Poll<Result<Option<Scanned>, ScanError>> {
         Poll::Ready(match ready!(self.poll_taken(context))? {
             Taken::Item(item) => Ok(Some(self.scanned(*item))),
-            Taken::End(RangeEnd::Complete { .. }) => Ok(None),
+            Taken::End(RangeEnd::Complete) => Ok(None),
             Taken::End(RangeEnd::Failed(error)) => Err(error),
             Taken::End(RangeEnd::Cancelled) => Err(ScanError::BrokenOff),
         })

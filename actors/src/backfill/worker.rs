@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fetches::{Answer, Fetch};
 use super::job::{Backfill, Stepped};
 use super::manager::Shared;
 use super::pipe::Chunk;
@@ -14,11 +15,16 @@ use super::range::{RangeEnd, Stepped as PageRead};
 use super::reads::{self, Cell};
 use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
+use crate::hooks::FaultPoint;
 use crate::stream::BackfillEnd;
+use crate::vbucket::LookedUp;
 use messages::failure::ScanPurpose;
 use messages::scan::ScanError;
 use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
 use storage::{Advice, VbucketId};
+
+/// Documents read one by one before others have their turn.
+const FETCHES_AT_ONCE: usize = 32;
 
 /// One life of a reader.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub(super) struct Reader {
     page_of: Option<Arc<Cell>>,
     /// Streams and ranges take turns.
     is_turn_of_ranges: bool,
+    /// And both with single documents.
+    is_turn_of_others: bool,
 }
 
 impl Reader {
@@ -46,15 +54,23 @@ impl Reader {
             is_reading: false,
             page_of: None,
             is_turn_of_ranges: false,
+            is_turn_of_others: false,
         }
     }
 
     fn begin(&mut self) -> Step {
         if self.shared.store.wants_reopening() {
             self.shared.give_back_store();
+        } else {
+            self.shared.fetches.lock().hasten();
         }
         let now = self.shared.now();
         self.shared.end_overdue(now);
+        if !self.is_turn_of_others && self.fetch_some(now) {
+            self.is_turn_of_others = true;
+            return Step::Again;
+        }
+        self.is_turn_of_others = false;
         self.is_turn_of_ranges = !self.is_turn_of_ranges;
         if self.is_turn_of_ranges && self.read_page(now) {
             return Step::Again;
@@ -76,14 +92,53 @@ impl Reader {
 
     /// There is nothing to do for streams until then.
     fn idle(&mut self, until: Option<Duration>, now: Duration) -> Step {
-        if self.read_page(now) {
+        if self.read_page(now) || self.fetch_some(now) {
             return Step::Again;
         }
         let look_at = self.shared.reads.lock().wake_at();
-        match until.into_iter().chain(look_at).min() {
+        let fetch_at = self.shared.fetches.lock().wake_at();
+        let times = until.into_iter().chain(look_at).chain(fetch_at);
+        match times.min() {
             Some(until) => Step::IdleFor(until.saturating_sub(now)),
             None => Step::Idle,
         }
+    }
+
+    /// Reads some documents that are asked for one by one; whether there were any.
+    fn fetch_some(&mut self, now: Duration) -> bool {
+        for done in 0..FETCHES_AT_ONCE {
+            let next = self.shared.fetches.lock().next(now);
+            let Some(fetch) = next else { return done > 0 };
+            let Some(answer) = self.fetch(&fetch) else {
+                let until = now.saturating_add(self.shared.limits.retry);
+                self.shared.fetches.lock().put_off(fetch, until);
+                return done > 0;
+            };
+            fetch.tell(answer);
+        }
+        true
+    }
+
+    /// Reads one; `None` while the store is opened anew.
+    fn fetch(&self, fetch: &Fetch) -> Option<Answer> {
+        let Shared {
+            store, environment, ..
+        } = &*self.shared;
+        let (core, vbucket) = (&fetch.core, fetch.core.id());
+        let found = store
+            .lease()
+            .and_then(|lease| LookedUp::in_store(lease.store(), vbucket, &fetch.key))
+            .map(|looked_up| core.pay_for(looked_up));
+        // A test's fault strikes where the store's own would.
+        let injected = environment.hooks.fault(FaultPoint::Fetch);
+        let cause = match (injected, found) {
+            (Ok(()), Ok(looked_up)) => return Some(Ok(looked_up)),
+            (Ok(()), Err(_)) if store.wants_reopening() => return None,
+            (Ok(()), Err(cause)) => FailureCause::from(cause),
+            (Err(cause), _) => cause,
+        };
+        self.report(vbucket, FailureKind::Fetch, cause.clone());
+        Some(Err(ScanError::Unread { vbucket, cause }))
     }
 
     /// Reads a page of a range, if one is wanted.
@@ -100,7 +155,10 @@ impl Reader {
         let stepped = read.step(store, environment);
         if let PageRead::Ended(_, RangeEnd::Failed(ScanError::Unread { vbucket, cause })) = &stepped
         {
-            self.report(*vbucket, ScanPurpose::Client, cause.clone());
+            let kind = FailureKind::Scan {
+                purpose: ScanPurpose::Client,
+            };
+            self.report(*vbucket, kind, cause.clone());
         }
         self.page_of = None;
         let next = cell.put_back(read, stepped, self.shared.now());
@@ -154,13 +212,16 @@ impl Reader {
     fn end(&self, entry: &Entry<Backfill>, end: BackfillEnd, cause: Option<FailureCause>) {
         if let Some(cause) = cause {
             let vbucket = entry.job.request().core.id();
-            self.report(vbucket, ScanPurpose::Backfill, cause);
+            let kind = FailureKind::Scan {
+                purpose: ScanPurpose::Backfill,
+            };
+            self.report(vbucket, kind, cause);
         }
         self.shared.queues.lock().done(&entry.consumer, entry.id);
         entry.job.request().pipe.end(end);
     }
 
-    fn report(&self, vbucket: VbucketId, purpose: ScanPurpose, cause: FailureCause) {
+    fn report(&self, vbucket: VbucketId, kind: FailureKind, cause: FailureCause) {
         if let FailureCause::Storage(error) = &cause
             && error.advice() == Advice::Reopen
         {
@@ -171,9 +232,9 @@ impl Reader {
             child: self.name.clone(),
             generation: self.generation,
             vbucket: Some(vbucket),
-            kind: FailureKind::Scan { purpose },
+            kind,
             cause,
-            // The stream, or the scan, ends and says so; whoever reads it decides.
+            // The stream, the scan or the read ends and says so; whoever waits for it decides.
             next: NextStep::Nothing,
         });
     }

@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::vbucket::VbucketCore;
+use crate::vbucket::{LookedUp, VbucketCore};
 use messages::compactor::{CompactError, PreparesErased};
 use storage::{ExpiredDocument, Seqno, VbucketId};
 
@@ -16,6 +16,8 @@ use storage::{ExpiredDocument, Seqno, VbucketId};
 pub enum Expiring {
     /// It was deleted, as one whose time is up.
     Deleted,
+    /// It is not in memory: what the store holds of it now must be looked up, and looked up again if that is no longer true.
+    NotInMemory,
     /// It is not what it was when the compaction read it, or not this vbucket's to delete; nothing was done.
     Left,
     /// There is no memory for its tombstone, or the vbucket takes no writes now. The next compaction finds it again.
@@ -24,8 +26,8 @@ pub enum Expiring {
 
 /// A vbucket, seen from compaction.
 pub trait Compactable: Debug + Send + Sync + 'static {
-    /// The store holds this document, and its time is up.
-    fn expire(&self, document: &ExpiredDocument) -> Expiring;
+    /// The store holds this document, and its time is up; with what the store holds of its key, if somebody looked.
+    fn expire(&self, document: &ExpiredDocument, looked_up: Option<&LookedUp>) -> Expiring;
     /// Tombstones up to this seqno were let go, and that is on disk. May come twice, and late.
     fn purged(&self, seqno: Seqno);
     /// Prepares were erased with their collection, and that is on disk: whoever waits for one is answered. May come twice,
@@ -34,8 +36,8 @@ pub trait Compactable: Debug + Send + Sync + 'static {
 }
 
 impl Compactable for VbucketCore {
-    fn expire(&self, document: &ExpiredDocument) -> Expiring {
-        self.expire_found(&document.key, document.cas)
+    fn expire(&self, document: &ExpiredDocument, looked_up: Option<&LookedUp>) -> Expiring {
+        self.expire_found(&document.key, document.cas, looked_up)
     }
 
     fn purged(&self, seqno: Seqno) {

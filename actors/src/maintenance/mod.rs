@@ -5,8 +5,9 @@
 //! writers; level-triggered, because what is to be done is a function of the store's own figures. Invariant: what
 //! failed is told once a try and waits longer each time, while other kinds of work go on; an aborted piece moves no
 //! figure. While memory is short the log shards are sealed before their time, but other work has its turn in between;
-//! once nothing more is to be sealed, the checkpoint logs give back what they can.
+//! once nothing more is to be sealed, the checkpoint logs give back what they can, and documents leave.
 
+mod pager;
 mod pressure;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
 use storage::log_store::MaintenanceKind;
 use storage::{Advice, Job, LogStore, Outcome, StorageError, VbucketId};
 
+pub use self::pager::{Paged, Pager, Shortage};
 pub use self::pressure::{AmpleMemory, MemoryUse};
 
 /// What maintenance works with.
@@ -59,6 +61,10 @@ pub struct MaintenanceWorker {
     has_relieved: bool,
     /// The logs are not asked to give anything back before then (monotonic).
     next_relief: Duration,
+    /// Documents are not asked to leave before then.
+    next_paging: Duration,
+    /// How often in a row hardly any could.
+    fruitless: u32,
     /// Failures in a row, by log shard and kind.
     failures: BTreeMap<(u16, FailureKind), u32>,
     /// Log shards left alone, and until when (monotonic).
@@ -86,6 +92,8 @@ impl MaintenanceWorker {
             next_shard: 0,
             has_relieved: false,
             next_relief: Duration::ZERO,
+            next_paging: Duration::ZERO,
+            fruitless: 0,
             failures: BTreeMap::new(),
             put_off: BTreeMap::new(),
         }
@@ -124,6 +132,33 @@ impl MaintenanceWorker {
         match times.into_iter().flatten().min() {
             Some(until) => Step::IdleFor(until.saturating_sub(now)),
             None => Step::Idle,
+        }
+    }
+
+    /// Has some documents leave memory if it is short, between any two steps of other work; whether more are to. What a seal
+    /// is about to free comes first, unless memory is all but used up.
+    fn page(&mut self) -> bool {
+        let memory = &*self.config.memory;
+        let is_relieved = self.has_relieved && self.working.is_some();
+        if is_relieved && !memory.is_urgent() {
+            return false;
+        }
+        let now = self.config.environment.clock.monotonic();
+        if now < self.next_paging {
+            return false;
+        }
+        match memory.evict() {
+            Paged::Enough => {
+                self.fruitless = 0;
+                false
+            }
+            Paged::More => true,
+            Paged::Nothing => {
+                let wait = pressure::paging_wait(self.fruitless);
+                self.fruitless = self.fruitless.saturating_add(1);
+                self.next_paging = now.saturating_add(wait);
+                false
+            }
         }
     }
 
@@ -216,9 +251,13 @@ fn failure_of(kind: MaintenanceKind) -> (FailureKind, Option<VbucketId>) {
 
 impl Worker for MaintenanceWorker {
     fn step(&mut self) -> Step {
+        let is_paging = self.page();
         // Stays in its place, so that a panic finds it held.
         let Some(working) = &mut self.working else {
-            return self.begin();
+            return match self.begin() {
+                Step::Idle | Step::IdleFor(_) if is_paging => Step::Again,
+                step @ (Step::Again | Step::Idle | Step::IdleFor(_) | Step::Ended) => step,
+            };
         };
         if working.lease.is_recalled() {
             self.working = None;
@@ -236,6 +275,11 @@ impl Worker for MaintenanceWorker {
                     let (kind, _) = failure_of(working.kind);
                     self.failures.remove(&(working.log_shard, kind));
                     let is_seal = working.kind == MaintenanceKind::Seal;
+                    if is_seal {
+                        // What was sealed may leave.
+                        self.next_paging = Duration::ZERO;
+                        self.fruitless = 0;
+                    }
                     if let Some(after_seal) = self.config.after_seal.as_ref().filter(|_| is_seal) {
                         after_seal.wake();
                     }

@@ -1,6 +1,7 @@
 //! When memory is short, in the order of rule R14: what the store still holds of versions that were replaced or deleted is
 //! free only once the store **sealed** them; then the checkpoint logs **expel** what nobody needs any more; then the
-//! streams that keep the most of them lose their **cursors**, and read from disk. Evicting documents is to come.
+//! streams that keep the most of them lose their **cursors**, and read from disk; and documents that are sealed are
+//! **evicted** (`pager`). When hardly anything is, what is not sealed is.
 //!
 //! Invariant: pure decisions. Each is taken only while it frees something worth it, and only where it is worth a share of
 //! the quota: a bucket full of documents that are all needed is neither sealed over and over into tiny segments, nor do
@@ -9,6 +10,8 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
+
+use super::pager::Paged;
 
 /// A seal must free so much of the quota: few seals on the way from the high mark to the quota.
 const FREED_DIVISOR: u64 = 64;
@@ -23,12 +26,18 @@ const UNSEALED_IN_ONE_DIVISOR: u64 = 1024;
 /// is looked for so often.
 pub(super) const AGAIN: Duration = Duration::from_millis(100);
 
+/// How long documents are left in peace of which hardly any could leave so often in a row: looking at all of them takes time,
+/// too.
+pub(super) fn paging_wait(fruitless: u32) -> Duration {
+    AGAIN.saturating_mul(1 << fruitless.min(6))
+}
+
 /// A bucket's memory, seen from the disk's side.
 pub trait MemoryUse: Debug + Send + Sync + 'static {
     /// Whether it should be given back before clients are refused. Asked after every commit.
     fn is_short(&self) -> bool;
-    /// The quota.
-    fn quota_bytes(&self) -> u64;
+    /// Bytes from which on it is short.
+    fn short_from_bytes(&self) -> u64;
     /// Bytes held of what is no key's newest version: not sealed yet, or kept by a checkpoint log.
     fn spare_bytes(&self) -> u64;
     /// Has the checkpoint logs give back what nobody needs, those that hold at least so much.
@@ -38,6 +47,12 @@ pub trait MemoryUse: Debug + Send + Sync + 'static {
     fn drop_cursors(&self, from_bytes: u64) -> usize;
     /// How many vbuckets share it.
     fn vbuckets(&self) -> u16;
+    /// Whether clients are about to be refused.
+    fn is_urgent(&self) -> bool;
+    /// Has some documents leave, if memory is short.
+    fn evict(&self) -> Paged;
+    /// Whether more would leave if more were sealed.
+    fn waits_for_seals(&self) -> bool;
 }
 
 /// Memory that is never short: of a store whose items nobody counts.
@@ -57,7 +72,7 @@ impl MemoryUse for AmpleMemory {
         false
     }
 
-    fn quota_bytes(&self) -> u64 {
+    fn short_from_bytes(&self) -> u64 {
         u64::MAX
     }
 
@@ -74,18 +89,31 @@ impl MemoryUse for AmpleMemory {
     fn vbuckets(&self) -> u16 {
         0
     }
+
+    fn is_urgent(&self) -> bool {
+        false
+    }
+
+    fn evict(&self) -> Paged {
+        Paged::Enough
+    }
+
+    fn waits_for_seals(&self) -> bool {
+        false
+    }
 }
 
 /// Whether memory is short, and enough of it could be free.
 fn could_be_freed(memory: &dyn MemoryUse) -> bool {
-    memory.is_short() && memory.spare_bytes() >= memory.quota_bytes() / FREED_DIVISOR
+    let is_enough = || memory.spare_bytes() >= memory.short_from_bytes() / FREED_DIVISOR;
+    memory.is_short() && (memory.waits_for_seals() || is_enough())
 }
 
 /// Whether log shards are to be sealed for lack of memory: those with at least so many unsealed bytes.
 pub(super) fn seals_from(memory: &dyn MemoryUse, log_shards: u16) -> Option<u64> {
-    let quota = memory.quota_bytes();
-    let share = (quota / UNSEALED_DIVISOR) / u64::from(log_shards.max(1));
-    could_be_freed(memory).then_some(share.max(quota / UNSEALED_IN_ONE_DIVISOR))
+    let marked = memory.short_from_bytes();
+    let share = (marked / UNSEALED_DIVISOR) / u64::from(log_shards.max(1));
+    could_be_freed(memory).then_some(share.max(marked / UNSEALED_IN_ONE_DIVISOR))
 }
 
 /// Behind sealing: has the checkpoint logs give back what they can, as far as it is needed. Whether more may be free later.
@@ -93,7 +121,7 @@ pub(super) fn relieve_logs(memory: &dyn MemoryUse) -> bool {
     if !could_be_freed(memory) {
         return false;
     }
-    let share = (memory.quota_bytes() / FREED_DIVISOR) / u64::from(memory.vbuckets().max(1));
+    let share = (memory.short_from_bytes() / FREED_DIVISOR) / u64::from(memory.vbuckets().max(1));
     memory.expel(share);
     if could_be_freed(memory) {
         let dropped = memory.drop_cursors(share);
@@ -119,6 +147,7 @@ mod tests {
         spare: AtomicU64,
         expellable: u64,
         droppable: u64,
+        waits_for_seals: bool,
         asked: Mutex<Vec<(&'static str, u64)>>,
     }
 
@@ -142,7 +171,7 @@ mod tests {
             self.is_short
         }
 
-        fn quota_bytes(&self) -> u64 {
+        fn short_from_bytes(&self) -> u64 {
             64 * 1024
         }
 
@@ -161,6 +190,18 @@ mod tests {
 
         fn vbuckets(&self) -> u16 {
             4
+        }
+
+        fn is_urgent(&self) -> bool {
+            false
+        }
+
+        fn evict(&self) -> Paged {
+            Paged::Enough
+        }
+
+        fn waits_for_seals(&self) -> bool {
+            self.waits_for_seals
         }
     }
 
@@ -207,6 +248,27 @@ mod tests {
         assert_eq!(of(true, 1023), None);
         assert_eq!(of(false, 60_000), None);
         assert_eq!(seals_from(&AmpleMemory, 1), None);
+    }
+
+    #[test]
+    fn what_cannot_leave_is_looked_at_less_and_less_often() {
+        assert_eq!(paging_wait(0), AGAIN);
+        assert_eq!(paging_wait(3), 8 * AGAIN);
+        assert_eq!(paging_wait(100), 64 * AGAIN);
+    }
+
+    #[test]
+    fn what_must_be_sealed_to_leave_is_sealed_whatever_else_that_frees() {
+        let memory = Use {
+            waits_for_seals: true,
+            ..Use::of(true, 0)
+        };
+        assert_eq!(seals_from(&memory, 64), Some(64));
+        let ample = Use {
+            waits_for_seals: true,
+            ..Use::of(false, 0)
+        };
+        assert_eq!(seals_from(&ample, 64), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::lookup::LookedUp;
 use super::waiters::{PersistPlace, Persisted};
 use crate::sync::atomic::Ordering;
 use messages::vbucket::{Acknowledge, Mutated, Write, WriteBatch};
-use messages::{Durability, OperationError};
+use messages::{Busy, Durability, OperationError};
 use storage::DurabilityLevel;
 
 /// The answer of a write, as late as it asked for. An error of the wait (the vbucket went out of service, the bucket was
@@ -51,6 +51,13 @@ impl Acknowledged {
     #[must_use]
     pub fn is_known(&self) -> bool {
         matches!(self.0, Stage::Now(_))
+    }
+
+    /// Whether nothing was done, because what the store holds must be looked up first.
+    #[must_use]
+    pub fn is_not_in_memory(&self) -> bool {
+        let not_in_memory = OperationError::TemporaryFailure(Busy::NotInMemory);
+        matches!(&self.0, Stage::Now(Err(error)) if *error == not_in_memory)
     }
 
     /// The answer, if it is known already; else the future again.
@@ -91,6 +98,16 @@ impl VbucketCore {
 
     /// Writes durably: as strongly as this asks, and the write, and the bucket of all.
     pub fn write_durably_acknowledged(&self, write: Write, durability: Durability) -> Acknowledged {
+        self.write_durably_as_asked(write, durability, None)
+    }
+
+    /// The same, with what the store holds of the key, if somebody looked.
+    pub fn write_durably_as_asked(
+        &self,
+        write: Write,
+        durability: Durability,
+        looked_up: Option<LookedUp>,
+    ) -> Acknowledged {
         let asked = Some(durability.level);
         let on_disk = match write.acknowledge() {
             Acknowledge::InMemory => None,
@@ -101,10 +118,12 @@ impl VbucketCore {
             level: strongest.unwrap_or(durability.level),
             ..durability
         };
-        Acknowledged(match self.write_durably(write, durability) {
-            Ok(waits) => Stage::Durable(waits),
-            Err(error) => Stage::Now(Err(error)),
-        })
+        Acknowledged(
+            match self.write_durably_knowing(write, durability, looked_up) {
+                Ok(waits) => Stage::Durable(waits),
+                Err(error) => Stage::Now(Err(error)),
+            },
+        )
     }
 
     /// Writes at once, and answers as the write asks.
@@ -116,7 +135,7 @@ impl VbucketCore {
     /// [`Busy::NotInMemory`](messages::Busy::NotInMemory).
     pub fn write_knowing(&self, write: Write, looked_up: Option<LookedUp>) -> Acknowledged {
         if let Some(level) = self.level_wanted(&write) {
-            return self.write_durably_acknowledged(write, Durability::of(level));
+            return self.write_durably_as_asked(write, Durability::of(level), looked_up);
         }
         match self.place_for(&write) {
             Ok(place) => {

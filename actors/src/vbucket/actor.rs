@@ -3,6 +3,7 @@
 //! Invariant: nothing lives here but the way to the core, which the bucket owns; so a panic of this actor loses nothing and
 //! leaves the direct door open. An answer that waits for the disk does not hold up the next message.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use messages::scan::{CloseScan, OpenScan, ReadScan, ScanError, ScanId, ScanPage};
@@ -12,10 +13,11 @@ use messages::vbucket::{
     Observed, ObservedVbucket, Picked, Prepend, Replace, Set, SetVbucketState, SetWithMeta, Touch,
     Unlock, VbucketDescription, Write, WriteBatch,
 };
-use messages::{OperationError, WriteDurably};
+use messages::{Busy, OperationError, WriteDurably};
 
 use storage::Outcome;
 
+use super::acknowledge::Acknowledged;
 use super::core::VbucketCore;
 use super::scans::Scans;
 use super::slot::VbucketSlot;
@@ -65,19 +67,61 @@ impl VbucketActor {
         Some((core, self.readers.clone()?))
     }
 
+    /// The answer that is known, or else what comes of it with readers.
+    fn knowing<R, F>(
+        &self,
+        answer: Result<R, OperationError>,
+        again: impl FnOnce(Arc<VbucketCore>, Backfills) -> F,
+    ) -> Reply<Self, Result<R, OperationError>>
+    where
+        R: Send + 'static,
+        F: Future<Output = Result<R, OperationError>> + Send + 'static,
+    {
+        match answer {
+            Err(NOT_IN_MEMORY) => match self.readable() {
+                Some((core, readers)) => Reply::later(again(core, readers)),
+                None => Reply::Now(Err(NOT_IN_MEMORY)),
+            },
+            answer => Reply::Now(answer),
+        }
+    }
+
     fn write(&self, write: Write) -> Reply<Self, Result<Mutated, OperationError>> {
-        if write.brings_meta()
+        let kept = (!write.is_blind()).then(|| write.clone());
+        let begun = self.core().map(|core| core.write_acknowledged(write));
+        self.answered(begun, kept, |core, readers, write| async move {
+            readers.write(&core, write).await
+        })
+    }
+
+    /// The answer of a write that was begun, or of one that is begun again with readers.
+    fn answered<F>(
+        &self,
+        begun: Result<Acknowledged, OperationError>,
+        kept: Option<Write>,
+        again: impl FnOnce(Arc<VbucketCore>, Backfills, Write) -> F,
+    ) -> Reply<Self, Result<Mutated, OperationError>>
+    where
+        F: Future<Output = Result<Mutated, OperationError>> + Send + 'static,
+    {
+        let begun = match begun {
+            Ok(begun) => begun,
+            Err(error) => return Reply::Now(Err(error)),
+        };
+        if begun.is_not_in_memory()
+            && let Some(write) = kept
             && let Some((core, readers)) = self.readable()
         {
-            return Reply::later(async move { readers.write(&core, write).await });
+            return Reply::later(again(core, readers, write));
         }
-        match self.core().map(|core| core.write_acknowledged(write).now()) {
-            Ok(Ok(answer)) => Reply::Now(answer),
-            Ok(Err(waits)) => Reply::later(waits),
-            Err(error) => Reply::Now(Err(error)),
+        match begun.now() {
+            Ok(answer) => Reply::Now(answer),
+            Err(waits) => Reply::later(waits),
         }
     }
 }
+
+const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);
 
 impl Core for VbucketActor {
     /// Whatever made the last life panic may have been in the middle of a change.
@@ -96,7 +140,10 @@ impl On<Get> for VbucketActor {
         get: Get,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Found, OperationError>> {
-        Reply::Now(self.core().and_then(|core| core.get(&get.key)))
+        let answer = self.core().and_then(|core| core.get(&get.key));
+        self.knowing(answer, |core, readers| async move {
+            readers.get(&core, &get.key).await
+        })
     }
 }
 
@@ -107,7 +154,8 @@ impl On<GetMeta> for VbucketActor {
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Meta, OperationError>> {
         let answer = self.core().and_then(|core| core.get_meta(&get.key));
-        if answer == Err(OperationError::KeyNotFound)
+        let is_unsure = matches!(answer, Err(OperationError::KeyNotFound | NOT_IN_MEMORY));
+        if is_unsure
             && let Some((core, readers)) = self.readable()
             && core.has_forgotten()
         {
@@ -123,10 +171,25 @@ impl On<GetMany> for VbucketActor {
         get: GetMany,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Vec<Result<Found, OperationError>>> {
-        Reply::Now(match self.core() {
-            Ok(core) => core.get_many(&get.keys),
-            Err(error) => get.keys.iter().map(|_| Err(error.clone())).collect(),
-        })
+        let core = match self.core() {
+            Ok(core) => core,
+            Err(error) => return Reply::Now(get.keys.iter().map(|_| Err(error.clone())).collect()),
+        };
+        let answers = core.get_many(&get.keys);
+        match self.readable() {
+            Some((core, readers)) if answers.contains(&Err(NOT_IN_MEMORY)) => {
+                let get_one = |key| readers.begin_get(&core, key);
+                let begun: Vec<_> = get.keys.iter().map(get_one).collect();
+                Reply::later(async move {
+                    let mut answers = Vec::with_capacity(begun.len());
+                    for getting in begun {
+                        answers.push(getting.found().await);
+                    }
+                    answers
+                })
+            }
+            _ => Reply::Now(answers),
+        }
     }
 
     fn parts(get: &GetMany) -> usize {
@@ -140,7 +203,10 @@ impl On<GetAndTouch> for VbucketActor {
         get: GetAndTouch,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Found, OperationError>> {
-        Reply::Now(self.core().and_then(|core| core.get_and_touch(&get)))
+        let answer = self.core().and_then(|core| core.get_and_touch(&get));
+        self.knowing(answer, |core, readers| async move {
+            readers.get_and_touch(&core, &get).await
+        })
     }
 }
 
@@ -150,7 +216,10 @@ impl On<GetAndLock> for VbucketActor {
         get: GetAndLock,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Found, OperationError>> {
-        Reply::Now(self.core().and_then(|core| core.get_and_lock(&get)))
+        let answer = self.core().and_then(|core| core.get_and_lock(&get));
+        self.knowing(answer, |core, readers| async move {
+            readers.get_and_lock(&core, &get).await
+        })
     }
 }
 
@@ -160,7 +229,14 @@ impl On<GetRandom> for VbucketActor {
         get: GetRandom,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Picked, OperationError>> {
-        Reply::Now(self.core().and_then(|core| core.get_random(&get)))
+        let answer = self.core().and_then(|core| core.get_random(&get));
+        if answer == Err(OperationError::KeyNotFound)
+            && let Some((core, readers)) = self.readable()
+            && core.lacks_documents()
+        {
+            return Reply::later(async move { readers.get_random(&core, &get).await });
+        }
+        Reply::Now(answer)
     }
 }
 
@@ -170,7 +246,10 @@ impl On<Observe> for VbucketActor {
         observe: Observe,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Observed, OperationError>> {
-        Reply::Now(self.core().and_then(|core| core.observe(&observe)))
+        let answer = self.core().and_then(|core| core.observe(&observe));
+        self.knowing(answer, |core, readers| async move {
+            readers.observe(&core, &observe).await
+        })
     }
 }
 
@@ -190,7 +269,10 @@ impl On<Unlock> for VbucketActor {
         unlock: Unlock,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<(), OperationError>> {
-        Reply::Now(self.core().and_then(|core| core.unlock(&unlock)))
+        let answer = self.core().and_then(|core| core.unlock(&unlock));
+        self.knowing(answer, |core, readers| async move {
+            readers.unlock(&core, &unlock).await
+        })
     }
 }
 
@@ -216,12 +298,13 @@ impl On<WriteDurably> for VbucketActor {
         WriteDurably { write, durability }: WriteDurably,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Mutated, OperationError>> {
-        let core = self.core();
-        match core.map(|core| core.write_durably_acknowledged(write, durability).now()) {
-            Ok(Ok(answer)) => Reply::Now(answer),
-            Ok(Err(waits)) => Reply::later(waits),
-            Err(error) => Reply::Now(Err(error)),
-        }
+        let kept = (!write.is_blind()).then(|| write.clone());
+        let begun = self
+            .core()
+            .map(|core| core.write_durably_acknowledged(write, durability));
+        self.answered(begun, kept, move |core, readers, write| async move {
+            readers.write_durably(&core, write, durability).await
+        })
     }
 }
 

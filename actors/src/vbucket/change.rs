@@ -121,6 +121,9 @@ impl VbucketCore {
             inner.tombstones.note(item);
         }
         let before = self.map.put(place, Arc::clone(item));
+        if let Some(before) = &before {
+            item.token.take_over_uses(&before.token);
+        }
         self.count_document(item, before.as_deref());
         self.note_high(&item.document.key, item.seqno);
     }

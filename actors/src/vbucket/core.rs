@@ -28,15 +28,16 @@ use super::snapshots::Snapshots;
 use super::state::queue_identity;
 use super::status::Status;
 use super::tombstones::Tombstones;
+use super::traffic::{Traffic, TrafficFigures};
 use super::waiters::{PersistPlace, Persisted, Waiters};
 use crate::environment::Environment;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use messages::{DownCause, OperationError};
 use storage::{
-    HybridLogicalClock, Incarnation, Item, ManifestUid, MemoryAccount, RollbackEpoch, Seqno,
-    VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord, VbucketUuid,
-    Watermarks,
+    Eviction, HybridLogicalClock, Incarnation, Item, ManifestUid, MemoryAccount, RollbackEpoch,
+    Seqno, VbucketId, VbucketIdentity, VbucketPosition, VbucketState, VbucketStateRecord,
+    VbucketUuid, Watermarks,
 };
 
 /// Told of a vbucket that became suspect, on the thread that panicked: somebody must call
@@ -80,9 +81,12 @@ pub struct VbucketCore {
     pub(super) map: DocumentMap,
     pub(super) prepares: Prepares,
     pub(super) locks: Locks,
-    /// The highest tombstone that left memory; only the store knows what it said.
+    /// The highest version that left memory; only the store knows what it said.
     pub(super) forgotten_up_to: AtomicU64,
     pub(super) forgotten_revision: AtomicU64,
+    pub(super) traffic: Traffic,
+    /// What may be left out when it is loaded.
+    pub(super) eviction: Eviction,
     pub(super) incarnation: Incarnation,
     pub(super) cas: HybridLogicalClock,
     pub(super) waiters: Waiters,
@@ -171,6 +175,8 @@ impl VbucketCore {
             locks: Locks::default(),
             forgotten_up_to: AtomicU64::new(0),
             forgotten_revision: AtomicU64::new(0),
+            traffic: Traffic::default(),
+            eviction: Eviction::None,
             incarnation: config.position.incarnation,
             cas: HybridLogicalClock::default(),
             waiters: Waiters::new(high),
@@ -195,6 +201,19 @@ impl VbucketCore {
             changed: Notify::new(),
             inner: Mutex::new(inner),
         }
+    }
+
+    /// This core as one of a bucket that has this leave memory. Without it, it is of one that loads everything.
+    #[must_use]
+    pub fn evicting(mut self, eviction: Eviction) -> VbucketCore {
+        self.eviction = eviction;
+        self
+    }
+
+    /// How many documents left its memory and came back.
+    #[must_use]
+    pub fn traffic(&self) -> TrafficFigures {
+        self.traffic.figures()
     }
 
     /// Which vbucket it is.

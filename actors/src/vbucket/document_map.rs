@@ -1,4 +1,4 @@
-//! The documents of one vbucket in memory: the newest version of each key, tombstones included.
+//! The documents of one vbucket in memory: the newest version of each key, tombstones included, but for what left memory.
 //!
 //! Invariant: one pointer per key, and the key lies only in the item it points to; a newer version takes the place of
 //! an older one in one step, so a reader sees the one or the other. Whoever changes the map holds the vbucket's lock;
@@ -23,11 +23,29 @@ const SHARDS: usize = 4;
 /// How often a random place of the map is looked at. About one look in ten meets a document, in a map of many.
 const GUESSES: u32 = 64;
 
+/// Slots that lie together and are looked at in one go, on this processor.
+const GROUP: usize = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
+    16
+} else {
+    8
+};
+/// Groups looked at while a shard of the map is locked: about a hundred documents.
+const GROUPS_AT_ONCE: usize = 8;
+/// As many marks a slot may have, by which a key is told from its neighbours.
+const MARKS: usize = 128;
+
 /// Where a key lies: computed once, used for the look and for the change behind it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     hash: u64,
     shard: usize,
+}
+
+/// How far a walk over the map is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct MapWalk {
+    shard: usize,
+    slot: usize,
 }
 
 /// What a slot holds: found, and told apart, by the encoded key.
@@ -94,6 +112,8 @@ pub(super) struct DocumentMap {
     bytes: AtomicU64,
     /// Whether every key the store holds, tombstones too, is here (or, while warming, will be).
     is_complete: AtomicBool,
+    /// Whether the store may hold a live document that is not here.
+    lacks_documents: AtomicBool,
 }
 
 /// What is in the map.
@@ -115,6 +135,7 @@ impl DocumentMap {
             tombstones: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             is_complete: AtomicBool::new(true),
+            lacks_documents: AtomicBool::new(false),
         }
     }
 
@@ -198,6 +219,54 @@ impl DocumentMap {
         })
     }
 
+    /// Takes out a version that was found by a walk, if it is still there and nobody but the map has it: then its memory is
+    /// free. From then on the map lacks documents.
+    pub(super) fn evict(&self, place: Place, seqno: Seqno) -> Option<Arc<Item>> {
+        // Before it is gone, as above.
+        self.set_lacking();
+        another_may_come_between();
+        let mut shard = self.slots.shards().get(place.shard)?.write();
+        let is_it = |(Slot(item), _): &(Slot, SharedValue<()>)| {
+            // Whoever gets hold of it gets it from here, under this lock.
+            item.seqno == seqno && Arc::strong_count(item) == 1
+        };
+        let (Slot(item), _) = shard.remove_entry(place.hash, is_it)?;
+        self.discount(&item);
+        Some(item)
+    }
+
+    /// Looks at some more versions, each at least once until the walk is at its end, but for those that are put in
+    /// meanwhile. Whether there are more. `visit` runs with a shard of the map locked.
+    pub(super) fn walk(&self, walk: &mut MapWalk, mut visit: impl FnMut(&Arc<Item>)) -> bool {
+        another_may_come_between();
+        let Some(shard) = self.slots.shards().get(walk.shard) else {
+            return false;
+        };
+        let shard = shard.read();
+        let end = walk
+            .slot
+            .saturating_add(GROUP.saturating_mul(GROUPS_AT_ONCE));
+        for slot in (walk.slot..end.min(shard.buckets())).step_by(GROUP) {
+            for mark in 0..MARKS {
+                // A look for a key of this hash, which nothing is found to be, comes past all those of its mark.
+                let hash = slot | (mark << (usize::BITS - 7));
+                shard.get(hash as u64, |(Slot(item), _)| {
+                    visit(item);
+                    false
+                });
+            }
+        }
+        *walk = if end < shard.buckets() {
+            MapWalk { slot: end, ..*walk }
+        } else {
+            MapWalk {
+                shard: walk.shard.saturating_add(1),
+                slot: 0,
+            }
+        };
+        walk.shard < SHARDS
+    }
+
     /// Takes out a version if it is still the newest of its key. What the map knows of the store is not touched: that is
     /// for whoever knows that the key is never asked for again.
     pub(super) fn remove(&self, key: &[u8], seqno: Seqno) -> Option<Arc<Item>> {
@@ -226,6 +295,7 @@ impl DocumentMap {
             figure.store(0, Ordering::Relaxed);
         }
         self.is_complete.store(true, Ordering::Relaxed);
+        self.lacks_documents.store(false, Ordering::Relaxed);
         emptied
     }
 
@@ -237,6 +307,17 @@ impl DocumentMap {
     /// Whether a key that is not here is not in the store either (once loading is done).
     pub(super) fn is_complete(&self) -> bool {
         self.is_complete.load(Ordering::Relaxed)
+    }
+
+    /// Says that the store holds live documents that are not here.
+    pub(super) fn set_lacking(&self) {
+        self.is_complete.store(false, Ordering::Relaxed);
+        self.lacks_documents.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the store may hold a live document that is not here.
+    pub(super) fn lacks_documents(&self) -> bool {
+        self.lacks_documents.load(Ordering::Relaxed)
     }
 
     /// One slice of the map, counted from zero; `None` behind the last. What is put in meanwhile may be missed; what is

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::amend::{Amended, Amendment, End};
 use super::core::VbucketCore;
 use super::document_map::Place;
-use super::lookup::LookedUp;
+use super::lookup::{Asks, LookedUp};
 use super::memory;
 use super::moment::{Now, expiry_at, is_expired};
 use super::rule::{Contender, Rule};
@@ -81,6 +81,15 @@ impl Drafted {
         match self {
             Drafted::Whole { rule, .. } => *rule,
             Drafted::Amended(amending) => amending.amendment.rule(),
+        }
+    }
+
+    /// What of a key that is not in memory must be known.
+    pub(super) fn asks(&self) -> Asks {
+        match self {
+            Drafted::Whole { rule, .. } => rule.asks(),
+            // Whatever must be there, it is made of that.
+            Drafted::Amended(_) => Asks::Document,
         }
     }
 }

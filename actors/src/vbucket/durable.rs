@@ -12,8 +12,10 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::core::VbucketCore;
+use super::draft::Draft;
 use super::fault::ChangeStep;
 use super::lock::Locked;
+use super::lookup::LookedUp;
 use super::moment::Now;
 use super::operations::Ready;
 use super::prepares::prepare_of;
@@ -67,6 +69,16 @@ impl VbucketCore {
         write: Write,
         durability: Durability,
     ) -> Result<DurableWait, OperationError> {
+        self.write_durably_knowing(write, durability, None)
+    }
+
+    /// The same, with what the store holds of the key, if somebody looked.
+    pub fn write_durably_knowing(
+        &self,
+        write: Write,
+        durability: Durability,
+        looked_up: Option<LookedUp>,
+    ) -> Result<DurableWait, OperationError> {
         self.admit_write()?;
         let key = write.key().clone();
         self.admit_key_in_force(&key)?;
@@ -78,7 +90,10 @@ impl VbucketCore {
         self.admit_durable(&self.lock())?;
         let deadline = self.environment.clock.monotonic().saturating_add(allowed);
         let now = self.now();
-        let draft = self.draft(write, now)?;
+        let draft = Draft {
+            looked_up,
+            ..self.draft(write, now)?
+        };
         let place = self.reserve_wait()?;
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);

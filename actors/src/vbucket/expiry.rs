@@ -5,6 +5,7 @@
 
 use super::core::VbucketCore;
 use super::fault::ChangeStep;
+use super::lookup::{Asks, LookedUp};
 use super::memory;
 use super::moment::is_expired;
 use crate::compactor::Expiring;
@@ -12,7 +13,12 @@ use storage::{Cas, DocumentKey};
 
 impl VbucketCore {
     /// The version `cas` of this document was found to be expired.
-    pub fn expire_found(&self, key: &DocumentKey, cas: Cas) -> Expiring {
+    pub fn expire_found(
+        &self,
+        key: &DocumentKey,
+        cas: Cas,
+        looked_up: Option<&LookedUp>,
+    ) -> Expiring {
         // Not for a vbucket that is warming: what is not in memory may be newer on disk.
         if self.admit_write().is_err() {
             return Expiring::PutOff;
@@ -35,7 +41,9 @@ impl VbucketCore {
             // Its durable write ends first (MB-43238).
             return Expiring::PutOff;
         }
-        let found = self.map.get(place, key.as_encoded());
+        let Ok(found) = self.newest(&locked, (place, key), Asks::Document, looked_up) else {
+            return Expiring::NotInMemory;
+        };
         let found = opened.shown(found.as_ref()).filter(|item| {
             let document = &item.document;
             let is_it = document.cas == cas && !item.operation.is_tombstone();

@@ -354,7 +354,7 @@ impl VbucketCore {
         let unneeded = self.persisted_seqno().min(last_closed);
         while let Some(tombstone) = inner.tombstones.take_up_to(unneeded) {
             let key = tombstone.document.key.as_encoded();
-            self.note_forgotten(&tombstone);
+            self.note_forgotten(tombstone.seqno, tombstone.document.rev_seqno);
             drop(self.map.drop_tombstone(key, tombstone.seqno));
         }
     }

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use super::core::VbucketCore;
-use storage::Item;
+use storage::{Eviction, Item};
 
 impl VbucketCore {
     /// Puts what the store holds in memory, unless something newer of its key is there; whether it was put. A tombstone
-    /// is not: it is known to be on disk. Called by one loader at a time, never after [`VbucketCore::warm_done`].
+    /// is not, nor what memory has no room for, where documents may leave it: it is known to be on disk. Called by one loader at a time, never after [`VbucketCore::warm_done`].
     pub fn warm_insert(&self, item: Arc<Item>) -> bool {
         if !self.is_warming() {
             return false;
@@ -22,7 +22,13 @@ impl VbucketCore {
         self.note_high(&item.document.key, item.seqno);
         if item.operation.is_tombstone() {
             self.map.set_incomplete();
-            self.note_forgotten(&item);
+            self.note_forgotten(item.seqno, item.document.rev_seqno);
+            return false;
+        }
+        if self.leaves_out() {
+            self.note_forgotten(item.seqno, item.document.rev_seqno);
+            self.map.set_lacking();
+            self.traffic.note_away(1);
             return false;
         }
         let item = self.charged(item);
@@ -33,6 +39,14 @@ impl VbucketCore {
             self.discount_document(&item);
         }
         is_put
+    }
+
+    /// Whether memory is so full that what is loaded would have to leave at once.
+    fn leaves_out(&self) -> bool {
+        match self.eviction {
+            Eviction::None => false,
+            Eviction::Documents => self.memory.pool().above_low_mark() > 0,
+        }
     }
 
     /// Whether it belongs to an open collection. One that was dropped is not loaded, and its keys are never asked for,

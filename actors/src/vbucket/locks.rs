@@ -3,11 +3,12 @@
 //! Invariant: a lock is of one version, so any change of the document ends it, however the change came and wherever a panic
 //! struck; it ends by the monotonic clock, and none outlives the vbucket's role. Nothing of it is on disk or told to replicas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::core::VbucketCore;
 use super::fault::ChangeStep;
+use super::lookup::LookedUp;
 use super::operations::found;
 use super::rule::Rule;
 use crate::sync::RwLock;
@@ -52,6 +53,14 @@ impl Locks {
         (lock.seqno == seqno && now() < lock.until).then_some(lock.cas)
     }
 
+    /// The versions that are locked, or were.
+    pub(super) fn seqnos(&self) -> BTreeSet<Seqno> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return BTreeSet::new();
+        }
+        self.table.read().values().map(|lock| lock.seqno).collect()
+    }
+
     /// Locks a version; refused when too many are.
     fn put(&self, key: &DocumentKey, lock: Lock, now: Duration) -> Result<(), OperationError> {
         let mut table = self.table.write();
@@ -92,6 +101,15 @@ impl Locks {
 impl VbucketCore {
     /// Reads a document and locks it: the answer's CAS is the lock's.
     pub fn get_and_lock(&self, request: &GetAndLock) -> Result<Found, OperationError> {
+        self.get_and_lock_knowing(request, None)
+    }
+
+    /// The same, with what the store holds.
+    pub fn get_and_lock_knowing(
+        &self,
+        request: &GetAndLock,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<Found, OperationError> {
         self.admit_write()?;
         self.admit_key_in_force(&request.key)?;
         let seconds = request.seconds()?;
@@ -102,9 +120,9 @@ impl VbucketCore {
         self.reached(ChangeStep::Locked);
         self.admit_write()?;
         let opened = self.admit_key(key)?;
-        let there = self.map.get(place, key.as_encoded());
-        let shown = opened.shown(there.as_ref());
         let rule = Rule::Present(None);
+        let there = self.newest(&locked, (place, key), rule.asks(), looked_up)?;
+        let shown = opened.shown(there.as_ref());
         let live = self.judge(&mut locked, place, (key, opened), shown, rule, now)?;
         let live = live.ok_or(OperationError::KeyNotFound)?;
         let (cas, from) = (self.cas.next(now.nanoseconds), self.monotonic());
@@ -114,6 +132,10 @@ impl VbucketCore {
             until: from.saturating_add(Duration::from_secs(seconds.into())),
         };
         self.locks.put(key, lock, from)?;
+        // While it is locked it stays in memory: whoever writes whatever was there looks for locks there alone.
+        if self.map.read(place, key.as_encoded(), |_| ()).is_none() {
+            self.put_back(live);
+        }
         let mut found = found(live);
         found.meta.cas = cas;
         Ok(found)
@@ -121,6 +143,15 @@ impl VbucketCore {
 
     /// Takes a lock back.
     pub fn unlock(&self, request: &Unlock) -> Result<(), OperationError> {
+        self.unlock_knowing(request, None)
+    }
+
+    /// The same, with what the store holds.
+    pub fn unlock_knowing(
+        &self,
+        request: &Unlock,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<(), OperationError> {
         self.admit_write()?;
         self.admit_key_in_force(&request.key)?;
         let (key, now) = (&request.key, self.now());
@@ -129,9 +160,9 @@ impl VbucketCore {
         self.reached(ChangeStep::Locked);
         self.admit_write()?;
         let opened = self.admit_key(key)?;
-        let there = self.map.get(place, key.as_encoded());
-        let shown = opened.shown(there.as_ref());
         let rule = Rule::Locked(request.cas);
+        let there = self.newest(&locked, (place, key), rule.asks(), looked_up)?;
+        let shown = opened.shown(there.as_ref());
         self.judge(&mut locked, place, (key, opened), shown, rule, now)?;
         self.locks.end(key);
         Ok(())

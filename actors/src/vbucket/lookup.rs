@@ -1,12 +1,31 @@
 //! What a vbucket must be told of its store: versions that left memory, and whether its collections may be scanned.
 //!
-//! Invariant: what the store was found to hold counts only while nothing left memory that it may not have held then.
+//! Invariant: a write is judged on what the store was found to hold only while nothing left memory that it may not have held
+//! then; a read, if nothing had when it looked into memory: then that was the newest version at some moment of the read.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::core::{Inner, VbucketCore};
 use super::status::Sight;
 use crate::sync::atomic::Ordering;
 use messages::{Busy, OperationError};
-use storage::{CollectionId, Item, KeyRange, RollbackEpoch, Seqno, VbucketUuid};
+use storage::{
+    CollectionId, DocumentKey, Item, KeyRange, KvStore, Namespace, RevSeqno, RollbackEpoch, Seqno,
+    StorageError, VbucketId, VbucketUuid,
+};
+
+/// What of a key that is not in memory somebody must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Nothing.
+    Nothing,
+    /// Whether there is a document, and which.
+    Document,
+    /// The same, or its tombstone.
+    Tombstone,
+}
 
 /// What the store holds of a key.
 #[derive(Clone, Debug)]
@@ -15,8 +34,24 @@ pub struct LookedUp {
     pub up_to: Seqno,
     /// Of this past of the store.
     pub epoch: RollbackEpoch,
-    /// The newest version, a tombstone too; its value is not told.
-    pub newest: Option<Item>,
+    /// The newest version, a tombstone too.
+    pub newest: Option<Arc<Item>>,
+}
+
+impl LookedUp {
+    /// Reads what a store holds of a key; nobody pays for it yet.
+    pub fn in_store(
+        store: &dyn KvStore,
+        vbucket: VbucketId,
+        key: &DocumentKey,
+    ) -> Result<LookedUp, StorageError> {
+        let snapshot = store.snapshot(vbucket)?;
+        Ok(LookedUp {
+            up_to: snapshot.high_seqno(),
+            epoch: snapshot.epoch(),
+            newest: snapshot.get(Namespace::Committed, key)?.map(Arc::new),
+        })
+    }
 }
 
 impl VbucketCore {
@@ -73,38 +108,80 @@ impl VbucketCore {
         !self.map.is_complete()
     }
 
-    /// A tombstone is on disk and not, or no longer, in memory.
-    pub(super) fn note_forgotten(&self, tombstone: &Item) {
-        let revision = tombstone.document.rev_seqno.0;
-        self.forgotten_revision
-            .fetch_max(revision, Ordering::AcqRel);
-        self.forgotten_up_to
-            .fetch_max(tombstone.seqno.0, Ordering::AcqRel);
+    /// Whether the store may hold a live document that is not in memory.
+    #[must_use]
+    pub fn lacks_documents(&self) -> bool {
+        self.map.lacks_documents()
     }
 
-    /// The highest revision of a tombstone that is not in memory: a document that is made where there is none goes on behind
-    /// it, so that no cluster takes it for older than a deletion it follows.
+    /// A version is on disk and not, or no longer, in memory. To be said before it is gone.
+    pub(super) fn note_forgotten(&self, seqno: Seqno, revision: RevSeqno) {
+        self.forgotten_revision
+            .fetch_max(revision.0, Ordering::AcqRel);
+        self.forgotten_up_to.fetch_max(seqno.0, Ordering::AcqRel);
+    }
+
+    /// The highest revision of what is not in memory: a document that is made where there is none goes on behind it, so that
+    /// no cluster takes it for older than what it follows.
     pub(super) fn forgotten_revision(&self) -> u64 {
         self.forgotten_revision.load(Ordering::Acquire)
     }
 
-    /// What there is of a key that is not in memory: nothing, or a tombstone. Not known if nobody looked, or the store may hold
-    /// more since.
-    pub(super) fn forgotten<'l>(
-        &self,
-        inner: &Inner,
-        looked_up: Option<&'l LookedUp>,
-    ) -> Result<Option<&'l Item>, OperationError> {
-        if self.map.is_complete() {
-            return Ok(None);
-        }
-        let is_still_true = |looked_up: &&LookedUp| {
-            let forgotten_up_to = self.forgotten_up_to.load(Ordering::Acquire);
-            looked_up.epoch >= inner.least_epoch && forgotten_up_to <= looked_up.up_to.0
-        };
-        match looked_up.filter(is_still_true) {
-            Some(looked_up) => Ok(looked_up.newest.as_ref()),
-            None => Err(OperationError::TemporaryFailure(Busy::NotInMemory)),
+    /// Up to here versions left memory. What a read did not find in memory the store holds in a snapshot up to here.
+    #[must_use]
+    pub fn forgotten_up_to(&self) -> Seqno {
+        Seqno(self.forgotten_up_to.load(Ordering::Acquire))
+    }
+
+    /// Whether what the store holds of a key that is not in memory must be known.
+    pub(super) fn must_ask(&self, asks: Asks) -> bool {
+        match asks {
+            Asks::Nothing => false,
+            Asks::Document => self.map.lacks_documents(),
+            Asks::Tombstone => !self.map.is_complete(),
         }
     }
+
+    /// What there is of a key that is not in memory, for a change of it: nothing, or what left memory. Not known if nobody
+    /// looked, or the store may hold more since.
+    pub(super) fn looked_up(
+        &self,
+        inner: &Inner,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<Option<Arc<Item>>, OperationError> {
+        match looked_up.filter(|looked_up| self.is_still_true(inner, looked_up)) {
+            Some(looked_up) => Ok(looked_up.newest.clone()),
+            None => Err(NOT_IN_MEMORY),
+        }
+    }
+
+    /// The same for a read: of the moment it looked.
+    pub(super) fn read_of_store(
+        &self,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<Option<Arc<Item>>, OperationError> {
+        match looked_up {
+            Some(looked_up) if !self.is_of_past(looked_up.epoch) => Ok(looked_up.newest.clone()),
+            Some(_) | None => Err(NOT_IN_MEMORY),
+        }
+    }
+
+    /// Whether nothing of a key that is not in memory now can be newer than what was looked up.
+    pub(super) fn is_still_true(&self, inner: &Inner, looked_up: &LookedUp) -> bool {
+        looked_up.epoch >= inner.least_epoch && self.forgotten_up_to() <= looked_up.up_to
+    }
+
+    /// What was read, as a part of this vbucket's memory.
+    #[must_use]
+    pub fn pay_for(&self, mut looked_up: LookedUp) -> LookedUp {
+        looked_up.newest = looked_up.newest.map(|mut item| {
+            // It may be a part of something larger, which nobody pays for.
+            let value = Bytes::copy_from_slice(&item.document.value);
+            Arc::make_mut(&mut item).document.value = value;
+            self.charged(item)
+        });
+        looked_up
+    }
 }
+
+const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);

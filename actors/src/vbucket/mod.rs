@@ -42,6 +42,8 @@ mod loading;
 mod flush;
 mod producing;
 mod relief;
+mod traffic;
+mod eviction;
 mod slot;
 mod scans;
 mod actor;
@@ -54,6 +56,7 @@ pub use self::manifest::{BucketManifest, changed, changed_above, manifest_of, ne
 pub use deciding::DurabilityProgress;
 pub use document_map::MapFigures;
 pub use durable::DurableWait;
+pub use eviction::{Evicted, EvictionWalk};
 pub use fault::ChangeStep;
 pub use flush::FlushTake;
 pub use hand_over::{Hold, StandStill};
@@ -61,6 +64,7 @@ pub use lookup::LookedUp;
 pub use producing::{Past, StreamBreak, StreamCursor, StreamWatch, WholeFlushes};
 pub use replica::{Resume, StreamEpoch};
 pub use slot::VbucketSlot;
+pub use traffic::TrafficFigures;
 pub use waiters::{PersistPlace, Persisted, WAITERS_MAX};
 
 #[cfg(test)]

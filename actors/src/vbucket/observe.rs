@@ -3,6 +3,7 @@
 //! Invariant: nothing is told as on disk, or as held elsewhere, that may not be.
 
 use super::core::VbucketCore;
+use super::lookup::LookedUp;
 use messages::OperationError;
 use messages::vbucket::{
     FailedOver, Observe, ObserveVbucket, Observed, ObservedVbucket, ReplicatedUpTo,
@@ -12,9 +13,18 @@ use storage::VbucketState;
 impl VbucketCore {
     /// How far the newest version of a document is. A read like any other.
     pub fn observe(&self, request: &Observe) -> Result<Observed, OperationError> {
+        self.observe_knowing(request, None)
+    }
+
+    /// The same, with what the store holds of the key, if somebody looked.
+    pub fn observe_knowing(
+        &self,
+        request: &Observe,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<Observed, OperationError> {
         // Before the document is looked at: a version is on disk that was there already.
         let persisted = self.persisted_seqno();
-        let meta = match self.get_meta(&request.key) {
+        let meta = match self.get_meta_knowing(&request.key, looked_up) {
             Ok(meta) => meta,
             Err(OperationError::KeyNotFound) => return Ok(Observed::Missing),
             Err(error) => return Err(error),

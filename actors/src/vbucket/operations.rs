@@ -11,7 +11,7 @@ use super::document_map::Place;
 use super::draft::{Draft, Fresh, Version, tombstone};
 use super::fault::ChangeStep;
 use super::lock::Locked;
-use super::lookup::LookedUp;
+use super::lookup::{Asks, LookedUp};
 use super::manifest::Opened;
 use super::moment::{Now, is_expired};
 use super::status::Sight;
@@ -26,7 +26,7 @@ use storage::{DeleteSource, DocumentKey, Item, MemoryToken, RevSeqno};
 pub(super) struct Ready {
     pub(super) place: Place,
     pub(super) fresh: Fresh,
-    /// What the map holds of its key.
+    /// The newest version of its key that is known.
     pub(super) old: Option<Arc<Item>>,
 }
 
@@ -39,9 +39,19 @@ pub(super) struct Changed {
 impl VbucketCore {
     /// Reads a document.
     pub fn get(&self, key: &DocumentKey) -> Result<Found, OperationError> {
+        self.get_knowing(key, None)
+    }
+
+    /// The same, with what the store holds of the key, if somebody looked: for reads that were answered
+    /// [`Busy::NotInMemory`](messages::Busy::NotInMemory). So are those below.
+    pub fn get_knowing(
+        &self,
+        key: &DocumentKey,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<Found, OperationError> {
         let sight = self.admit_read()?;
         let opened = self.admit_key_in_force(key)?;
-        let mut found = self.look(sight, opened, key, |item| {
+        let mut found = self.look(sight, opened, (key, looked_up), |item| {
             self.is_live(item).then(|| found(item))
         })?;
         self.masked(key, &mut found.meta.cas, found.meta.seqno);
@@ -50,9 +60,18 @@ impl VbucketCore {
 
     /// Reads metadata only; shows tombstones that are still in memory, too.
     pub fn get_meta(&self, key: &DocumentKey) -> Result<Meta, OperationError> {
+        self.get_meta_knowing(key, None)
+    }
+
+    /// The same, with what the store holds.
+    pub fn get_meta_knowing(
+        &self,
+        key: &DocumentKey,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<Meta, OperationError> {
         let sight = self.admit_read()?;
         let opened = self.admit_key_in_force(key)?;
-        let mut meta = self.look(sight, opened, key, |item| {
+        let mut meta = self.look(sight, opened, (key, looked_up), |item| {
             let is_shown = item.operation.is_tombstone() || self.is_live(item);
             is_shown.then(|| Meta::of(item))
         })?;
@@ -62,9 +81,19 @@ impl VbucketCore {
 
     /// Whether there is such a document.
     pub fn exists(&self, key: &DocumentKey) -> Result<bool, OperationError> {
+        self.exists_knowing(key, None)
+    }
+
+    /// The same, with what the store holds.
+    pub fn exists_knowing(
+        &self,
+        key: &DocumentKey,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<bool, OperationError> {
         let sight = self.admit_read()?;
         let opened = self.admit_key_in_force(key)?;
-        match self.look(sight, opened, key, |item| self.is_live(item).then_some(())) {
+        let live = |item: &Item| self.is_live(item).then_some(());
+        match self.look(sight, opened, (key, looked_up), live) {
             Ok(()) => Ok(true),
             Err(OperationError::KeyNotFound) => Ok(false),
             Err(error) => Err(error),
@@ -110,8 +139,8 @@ impl VbucketCore {
         &self,
         sight: Sight,
         opened: Opened,
-        key: &DocumentKey,
-        read: impl FnOnce(&Item) -> Option<R>,
+        (key, looked_up): (&DocumentKey, Option<&LookedUp>),
+        read: impl Fn(&Item) -> Option<R>,
     ) -> Result<R, OperationError> {
         if sight == Sight::Partial && self.prepares.is_unloaded() {
             return Err(WARMING_UP);
@@ -123,15 +152,27 @@ impl VbucketCore {
         let encoded = key.as_encoded();
         let place = self.map.place(encoded);
         let read = |item: &Arc<Item>| (item.seqno >= opened.start).then(|| read(item)).flatten();
-        match (self.map.read(place, encoded, read), sight) {
-            (Some(Some(answer)), _) => Ok(answer),
-            (Some(None), _) | (None, Sight::Whole) => Err(OperationError::KeyNotFound),
+        let read_in_memory = |item: &Arc<Item>| {
+            item.token.note_use();
+            read(item)
+        };
+        match (self.map.read(place, encoded, read_in_memory), sight) {
+            (Some(answer), _) => answer.ok_or(OperationError::KeyNotFound),
             (None, Sight::Partial) => Err(WARMING_UP),
+            // The looks above are of the same moment as this, or of an earlier one.
+            (None, Sight::Whole) if looked_up.is_some() || self.must_ask(Asks::Document) => {
+                let newest = self.read_of_store(looked_up)?;
+                newest
+                    .as_ref()
+                    .and_then(read)
+                    .ok_or(OperationError::KeyNotFound)
+            }
+            (None, Sight::Whole) => Err(OperationError::KeyNotFound),
         }
     }
 
     /// Neither deleted nor expired. Reads the clock only for a document that expires.
-    fn is_live(&self, item: &Item) -> bool {
+    pub(super) fn is_live(&self, item: &Item) -> bool {
         let expiry = item.document.expiry;
         !item.operation.is_tombstone() && (expiry.0 == 0 || !is_expired(expiry, self.now().seconds))
     }
@@ -188,12 +229,21 @@ impl VbucketCore {
 
     /// Gives a document another expiry, and reads it.
     pub fn get_and_touch(&self, request: &GetAndTouch) -> Result<Found, OperationError> {
+        self.get_and_touch_knowing(request, None)
+    }
+
+    /// The same, with what the store holds.
+    pub fn get_and_touch_knowing(
+        &self,
+        request: &GetAndTouch,
+        looked_up: Option<LookedUp>,
+    ) -> Result<Found, OperationError> {
         let touch = Write::Touch(Touch {
             key: request.key.clone(),
             expiry: request.expiry,
             acknowledge: Acknowledge::InMemory,
         });
-        Ok(found(&self.change(touch, None)?.item))
+        Ok(found(&self.change(touch, looked_up)?.item))
     }
 
     /// One write of any kind.
@@ -265,18 +315,26 @@ impl VbucketCore {
         } = draft;
         let key = what.key();
         let opened = self.admit_key(key)?;
-        let old = self.map.get(place, key.as_encoded());
+        let old = self.newest(locked, (place, key), what.asks(), looked_up.as_ref())?;
         let shown = opened.shown(old.as_ref());
         let rule = what.rule();
         let live = self.judge(locked, place, (key, opened), shown, rule, now)?;
-        if old.is_none() && rule.asks_what_was() {
-            let forgotten = self.forgotten(locked, looked_up.as_ref())?;
-            // Of an earlier life of its collection it says nothing.
-            let forgotten = forgotten.filter(|item| item.seqno >= opened.start);
-            rule.judge_conflict(forgotten.map(|item| &item.document), false)?;
-        }
         let fresh = self.settled(what, live)?;
         Ok(Ready { place, fresh, old })
+    }
+
+    /// The newest version of a key, as far as it must be known: what is in memory, or else what the store was found to hold.
+    pub(super) fn newest(
+        &self,
+        locked: &Locked<'_>,
+        (place, key): (Place, &DocumentKey),
+        asks: Asks,
+        looked_up: Option<&LookedUp>,
+    ) -> Result<Option<Arc<Item>>, OperationError> {
+        match self.map.get(place, key.as_encoded()) {
+            None if self.must_ask(asks) => self.looked_up(locked, looked_up),
+            there => Ok(there),
+        }
     }
 
     /// Deletes a document whose time is up.

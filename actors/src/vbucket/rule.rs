@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::core::VbucketCore;
 use super::document_map::Place;
 use super::lock::Locked;
+use super::lookup::Asks;
 use super::manifest::Opened;
 use super::memory;
 use super::moment::{Now, is_expired};
@@ -97,12 +98,20 @@ impl VbucketCore {
 }
 
 impl Rule {
-    /// Whether a tombstone that left memory counts.
-    pub(super) const fn asks_what_was(&self) -> bool {
-        matches!(self, Rule::Outdone(..))
+    /// What of a key that is not in memory must be known.
+    pub(super) const fn asks(&self) -> Asks {
+        match self {
+            Rule::Any(None) => Asks::Nothing,
+            Rule::Any(Some(_))
+            | Rule::Absent(_)
+            | Rule::Present(_)
+            | Rule::Replaced(_)
+            | Rule::Locked(_) => Asks::Document,
+            Rule::Outdone(..) => Asks::Tombstone,
+        }
     }
 
-    pub(super) fn judge_conflict(
+    fn judge_conflict(
         self,
         here: Option<&Document>,
         is_locked: bool,

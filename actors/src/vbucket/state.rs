@@ -179,6 +179,7 @@ impl VbucketCore {
             let documents = self.map.clear();
             self.locks.clear();
             self.forgotten_up_to.store(0, Ordering::Release);
+            self.traffic.set_away(0);
             let uid = ManifestUid(identity.manifest_uid);
             *self.collections.write() = OpenCollections::of_events(uid, events);
             self.default_high.store(0, Ordering::Relaxed);
@@ -231,6 +232,7 @@ impl VbucketCore {
             purge_seqno: inner.flushed.purged_up_to(high_seqno),
             snapshot: inner.snapshots.newest(high_seqno),
             documents: self.documents(),
+            lacks_documents: self.lacks_documents(),
             persisted_counts: None,
             down: self.down.read().clone(),
         }

@@ -25,10 +25,7 @@ use storage::{
     VbucketStateRecord, VbucketUuid,
 };
 
-pub(crate) const SHAPE: CreateOptions = CreateOptions {
-    vbuckets: 4,
-    log_shards: 2,
-};
+pub(crate) const SHAPE: CreateOptions = CreateOptions::of(4, 2);
 
 #[derive(Debug, Default)]
 pub(crate) struct Dirty(Mutex<Vec<VbucketId>>);

@@ -44,6 +44,72 @@ pub(crate) enum BucketFigure {
     DurableAtOnce,
     /// From a panic of a vbucket's actor until it serves again.
     ServesAgain,
+    /// With four times as many documents as memory has room for.
+    Beyond(Beyond),
+}
+
+/// What is measured where most documents are not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Beyond {
+    /// All of them inserted, and on disk.
+    Load,
+    /// Gets of documents drawn so.
+    Get(Draw),
+    /// Gets that did not ask the disk, in percent.
+    Hits(Draw),
+    /// A mixed load.
+    Ycsb(Mix),
+    /// Overwrites of any document.
+    Set,
+    /// Open until it serves.
+    Open,
+    /// Most bytes in memory.
+    MemoryMost,
+    /// Writes that were refused for lack of memory, and asked for again.
+    Refused,
+}
+
+/// Which documents are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Draw {
+    /// Each as often.
+    Uniform,
+    /// Few often.
+    Zipf,
+}
+
+impl Draw {
+    pub(crate) const ALL: [Draw; 2] = [Draw::Uniform, Draw::Zipf];
+}
+
+impl Measure for Beyond {
+    fn unit(self) -> &'static str {
+        match self {
+            Beyond::Load | Beyond::Set => "sets/s",
+            Beyond::Get(_) => "gets/s",
+            Beyond::Hits(_) => "%",
+            Beyond::Ycsb(_) => "operations/s",
+            Beyond::Open => "ms",
+            Beyond::MemoryMost => "B",
+            Beyond::Refused => "times",
+        }
+    }
+}
+
+impl Display for Beyond {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str("4x memory: ")?;
+        match self {
+            Beyond::Load => f.write_str("load"),
+            Beyond::Get(draw) => write!(f, "get, 4 threads, {draw:?}"),
+            Beyond::Hits(draw) => write!(f, "hits, {draw:?}"),
+            Beyond::Ycsb(mix) => write!(f, "YCSB {mix:?}, 4 threads, unsynced"),
+            Beyond::Set => f.write_str("set, 4 threads"),
+            Beyond::Open => f.write_str("open"),
+            Beyond::MemoryMost => f.write_str("most bytes in memory"),
+            Beyond::Refused => f.write_str("refused so far"),
+        }
+    }
 }
 
 /// A mixed load of YCSB.
@@ -90,6 +156,7 @@ impl Measure for BucketFigure {
             BucketFigure::Ycsb { .. } => "operations/s",
             BucketFigure::Open | BucketFigure::OpenStorage => "ms",
             BucketFigure::ServesAgain => "restarts/s",
+            BucketFigure::Beyond(beyond) => beyond.unit(),
         }
     }
 }
@@ -123,6 +190,7 @@ impl Display for BucketFigure {
             }
             BucketFigure::DurableAtOnce => f.write_str("durable by majority, 256 under way"),
             BucketFigure::ServesAgain => f.write_str("panicked, serves again"),
+            BucketFigure::Beyond(beyond) => beyond.fmt(f),
         }
     }
 }

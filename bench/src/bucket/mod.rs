@@ -39,6 +39,8 @@ pub(crate) enum Row {
     Ycsb,
     /// Open and warm up.
     Open,
+    /// Four times as many documents as memory has room for.
+    Beyond,
     /// Change streams.
     Streams,
     /// Durable writes among three buckets.
@@ -48,7 +50,7 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    const ALL: [Row; 10] = [
+    const ALL: [Row; 11] = [
         Row::Get,
         Row::Set,
         Row::Persisted,
@@ -56,6 +58,7 @@ impl Row {
         Row::Memory,
         Row::Ycsb,
         Row::Open,
+        Row::Beyond,
         Row::Streams,
         Row::Durable,
         Row::Panicked,
@@ -191,6 +194,7 @@ impl BucketBench {
             Row::Memory => rows::memory::run(self),
             Row::Ycsb => rows::ycsb::run(self, round),
             Row::Open => rows::open::run(self, round),
+            Row::Beyond => rows::beyond::run(self, round),
             Row::Streams => rows::streams::run(self, round),
             Row::Durable => rows::durable::run(self, round),
             #[cfg(feature = "panics")]

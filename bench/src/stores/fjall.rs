@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 
-use super::Durability;
 use super::two_trees::{Lookup, Operation, Tree, Trees};
+use super::{Durability, cache};
 
 pub(super) struct Fjall {
     database: Database,
@@ -16,7 +16,7 @@ pub(super) struct Fjall {
 
 impl Fjall {
     pub(super) fn open(directory: &Path) -> Fjall {
-        let builder = Database::builder(directory).cache_size(512 << 20);
+        let builder = Database::builder(directory).cache_size(cache::bytes(512 << 20));
         let database = builder.open().unwrap();
         let keyspace = |name| {
             let keyspace = database.keyspace(name, KeyspaceCreateOptions::default);

@@ -11,6 +11,7 @@
 ))]
 mod two_trees;
 mod piggin;
+pub(crate) mod cache;
 #[cfg(feature = "fjall")]
 mod fjall;
 #[cfg(feature = "redb")]

@@ -53,10 +53,7 @@ impl Piggin {
         let disk: Arc<dyn Disk> = Arc::new(FileSystemDisk::create(directory).unwrap());
         let options = options(background);
         let store = if is_new {
-            let creation = CreateOptions {
-                vbuckets,
-                log_shards: 1,
-            };
+            let creation = CreateOptions::of(vbuckets, 1);
             let store = LogStore::create(disk, creation, options).unwrap();
             for vbucket in 0..vbuckets {
                 let id = VbucketId::new(vbucket).unwrap();

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use redb::{Database, Durability as RedbDurability, ReadableDatabase, TableDefinition};
 
-use super::Durability;
 use super::two_trees::{Lookup, Operation, Tree, Trees};
+use super::{Durability, cache};
 
 const TREES: [TableDefinition<'_, &[u8], &[u8]>; 2] =
     [TableDefinition::new("k"), TableDefinition::new("s")];
@@ -15,7 +15,7 @@ pub(super) struct Redb(Database);
 impl Redb {
     pub(super) fn open(directory: &Path) -> Redb {
         let mut builder = Database::builder();
-        builder.set_cache_size(1 << 30);
+        builder.set_cache_size(cache::bytes(1 << 30) as usize);
         let database = builder.create(directory.join("db.redb")).unwrap();
         let transaction = database.begin_write().unwrap();
         for tree in TREES {

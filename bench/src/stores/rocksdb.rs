@@ -9,8 +9,8 @@ use rocksdb::{
     CompactOptions, DB, DBCompressionType, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::Durability;
 use super::two_trees::{Lookup, Operation, Tree, Trees};
+use super::{Durability, cache};
 
 const TREES: [&str; 2] = ["k", "s"];
 
@@ -24,7 +24,7 @@ impl Rocksdb {
         options.set_max_background_jobs(2);
         // Needs the default kPointInTimeRecovery: under kTolerateCorruptedTailRecords RocksDB silently drops it.
         options.set_recycle_log_file_num(2);
-        let cache = Cache::new_lru_cache(512 << 20);
+        let cache = Cache::new_lru_cache(cache::bytes(512 << 20) as usize);
         let families = ["default", TREES[0], TREES[1]];
         let families =
             families.map(|name| ColumnFamilyDescriptor::new(name, family_options(&cache)));

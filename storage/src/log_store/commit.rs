@@ -313,10 +313,7 @@ mod tests {
     #[test]
     fn states_without_items_take_bounded_memory() {
         let disk = Arc::new(SimulatedDisk::new());
-        let shape = CreateOptions {
-            vbuckets: 1,
-            log_shards: 1,
-        };
+        let shape = CreateOptions::of(1, 1);
         let store = LogStore::create(disk, shape, stores::options(1)).unwrap();
         let vbucket = crate::VbucketId::new(0).unwrap();
         store.create_vbucket(vbucket, &stores::new_state()).unwrap();

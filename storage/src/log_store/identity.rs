@@ -6,6 +6,7 @@
 
 use crate::disk::{Disk, DiskErrorKind, DiskFile, OpenMode};
 use crate::error::StorageError;
+use crate::eviction::Eviction;
 use crate::log_store::names::{IDENTITY, IDENTITY_TEMPORARY, LOCK};
 use crate::log_store::options::CreateOptions;
 use crate::retention::Retention;
@@ -30,7 +31,8 @@ impl Identity {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&self.shape.vbuckets.to_le_bytes());
-        bytes.extend_from_slice(&self.shape.log_shards.to_le_bytes());
+        let [log_shards, _] = self.shape.log_shards.to_le_bytes();
+        bytes.extend_from_slice(&[log_shards, self.shape.eviction.byte()]);
         bytes.extend_from_slice(&self.store_id.to_le_bytes());
         let window_s = self.retention.map_or(0, |retention| retention.window_s);
         bytes.extend_from_slice(&window_s.to_le_bytes());
@@ -71,7 +73,7 @@ impl Identity {
         let (vbuckets, rest) = rest
             .split_first_chunk::<2>()
             .ok_or_else(|| damaged("the identity is cut off"))?;
-        let (log_shards, rest) = rest
+        let ([log_shards, eviction], rest) = rest
             .split_first_chunk::<2>()
             .ok_or_else(|| damaged("the identity is cut off"))?;
         let (store_id, rest) = rest
@@ -94,7 +96,9 @@ impl Identity {
         };
         let shape = CreateOptions {
             vbuckets: u16::from_le_bytes(*vbuckets),
-            log_shards: u16::from_le_bytes(*log_shards),
+            log_shards: u16::from(*log_shards),
+            eviction: Eviction::from_byte(*eviction)
+                .ok_or_else(|| damaged("its eviction policy is none there is"))?,
         };
         shape.check()?;
         Ok(Identity {

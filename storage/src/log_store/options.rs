@@ -4,6 +4,7 @@
 //! (rule R5); everything else may differ from opening to opening.
 
 use crate::error::StorageError;
+use crate::eviction::Eviction;
 use crate::log_store::log::writer::LogSizes;
 use crate::log_store::segment::{Compression, SegmentOptions};
 use crate::vbucket::VbucketId;
@@ -15,18 +16,33 @@ pub struct CreateOptions {
     pub vbuckets: u16,
     /// How many logs: vbuckets are dealt to them, and each has its own sync. 1 to 8, at most one per vbucket.
     pub log_shards: u16,
+    /// What leaves memory when it is short: the store itself does nothing about it.
+    pub eviction: Eviction,
 }
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        CreateOptions {
-            vbuckets: 128,
-            log_shards: 1,
-        }
+        CreateOptions::of(128, 1)
     }
 }
 
 impl CreateOptions {
+    /// So many vbuckets and logs, and what is usual.
+    #[must_use]
+    pub const fn of(vbuckets: u16, log_shards: u16) -> CreateOptions {
+        CreateOptions {
+            vbuckets,
+            log_shards,
+            eviction: Eviction::Documents,
+        }
+    }
+
+    /// With this to leave memory.
+    #[must_use]
+    pub const fn evicting(self, eviction: Eviction) -> CreateOptions {
+        CreateOptions { eviction, ..self }
+    }
+
     /// Most log shards of a store.
     pub const LOG_SHARDS_MAX: u16 = 8;
 

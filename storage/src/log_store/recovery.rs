@@ -194,6 +194,7 @@ impl Recovery {
         let CreateOptions {
             vbuckets,
             log_shards,
+            ..
         } = self.identity.shape;
         let mine = (self.number..vbuckets).step_by(usize::from(log_shards.max(1)));
         mine.filter_map(VbucketId::new)

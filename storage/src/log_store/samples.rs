@@ -50,10 +50,7 @@ pub(crate) const FILE: FileIdentity = FileIdentity {
 pub(crate) const IDENTITY: Identity = Identity {
     retention: None,
     store_id: STORE_ID,
-    shape: CreateOptions {
-        vbuckets: 64,
-        log_shards: 2,
-    },
+    shape: CreateOptions::of(64, 2),
 };
 
 pub(crate) const LOG_FILE_HEADER: LogFileHeader = LogFileHeader {

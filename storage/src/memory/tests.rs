@@ -98,3 +98,44 @@ fn threads_lose_no_byte() {
     drop(account);
     assert_eq!(pool.held_bytes(), 0);
 }
+
+#[test]
+fn a_token_that_knows_how_often_it_was_used_is_no_longer_for_it() {
+    assert_eq!(size_of::<MemoryToken>(), 2 * size_of::<u64>());
+}
+
+#[test]
+fn a_use_is_taken_off_once_and_few_are_told_apart() {
+    let account = account(1000);
+    let fresh = account.charge(1);
+    assert!(fresh.take_use(), "what is new has a chance");
+    assert!(!fresh.take_use());
+    for _ in 0..100 {
+        fresh.note_use();
+    }
+    let newer = account.charge(1);
+    newer.take_over_uses(&fresh);
+    for token in [fresh, newer] {
+        assert_eq!((0..100).take_while(|_| token.take_use()).count(), 3);
+    }
+    let cold = account.charge(1);
+    let other = account.charge(1);
+    assert!(other.take_use());
+    cold.take_over_uses(&other);
+    assert!(
+        cold.take_use(),
+        "what is new has a chance, whatever it replaces"
+    );
+}
+
+#[test]
+fn documents_are_evicted_down_to_the_low_mark() {
+    let pool = Arc::new(MemoryPool::new(1000));
+    let account = Arc::new(MemoryAccount::new(Arc::clone(&pool)));
+    let _held = account.charge(749);
+    assert_eq!(pool.above_low_mark(), 0);
+    let _more = account.charge(101);
+    assert_eq!(pool.above_low_mark(), 100);
+    assert!(account.has_room(150, 1000));
+    assert!(!account.has_room(151, 1000));
+}

@@ -52,10 +52,7 @@ pub(crate) fn options(entropy: u64) -> OpenOptions {
 /// The files of a folder, as the program of today makes them.
 pub(crate) fn make(folder: &str) -> Result<Files, Failure> {
     let disk = SimulatedDisk::new();
-    let shape = CreateOptions {
-        vbuckets: VBUCKETS,
-        log_shards: 2,
-    };
+    let shape = CreateOptions::of(VBUCKETS, 2);
     let store = LogStore::create(Arc::new(disk.clone()), shape, options(0x0f1e_2d3c))?;
     let script = Script {
         store: &store,

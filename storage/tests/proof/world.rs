@@ -68,10 +68,7 @@ impl World {
             world.options.container_bytes_min = 1;
         }
         let options = world.options;
-        let shape = CreateOptions {
-            vbuckets: VBUCKETS,
-            log_shards: LOG_SHARDS,
-        };
+        let shape = CreateOptions::of(VBUCKETS, LOG_SHARDS);
         // Every fourth keeps a history.
         let retention = (seed % 4 == 1).then_some(Retention::of_seconds(1));
         world.past.window_ms = retention.map(window_ms);

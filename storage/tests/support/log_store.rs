@@ -36,10 +36,7 @@ pub(crate) fn create_on(
     disk: &SimulatedDisk,
     options: OpenOptions,
 ) -> (LogStore, Arc<dyn KvStore>) {
-    let shape = CreateOptions {
-        vbuckets: 4,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(4, 1);
     let store = LogStore::create(Arc::new(disk.clone()), shape, options).unwrap();
     (store.clone(), Arc::new(store))
 }
@@ -121,10 +118,7 @@ impl StoreFactory for OnLog {
 
     fn create(&self, vbuckets: u16) -> Arc<dyn KvStore> {
         let disk = SimulatedDisk::new();
-        let shape = CreateOptions {
-            vbuckets,
-            log_shards: 2.min(vbuckets),
-        };
+        let shape = CreateOptions::of(vbuckets, 2.min(vbuckets));
         let (on, options) = (Arc::new(disk.clone()), small_options(1));
         let store = LogStore::create_with_history(on, shape, self.retention, options).unwrap();
         *self.open.lock().unwrap() = Some(Opened {

@@ -11,18 +11,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use actors::backfill::Backfills;
 use actors::vbucket::VbucketCore;
 use messages::vbucket::{
     Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GetRandom, GivenMeta, Meta, Observe,
     Observed, Picked, Unlock,
 };
-use messages::{OperationError, ScanRange};
+use messages::{Busy, OperationError, ScanRange};
 use storage::{Cas, CollectionId, DocumentKey, KeyError, VbucketId};
 
 use super::requests::{Verb, WriteRequest};
 use crate::running::{Held, Running};
 use crate::scan::ScanBuilder;
 use crate::vbucket_map;
+
+const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);
 
 /// The documents of one collection. Clones are handles to the same one. It stands for the collection's number: after a promotion
 /// of vbuckets that followed another bucket that number may be another collection, so look it up again by name.
@@ -50,42 +53,32 @@ impl Collection {
     }
 
     /// Reads a document.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Found, OperationError> {
         let key = self.key(key)?;
-        self.core_of(&key)?.get(&key)
+        let core = self.core_of(&key)?;
+        match core.get(&key) {
+            // Apart, so that the future of all others stays small.
+            Err(NOT_IN_MEMORY) => Box::pin(self.readers().get(core, &key)).await,
+            answer => answer,
+        }
     }
 
     /// Reads a document's metadata; shows tombstones, too.
     pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
         let key = self.key(key)?;
-        let core = self.core_of(&key)?;
-        self.running()
-            .streaming
-            .readers()
-            .get_meta(core, &key)
-            .await
+        self.readers().get_meta(self.core_of(&key)?, &key).await
     }
 
     /// How far the newest version of a document is: in memory, or on disk.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
     pub async fn observe(&self, key: impl AsRef<[u8]>) -> Result<Observed, OperationError> {
         let key = self.key(key)?;
         let core = self.core_of(&key)?;
-        core.observe(&Observe { key: key.clone() })
+        self.readers()
+            .observe(core, &Observe { key: key.clone() })
+            .await
     }
 
     /// Reads any live document; all are likely, if not equally so.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
     pub async fn get_random(&self) -> Result<Picked, OperationError> {
         let table = &self.running().table;
         let (request, count) = (
@@ -101,7 +94,11 @@ impl Collection {
             let Some(vbucket) = number.and_then(VbucketId::new) else {
                 continue;
             };
-            match table.core(vbucket)?.get_random(&request) {
+            match self
+                .readers()
+                .get_random(table.core(vbucket)?, &request)
+                .await
+            {
                 // Others may have some.
                 Err(OperationError::KeyNotFound | OperationError::NotMyVbucket { .. }) => {}
                 picked => return picked,
@@ -116,29 +113,30 @@ impl Collection {
     }
 
     /// Whether there is a document of that key.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
     pub async fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, OperationError> {
         let key = self.key(key)?;
-        self.core_of(&key)?.exists(&key)
+        self.readers().exists(self.core_of(&key)?, &key).await
     }
 
     /// Reads many documents, answered in the order of the keys.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
     pub async fn get_many(
         &self,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Vec<Result<Found, OperationError>> {
-        let read = |key: &[u8]| {
+        let get_one = |key: &[u8]| {
             let key = self.key(key)?;
-            self.core_of(&key)?.get(&key)
+            Ok(self.readers().begin_get(self.core_of(&key)?, &key))
         };
-        keys.into_iter().map(|key| read(key.as_ref())).collect()
+        // All that the disk is asked for it is asked at once.
+        let begun: Vec<_> = keys.into_iter().map(|key| get_one(key.as_ref())).collect();
+        let mut answers = Vec::with_capacity(begun.len());
+        for getting in begun {
+            answers.push(match getting {
+                Ok(getting) => getting.found().await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
     }
 
     /// Writes a document, whatever was there.
@@ -168,10 +166,6 @@ impl Collection {
     }
 
     /// Gives a document another expiry, and reads it.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
     pub async fn get_and_touch(
         &self,
         key: impl AsRef<[u8]>,
@@ -179,10 +173,12 @@ impl Collection {
     ) -> Result<Found, OperationError> {
         let key = self.key(key)?;
         let expiry = ExpiryRequest(expiry);
-        self.core_of(&key)?.get_and_touch(&GetAndTouch {
+        let core = self.core_of(&key)?;
+        let request = GetAndTouch {
             key: key.clone(),
             expiry,
-        })
+        };
+        self.readers().get_and_touch(core, &request).await
     }
 
     /// Puts bytes behind the value of a document that must be there. Its flags and expiry stay.
@@ -236,10 +232,6 @@ impl Collection {
 
     /// Reads a document and locks it for so many seconds, 30 at most; zero is 15. Until then, only a write with the answer's
     /// CAS changes it, and ends the lock. Locks are in memory only.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
     pub async fn get_and_lock(
         &self,
         key: impl AsRef<[u8]>,
@@ -247,24 +239,22 @@ impl Collection {
     ) -> Result<Found, OperationError> {
         let key = self.key(key)?;
         let core = self.core_of(&key)?;
-        core.get_and_lock(&GetAndLock {
+        let request = GetAndLock {
             key: key.clone(),
             seconds,
-        })
+        };
+        self.readers().get_and_lock(core, &request).await
     }
 
     /// Takes a lock back, of which this is the CAS.
-    #[expect(
-        clippy::unused_async,
-        reason = "a document that is not in memory will be awaited"
-    )]
     pub async fn unlock(&self, key: impl AsRef<[u8]>, cas: Cas) -> Result<(), OperationError> {
         let key = self.key(key)?;
         let core = self.core_of(&key)?;
-        core.unlock(&Unlock {
+        let request = Unlock {
             key: key.clone(),
             cas,
-        })
+        };
+        self.readers().unlock(core, &request).await
     }
 
     fn request(&self, verb: Verb, key: &[u8], value: Bytes) -> WriteRequest<'_> {
@@ -275,6 +265,11 @@ impl Collection {
     pub(crate) fn core_of(&self, key: &DocumentKey) -> Result<&Arc<VbucketCore>, OperationError> {
         let table = &self.running().table;
         table.core(vbucket_map::vbucket_of(key.key(), table.count()))
+    }
+
+    /// Who reads what is not in memory.
+    pub(super) fn readers(&self) -> &Backfills {
+        self.running().streaming.readers()
     }
 
     pub(crate) fn running(&self) -> &Running {

@@ -40,7 +40,7 @@ use crate::opening::Opening;
 use crate::restart::ChildStatus;
 use crate::running::{Held, Running};
 use crate::shutdown::ShutdownReport;
-use crate::statistics::BucketStatistics;
+use crate::statistics::{BucketStatistics, MemoryStatistics};
 use crate::vbucket_map;
 pub use collection::Collection;
 pub use requests::{WriteFuture, WriteRequest};
@@ -233,17 +233,23 @@ impl Bucket {
         self.running().failures.subscribe(subscriber);
     }
 
-    /// Figures of the bucket.
+    /// Figures of the bucket. Where documents left memory the disk is looked at, to count them; nothing else waits for it.
     #[must_use]
     pub fn statistics(&self) -> BucketStatistics {
         self.running().statistics()
+    }
+
+    /// Figures of its memory: cheap, and asks neither vbucket nor disk to wait.
+    #[must_use]
+    pub fn memory(&self) -> MemoryStatistics {
+        self.running().memory_statistics()
     }
 
     /// Hands the figures to the recorder of the `metrics` crate that the embedder installed, in between the times the
     /// bucket does so itself ([`BucketConfig::metrics_every`]), such as before each scrape. Their names are in
     /// `docs/statistics.md`.
     pub fn publish_metrics(&self) {
-        self.statistics().publish();
+        self.running().statistics_of_memory().publish();
     }
 
     /// Stops the bucket in order: no further writes, everything on disk, children stopped last first, the mark of a

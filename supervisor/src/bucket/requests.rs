@@ -1,7 +1,7 @@
 //! Writes as an embedder asks for them: a request is put together, then awaited.
 //!
 //! Invariant: nothing happens before the first poll; the first poll applies the write whole, on the caller's thread, and
-//! what is awaited after it is only its way to the disk. One that brings its metadata along may look up what is there first.
+//! what is awaited after it is only its way to the disk. One that asks what was there may have to look it up first.
 //! So a request dropped at any moment was applied or was not.
 
 use std::future::{Future, IntoFuture};
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use actors::vbucket::Acknowledged;
+use actors::backfill::Backfills;
+use actors::vbucket::{Acknowledged, VbucketCore};
 use messages::OperationError;
 use messages::durability::Durability;
 use messages::vbucket::{
@@ -143,16 +144,17 @@ impl<'b> WriteRequest<'b> {
         let core = of.core_of(write.key())?;
         if let Some(level) = level.or_else(|| core.level_wanted(&write)) {
             let durability = Durability { level, timeout };
-            let acknowledged = core.write_durably_acknowledged(write, durability);
-            return Ok(Stage::Acknowledging(acknowledged));
+            let kept = (!write.is_blind()).then(|| write.clone());
+            let begun = core.write_durably_acknowledged(write, durability);
+            return Ok(of.stage(core, begun, kept, move |core, readers, write| {
+                Box::pin(async move { readers.write_durably(&core, write, durability).await })
+            }));
         }
-        if !write.brings_meta() {
-            return Ok(Stage::Acknowledging(core.write_acknowledged(write)));
-        }
-        // What is there may have to be looked up first.
-        let (readers, core) = (of.running().streaming.readers().clone(), Arc::clone(core));
-        let writing = async move { readers.write(&core, write).await };
-        Ok(Stage::LookingUp(LookingUp(Box::pin(writing))))
+        let kept = (!write.is_blind()).then(|| write.clone());
+        let begun = core.write_acknowledged(write);
+        Ok(of.stage(core, begun, kept, |core, readers, write| {
+            Box::pin(async move { readers.write(&core, write).await })
+        }))
     }
 
     fn write(self) -> Result<Write, KeyError> {
@@ -225,6 +227,25 @@ impl<'b> WriteRequest<'b> {
     }
 }
 
+impl Collection {
+    /// Where a write that was begun stands: if what is there must be looked up first, it is begun again with that.
+    fn stage<'b>(
+        &self,
+        core: &Arc<VbucketCore>,
+        begun: Acknowledged,
+        kept: Option<Write>,
+        again: impl FnOnce(Arc<VbucketCore>, Backfills, Write) -> Writing,
+    ) -> Stage<'b> {
+        match kept.filter(|_| begun.is_not_in_memory()) {
+            Some(write) => {
+                let (core, readers) = (Arc::clone(core), self.readers().clone());
+                Stage::LookingUp(LookingUp(again(core, readers, write)))
+            }
+            None => Stage::Acknowledging(begun),
+        }
+    }
+}
+
 impl<'b> IntoFuture for WriteRequest<'b> {
     type Output = Result<Mutated, OperationError>;
     type IntoFuture = WriteFuture<'b>;
@@ -251,7 +272,9 @@ enum Stage<'b> {
 }
 
 /// A write that may look up what is there first.
-struct LookingUp(Pin<Box<dyn Future<Output = Result<Mutated, OperationError>> + Send>>);
+struct LookingUp(Writing);
+
+type Writing = Pin<Box<dyn Future<Output = Result<Mutated, OperationError>> + Send>>;
 
 impl std::fmt::Debug for LookingUp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -26,6 +26,8 @@ pub enum Fault {
     /// The next pass of a compaction at this stage fails. Of a failed pass over a collection only that stays as it was;
     /// after any other nothing of the compaction may be published (MB-50060).
     CompactionPass(CompactionStage),
+    /// The n-th read of a document that is not in memory fails; whoever asked must be told, never that there is none.
+    FetchAt(u64),
     /// The n-th group a writer hands to the store fails before the store sees it; it must be tried again.
     FlushCommit(u64),
     /// The handling of the n-th message of a type panics. Made by [`Fault::panic_on`].
@@ -167,6 +169,7 @@ impl FaultPlan {
         let nth = match &fault {
             Fault::ScanAt(nth)
             | Fault::ScanFor(_, nth)
+            | Fault::FetchAt(nth)
             | Fault::FlushCommit(nth)
             | Fault::PanicOn { nth, .. }
             | Fault::PanicIn { nth, .. } => *nth,
@@ -200,6 +203,7 @@ impl FaultPlan {
     pub(crate) fn at(&self, point: FaultPoint) -> Option<FailureCause> {
         let struck = self.strike(|fault| match (fault, point) {
             (Fault::ScanAt(_), FaultPoint::Scan { .. })
+            | (Fault::FetchAt(_), FaultPoint::Fetch)
             | (Fault::FlushCommit(_), FaultPoint::FlushCommit) => true,
             (Fault::ScanFor(wanted, _), FaultPoint::Scan { purpose }) => *wanted == purpose,
             (Fault::CompactionPass(wanted), FaultPoint::Compaction { stage }) => *wanted == stage,

@@ -151,10 +151,7 @@ pub(crate) fn key(collection: CollectionId, name: &str) -> DocumentKey {
 
 /// Writes it, in a store of one vbucket on the world's disk.
 pub(crate) fn write(world: &World) -> Past {
-    let shape = CreateOptions {
-        vbuckets: 1,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(1, 1);
     let made = LogStore::create_with_history(world.disk(), shape, RETENTION, options(1));
     let store = made.expect("a store");
     let state = VbucketStateRecord::new(VbucketUuid(1));

@@ -23,7 +23,6 @@ fn read_of(core: Arc<VbucketCore>) -> RangeRead {
         collection: CollectionId::DEFAULT,
         keys: Wanted::keys(CollectionId::DEFAULT, &ScanRange::all()),
         with_values: true,
-        with_tombstones: false,
         limit: None,
         page_bytes: 1,
         must_see: None,

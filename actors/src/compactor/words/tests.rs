@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::compactor::vbucket::Expiring;
+use crate::vbucket::LookedUp;
 use storage::{CollectionId, DocumentKey, ExpiredDocument};
 
 const OF: PastOf = (VbucketId::FIRST, Incarnation(1), RollbackEpoch(0));
@@ -11,7 +12,7 @@ const OF: PastOf = (VbucketId::FIRST, Incarnation(1), RollbackEpoch(0));
 struct Any;
 
 impl Compactable for Any {
-    fn expire(&self, _: &ExpiredDocument) -> Expiring {
+    fn expire(&self, _: &ExpiredDocument, _: Option<&LookedUp>) -> Expiring {
         Expiring::Left
     }
 

@@ -11,12 +11,14 @@ use crate::compactor::state::{Assignment, RunEnd, Work};
 use crate::compactor::vbucket::{Compactable, Expiring};
 use crate::compactor::words::PastOf;
 use crate::store_handle::StoreLease;
+use crate::vbucket::LookedUp;
 use messages::compactor::CompactError;
 use messages::{DownCause, FailureCause};
 use storage::disk::{DiskError, DiskErrorKind, Verb};
 use storage::{
     AbortReason, Compacted, CompactionFailure, CompactionJob, CompactionProgress,
-    CompactionRequest, CompactionStage, KvStore, LogStore, Outcome, StorageError, VbucketId,
+    CompactionRequest, CompactionStage, ExpiredDocument, KvStore, LogStore, Outcome, StorageError,
+    VbucketId,
 };
 
 /// A run in hand.
@@ -105,12 +107,14 @@ impl Working {
         let Some(job) = &mut self.job else {
             return;
         };
-        let mut deleted = 0u64;
+        let (mut deleted, vbucket) = (0u64, self.assignment.vbucket);
         for document in job.take_expired() {
-            match self.vbucket.expire(&document) {
-                Expiring::Deleted => deleted = deleted.saturating_add(1),
+            match expire(&*self.vbucket, self.lease.store(), vbucket, &document) {
+                Ok(Expiring::Deleted) => deleted = deleted.saturating_add(1),
                 // The next compaction finds it again, if it is still there.
-                Expiring::Left | Expiring::PutOff => {}
+                Ok(Expiring::Left | Expiring::PutOff | Expiring::NotInMemory) => {}
+                // What it cannot read of its vbucket ends it, as its own reads do.
+                Err(cause) => job.fail_next_step(cause),
             }
         }
         let progress = job.progress();
@@ -119,6 +123,28 @@ impl Working {
         self.spent = spent;
         self.resume_at = compactor.note_step(self.assignment, progress, bytes, deleted);
     }
+}
+
+/// So often an expired document is looked up while others leave memory.
+const LOOKS_MAX: u32 = 4;
+
+/// Has a document deleted whose time is up; of one that is not in memory it tells what the store holds now, which may be more
+/// than the compaction reads.
+fn expire(
+    of: &dyn Compactable,
+    store: &LogStore,
+    vbucket: VbucketId,
+    document: &ExpiredDocument,
+) -> Result<Expiring, StorageError> {
+    let mut expiring = of.expire(document, None);
+    for _ in 0..LOOKS_MAX {
+        if expiring != Expiring::NotInMemory {
+            break;
+        }
+        let looked_up = LookedUp::in_store(store, vbucket, &document.key)?;
+        expiring = of.expire(document, Some(&looked_up));
+    }
+    Ok(expiring)
 }
 
 fn request_of(work: Work, now_s: u32) -> CompactionRequest {

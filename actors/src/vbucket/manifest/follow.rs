@@ -93,6 +93,24 @@ impl VbucketCore {
         self.map.figures().documents.saturating_sub(hidden)
     }
 
+    /// The same, for whoever does not hold the lock: as of about now.
+    #[must_use]
+    pub fn documents_in_memory(&self) -> u64 {
+        self.documents()
+    }
+
+    /// Live documents that are not in memory, as far as that is known without the disk.
+    #[must_use]
+    pub fn documents_away(&self) -> u64 {
+        self.traffic.away()
+    }
+
+    /// The store holds so many live documents of open collections.
+    pub fn note_stored_documents(&self, documents: u64) {
+        let away = documents.saturating_sub(self.documents());
+        self.traffic.set_away(away);
+    }
+
     /// Whether a change of the manifest could be done now; asked of every vbucket before it is done in the first.
     pub fn admit_manifest(&self) -> Result<(), OperationError> {
         let status = self.status();

@@ -74,7 +74,7 @@ pub(crate) fn fill_and_tell(filling: &Filling) {
     let before = resident_bytes();
     bucket.load(0..filling.documents, &pool, VALUE_LENGTH);
     let after = resident_bytes();
-    let counted = bucket.0.statistics().memory_bytes;
+    let counted = bucket.0.statistics().memory.bytes;
     let user_bytes = (KEY_LENGTH + VALUE_LENGTH) as f64;
     let each = |bytes: f64| bytes / filling.documents as f64 - user_bytes;
     println!(

@@ -187,7 +187,7 @@ fn memory(bench: &mut BucketBench, ours: Contender, place: &Path, vbuckets: u16,
         }
         let mut most = 0;
         while consumer.ends() < u64::from(vbuckets) * streams {
-            most = most.max(bucket.0.statistics().memory_bytes);
+            most = most.max(bucket.0.statistics().memory.bytes);
         }
         let sample = Sample {
             amount: most as f64,

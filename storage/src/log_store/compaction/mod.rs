@@ -156,7 +156,8 @@ impl CompactionJob {
         std::mem::take(&mut self.expired)
     }
 
-    /// Lets the next step end as if the disk had said `cause`, for tests.
+    /// Lets the next step end with `cause`, as if the disk had said it then: what whoever drives this could not read of the
+    /// vbucket, or what a test asks for.
     pub fn fail_next_step(&mut self, cause: StorageError) {
         self.injected = Some(cause);
     }

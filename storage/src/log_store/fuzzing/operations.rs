@@ -80,10 +80,7 @@ struct Run {
 impl Run {
     fn new() -> Result<Run, StorageError> {
         let disk = SimulatedDisk::new();
-        let shape = CreateOptions {
-            vbuckets: VBUCKETS,
-            log_shards: 2,
-        };
+        let shape = CreateOptions::of(VBUCKETS, 2);
         let log = LogStore::create(Arc::new(disk.clone()), shape, stores::options(1))?;
         Ok(Run {
             disk,

@@ -71,10 +71,7 @@ pub fn log_recovery(bytes: &[u8]) {
 /// Two vbuckets with items in a segment, in the manifest and in the log only; not closed.
 fn base() -> Result<Files, StorageError> {
     let disk = SimulatedDisk::new();
-    let shape = CreateOptions {
-        vbuckets: 2,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(2, 1);
     let store = LogStore::create(Arc::new(disk.clone()), shape, stores::options(1))?;
     let vbuckets: Vec<VbucketId> = (0..2).filter_map(VbucketId::new).collect();
     for vbucket in &vbuckets {

@@ -72,10 +72,7 @@ pub fn segment(bytes: &[u8]) {
 
 fn base(compression: BlockCompression) -> Result<Base, StorageError> {
     let disk = SimulatedDisk::new();
-    let shape = CreateOptions {
-        vbuckets: 1,
-        log_shards: 1,
-    };
+    let shape = CreateOptions::of(1, 1);
     let options = OpenOptions {
         compression,
         ..stores::options(1)

@@ -46,6 +46,37 @@ fn a_history_comes_back_and_every_flipped_bit_of_it_is_corruption() {
     }
 }
 
+/// Where what leaves memory is stored; zero before it was.
+const EVICTION: usize = 15;
+
+#[test]
+fn what_leaves_memory_comes_back_and_zero_is_the_default() {
+    for eviction in Eviction::ALL {
+        let identity = Identity {
+            shape: IDENTITY.shape.evicting(eviction),
+            ..IDENTITY
+        };
+        let bytes = identity.encode(FORMAT_VERSION);
+        assert_eq!(bytes[EVICTION], eviction.byte());
+        assert_eq!(Identity::decode(&bytes), Ok(identity));
+    }
+    let of_old = IDENTITY.encode(FORMAT_VERSION);
+    assert_eq!(of_old[EVICTION], 0);
+    assert_eq!(
+        Identity::decode(&of_old).unwrap().shape.eviction,
+        Eviction::default()
+    );
+    let mut unknown = of_old;
+    unknown[EVICTION] = 3;
+    let crc = crc32c::crc32c(&unknown[..LENGTH - 4]);
+    unknown[LENGTH - 4..].copy_from_slice(&crc.to_le_bytes());
+    let refused = Identity::decode(&unknown).unwrap_err();
+    assert!(
+        matches!(refused, StorageError::Corruption { .. }),
+        "{refused}"
+    );
+}
+
 #[test]
 fn another_version_is_named_when_the_bytes_are_sound() {
     for found in [0, 2, u32::MAX] {
@@ -75,10 +106,7 @@ fn every_flipped_bit_and_every_cut_is_corruption() {
 #[test]
 fn an_impossible_shape_is_refused_though_its_checksum_fits() {
     for (vbuckets, log_shards) in [(0, 1), (3, 1), (2048, 1), (8, 0), (8, 9), (4, 8)] {
-        let shape = CreateOptions {
-            vbuckets,
-            log_shards,
-        };
+        let shape = CreateOptions::of(vbuckets, log_shards);
         let lie = Identity { shape, ..IDENTITY };
         let refused = Identity::decode(&lie.encode(FORMAT_VERSION)).unwrap_err();
         assert!(matches!(refused, StorageError::Setting(_)), "{refused}");
