@@ -282,6 +282,9 @@ fn told(directory: &Path, error: &RepairError) -> CliError {
 
 #[cfg(test)]
 mod tests {
+    use piggin::storage::log_store::FaultKind;
+    use piggin::storage::{Salvaged, Seqno};
+
     use super::*;
 
     #[test]
@@ -302,5 +305,60 @@ mod tests {
         files.sync_names().unwrap();
         let relative = Path::new("surely not there").join("deeper");
         assert_eq!(missing_parts(&relative).len(), 2);
+    }
+
+    fn report(faults: Vec<Fault>) -> RepairReport {
+        let salvaged = Salvaged {
+            versions: 3,
+            newest: Some(Seqno(12)),
+            known_high: Some(Seqno(14)),
+            ..Salvaged::default()
+        };
+        RepairReport {
+            set_aside: vec![SetAside {
+                vbucket: VbucketId::FIRST,
+                faults,
+                salvaged,
+                state: VbucketState::Active,
+            }],
+            others: Vec::new(),
+        }
+    }
+
+    fn fault(file: &str) -> Fault {
+        Fault {
+            file: file.to_owned(),
+            offset: 64,
+            what: "it is damaged".to_owned(),
+            kind: FaultKind::Damage,
+            vbuckets: vec![VbucketId::FIRST],
+        }
+    }
+
+    /// Of damage in the log nobody knows what was lost, and of a repair that was cut off what is empty.
+    #[test]
+    fn what_is_not_known_is_said() {
+        let told = |file: &str, is_done| {
+            let report = report(vec![fault(file)]);
+            let repaired = Repaired {
+                is_done,
+                ..Repaired::new(&report, Path::new("saved"))
+            };
+            repaired.to_string()
+        };
+        let unknown = "what the damaged part of the log held is not known";
+        let of_log = told("log.00.0000000001", true);
+        assert!(of_log.contains(unknown), "{of_log}");
+        assert!(of_log.contains("it is active and empty now"), "{of_log}");
+        let of_segment = told("container.00.0000000001", false);
+        assert!(!of_segment.contains(unknown), "{of_segment}");
+        assert!(
+            of_segment.contains("it may be empty by now"),
+            "{of_segment}"
+        );
+        assert!(
+            of_segment.ends_with("1 vbucket to be set aside"),
+            "{of_segment}"
+        );
     }
 }
