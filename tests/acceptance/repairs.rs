@@ -179,6 +179,28 @@ fn assert_serves(victim: &Victim, disk: &SimulatedDisk, report: &RepairReport, w
         assert_eq!(state.watermarks.high_seqno, Seqno::ZERO, "{what}");
         assert_eq!(state.identity.failover_table.entries().len(), 1, "{what}");
     }
+    for one in &report.set_aside {
+        let Some(before) = &one.salvaged.identity else {
+            continue;
+        };
+        // A history of its own: nobody takes it for the one before.
+        let state = store.state(one.vbucket).unwrap();
+        let begun = state.identity.failover_table.entries()[0].uuid;
+        let mut known = before.failover_table.entries().iter();
+        assert!(known.all(|branch| branch.uuid != begun), "{what}");
+    }
+}
+
+/// What a look at the bucket says is damaged, but for a bucket that cannot be opened.
+fn damaged_in(disk: &SimulatedDisk) -> BTreeSet<VbucketId> {
+    let Ok(store) = opened(&copy_of(disk)) else {
+        return BTreeSet::new();
+    };
+    let faults = store.verify().faults;
+    faults
+        .into_iter()
+        .flat_map(|fault| fault.vbuckets)
+        .collect()
 }
 
 /// What was saved are versions that were written, of vbuckets that were set aside, by rising seqno; how many of the newest.
@@ -229,7 +251,11 @@ struct Tried {
 fn try_one(victim: &Victim, disk: &SimulatedDisk, what: &str, tried: &mut Tried) {
     let mut kept = Kept::default();
     let damaged = disk.files();
+    let found = damaged_in(disk);
     let repaired = repair(at(disk), &mut kept);
+    if let Ok(report) = &repaired {
+        assert_eq!(names_of(report), found, "{what}");
+    }
     judge(victim, disk, &damaged, (repaired, &kept), what, tried);
 }
 
@@ -379,6 +405,56 @@ fn damaged_by_a_bit() -> Result<(Victim, RepairReport)> {
 
 fn names_of(report: &RepairReport) -> BTreeSet<VbucketId> {
     report.set_aside.iter().map(|one| one.vbucket).collect()
+}
+
+/// Damages another vbucket as soon as what was read is kept.
+struct Spoils {
+    disk: SimulatedDisk,
+    at: (String, u64),
+}
+
+impl KeepsSalvage for Spoils {
+    fn keep(&mut self, _: Change) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &RepairReport) -> io::Result<()> {
+        let (name, at) = &self.at;
+        self.disk.flip_bit(name, *at, 1).map_err(io::Error::other)
+    }
+}
+
+/// Nothing is called mended that was not looked at again; and what was emptied is told all the same.
+#[test]
+fn what_is_damaged_behind_it_is_told() -> Result {
+    let (victim, expected) = damaged_by_a_bit()?;
+    let aside = names_of(&expected);
+    let files = victim.disk.files();
+    let containers = files
+        .iter()
+        .filter(|(name, _)| name.starts_with("container"));
+    let mut places = containers.flat_map(|(name, bytes)| {
+        let written = (0..bytes.len()).filter(|at| bytes[*at] != 0);
+        written.step_by(STRIDE).map(|at| (name.clone(), at as u64))
+    });
+    let of_another = places.find(|(name, at)| {
+        let disk = copy_of(&victim.disk);
+        disk.flip_bit(name, *at, 1).unwrap();
+        let found = damaged_in(&disk);
+        found.len() == 2 && found.is_superset(&aside)
+    });
+    let disk = copy_of(&victim.disk);
+    let mut spoils = Spoils {
+        disk: disk.clone(),
+        at: of_another.expect("another vbucket"),
+    };
+    let left = piggin::repair(at(&disk), RepairOptions::default(), &mut spoils);
+    let Err(RepairError::Left { fault, report }) = left else {
+        panic!("{left:?}");
+    };
+    assert_eq!(fault.file, spoils.at.0);
+    assert_eq!(names_of(&report), aside);
+    Ok(())
 }
 
 /// Beside damage one call fails: whatever was not read for that is not lost by it.
