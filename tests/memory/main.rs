@@ -8,9 +8,12 @@ mod support;
 
 mod common;
 mod collections;
+mod bucket_actor;
 mod counts;
 mod expired;
 mod four_times;
+mod in_order;
+mod no_store;
 mod nothing_leaves_too_early;
 mod old_values;
 mod operations;

@@ -100,7 +100,7 @@ impl VbucketCore {
         };
         let mut left = Vec::with_capacity(some.len());
         // Whoever writes whatever was there must find that it is locked.
-        let kept = self.locks.seqnos();
+        let kept = self.locks.seqnos(|| self.monotonic());
         for Leaving {
             place,
             seqno,
@@ -121,7 +121,7 @@ impl VbucketCore {
 
     /// What is up to here is on disk, and nothing that comes will take its place in the checkpoint log: there a disk snapshot
     /// has each key once.
-    fn may_leave_up_to(&self, inner: &Inner) -> Option<Seqno> {
+    pub(super) fn may_leave_up_to(&self, inner: &Inner) -> Option<Seqno> {
         if self.status().has(HINDERED) || inner.rollback.is_some() {
             return None;
         }
