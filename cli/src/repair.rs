@@ -269,15 +269,17 @@ pub(crate) fn run(
 }
 
 fn told(directory: &Path, error: &RepairError) -> CliError {
-    match error {
-        RepairError::Store(error) => CliError::storage(directory, error),
-        RepairError::Missing { .. } => CliError::failure(
+    if let RepairError::Store(error) = error {
+        return CliError::storage(directory, error);
+    }
+    if let RepairError::Missing { .. } = error {
+        return CliError::failure(
             error.to_string(),
             "what is lost is given up with --missing-is-lost, and only that",
-        ),
-        // Their own text says what to do.
-        error => CliError::told(error),
+        );
     }
+    // Their own text says what to do.
+    CliError::told(error)
 }
 
 #[cfg(test)]

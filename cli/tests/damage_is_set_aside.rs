@@ -163,7 +163,7 @@ fn a_file_that_is_missing_is_asked_for() {
 fn without_damage_nothing_is_set_aside() {
     let place = place();
     let saved = place.path("saved");
-    let words: [&std::ffi::OsStr; 4] = [
+    let words: [&OsStr; 4] = [
         "verify".as_ref(),
         "--repair".as_ref(),
         "--into".as_ref(),
@@ -177,7 +177,7 @@ fn without_damage_nothing_is_set_aside() {
     place.run(&["verify", "--into", "saved"]).expect(1);
     let nowhere = Place::new();
     let into = nowhere.path("saved");
-    let words: [&std::ffi::OsStr; 4] = [
+    let words: [&OsStr; 4] = [
         "verify".as_ref(),
         "--repair".as_ref(),
         "--into".as_ref(),

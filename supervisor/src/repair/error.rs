@@ -87,13 +87,13 @@ impl RepairError {
 
     /// Of what went wrong before anything was changed.
     pub(super) fn of_reading(vbucket: VbucketId, cause: StorageError) -> RepairError {
-        match cause {
-            StorageError::Disk(disk) => RepairError::Unreadable {
+        if let StorageError::Disk(disk) = &cause {
+            return RepairError::Unreadable {
+                file: disk.file.clone(),
                 what: disk.to_string(),
-                file: disk.file,
-            },
-            cause => RepairError::BeyondRepair { vbucket, cause },
+            };
         }
+        RepairError::BeyondRepair { vbucket, cause }
     }
 
     /// What may be empty by now, or was emptied; none where nothing was changed.

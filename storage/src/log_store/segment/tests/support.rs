@@ -237,9 +237,13 @@ pub(super) fn scan_keys(segment: &Arc<Segment>, from: &[u8]) -> Result<Entries, 
 
 pub(super) fn faults(segment: &Segment) -> Vec<(u64, String)> {
     let mut faults = Vec::new();
-    segment.verify(&mut |error| match error {
-        StorageError::Corruption { offset, what, .. } => faults.push((offset, what)),
-        error => faults.push((0, error.to_string())),
+    segment.verify(&mut |error| {
+        let shown = error.to_string();
+        if let StorageError::Corruption { offset, what, .. } = error {
+            faults.push((offset, what));
+        } else {
+            faults.push((0, shown));
+        }
     });
     faults
 }
