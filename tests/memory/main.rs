@@ -13,6 +13,7 @@ mod counts;
 mod expired;
 mod four_times;
 mod in_order;
+mod large_documents;
 mod no_store;
 mod nothing_leaves_too_early;
 mod old_values;
