@@ -22,6 +22,9 @@ use storage::{Advice, DocumentKey, Seqno};
 
 const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);
 
+/// How often a document that was picked may be gone when it is read.
+const PICKS: u32 = 8;
+
 /// Keys of which one is picked where memory has no document of a collection.
 const PICKED_OF: u64 = 64;
 
@@ -44,18 +47,21 @@ pub struct Asked {
     line: oneshot::Receiver<Answer>,
     /// Up to here the store must have been read.
     least: Seqno,
+    /// This version of it, or a newer one, the store must have.
+    stub: Option<Seqno>,
 }
 
 impl Asked {
     async fn looked_up(self) -> Result<LookedUp, OperationError> {
-        let least = self.least;
+        let (least, stub) = (self.least, self.stub);
         let looked_up = match self.line.await {
             Ok(answer) => answer.map_err(refused)?,
             // Whoever had it in hand panicked.
             Err(_) => return Err(NOT_IN_MEMORY),
         };
         // It was opened anew, and has less than it had said: the vbucket is about to go out of service.
-        if looked_up.up_to < least {
+        let newest = looked_up.newest.as_ref().map(|newest| newest.seqno);
+        if looked_up.up_to < least || newest < stub {
             return Err(NOT_IN_MEMORY);
         }
         if self.core.restore(&looked_up) {
@@ -153,7 +159,18 @@ impl Backfills {
         core: &Arc<VbucketCore>,
         request: &GetRandom,
     ) -> Result<Picked, OperationError> {
-        let picked = core.get_random(request);
+        let mut picked = core.get_random(request);
+        for _ in 0..PICKS {
+            if picked != Err(NOT_IN_MEMORY) {
+                break;
+            }
+            // One whose value is not in memory.
+            let key = core.pick(request)?;
+            picked = match self.get(core, &key).await {
+                Err(OperationError::KeyNotFound) => Err(NOT_IN_MEMORY),
+                found => found.map(|found| Picked { key, found }),
+            };
+        }
         if picked != Err(OperationError::KeyNotFound) || !core.lacks_documents() {
             return picked;
         }
@@ -300,7 +317,7 @@ impl Backfills {
     }
 
     fn ask(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Result<Asked, OperationError> {
-        let least = core.forgotten_up_to();
+        let (least, stub) = (core.forgotten_up_to(), core.stub_seqno(key));
         let line = self.shared().ask(core, key)?;
         Ok(Asked {
             all: self.clone(),
@@ -308,6 +325,7 @@ impl Backfills {
             key: key.clone(),
             line,
             least,
+            stub,
         })
     }
 }

@@ -230,9 +230,10 @@ impl On<GetRandom> for VbucketActor {
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Picked, OperationError>> {
         let answer = self.core().and_then(|core| core.get_random(&get));
-        if answer == Err(OperationError::KeyNotFound)
+        let is_unsure = matches!(answer, Err(OperationError::KeyNotFound | NOT_IN_MEMORY));
+        if is_unsure
             && let Some((core, readers)) = self.readable()
-            && core.lacks_documents()
+            && (core.lacks_documents() || answer == Err(NOT_IN_MEMORY))
         {
             return Reply::later(async move { readers.get_random(&core, &get).await });
         }
