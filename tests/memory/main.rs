@@ -6,11 +6,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod any_document;
 mod common;
 mod collections;
 mod counts;
+mod equals_a_model;
 mod expired;
 mod four_times;
+mod known_without_the_disk;
+mod made_of_values;
+mod metadata_fills_memory;
 mod nothing_leaves_too_early;
 mod old_values;
 mod operations;

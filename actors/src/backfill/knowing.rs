@@ -5,6 +5,7 @@
 //! something newer was written, so that it comes to an end. What cannot be read is answered with the cause, never as absent.
 
 use std::future::Future;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -18,7 +19,7 @@ use messages::vbucket::{
     Write, WriteBatch,
 };
 use messages::{Busy, DownCause, Durability, FailureCause, OperationError};
-use storage::{Advice, DocumentKey, Seqno};
+use storage::{Advice, CollectionId, DocumentKey, Seqno};
 
 const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);
 
@@ -174,29 +175,45 @@ impl Backfills {
         if picked != Err(OperationError::KeyNotFound) || !core.lacks_documents() {
             return picked;
         }
-        // None of it is in memory: one of the first there are.
-        let mut scan = self
-            .scan(
-                core,
-                &ScanRequest {
-                    with_values: false,
-                    limit: Some(PICKED_OF),
-                    consistency: ScanConsistency::OnDisk,
-                    ..ScanRequest::of(request.collection, ScanRange::all())
-                },
-            )
-            .map_err(refused)?;
-        let mut picked = None;
-        let mut seen: u64 = 0;
-        while let Some(scanned) = scan.next().await.map_err(refused)? {
-            seen = seen.saturating_add(1);
-            if core.random().is_multiple_of(seen) {
-                picked = Some(scanned.key);
+        // None of it is in memory: one of the first there are on disk, and still are.
+        let mut range = ScanRange::all();
+        loop {
+            let mut keys = self.some_keys(core, request.collection, range).await?;
+            let last = keys.last().ok_or(OperationError::KeyNotFound)?;
+            range = ScanRange {
+                start: Bound::Excluded(last.key().to_vec()),
+                ..ScanRange::all()
+            };
+            let first = core.random().checked_rem(keys.len() as u64).unwrap_or(0);
+            keys.rotate_left(usize::try_from(first).unwrap_or(0));
+            for key in keys {
+                match self.get(core, &key).await {
+                    Err(OperationError::KeyNotFound) => {}
+                    found => return Ok(Picked { key, found: found? }),
+                }
             }
         }
-        let key = picked.ok_or(OperationError::KeyNotFound)?;
-        let found = self.get(core, &key).await?;
-        Ok(Picked { key, found })
+    }
+
+    /// The first keys of a range that are on disk.
+    async fn some_keys(
+        &self,
+        core: &Arc<VbucketCore>,
+        collection: CollectionId,
+        range: ScanRange,
+    ) -> Result<Vec<DocumentKey>, OperationError> {
+        let request = ScanRequest {
+            with_values: false,
+            limit: Some(PICKED_OF),
+            consistency: ScanConsistency::OnDisk,
+            ..ScanRequest::of(collection, range)
+        };
+        let mut scan = self.scan(core, &request).map_err(refused)?;
+        let mut keys = Vec::new();
+        while let Some(scanned) = scan.next().await.map_err(refused)? {
+            keys.push(scanned.key);
+        }
+        Ok(keys)
     }
 
     /// Gives a document another expiry, and reads it.

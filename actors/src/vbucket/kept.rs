@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::memory::{charged_bytes, cost_bytes};
+use crate::planted::{Bug, is_planted};
 use messages::vbucket::Meta;
 use storage::{DocumentKey, Item, Seqno};
 
@@ -41,7 +42,7 @@ impl Kept {
     }
 
     pub(super) fn held(&self) -> Held<'_> {
-        if self.0.token.has_value() {
+        if self.0.token.has_value() || is_planted(Bug::StubIsWhole) {
             Held::Whole(&self.0)
         } else {
             Held::Stub(Stub(&self.0))
