@@ -187,7 +187,6 @@ impl VbucketCore {
         };
         let newest = match (self.map.read(place, encoded, read_in_memory), sight) {
             (Some(Ok(answer)), _) => return Ok(answer),
-            (Some(Err(Unread::Absent)), _) => None,
             // Its stub says which version is to be read.
             (Some(Err(Unread::Value(stub))), _) => {
                 let newest = self.read_of_store(looked_up)?;
@@ -199,7 +198,7 @@ impl VbucketCore {
             (None, Sight::Whole) if looked_up.is_some() || self.must_ask(Asks::Document) => {
                 self.read_of_store(looked_up)?
             }
-            (None, Sight::Whole) => None,
+            (Some(Err(Unread::Absent)), _) | (None, Sight::Whole) => None,
         };
         // What is whole and not read is not there.
         let answer = newest.and_then(|newest| read(Held::Whole(&newest)).ok());

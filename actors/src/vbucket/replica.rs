@@ -162,7 +162,7 @@ impl VbucketCore {
             self.prepares.newest(key)
         } else {
             self.map
-                .read(place, key.as_encoded(), |older| older.seqno())
+                .read(place, key.as_encoded(), |older| older.meta().seqno)
         };
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;
