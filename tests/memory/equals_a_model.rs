@@ -326,7 +326,8 @@ impl Run {
             live.collect::<BTreeMap<_, _>>()
         };
         let counted = self.bucket.statistics().documents;
-        assert_eq!(counted as usize, live(0).len() + live(1).len());
+        let expected = live(0).len() + live(1).len();
+        assert_eq!(usize::try_from(counted), Ok(expected));
         for collection in 0..COLLECTIONS.len() {
             let of = self.collection((collection, 0));
             let mut scan = of.scan(ScanRange::all()).open().expect("a scan");
@@ -350,20 +351,19 @@ impl Run {
         let mut changes = self.bucket.changes(options).await.expect("changes");
         let mut told = BTreeMap::new();
         while let Some(change) = changes.next().await {
-            match change.event {
-                StreamEvent::Mutation(item)
-                    if item.document.key.collection() == CollectionId::DEFAULT =>
-                {
-                    let value = item.document.value.to_vec();
-                    let value = String::from_utf8(value).expect("text");
-                    told.insert(item.document.key.key().to_vec(), value);
-                }
-                StreamEvent::Deletion(item)
-                    if item.document.key.collection() == CollectionId::DEFAULT =>
-                {
-                    told.remove(item.document.key.key());
-                }
-                _ => {}
+            let (StreamEvent::Mutation(item) | StreamEvent::Deletion(item)) = change.event else {
+                continue;
+            };
+            let document = &item.document;
+            if document.key.collection() != CollectionId::DEFAULT {
+                continue;
+            }
+            let key = document.key.key().to_vec();
+            if item.operation.is_tombstone() {
+                told.remove(&key);
+            } else {
+                let value = String::from_utf8(document.value.to_vec());
+                told.insert(key, value.expect("text"));
             }
         }
         told

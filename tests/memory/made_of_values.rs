@@ -100,7 +100,7 @@ pub(crate) fn run(eviction: Eviction, plant: fn()) {
 
 #[test]
 fn streams_and_the_disk_have_it_whole() {
-    LEAVING
-        .into_iter()
-        .for_each(|eviction| run(eviction, || {}));
+    for eviction in LEAVING {
+        run(eviction, || {});
+    }
 }
