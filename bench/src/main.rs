@@ -39,6 +39,9 @@ enum Command {
     /// What the bucket's row on memory starts.
     #[command(hide = true)]
     FillAndTell(Filling),
+    /// What the bucket's row on more documents than memory starts.
+    #[command(hide = true)]
+    FillBeyondAndTell(Filling),
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +75,7 @@ fn main() {
         }
         Command::WriteUntilKilled(doomed) => w6::write_until_killed(&doomed),
         Command::FillAndTell(filling) => bucket::fill_and_tell(&filling),
+        Command::FillBeyondAndTell(filling) => bucket::fill_beyond_and_tell(&filling),
     }
 }
 

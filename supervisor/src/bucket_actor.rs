@@ -4,8 +4,11 @@
 //! everywhere, and an answer that waits for the disk does not hold up the next message. It stops when the bucket is out of
 //! service, so that whoever supervises it learns of it; when it is stopped its handle is dropped, no more.
 
+use std::sync::Arc;
+
 use actix::prelude::*;
 
+use ::actors::backfill::{Answered, Begun, Turns};
 use messages::collections::GetManifest;
 use messages::durability::WriteDurably;
 use messages::vbucket::{
@@ -26,6 +29,8 @@ use crate::shutdown::ShutdownReport;
 pub struct BucketActor {
     bucket: Bucket,
     escalations: Option<Recipient<FailureNotice>>,
+    /// Messages that change a document are done in the order they came, also when some have to wait for the store.
+    order: Arc<Turns>,
 }
 
 impl BucketActor {
@@ -35,6 +40,7 @@ impl BucketActor {
         BucketActor {
             bucket,
             escalations: None,
+            order: Arc::default(),
         }
     }
 
@@ -43,6 +49,21 @@ impl BucketActor {
     pub fn forward_escalations(mut self, subscriber: Recipient<FailureNotice>) -> BucketActor {
         self.escalations = Some(subscriber);
         self
+    }
+
+    fn write(
+        &self,
+        write: Write,
+        answered: Answered,
+    ) -> ResponseFuture<Result<Mutated, OperationError>> {
+        let written = match self.bucket.core_of(write.key()) {
+            Ok(core) => {
+                let order = Some(&self.order);
+                self.bucket.readers().write(core, write, answered, order)
+            }
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        Box::pin(written.done())
     }
 }
 
@@ -92,43 +113,32 @@ impl Handler<Shutdown> for BucketActor {
     }
 }
 
-/// Messages that are answered at once.
-macro_rules! at_once {
-    ($($message:ident => $answer:ty, $operation:ident $(, $argument:ident)?;)*) => {$(
+/// Operations on one document, begun at once; one that asks for what is not in memory is answered when that was read.
+macro_rules! operations {
+    ($($message:ident => $answer:ty, |$readers:ident, $core:ident, $asked:ident, $order:ident| $begun:expr;)*) => {$(
         impl Handler<$message> for BucketActor {
-            type Result = Result<$answer, OperationError>;
+            type Result = ResponseFuture<Result<$answer, OperationError>>;
 
-            fn handle(&mut self, message: $message, _: &mut Context<Self>) -> Self::Result {
-                let core = self.bucket.core_of(&message.key)?;
-                core.$operation(&message $(.$argument)?)
+            fn handle(&mut self, $asked: $message, _: &mut Context<Self>) -> Self::Result {
+                let $readers = self.bucket.readers();
+                let $order = Some(&self.order);
+                let begun = match self.bucket.core_of(&$asked.key) {
+                    Ok($core) => $begun,
+                    Err(error) => Begun::Done(Err(error)),
+                };
+                Box::pin(begun.done())
             }
         }
     )*};
 }
 
-at_once! {
-    Get => Found, get, key;
-    GetAndTouch => Found, get_and_touch;
-    GetAndLock => Found, get_and_lock;
-    Unlock => (), unlock;
-    Observe => Observed, observe;
-}
-
-impl Handler<GetMeta> for BucketActor {
-    type Result = ResponseFuture<Result<Meta, OperationError>>;
-
-    fn handle(&mut self, message: GetMeta, _: &mut Context<Self>) -> Self::Result {
-        let bucket = self.bucket.clone();
-        Box::pin(async move {
-            let core = bucket.core_of(&message.key)?;
-            bucket
-                .running()
-                .streaming
-                .readers()
-                .get_meta(core, &message.key)
-                .await
-        })
-    }
+operations! {
+    Get => Found, |readers, core, get, _order| readers.get(core, &get.key);
+    GetMeta => Meta, |readers, core, get, _order| readers.get_meta(core, &get.key);
+    GetAndTouch => Found, |readers, core, touch, order| readers.get_and_touch(core, touch, order);
+    GetAndLock => Found, |readers, core, lock, order| readers.get_and_lock(core, lock, order);
+    Unlock => (), |readers, core, unlock, order| readers.unlock(core, unlock, order);
+    Observe => Observed, |readers, core, observe, _order| readers.observe(core, observe);
 }
 
 impl Handler<GetRandom> for BucketActor {
@@ -158,11 +168,16 @@ impl Handler<ChangeManifest> for BucketActor {
 }
 
 impl Handler<GetMany> for BucketActor {
-    type Result = MessageResult<GetMany>;
+    type Result = ResponseFuture<Vec<Result<Found, OperationError>>>;
 
     fn handle(&mut self, message: GetMany, _: &mut Context<Self>) -> Self::Result {
-        let read = |key| self.bucket.core_of(key)?.get(key);
-        MessageResult(message.keys.iter().map(read).collect())
+        let readers = self.bucket.readers();
+        let get = |key| match self.bucket.core_of(key) {
+            Ok(core) => readers.get(core, key),
+            Err(error) => Begun::Done(Err(error)),
+        };
+        let begun: Vec<_> = message.keys.iter().map(get).collect();
+        Box::pin(Begun::all_done(begun))
     }
 }
 
@@ -173,12 +188,7 @@ macro_rules! writes {
             type Result = ResponseFuture<Result<Mutated, OperationError>>;
 
             fn handle(&mut self, message: $message, _: &mut Context<Self>) -> Self::Result {
-                let bucket = self.bucket.clone();
-                Box::pin(async move {
-                    let answers = bucket.write_batch(vec![Write::$message(message)]).await;
-                    // One write, one answer; none at all means the bucket was closed in between.
-                    answers.into_iter().next().unwrap_or(Err(OperationError::Closed))
-                })
+                self.write(Write::$message(message), Answered::AsAsked)
             }
         }
     )*};
@@ -190,11 +200,8 @@ impl Handler<WriteDurably> for BucketActor {
     type Result = ResponseFuture<Result<Mutated, OperationError>>;
 
     fn handle(&mut self, message: WriteDurably, _: &mut Context<Self>) -> Self::Result {
-        let core = self.bucket.core_of(message.write.key()).cloned();
-        Box::pin(async move {
-            let WriteDurably { write, durability } = message;
-            core?.write_durably_acknowledged(write, durability).await
-        })
+        let WriteDurably { write, durability } = message;
+        self.write(write, Answered::Durably(durability))
     }
 }
 
@@ -202,7 +209,6 @@ impl Handler<WriteBatch> for BucketActor {
     type Result = ResponseFuture<Vec<Result<Mutated, OperationError>>>;
 
     fn handle(&mut self, message: WriteBatch, _: &mut Context<Self>) -> Self::Result {
-        let bucket = self.bucket.clone();
-        Box::pin(async move { bucket.write_batch(message.writes).await })
+        Box::pin(self.bucket.begin_batch(message.writes, Some(&self.order)))
     }
 }

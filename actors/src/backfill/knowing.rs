@@ -4,24 +4,23 @@
 //! Invariant: what was looked up is judged by the vbucket; while it may have changed it is looked up again, and each time
 //! something newer was written, so that it comes to an end. What cannot be read is answered with the cause, never as absent.
 
-use std::future::Future;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::begun::{Answered, Asked, Begun, Writing};
 use super::fetches::Answer;
 use super::manager::Backfills;
-use crate::vbucket::{Acknowledged, LookedUp, VbucketCore};
+use super::turns::{Turn, Turns};
+use crate::vbucket::{LookedUp, NOT_IN_MEMORY, VbucketCore};
 use messages::scan::{ScanConsistency, ScanError, ScanRange, ScanRequest};
 use messages::vbucket::{
-    Found, GetAndLock, GetAndTouch, GetRandom, Meta, Mutated, Observe, Observed, Picked, Unlock,
-    Write, WriteBatch,
+    Found, GetAndLock, GetAndTouch, GetRandom, Meta, Observe, Observed, Picked, Unlock, Write,
+    WriteBatch,
 };
-use messages::{Busy, DownCause, Durability, FailureCause, OperationError};
+use messages::{DownCause, FailureCause, OperationError};
 use storage::{Advice, CollectionId, DocumentKey, Seqno};
-
-const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);
 
 /// How often a document that was picked may be gone when it is read.
 const PICKS: u32 = 8;
@@ -29,129 +28,53 @@ const PICKS: u32 = 8;
 /// Keys of which one is picked where memory has no document of a collection.
 const PICKED_OF: u64 = 64;
 
-/// A read that was begun: its document is in memory, or being read.
-#[derive(Debug)]
-#[must_use = "nothing is known of a read that is not waited for"]
-pub enum Getting {
-    /// It is answered.
-    Done(Result<Found, OperationError>),
-    /// The store was asked.
-    Asked(Box<Asked>),
-}
-
 /// A document the store was asked for.
 #[derive(Debug)]
-pub struct Asked {
-    all: Backfills,
-    core: Arc<VbucketCore>,
-    key: DocumentKey,
-    line: oneshot::Receiver<Answer>,
+struct Line {
+    of: oneshot::Receiver<Answer>,
     /// Up to here the store must have been read.
     least: Seqno,
     /// This version of it, or a newer one, the store must have.
     stub: Option<Seqno>,
 }
 
-impl Asked {
-    async fn looked_up(self) -> Result<LookedUp, OperationError> {
-        let (least, stub) = (self.least, self.stub);
-        let looked_up = match self.line.await {
-            Ok(answer) => answer.map_err(refused)?,
-            // Whoever had it in hand panicked.
-            Err(_) => return Err(NOT_IN_MEMORY),
-        };
-        // It was opened anew, and has less than it had said: the vbucket is about to go out of service.
-        let newest = looked_up.newest.as_ref().map(|newest| newest.seqno);
-        if looked_up.up_to < least || newest < stub {
-            return Err(NOT_IN_MEMORY);
-        }
-        if self.core.restore(&looked_up) {
-            self.all.shared().note_restored(&self.core);
-        }
-        Ok(looked_up)
-    }
-}
-
-impl Getting {
-    /// The answer.
-    pub async fn found(self) -> Result<Found, OperationError> {
-        let asked = match self {
-            Getting::Done(answer) => return answer,
-            Getting::Asked(asked) => asked,
-        };
-        let (all, core, key) = (
-            asked.all.clone(),
-            Arc::clone(&asked.core),
-            asked.key.clone(),
-        );
-        let looked_up = asked.looked_up().await?;
-        match core.get_knowing(&key, Some(&looked_up)) {
-            Err(NOT_IN_MEMORY) => all.get(&core, &key).await,
-            answer => answer,
-        }
-    }
-}
-
 impl Backfills {
     /// Reads a document.
-    pub async fn get(
-        &self,
-        core: &Arc<VbucketCore>,
-        key: &DocumentKey,
-    ) -> Result<Found, OperationError> {
-        let get = |looked_up: Option<&LookedUp>| core.get_knowing(key, looked_up);
-        self.knowing(core, key, get).await
-    }
-
-    /// The same, for whoever reads several: the store is asked when this returns.
-    pub fn begin_get(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Getting {
-        match core.get(key) {
-            Err(NOT_IN_MEMORY) => match self.ask(core, key) {
-                Ok(asked) => Getting::Asked(Box::new(asked)),
-                Err(error) => Getting::Done(Err(error)),
-            },
-            answer => Getting::Done(answer),
-        }
+    pub fn get(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Begun<Found> {
+        let of = key.clone();
+        self.reading(core, key, move |core, looked_up| {
+            core.get_knowing(&of, looked_up)
+        })
     }
 
     /// Whether there is such a document.
-    pub async fn exists(
-        &self,
-        core: &Arc<VbucketCore>,
-        key: &DocumentKey,
-    ) -> Result<bool, OperationError> {
-        let exists = |looked_up: Option<&LookedUp>| core.exists_knowing(key, looked_up);
-        self.knowing(core, key, exists).await
+    pub fn exists(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Begun<bool> {
+        let of = key.clone();
+        self.reading(core, key, move |core, looked_up| {
+            core.exists_knowing(&of, looked_up)
+        })
     }
 
     /// Reads metadata; shows every tombstone there is.
-    pub async fn get_meta(
-        &self,
-        core: &Arc<VbucketCore>,
-        key: &DocumentKey,
-    ) -> Result<Meta, OperationError> {
-        let mut looked_up = None;
-        loop {
-            let answer = core.get_meta_knowing(key, looked_up.as_ref());
-            let must_look = match &answer {
-                Err(OperationError::KeyNotFound) => looked_up.is_none() && core.has_forgotten(),
-                answer => *answer == Err(NOT_IN_MEMORY),
-            };
-            if !must_look {
-                return answer;
+    pub fn get_meta(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Begun<Meta> {
+        let of = key.clone();
+        self.reading(core, key, move |core, looked_up| {
+            match core.get_meta_knowing(&of, looked_up) {
+                // Its tombstone may have left memory.
+                Err(OperationError::KeyNotFound) if looked_up.is_none() && core.has_forgotten() => {
+                    Err(NOT_IN_MEMORY)
+                }
+                answer => answer,
             }
-            looked_up = Some(self.look_up(core, key).await?);
-        }
+        })
     }
 
     /// How far the newest version of a document is.
-    pub async fn observe(
-        &self,
-        core: &Arc<VbucketCore>,
-        request: &Observe,
-    ) -> Result<Observed, OperationError> {
-        let observe = |looked_up: Option<&LookedUp>| core.observe_knowing(request, looked_up);
-        self.knowing(core, &request.key, observe).await
+    pub fn observe(&self, core: &Arc<VbucketCore>, request: Observe) -> Begun<Observed> {
+        let key = request.key.clone();
+        self.reading(core, &key, move |core, looked_up| {
+            core.observe_knowing(&request, looked_up)
+        })
     }
 
     /// Reads any live document of a collection.
@@ -167,7 +90,7 @@ impl Backfills {
             }
             // One whose value is not in memory.
             let key = core.pick(request)?;
-            picked = match self.get(core, &key).await {
+            picked = match self.get(core, &key).done().await {
                 Err(OperationError::KeyNotFound) => Err(NOT_IN_MEMORY),
                 found => found.map(|found| Picked { key, found }),
             };
@@ -187,7 +110,7 @@ impl Backfills {
             let first = core.random().checked_rem(keys.len() as u64).unwrap_or(0);
             keys.rotate_left(usize::try_from(first).unwrap_or(0));
             for key in keys {
-                match self.get(core, &key).await {
+                match self.get(core, &key).done().await {
                     Err(OperationError::KeyNotFound) => {}
                     found => return Ok(Picked { key, found: found? }),
                 }
@@ -217,111 +140,200 @@ impl Backfills {
     }
 
     /// Gives a document another expiry, and reads it.
-    pub async fn get_and_touch(
+    pub fn get_and_touch(
         &self,
         core: &Arc<VbucketCore>,
-        request: &GetAndTouch,
-    ) -> Result<Found, OperationError> {
-        let touch =
-            |looked_up: Option<&LookedUp>| core.get_and_touch_knowing(request, looked_up.cloned());
-        self.knowing(core, &request.key, touch).await
+        request: GetAndTouch,
+        order: Option<&Arc<Turns>>,
+    ) -> Begun<Found> {
+        let key = request.key.clone();
+        self.changing(core, &key, order, move |core, looked_up| {
+            core.get_and_touch_knowing(&request, looked_up.cloned())
+        })
     }
 
     /// Reads a document and locks it.
-    pub async fn get_and_lock(
+    pub fn get_and_lock(
         &self,
         core: &Arc<VbucketCore>,
-        request: &GetAndLock,
-    ) -> Result<Found, OperationError> {
-        let lock = |looked_up: Option<&LookedUp>| core.get_and_lock_knowing(request, looked_up);
-        self.knowing(core, &request.key, lock).await
+        request: GetAndLock,
+        order: Option<&Arc<Turns>>,
+    ) -> Begun<Found> {
+        let key = request.key.clone();
+        self.changing(core, &key, order, move |core, looked_up| {
+            core.get_and_lock_knowing(&request, looked_up)
+        })
     }
 
     /// Takes a lock back.
-    pub async fn unlock(
+    pub fn unlock(
         &self,
         core: &Arc<VbucketCore>,
-        request: &Unlock,
-    ) -> Result<(), OperationError> {
-        let unlock = |looked_up: Option<&LookedUp>| core.unlock_knowing(request, looked_up);
-        self.knowing(core, &request.key, unlock).await
+        request: Unlock,
+        order: Option<&Arc<Turns>>,
+    ) -> Begun<()> {
+        let key = request.key.clone();
+        self.changing(core, &key, order, move |core, looked_up| {
+            core.unlock_knowing(&request, looked_up)
+        })
     }
 
-    /// Writes, and answers as the write asks.
-    pub async fn write(
+    /// Writes; if what is there must be known first, when that was looked up.
+    pub fn write(
         &self,
         core: &Arc<VbucketCore>,
         write: Write,
-    ) -> Result<Mutated, OperationError> {
-        let key = write.key().clone();
-        let once = |looked_up| core.write_knowing(write.clone(), looked_up);
-        self.written(core, &key, once).await
-    }
-
-    /// Writes durably: as strongly as this asks, and the write.
-    pub async fn write_durably(
-        &self,
-        core: &Arc<VbucketCore>,
-        write: Write,
-        durability: Durability,
-    ) -> Result<Mutated, OperationError> {
-        let key = write.key().clone();
-        let once = |looked_up| core.write_durably_as_asked(write.clone(), durability, looked_up);
-        self.written(core, &key, once).await
-    }
-
-    async fn written(
-        &self,
-        core: &Arc<VbucketCore>,
-        key: &DocumentKey,
-        write: impl Fn(Option<LookedUp>) -> Acknowledged,
-    ) -> Result<Mutated, OperationError> {
-        let mut looked_up = None;
-        loop {
-            let begun = write(looked_up);
-            if !begun.is_not_in_memory() {
-                return begun.await;
-            }
-            looked_up = Some(self.look_up(core, key).await?);
+        answered: Answered,
+        order: Option<&Arc<Turns>>,
+    ) -> Writing {
+        if order.is_some_and(|order| order.has(write.key())) {
+            return self.written(core, write, answered, order, IsTried::Not);
         }
+        if write.is_blind() {
+            return Writing::Begun(answered.begin(core, write, None));
+        }
+        let begun = answered.begin(core, write.clone(), None);
+        if !begun.is_not_in_memory() {
+            return Writing::Begun(begun);
+        }
+        self.written(core, write, answered, order, IsTried::InVain)
     }
 
-    /// Writes all of them at once, but for those that ask for what is not in memory: they follow. Answered in order.
+    /// Writes all of them at once, but for those that must know what is not in memory, and those behind them of the same
+    /// keys: they follow, in their order.
     pub fn write_batch(
         &self,
         core: &Arc<VbucketCore>,
         batch: WriteBatch,
-    ) -> impl Future<Output = Vec<Result<Mutated, OperationError>>> + Send + use<> {
-        let keep = |write: &Write| (!write.is_blind()).then(|| write.clone());
-        let kept: Vec<_> = batch.writes.iter().map(keep).collect();
-        let begun = core.write_batch_acknowledged(batch);
-        let (all, core) = (self.clone(), Arc::clone(core));
-        async move {
-            let mut answers = Vec::with_capacity(begun.len());
-            for (acknowledged, kept) in begun.into_iter().zip(kept) {
-                let is_undone = acknowledged.is_not_in_memory();
-                answers.push(match kept.filter(|_| is_undone) {
-                    Some(write) => all.write(&core, write).await,
-                    None => acknowledged.await,
-                });
+        order: Option<&Arc<Turns>>,
+    ) -> Vec<Writing> {
+        let is_behind = |write: &Write| order.is_some_and(|order| order.has(write.key()));
+        let is_any_behind = batch.writes.iter().any(is_behind);
+        if !is_any_behind && batch.writes.iter().all(Write::is_blind) {
+            let begun = core.write_batch_acknowledged(batch);
+            return begun.into_iter().map(Writing::Begun).collect();
+        }
+        let all = batch.writes.clone();
+        let are_behind: Vec<bool> = all.iter().map(is_behind).collect();
+        let now = batch.writes.into_iter().zip(&are_behind);
+        let now = now.filter(|(_, is_behind)| !**is_behind);
+        let writes = now.map(|(write, _)| write).collect();
+        let mut begun = core
+            .write_batch_acknowledged(WriteBatch { writes })
+            .into_iter();
+        let own = Arc::default();
+        let order = Some(order.unwrap_or(&own));
+        let mut follow = |(write, is_behind): (Write, bool)| {
+            let begun = if is_behind { None } else { begun.next() };
+            match begun {
+                Some(begun) if !begun.is_not_in_memory() => Writing::Begun(begun),
+                // Not tried yet, or put off behind another one.
+                _ if is_behind || write.is_blind() => {
+                    self.written(core, write, Answered::AsAsked, order, IsTried::Not)
+                }
+                _ => self.written(core, write, Answered::AsAsked, order, IsTried::InVain),
             }
-            answers
+        };
+        all.into_iter().zip(are_behind).map(&mut follow).collect()
+    }
+
+    fn written(
+        &self,
+        core: &Arc<VbucketCore>,
+        write: Write,
+        answered: Answered,
+        order: Option<&Arc<Turns>>,
+        is_tried: IsTried,
+    ) -> Writing {
+        let key = write.key().clone();
+        let once = move |core: &VbucketCore, looked_up: Option<&LookedUp>| {
+            let begun = answered.begin(core, write.clone(), looked_up);
+            match begun.is_not_in_memory() {
+                true => Err(NOT_IN_MEMORY),
+                false => Ok(begun),
+            }
+        };
+        match self.in_turn(core, &key, order, is_tried, once) {
+            Begun::Done(Ok(begun)) => Writing::Begun(begun),
+            Begun::Done(Err(error)) => Writing::Asked(Asked::of(async { Err(error) })),
+            Begun::Asked(asked) => Writing::Asked(Asked::of(async { asked.await?.await })),
         }
     }
 
-    /// Does it with what is in memory, or else with what the store holds.
-    async fn knowing<R>(
+    /// Does it with what is in memory, or else with what the store holds, which is asked when this returns.
+    fn reading<R: Send + 'static>(
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        operation: impl Fn(Option<&LookedUp>) -> Result<R, OperationError>,
-    ) -> Result<R, OperationError> {
-        let mut answer = operation(None);
-        while matches!(answer, Err(NOT_IN_MEMORY)) {
-            let looked_up = self.look_up(core, key).await?;
-            answer = operation(Some(&looked_up));
+        operation: impl Fn(&VbucketCore, Option<&LookedUp>) -> Result<R, OperationError>
+        + Send
+        + 'static,
+    ) -> Begun<R> {
+        match operation(core, None) {
+            Err(NOT_IN_MEMORY) => self.in_turn(core, key, None, IsTried::InVain, operation),
+            answer => Begun::Done(answer),
         }
-        answer
+    }
+
+    /// The same for what changes something: behind those of its key that came before in this order.
+    fn changing<R: Send + 'static>(
+        &self,
+        core: &Arc<VbucketCore>,
+        key: &DocumentKey,
+        order: Option<&Arc<Turns>>,
+        operation: impl Fn(&VbucketCore, Option<&LookedUp>) -> Result<R, OperationError>
+        + Send
+        + 'static,
+    ) -> Begun<R> {
+        if order.is_some_and(|order| order.has(key)) {
+            return self.in_turn(core, key, order, IsTried::Not, operation);
+        }
+        match operation(core, None) {
+            Err(NOT_IN_MEMORY) => self.in_turn(core, key, order, IsTried::InVain, operation),
+            answer => Begun::Done(answer),
+        }
+    }
+
+    /// Does it when its turn has come, with what the store holds if that must be known.
+    fn in_turn<R: Send + 'static>(
+        &self,
+        core: &Arc<VbucketCore>,
+        key: &DocumentKey,
+        order: Option<&Arc<Turns>>,
+        is_tried: IsTried,
+        operation: impl Fn(&VbucketCore, Option<&LookedUp>) -> Result<R, OperationError>
+        + Send
+        + 'static,
+    ) -> Begun<R> {
+        let turn = match order.map(|order| order.take(key)).transpose() {
+            Ok(turn) => turn,
+            Err(error) => return Begun::Done(Err(error)),
+        };
+        let is_first = turn.as_ref().is_none_or(Turn::is_first);
+        let line = match (is_first, is_tried) {
+            (true, IsTried::InVain) => match self.ask(core, key) {
+                Ok(line) => Some(line),
+                Err(error) => return Begun::Done(Err(error)),
+            },
+            _ => None,
+        };
+        let (all, core, key) = (self.clone(), Arc::clone(core), key.clone());
+        Begun::Asked(Asked::of(async move {
+            let mut turn = turn;
+            if let Some(turn) = &mut turn {
+                turn.come().await;
+            }
+            let mut looked_up = match line {
+                Some(line) => Some(all.looked_up(&core, line).await?),
+                None => None,
+            };
+            loop {
+                match operation(&core, looked_up.as_ref()) {
+                    Err(NOT_IN_MEMORY) => looked_up = Some(all.look_up(&core, &key).await?),
+                    answer => return answer,
+                }
+            }
+        }))
     }
 
     /// What the store holds of a key that is not in memory, tombstones too; a live document is put back there if it can be.
@@ -330,21 +342,42 @@ impl Backfills {
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
     ) -> Result<LookedUp, OperationError> {
-        self.ask(core, key)?.looked_up().await
+        self.looked_up(core, self.ask(core, key)?).await
     }
 
-    fn ask(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Result<Asked, OperationError> {
-        let (least, stub) = (core.forgotten_up_to(), core.stub_seqno(key));
-        let line = self.shared().ask(core, key)?;
-        Ok(Asked {
-            all: self.clone(),
-            core: Arc::clone(core),
-            key: key.clone(),
-            line,
-            least,
-            stub,
-        })
+    async fn looked_up(
+        &self,
+        core: &Arc<VbucketCore>,
+        line: Line,
+    ) -> Result<LookedUp, OperationError> {
+        let looked_up = match line.of.await {
+            Ok(answer) => answer.map_err(refused)?,
+            // Whoever had it in hand panicked.
+            Err(_) => return Err(NOT_IN_MEMORY),
+        };
+        // It was opened anew, and has less than it had said: the vbucket is about to go out of service.
+        let newest = looked_up.newest.as_ref().map(|newest| newest.seqno);
+        if looked_up.up_to < line.least || newest < line.stub {
+            return Err(NOT_IN_MEMORY);
+        }
+        if core.restore(&looked_up) {
+            self.shared().note_restored(core);
+        }
+        Ok(looked_up)
     }
+
+    fn ask(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Result<Line, OperationError> {
+        let (least, stub) = (core.forgotten_up_to(), core.stub_seqno(key));
+        let of = self.shared().ask(core, key)?;
+        Ok(Line { of, least, stub })
+    }
+}
+
+/// Whether an operation was begun once, and was not done because its document is not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IsTried {
+    InVain,
+    Not,
 }
 
 /// What is answered in the place of what could not be read.

@@ -10,11 +10,11 @@ use std::task::{Context, Poll};
 
 use super::core::VbucketCore;
 use super::durable::DurableWait;
-use super::lookup::LookedUp;
+use super::lookup::{LookedUp, NOT_IN_MEMORY, PutOff};
 use super::waiters::{PersistPlace, Persisted};
 use crate::sync::atomic::Ordering;
 use messages::vbucket::{Acknowledge, Mutated, Write, WriteBatch};
-use messages::{Busy, Durability, OperationError};
+use messages::{Durability, OperationError};
 use storage::DurabilityLevel;
 
 /// The answer of a write, as late as it asked for. An error of the wait (the vbucket went out of service, the bucket was
@@ -56,8 +56,7 @@ impl Acknowledged {
     /// Whether nothing was done, because what the store holds must be looked up first.
     #[must_use]
     pub fn is_not_in_memory(&self) -> bool {
-        let not_in_memory = OperationError::TemporaryFailure(Busy::NotInMemory);
-        matches!(&self.0, Stage::Now(Err(error)) if *error == not_in_memory)
+        matches!(&self.0, Stage::Now(Err(NOT_IN_MEMORY)))
     }
 
     /// The answer, if it is known already; else the future again.
@@ -149,8 +148,19 @@ impl VbucketCore {
     /// Writes all of them at once under one lock, each for itself, and answers each as it asks, in order.
     pub fn write_batch_acknowledged(&self, batch: WriteBatch) -> Vec<Acknowledged> {
         if self.durability_level_min().is_some() {
-            let writes = batch.writes.into_iter();
-            return writes.map(|write| self.write_acknowledged(write)).collect();
+            let mut put_off = PutOff::default();
+            let mut write_one = |write: Write| {
+                if put_off.has(write.key()) {
+                    return Acknowledged(Stage::Now(Err(NOT_IN_MEMORY)));
+                }
+                let asking = (!write.is_blind()).then(|| write.key().clone());
+                let begun = self.write_acknowledged(write);
+                if begun.is_not_in_memory() {
+                    asking.into_iter().for_each(|key| put_off.note(key));
+                }
+                begun
+            };
+            return batch.writes.into_iter().map(&mut write_one).collect();
         }
         let mut refused_or_placed = Vec::with_capacity(batch.writes.len());
         let mut writes = Vec::with_capacity(batch.writes.len());

@@ -3,7 +3,6 @@
 //! Invariant: nothing lives here but the way to the core, which the bucket owns; so a panic of this actor loses nothing and
 //! leaves the direct door open. An answer that waits for the disk does not hold up the next message.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use messages::scan::{CloseScan, OpenScan, ReadScan, ScanError, ScanId, ScanPage};
@@ -13,15 +12,15 @@ use messages::vbucket::{
     Observed, ObservedVbucket, Picked, Prepend, Replace, Set, SetVbucketState, SetWithMeta, Touch,
     Unlock, VbucketDescription, Write, WriteBatch,
 };
-use messages::{Busy, OperationError, WriteDurably};
+use messages::{OperationError, WriteDurably};
 
 use storage::Outcome;
 
-use super::acknowledge::Acknowledged;
 use super::core::VbucketCore;
+use super::lookup::NOT_IN_MEMORY;
 use super::scans::Scans;
 use super::slot::VbucketSlot;
-use crate::backfill::Backfills;
+use crate::backfill::{Answered, Backfills, Begun, Turns, Writing};
 use crate::shell::{Core, On, Reply, ShellContext, ShellFault};
 
 /// The inside of a vbucket's actor.
@@ -30,6 +29,8 @@ pub struct VbucketActor {
     slot: Arc<VbucketSlot>,
     /// Who looks up what is not in memory, and scans; none of an actor that stands alone.
     readers: Option<Backfills>,
+    /// Messages that change a document are done in the order they came, also when some have to wait for the store.
+    order: Arc<Turns>,
     scans: Scans,
 }
 
@@ -46,6 +47,7 @@ impl VbucketActor {
         VbucketActor {
             slot,
             readers: None,
+            order: Arc::default(),
             scans: Scans::default(),
         }
     }
@@ -67,61 +69,46 @@ impl VbucketActor {
         Some((core, self.readers.clone()?))
     }
 
-    /// The answer that is known, or else what comes of it with readers.
-    fn knowing<R, F>(
+    /// What is done with readers, or else without them.
+    fn done<R: Send + 'static>(
         &self,
-        answer: Result<R, OperationError>,
-        again: impl FnOnce(Arc<VbucketCore>, Backfills) -> F,
-    ) -> Reply<Self, Result<R, OperationError>>
-    where
-        R: Send + 'static,
-        F: Future<Output = Result<R, OperationError>> + Send + 'static,
-    {
-        match answer {
-            Err(NOT_IN_MEMORY) => match self.readable() {
-                Some((core, readers)) => Reply::later(again(core, readers)),
-                None => Reply::Now(Err(NOT_IN_MEMORY)),
-            },
-            answer => Reply::Now(answer),
-        }
-    }
-
-    fn write(&self, write: Write) -> Reply<Self, Result<Mutated, OperationError>> {
-        let kept = (!write.is_blind()).then(|| write.clone());
-        let begun = self.core().map(|core| core.write_acknowledged(write));
-        self.answered(begun, kept, |core, readers, write| async move {
-            readers.write(&core, write).await
-        })
-    }
-
-    /// The answer of a write that was begun, or of one that is begun again with readers.
-    fn answered<F>(
-        &self,
-        begun: Result<Acknowledged, OperationError>,
-        kept: Option<Write>,
-        again: impl FnOnce(Arc<VbucketCore>, Backfills, Write) -> F,
-    ) -> Reply<Self, Result<Mutated, OperationError>>
-    where
-        F: Future<Output = Result<Mutated, OperationError>> + Send + 'static,
-    {
-        let begun = match begun {
-            Ok(begun) => begun,
+        alone: impl FnOnce(&VbucketCore) -> Result<R, OperationError>,
+        reading: impl FnOnce(&Backfills, &Arc<VbucketCore>) -> Begun<R>,
+    ) -> Reply<Self, Result<R, OperationError>> {
+        let core = match self.slot.core() {
+            Ok(core) => core,
             Err(error) => return Reply::Now(Err(error)),
         };
-        if begun.is_not_in_memory()
-            && let Some(write) = kept
-            && let Some((core, readers)) = self.readable()
-        {
-            return Reply::later(again(core, readers, write));
+        match self.readers.as_ref().map(|readers| reading(readers, core)) {
+            Some(Begun::Done(answer)) => Reply::Now(answer),
+            Some(Begun::Asked(asked)) => Reply::later(asked),
+            None => Reply::Now(alone(core)),
         }
+    }
+
+    fn write(
+        &self,
+        write: Write,
+        answered: Answered,
+    ) -> Reply<Self, Result<Mutated, OperationError>> {
+        let core = match self.slot.core() {
+            Ok(core) => core,
+            Err(error) => return Reply::Now(Err(error)),
+        };
+        let writing = match &self.readers {
+            Some(readers) => readers.write(core, write, answered, Some(&self.order)),
+            None => Writing::Begun(answered.begin(core, write, None)),
+        };
+        let begun = match writing {
+            Writing::Begun(begun) => begun,
+            Writing::Asked(asked) => return Reply::later(asked),
+        };
         match begun.now() {
             Ok(answer) => Reply::Now(answer),
             Err(waits) => Reply::later(waits),
         }
     }
 }
-
-const NOT_IN_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::NotInMemory);
 
 impl Core for VbucketActor {
     /// Whatever made the last life panic may have been in the middle of a change.
@@ -140,10 +127,10 @@ impl On<Get> for VbucketActor {
         get: Get,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Found, OperationError>> {
-        let answer = self.core().and_then(|core| core.get(&get.key));
-        self.knowing(answer, |core, readers| async move {
-            readers.get(&core, &get.key).await
-        })
+        self.done(
+            |core| core.get(&get.key),
+            |readers, core| readers.get(core, &get.key),
+        )
     }
 }
 
@@ -153,15 +140,10 @@ impl On<GetMeta> for VbucketActor {
         get: GetMeta,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Meta, OperationError>> {
-        let answer = self.core().and_then(|core| core.get_meta(&get.key));
-        let is_unsure = matches!(answer, Err(OperationError::KeyNotFound | NOT_IN_MEMORY));
-        if is_unsure
-            && let Some((core, readers)) = self.readable()
-            && core.has_forgotten()
-        {
-            return Reply::later(async move { readers.get_meta(&core, &get.key).await });
-        }
-        Reply::Now(answer)
+        self.done(
+            |core| core.get_meta(&get.key),
+            |readers, core| readers.get_meta(core, &get.key),
+        )
     }
 }
 
@@ -171,22 +153,19 @@ impl On<GetMany> for VbucketActor {
         get: GetMany,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Vec<Result<Found, OperationError>>> {
-        let core = match self.core() {
+        let core = match self.slot.core() {
             Ok(core) => core,
             Err(error) => return Reply::Now(get.keys.iter().map(|_| Err(error.clone())).collect()),
         };
         let answers = core.get_many(&get.keys);
-        match self.readable() {
-            Some((core, readers)) if answers.contains(&Err(NOT_IN_MEMORY)) => {
-                let get_one = |key| readers.begin_get(&core, key);
-                let begun: Vec<_> = get.keys.iter().map(get_one).collect();
-                Reply::later(async move {
-                    let mut answers = Vec::with_capacity(begun.len());
-                    for getting in begun {
-                        answers.push(getting.found().await);
-                    }
-                    answers
-                })
+        match &self.readers {
+            Some(readers) if answers.contains(&Err(NOT_IN_MEMORY)) => {
+                let begin = |(key, answer)| match answer {
+                    Err(NOT_IN_MEMORY) => readers.get(core, key),
+                    answer => Begun::Done(answer),
+                };
+                let begun = get.keys.iter().zip(answers).map(begin).collect();
+                Reply::later(Begun::all_done(begun))
             }
             _ => Reply::Now(answers),
         }
@@ -203,10 +182,10 @@ impl On<GetAndTouch> for VbucketActor {
         get: GetAndTouch,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Found, OperationError>> {
-        let answer = self.core().and_then(|core| core.get_and_touch(&get));
-        self.knowing(answer, |core, readers| async move {
-            readers.get_and_touch(&core, &get).await
-        })
+        self.done(
+            |core| core.get_and_touch(&get),
+            |readers, core| readers.get_and_touch(core, get.clone(), Some(&self.order)),
+        )
     }
 }
 
@@ -216,10 +195,10 @@ impl On<GetAndLock> for VbucketActor {
         get: GetAndLock,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Found, OperationError>> {
-        let answer = self.core().and_then(|core| core.get_and_lock(&get));
-        self.knowing(answer, |core, readers| async move {
-            readers.get_and_lock(&core, &get).await
-        })
+        self.done(
+            |core| core.get_and_lock(&get),
+            |readers, core| readers.get_and_lock(core, get.clone(), Some(&self.order)),
+        )
     }
 }
 
@@ -247,10 +226,10 @@ impl On<Observe> for VbucketActor {
         observe: Observe,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Observed, OperationError>> {
-        let answer = self.core().and_then(|core| core.observe(&observe));
-        self.knowing(answer, |core, readers| async move {
-            readers.observe(&core, &observe).await
-        })
+        self.done(
+            |core| core.observe(&observe),
+            |readers, core| readers.observe(core, observe.clone()),
+        )
     }
 }
 
@@ -270,10 +249,10 @@ impl On<Unlock> for VbucketActor {
         unlock: Unlock,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<(), OperationError>> {
-        let answer = self.core().and_then(|core| core.unlock(&unlock));
-        self.knowing(answer, |core, readers| async move {
-            readers.unlock(&core, &unlock).await
-        })
+        self.done(
+            |core| core.unlock(&unlock),
+            |readers, core| readers.unlock(core, unlock.clone(), Some(&self.order)),
+        )
     }
 }
 
@@ -285,7 +264,7 @@ macro_rules! writes {
                 message: $message,
                 _: &mut ShellContext<'_, Self>,
             ) -> Reply<Self, Result<Mutated, OperationError>> {
-                self.write(Write::$message(message))
+                self.write(Write::$message(message), Answered::AsAsked)
             }
         }
     )*};
@@ -299,13 +278,7 @@ impl On<WriteDurably> for VbucketActor {
         WriteDurably { write, durability }: WriteDurably,
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Mutated, OperationError>> {
-        let kept = (!write.is_blind()).then(|| write.clone());
-        let begun = self
-            .core()
-            .map(|core| core.write_durably_acknowledged(write, durability));
-        self.answered(begun, kept, move |core, readers, write| async move {
-            readers.write_durably(&core, write, durability).await
-        })
+        self.write(write, Answered::Durably(durability))
     }
 }
 
@@ -316,7 +289,8 @@ impl On<WriteBatch> for VbucketActor {
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Vec<Result<Mutated, OperationError>>> {
         if let Some((core, readers)) = self.readable() {
-            return Reply::later(readers.write_batch(&core, batch));
+            let begun = readers.write_batch(&core, batch, Some(&self.order));
+            return Reply::later(Writing::all_done(begun));
         }
         let core = match self.core() {
             Ok(core) => core,

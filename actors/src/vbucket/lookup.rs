@@ -3,6 +3,7 @@
 //! Invariant: a write is judged on what the store was found to hold only while nothing left memory that it may not have held
 //! then; a read, if nothing had when it looked into memory: then that was the newest version at some moment of the read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +27,21 @@ pub(super) enum Asks {
     Document,
     /// The same, or its tombstone.
     Tombstone,
+}
+
+/// Keys of which a write of a batch could not be done, because what is there must be looked up: none behind it is done before
+/// it. All of them are answered [`Busy::NotInMemory`].
+#[derive(Debug, Default)]
+pub(super) struct PutOff(BTreeSet<DocumentKey>);
+
+impl PutOff {
+    pub(super) fn has(&self, key: &DocumentKey) -> bool {
+        !self.0.is_empty() && self.0.contains(key)
+    }
+
+    pub(super) fn note(&mut self, key: DocumentKey) {
+        self.0.insert(key);
+    }
 }
 
 /// What the store holds of a key.
@@ -215,5 +231,6 @@ impl VbucketCore {
     }
 }
 
-pub(super) const NOT_IN_MEMORY: OperationError =
+/// Nothing was done, because what the store holds must be looked up first.
+pub(crate) const NOT_IN_MEMORY: OperationError =
     OperationError::TemporaryFailure(Busy::NotInMemory);

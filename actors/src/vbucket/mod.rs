@@ -62,6 +62,7 @@ pub use fault::ChangeStep;
 pub use flush::FlushTake;
 pub use hand_over::{Hold, StandStill};
 pub use lookup::LookedUp;
+pub(crate) use lookup::NOT_IN_MEMORY;
 pub use producing::{Past, StreamBreak, StreamCursor, StreamWatch, WholeFlushes};
 pub use replica::{Resume, StreamEpoch};
 pub use slot::VbucketSlot;

@@ -12,7 +12,7 @@ use super::draft::{Draft, Fresh, Version, tombstone};
 use super::fault::ChangeStep;
 use super::kept::{Held, Kept};
 use super::lock::Locked;
-use super::lookup::{Asks, LookedUp, NOT_IN_MEMORY};
+use super::lookup::{Asks, LookedUp, NOT_IN_MEMORY, PutOff};
 use super::manifest::Opened;
 use super::moment::{Now, is_expired};
 use super::status::Sight;
@@ -319,7 +319,19 @@ impl VbucketCore {
         let drafts: Vec<_> = batch.writes.into_iter().map(draft).collect();
         let mut locked = self.lock();
         self.reached(ChangeStep::Locked);
-        let mut apply = |draft: Result<Draft, _>| Ok(self.apply(&mut locked, draft?, now)?.mutated);
+        let mut put_off = PutOff::default();
+        let mut apply = |draft: Result<Draft, _>| {
+            let draft = draft?;
+            if put_off.has(draft.what.key()) {
+                return Err(NOT_IN_MEMORY);
+            }
+            let asking = (draft.what.asks() != Asks::Nothing).then(|| draft.what.key().clone());
+            let applied = self.apply(&mut locked, draft, now);
+            if matches!(applied, Err(NOT_IN_MEMORY)) {
+                asking.into_iter().for_each(|key| put_off.note(key));
+            }
+            Ok(applied?.mutated)
+        };
         drafts.into_iter().map(&mut apply).collect()
     }
 

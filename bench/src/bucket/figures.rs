@@ -63,8 +63,10 @@ pub(crate) enum Beyond {
     Set,
     /// Open until it serves.
     Open,
-    /// Most bytes in memory.
+    /// Most bytes of items in memory, as the bucket counts.
     MemoryMost,
+    /// Most bytes by which a process grew that did nothing but load and get.
+    ProcessMost,
     /// Writes that were refused for lack of memory, and asked for again.
     Refused,
 }
@@ -90,7 +92,7 @@ impl Measure for Beyond {
             Beyond::Hits(_) => "%",
             Beyond::Ycsb(_) => "operations/s",
             Beyond::Open => "ms",
-            Beyond::MemoryMost => "B",
+            Beyond::MemoryMost | Beyond::ProcessMost => "B",
             Beyond::Refused => "times",
         }
     }
@@ -106,7 +108,8 @@ impl Display for Beyond {
             Beyond::Ycsb(mix) => write!(f, "YCSB {mix:?}, 4 threads, unsynced"),
             Beyond::Set => f.write_str("set, 4 threads"),
             Beyond::Open => f.write_str("open"),
-            Beyond::MemoryMost => f.write_str("most bytes in memory"),
+            Beyond::MemoryMost => f.write_str("most bytes in memory, as counted"),
+            Beyond::ProcessMost => f.write_str("most a process of its own grew by"),
             Beyond::Refused => f.write_str("refused so far"),
         }
     }

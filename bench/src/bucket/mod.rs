@@ -17,6 +17,7 @@ use crate::workload::log_bytes;
 use crate::works::{Bench, Scale, remove};
 
 pub(crate) use figures::{BucketFigure, Contender};
+pub(crate) use rows::beyond::fill_beyond_and_tell;
 pub(crate) use rows::memory::{Filling, fill_and_tell};
 
 /// Bytes of every value.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use actors::backfill::Backfills;
+use actors::backfill::{Backfills, Begun};
 use actors::vbucket::VbucketCore;
 use messages::vbucket::{
     Delta, ExpiryRequest, Found, GetAndLock, GetAndTouch, GetRandom, GivenMeta, Meta, Observe,
@@ -58,7 +58,7 @@ impl Collection {
         let core = self.core_of(&key)?;
         match core.get(&key) {
             // Apart, so that the future of all others stays small.
-            Err(NOT_IN_MEMORY) => Box::pin(self.readers().get(core, &key)).await,
+            Err(NOT_IN_MEMORY) => Box::pin(self.readers().get(core, &key).done()).await,
             answer => answer,
         }
     }
@@ -66,16 +66,17 @@ impl Collection {
     /// Reads a document's metadata; shows tombstones, too.
     pub async fn get_meta(&self, key: impl AsRef<[u8]>) -> Result<Meta, OperationError> {
         let key = self.key(key)?;
-        self.readers().get_meta(self.core_of(&key)?, &key).await
+        self.readers()
+            .get_meta(self.core_of(&key)?, &key)
+            .done()
+            .await
     }
 
     /// How far the newest version of a document is: in memory, or on disk.
     pub async fn observe(&self, key: impl AsRef<[u8]>) -> Result<Observed, OperationError> {
         let key = self.key(key)?;
         let core = self.core_of(&key)?;
-        self.readers()
-            .observe(core, &Observe { key: key.clone() })
-            .await
+        self.readers().observe(core, Observe { key }).done().await
     }
 
     /// Reads any live document; all are likely, if not equally so.
@@ -115,7 +116,10 @@ impl Collection {
     /// Whether there is a document of that key.
     pub async fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, OperationError> {
         let key = self.key(key)?;
-        self.readers().exists(self.core_of(&key)?, &key).await
+        self.readers()
+            .exists(self.core_of(&key)?, &key)
+            .done()
+            .await
     }
 
     /// Reads many documents, answered in the order of the keys.
@@ -125,18 +129,12 @@ impl Collection {
     ) -> Vec<Result<Found, OperationError>> {
         let get_one = |key: &[u8]| {
             let key = self.key(key)?;
-            Ok(self.readers().begin_get(self.core_of(&key)?, &key))
+            Ok(self.readers().get(self.core_of(&key)?, &key))
         };
+        let get_one = |key: &[u8]| get_one(key).unwrap_or_else(|error| Begun::Done(Err(error)));
         // All that the disk is asked for it is asked at once.
-        let begun: Vec<_> = keys.into_iter().map(|key| get_one(key.as_ref())).collect();
-        let mut answers = Vec::with_capacity(begun.len());
-        for getting in begun {
-            answers.push(match getting {
-                Ok(getting) => getting.found().await,
-                Err(error) => Err(error),
-            });
-        }
-        answers
+        let begun = keys.into_iter().map(|key| get_one(key.as_ref())).collect();
+        Begun::all_done(begun).await
     }
 
     /// Writes a document, whatever was there.
@@ -178,7 +176,10 @@ impl Collection {
             key: key.clone(),
             expiry,
         };
-        self.readers().get_and_touch(core, &request).await
+        self.readers()
+            .get_and_touch(core, request, None)
+            .done()
+            .await
     }
 
     /// Puts bytes behind the value of a document that must be there. Its flags and expiry stay.
@@ -243,7 +244,10 @@ impl Collection {
             key: key.clone(),
             seconds,
         };
-        self.readers().get_and_lock(core, &request).await
+        self.readers()
+            .get_and_lock(core, request, None)
+            .done()
+            .await
     }
 
     /// Takes a lock back, of which this is the CAS.
@@ -254,7 +258,7 @@ impl Collection {
             key: key.clone(),
             cas,
         };
-        self.readers().unlock(core, &request).await
+        self.readers().unlock(core, request, None).done().await
     }
 
     fn request(&self, verb: Verb, key: &[u8], value: Bytes) -> WriteRequest<'_> {
@@ -268,7 +272,7 @@ impl Collection {
     }
 
     /// Who reads what is not in memory.
-    pub(super) fn readers(&self) -> &Backfills {
+    pub(crate) fn readers(&self) -> &Backfills {
         self.running().streaming.readers()
     }
 

@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 
 use actix::{Addr, Handler, Message, Recipient};
 
+use actors::backfill::{Turns, Writing};
 use actors::compactor::CompactorCore;
 use actors::shell::Shell;
 #[cfg(any(test, feature = "testing"))]
@@ -104,26 +105,37 @@ impl Bucket {
 
     /// Many writes, each for itself (no atomicity over the batch), with one lock per vbucket; answered in order.
     pub async fn write_batch(&self, writes: Vec<Write>) -> Vec<Result<Mutated, OperationError>> {
+        self.begin_batch(writes, None).await
+    }
+
+    /// The same, but begun when this returns; behind others of the same keys in this order.
+    pub(crate) fn begin_batch(
+        &self,
+        writes: Vec<Write>,
+        order: Option<&Arc<Turns>>,
+    ) -> impl Future<Output = Vec<Result<Mutated, OperationError>>> + Send + use<> {
         let groups = groups_of(writes, |key| self.vbucket_of(key.key()));
         let running = self.running();
         let mut answers = Vec::new();
-        let mut begun = Vec::new();
-        for (vbucket, (places, writes)) in groups {
+        let (mut places, mut begun) = (Vec::new(), Vec::new());
+        for (vbucket, (places_of_group, writes)) in groups {
             match running.table.core(vbucket) {
                 Ok(core) => {
                     let readers = running.streaming.readers();
-                    begun.push((places, readers.write_batch(core, WriteBatch { writes })));
+                    begun.extend(readers.write_batch(core, WriteBatch { writes }, order));
+                    places.extend(places_of_group);
                 }
                 Err(error) => {
-                    answers.extend(places.into_iter().map(|place| (place, Err(error.clone()))));
+                    let refused = |place| (place, Err(error.clone()));
+                    answers.extend(places_of_group.into_iter().map(refused));
                 }
             }
         }
-        for (places, written) in begun {
-            answers.extend(places.into_iter().zip(written.await));
+        async move {
+            answers.extend(places.into_iter().zip(Writing::all_done(begun).await));
+            answers.sort_by_key(|(place, _)| *place);
+            answers.into_iter().map(|(_, answer)| answer).collect()
         }
-        answers.sort_by_key(|(place, _)| *place);
-        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
     /// Answers once everything written so far is on disk, or cannot get there: the first error of a vbucket, after all

@@ -6,14 +6,13 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use actors::backfill::Backfills;
-use actors::vbucket::{Acknowledged, VbucketCore};
+use actors::backfill::{Answered, Asked, Writing};
+use actors::vbucket::Acknowledged;
 use messages::OperationError;
 use messages::durability::Durability;
 use messages::vbucket::{
@@ -142,19 +141,15 @@ impl<'b> WriteRequest<'b> {
         let (of, timeout, level) = (self.of, self.timeout, self.level);
         let write = self.write()?;
         let core = of.core_of(write.key())?;
-        if let Some(level) = level.or_else(|| core.level_wanted(&write)) {
-            let durability = Durability { level, timeout };
-            let kept = (!write.is_blind()).then(|| write.clone());
-            let begun = core.write_durably_acknowledged(write, durability);
-            return Ok(of.stage(core, begun, kept, move |core, readers, write| {
-                Box::pin(async move { readers.write_durably(&core, write, durability).await })
-            }));
-        }
-        let kept = (!write.is_blind()).then(|| write.clone());
-        let begun = core.write_acknowledged(write);
-        Ok(of.stage(core, begun, kept, |core, readers, write| {
-            Box::pin(async move { readers.write(&core, write).await })
-        }))
+        let level = level.or_else(|| core.level_wanted(&write));
+        let answered = match level {
+            Some(level) => Answered::Durably(Durability { level, timeout }),
+            None => Answered::AsAsked,
+        };
+        Ok(match of.readers().write(core, write, answered, None) {
+            Writing::Begun(begun) => Stage::Acknowledging(begun),
+            Writing::Asked(asked) => Stage::LookingUp(asked),
+        })
     }
 
     fn write(self) -> Result<Write, KeyError> {
@@ -227,25 +222,6 @@ impl<'b> WriteRequest<'b> {
     }
 }
 
-impl Collection {
-    /// Where a write that was begun stands: if what is there must be looked up first, it is begun again with that.
-    fn stage<'b>(
-        &self,
-        core: &Arc<VbucketCore>,
-        begun: Acknowledged,
-        kept: Option<Write>,
-        again: impl FnOnce(Arc<VbucketCore>, Backfills, Write) -> Writing,
-    ) -> Stage<'b> {
-        match kept.filter(|_| begun.is_not_in_memory()) {
-            Some(write) => {
-                let (core, readers) = (Arc::clone(core), self.readers().clone());
-                Stage::LookingUp(LookingUp(again(core, readers, write)))
-            }
-            None => Stage::Acknowledging(begun),
-        }
-    }
-}
-
 impl<'b> IntoFuture for WriteRequest<'b> {
     type Output = Result<Mutated, OperationError>;
     type IntoFuture = WriteFuture<'b>;
@@ -267,19 +243,8 @@ pub struct WriteFuture<'b> {
 enum Stage<'b> {
     Asked(WriteRequest<'b>),
     Acknowledging(Acknowledged),
-    LookingUp(LookingUp),
+    LookingUp(Asked<Mutated>),
     Answered,
-}
-
-/// A write that may look up what is there first.
-struct LookingUp(Writing);
-
-type Writing = Pin<Box<dyn Future<Output = Result<Mutated, OperationError>> + Send>>;
-
-impl std::fmt::Debug for LookingUp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LookingUp")
-    }
 }
 
 impl Future for WriteFuture<'_> {
@@ -299,10 +264,10 @@ impl Future for WriteFuture<'_> {
                     }
                     return polled;
                 }
-                Stage::LookingUp(mut writing) => {
-                    let polled = writing.0.as_mut().poll(context);
+                Stage::LookingUp(mut asked) => {
+                    let polled = Pin::new(&mut asked).poll(context);
                     if polled.is_pending() {
-                        self.stage = Stage::LookingUp(writing);
+                        self.stage = Stage::LookingUp(asked);
                     }
                     return polled;
                 }

@@ -15,6 +15,7 @@ use supervisor::{Bucket, BucketConfig};
 use crate::bucket::contestants::{Contestant, Ours, Peer, Subject, set_message};
 use crate::bucket::figures::{Beyond, Draw, Mix};
 use crate::bucket::meter::Pass;
+use crate::bucket::rows::memory::{Filling, resident_bytes, resident_bytes_most};
 use crate::bucket::zipf::Zipf;
 use crate::bucket::{BucketBench, BucketFigure, Contender, VALUE_LENGTH};
 use crate::raw::bytes_on_disk;
@@ -124,7 +125,7 @@ impl Contestant for Tight {
 pub(crate) fn run(bench: &mut BucketBench, round: usize) {
     let pool = Pool::new();
     let documents = bench.scale.documents;
-    let quota = documents * (KEY_LENGTH + VALUE_LENGTH) as u64 / TIMES;
+    let quota = quota_for(documents);
     cache::set_bytes(quota);
     for contender in bench.turns(&bench.peers(&Kind::LSM), round) {
         let place = bench.place(contender);
@@ -137,6 +138,7 @@ pub(crate) fn run(bench: &mut BucketBench, round: usize) {
                 tight_figures(bench, contender, &tight)
             });
             tight.close();
+            of_process(bench, contender, vbuckets);
             bench.storage.raw.wait_until_quiet();
             let (begin, processor) = (Instant::now(), ProcessorTime::now());
             let bucket = Ours(block_on(Bucket::open(config)).unwrap());
@@ -157,6 +159,49 @@ pub(crate) fn run(bench: &mut BucketBench, round: usize) {
         remove(&place);
     }
     cache::set_usual();
+}
+
+fn quota_for(documents: u64) -> u64 {
+    documents * (KEY_LENGTH + VALUE_LENGTH) as u64 / TIMES
+}
+
+/// How far a process grows that does nothing else than load and get.
+fn of_process(bench: &mut BucketBench, contender: Contender, vbuckets: u16) {
+    let dir = bench.storage.directory.join("beyond-alone");
+    remove(&dir);
+    let filling = Filling {
+        dir,
+        documents: bench.scale.documents,
+        vbuckets,
+    };
+    let numbers = filling.told_by("fill-beyond-and-tell");
+    remove(&filling.dir);
+    let [most] = numbers[..] else {
+        panic!("the process that fills said {numbers:?}");
+    };
+    if !most.is_nan() {
+        let figure = BucketFigure::Beyond(Beyond::ProcessMost);
+        let amount = sample(most, filling.documents, 0, ProcessorTime::now());
+        bench.results.add(figure, contender, amount);
+    }
+}
+
+/// The side of that process: by how many bytes it grew at most.
+pub(crate) fn fill_beyond_and_tell(filling: &Filling) {
+    let pool = Pool::new();
+    let mut config = BucketConfig::at(&filling.dir);
+    config.vbuckets = Some(filling.vbuckets);
+    config.memory_quota_bytes = quota_for(filling.documents);
+    let tight = Tight::new(block_on(Bucket::create(config)).unwrap());
+    let before = resident_bytes();
+    tight.load(0..filling.documents, &pool, VALUE_LENGTH);
+    let mut random = Random(9);
+    for _ in 0..filling.documents {
+        let subject = Subject::of(random.next() % filling.documents);
+        block_on(tight.get(&subject, &mut |value| assert_eq!(value.len(), VALUE_LENGTH)));
+    }
+    println!("{}", resident_bytes_most() - before);
+    tight.close();
 }
 
 /// What only our bucket tells; how often the disk was asked so far.

@@ -1,7 +1,7 @@
 //! Memory for each document beyond its key and value: of a process that does nothing else, and as the engine counts.
 //!
 //! The process is this program again, with a hidden subcommand: it makes a bucket, looks at its memory, loads, waits until
-//! everything is on disk, looks again, and says both figures.
+//! everything is on disk, looks again, and says both figures. The row for more documents than memory has one of its own.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,11 +18,32 @@ use crate::works::remove;
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Filling {
     #[arg(long)]
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     #[arg(long)]
-    documents: u64,
+    pub(super) documents: u64,
     #[arg(long)]
-    vbuckets: u16,
+    pub(super) vbuckets: u16,
+}
+
+impl Filling {
+    /// The numbers said by this program's subcommand of that name, in a process of its own.
+    pub(super) fn told_by(&self, subcommand: &str) -> Vec<f64> {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .arg(subcommand)
+            .arg("--dir")
+            .arg(&self.dir)
+            .args(["--documents", &self.documents.to_string()])
+            .args(["--vbuckets", &self.vbuckets.to_string()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{subcommand} said {said:?} and {told}"
+        );
+        said.split_whitespace().flat_map(str::parse).collect()
+    }
 }
 
 pub(crate) fn run(bench: &mut BucketBench) {
@@ -32,19 +53,14 @@ pub(crate) fn run(bench: &mut BucketBench) {
         };
         let place = bench.place(contender);
         let documents = bench.scale.documents;
-        let output = Command::new(std::env::current_exe().unwrap())
-            .arg("fill-and-tell")
-            .arg("--dir")
-            .arg(&place)
-            .args(["--documents", &documents.to_string()])
-            .args(["--vbuckets", &vbuckets.to_string()])
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stdout).unwrap();
-        let numbers: Vec<f64> = said.split_whitespace().flat_map(str::parse).collect();
+        let filling = Filling {
+            dir: place.clone(),
+            documents,
+            vbuckets,
+        };
+        let numbers = filling.told_by("fill-and-tell");
         let [of_process, as_counted, seconds] = numbers[..] else {
-            let told = String::from_utf8_lossy(&output.stderr);
-            panic!("the process that fills said {said:?} and {told}");
+            panic!("the process that fills said {numbers:?}");
         };
         let sample = |amount| Sample {
             amount,
@@ -87,7 +103,7 @@ pub(crate) fn fill_and_tell(filling: &Filling) {
 }
 
 /// Of this process; not a number where the system does not tell.
-fn resident_bytes() -> f64 {
+pub(super) fn resident_bytes() -> f64 {
     let Ok(pages) = std::fs::read_to_string("/proc/self/statm") else {
         return f64::NAN;
     };
@@ -98,4 +114,12 @@ fn resident_bytes() -> f64 {
     resident.map_or(f64::NAN, |pages: f64| {
         pages * rustix::param::page_size() as f64
     })
+}
+
+/// The most it ever was, of this process; not a number where the system does not tell.
+pub(super) fn resident_bytes_most() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = most.and_then(|most| most.trim().trim_end_matches(" kB").parse().ok());
+    kibibytes.map_or(f64::NAN, |kibibytes: f64| kibibytes * 1024.0)
 }

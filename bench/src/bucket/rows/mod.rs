@@ -1,6 +1,6 @@
 //! The rows of the bucket's table.
 
-pub(super) mod beyond;
+pub(crate) mod beyond;
 pub(super) mod durable;
 pub(super) mod get;
 pub(crate) mod memory;
