@@ -102,11 +102,10 @@ impl VbucketCore {
         documents.saturating_sub(self.map.figures().stubs)
     }
 
-    /// Live documents that are not in memory, or without their values, as far as that is known without the disk.
+    /// All there are, as far as that is known without the disk.
     #[must_use]
-    pub fn documents_away(&self) -> u64 {
-        let stubs = self.map.figures().stubs.min(self.documents());
-        self.traffic.away().saturating_add(stubs)
+    pub fn documents_known(&self) -> u64 {
+        self.documents().saturating_add(self.traffic.away())
     }
 
     /// The store holds so many live documents of open collections.

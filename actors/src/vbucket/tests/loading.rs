@@ -15,6 +15,7 @@ use crate::durability::Monitor;
 use crate::vbucket::checkpoint::ReplicaSnapshot;
 use crate::vbucket::{LookedUp, StreamEpoch, VbucketCore};
 use crate::warmup::prepares::PreparesReading;
+use messages::vbucket::{ExpiryRequest, GetAndTouch};
 use messages::{Busy, OperationError};
 
 struct World {
@@ -381,4 +382,37 @@ fn what_there_is_no_room_for_is_loaded_without_its_value() {
     assert!(core.restore(&looked_up(2)));
     assert_eq!(core.get(&key("y")), Ok(found));
     assert_eq!((core.figures().stubs, core.documents_in_memory()), (0, 2));
+}
+
+/// What was read before a rollback is not the value of a stub behind it, though the store gave the same seqno again.
+#[test]
+fn a_stub_takes_no_value_of_a_past_that_was_given_up() {
+    let setup = Setup {
+        quota_bytes: 0,
+        eviction: Eviction::Values,
+        ..Setup::default()
+    };
+    let Bench { core, memory, .. } = setup.warming();
+    core.warm_prepares(Vec::new());
+    assert!(core.warm_insert(mutation(1, "x")));
+    assert!(core.warm_insert(mutation(2, "y")));
+    core.warm_done();
+    memory.pool().set_quota_bytes(1 << 20);
+    let looked_up = LookedUp {
+        up_to: Seqno(2),
+        epoch: RollbackEpoch(0),
+        newest: Some(mutation(2, "y")),
+    };
+    assert!(core.get_knowing(&key("y"), Some(&looked_up)).is_ok());
+    core.note_epoch(RollbackEpoch(1));
+    let not_in_memory = Err(OperationError::TemporaryFailure(Busy::NotInMemory));
+    assert_eq!(core.get_knowing(&key("y"), Some(&looked_up)), not_in_memory);
+    let touch = GetAndTouch {
+        key: key("y"),
+        expiry: ExpiryRequest(0),
+    };
+    let touched = core.get_and_touch_knowing(&touch, Some(looked_up.clone()));
+    assert_eq!(touched, not_in_memory);
+    assert!(!core.restore(&looked_up));
+    assert_eq!(core.figures().documents, 2);
 }
