@@ -283,8 +283,9 @@ impl Drop for Ending {
         if running.stop.is_over() {
             return;
         }
-        let steps: [&dyn Fn(); 4] = [
+        let steps: [&dyn Fn(); 5] = [
             &|| running.table.close(),
+            &|| running.streaming.readers().stop(),
             &|| running.compactor.close(),
             // Whoever waits for the end may open the directory anew.
             &|| running.store.abandon(),

@@ -99,6 +99,8 @@ pub(crate) async fn start(
     let (out_of_service, uncompacted) = (Arc::clone(&table), compactor.on_out_of_service());
     let (follows, rollbacks) = (Arc::<Follows>::default(), rollbacks(&store, &environment));
     let (unfed, stuck) = (Arc::clone(&follows), rollbacks.clone());
+    let backfills = Backfills::new(streaming::backfill_config(&store, &environment));
+    let unread = backfills.clone();
     let supervisor = Supervisor::new(
         tree,
         SupervisorParts {
@@ -112,6 +114,7 @@ pub(crate) async fn start(
                 replication::out_of_service(&out_of_service, &unfed, &stuck, what);
                 if what.is_whole_tree {
                     uncompacted(&what.scope, &what.why);
+                    unread.stop();
                 }
             }),
         },
@@ -125,6 +128,7 @@ pub(crate) async fn start(
         table,
         follows,
         rollbacks,
+        backfills,
     };
     let (writers, maintenance) = parts.start_writers(&compactor)?;
     let compactor_address = parts.start_compactor(&compactor, &arbiters)?;
@@ -182,6 +186,7 @@ struct Parts<'c> {
     table: Arc<Table>,
     follows: Arc<Follows>,
     rollbacks: Rollbacks,
+    backfills: Backfills,
 }
 
 impl Parts<'_> {
@@ -312,7 +317,7 @@ impl Parts<'_> {
         arbiters: &[ArbiterHandle],
         maintenance: WakeWorker,
     ) -> Result<Streaming, BucketError> {
-        let backfills = Backfills::new(streaming::backfill_config(&self.store, &self.environment));
+        let backfills = self.backfills.clone();
         backfills.relieve_with(maintenance);
         backfills
             .start(self.config.reader_threads, &self.guardian)

@@ -18,6 +18,7 @@ mod in_order;
 mod known_without_the_disk;
 mod made_of_values;
 mod metadata_fills_memory;
+mod no_store;
 mod nothing_leaves_too_early;
 mod old_values;
 mod operations;

@@ -1,7 +1,7 @@
 //! Documents that are to be read from the store one by one, in the order they were asked for.
 //!
 //! Invariant: whoever asked is answered once, or learns from its end of the line that nobody will answer; so many wait at most,
-//! so that what is read and not taken yet is bounded. Pure, but for the line.
+//! and not for ever. Pure, but for the line.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use storage::DocumentKey;
 /// Most that wait at once.
 pub(super) const FETCHES_MAX: usize = 4096;
 
+/// While the store is being opened anew it is waited for; but not for longer than clients usually wait for an answer.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
 pub(super) type Answer = Result<LookedUp, ScanError>;
 
 /// A document to be read.
@@ -24,6 +27,7 @@ pub(super) type Answer = Result<LookedUp, ScanError>;
 pub(super) struct Fetch {
     pub(super) core: Arc<VbucketCore>,
     pub(super) key: DocumentKey,
+    asked_at: Duration,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -31,6 +35,11 @@ impl Fetch {
     /// One who went away needs no answer.
     pub(super) fn tell(self, answer: Answer) {
         drop(self.answer.send(answer));
+    }
+
+    /// Whether it waited long enough for a store that is not there.
+    pub(super) fn is_overdue(&self, now: Duration) -> bool {
+        now.saturating_sub(self.asked_at) >= WAIT_MAX
     }
 }
 
@@ -41,6 +50,8 @@ pub(super) struct Fetches {
     /// The store is being opened anew: not before then (monotonic), unless somebody says earlier that it is there.
     not_before: Option<Duration>,
     is_stopped: bool,
+    /// That a store is missing was told of the reads that wait until then.
+    missing_told_until: Duration,
 }
 
 impl Fetches {
@@ -49,6 +60,7 @@ impl Fetches {
         &mut self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
+        now: Duration,
     ) -> Result<oneshot::Receiver<Answer>, OperationError> {
         if self.is_stopped {
             return Err(OperationError::Closed);
@@ -63,6 +75,7 @@ impl Fetches {
         self.waiting.push_back(Fetch {
             core: Arc::clone(core),
             key: key.clone(),
+            asked_at: now,
             answer,
         });
         Ok(receiver)
@@ -89,6 +102,15 @@ impl Fetches {
         }
         self.waiting.push_front(fetch);
         self.not_before = Some(until);
+    }
+
+    /// Whether to say that the store is missing: once for all that wait in vain at about the same time.
+    pub(super) fn must_tell_missing(&mut self, now: Duration) -> bool {
+        let must_tell = now >= self.missing_told_until;
+        if must_tell {
+            self.missing_told_until = now.saturating_add(WAIT_MAX);
+        }
+        must_tell
     }
 
     /// The store may be there again.

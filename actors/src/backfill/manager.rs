@@ -203,7 +203,7 @@ impl Shared {
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
     ) -> Result<oneshot::Receiver<Answer>, OperationError> {
-        let line = self.fetches.lock().ask(core, key)?;
+        let line = self.fetches.lock().ask(core, key, self.now())?;
         core.note_fetched();
         self.wake();
         Ok(line)

@@ -16,12 +16,14 @@ use super::reads::{self, Cell};
 use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
 use crate::hooks::FaultPoint;
+use crate::panics::caught;
+use crate::store_handle::StoreGeneration;
 use crate::stream::BackfillEnd;
 use crate::vbucket::LookedUp;
 use messages::failure::ScanPurpose;
 use messages::scan::ScanError;
 use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
-use storage::{Advice, VbucketId};
+use storage::{Advice, StorageError, VbucketId};
 
 /// Documents read one by one before others have their turn.
 const FETCHES_AT_ONCE: usize = 32;
@@ -109,7 +111,7 @@ impl Reader {
         for done in 0..FETCHES_AT_ONCE {
             let next = self.shared.fetches.lock().next(now);
             let Some(fetch) = next else { return done > 0 };
-            let Some(answer) = self.fetch(&fetch) else {
+            let Some(answer) = self.fetch(&fetch, now) else {
                 let until = now.saturating_add(self.shared.limits.retry);
                 self.shared.fetches.lock().put_off(fetch, until);
                 return done > 0;
@@ -119,25 +121,38 @@ impl Reader {
         true
     }
 
-    /// Reads one; `None` while the store is opened anew.
-    fn fetch(&self, fetch: &Fetch) -> Option<Answer> {
+    /// Reads one; `None` while the store is opened anew and it may wait for that.
+    fn fetch(&self, fetch: &Fetch, now: Duration) -> Option<Answer> {
         let Shared {
             store, environment, ..
         } = &*self.shared;
         let (core, vbucket) = (&fetch.core, fetch.core.id());
-        let found = store
-            .lease()
-            .and_then(|lease| LookedUp::in_store(lease.store(), vbucket, &fetch.key))
-            .map(|looked_up| core.pay_for(looked_up));
+        if let Err(error) = core.may_be_read() {
+            return Some(Err(error.into()));
+        }
+        let mut of = store.generation();
+        // A panic of the store is the answer of whoever asked, not the end of all who wait.
+        let found = caught(|| {
+            let lease = store.lease()?;
+            of = lease.generation();
+            let looked_up = LookedUp::in_store(lease.store(), vbucket, &fetch.key)?;
+            Ok::<_, StorageError>(core.pay_for(looked_up))
+        });
         // A test's fault strikes where the store's own would.
         let injected = environment.hooks.fault(FaultPoint::Fetch);
         let cause = match (injected, found) {
-            (Ok(()), Ok(looked_up)) => return Some(Ok(looked_up)),
-            (Ok(()), Err(_)) if store.wants_reopening() => return None,
-            (Ok(()), Err(cause)) => FailureCause::from(cause),
+            (Ok(()), Ok(Ok(looked_up))) => return Some(Ok(looked_up)),
+            (Ok(()), Ok(Err(_))) if store.wants_reopening() && !fetch.is_overdue(now) => {
+                return None;
+            }
+            (Ok(()), Ok(Err(cause))) => FailureCause::from(cause),
+            (Ok(()), Err(panic)) => FailureCause::Panic(panic),
             (Err(cause), _) => cause,
         };
-        self.report(vbucket, FailureKind::Fetch, cause.clone());
+        let must_tell = || self.shared.fetches.lock().must_tell_missing(now);
+        if !fetch.is_overdue(now) || must_tell() {
+            self.report_of(of, vbucket, FailureKind::Fetch, cause.clone());
+        }
         Some(Err(ScanError::Unread { vbucket, cause }))
     }
 
@@ -222,11 +237,21 @@ impl Reader {
     }
 
     fn report(&self, vbucket: VbucketId, kind: FailureKind, cause: FailureCause) {
+        self.report_of(self.shared.store.generation(), vbucket, kind, cause);
+    }
+
+    /// The same of what was read from that opening of the store.
+    fn report_of(
+        &self,
+        opening: StoreGeneration,
+        vbucket: VbucketId,
+        kind: FailureKind,
+        cause: FailureCause,
+    ) {
         if let FailureCause::Storage(error) = &cause
             && error.advice() == Advice::Reopen
         {
-            let store = &self.shared.store;
-            store.recall(store.generation(), error.clone());
+            self.shared.store.recall(opening, error.clone());
         }
         self.shared.environment.failures.report(FailureReport {
             child: self.name.clone(),

@@ -122,7 +122,7 @@ impl VbucketCore {
         };
         let mut left = Vec::with_capacity(some.len());
         // Whoever writes whatever was there must find that it is locked.
-        let kept = self.locks.seqnos();
+        let kept = self.locks.seqnos(|| self.monotonic());
         for Leaving {
             place,
             seqno,
@@ -152,7 +152,7 @@ impl VbucketCore {
 
     /// What is up to here is on disk, and nothing that comes will take its place in the checkpoint log: there a disk snapshot
     /// has each key once.
-    fn may_leave_up_to(&self, inner: &Inner) -> Option<Seqno> {
+    pub(super) fn may_leave_up_to(&self, inner: &Inner) -> Option<Seqno> {
         let is_hindered = match self.eviction {
             // A stub says what it is of, whatever else is not loaded yet.
             Eviction::Values => self.status().has(HINDERED),

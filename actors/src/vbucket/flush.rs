@@ -344,14 +344,15 @@ impl VbucketCore {
         }
     }
 
-    /// Drops the tombstones nobody needs: they are on disk, and below what a newer version could take the place of.
+    /// Drops the tombstones nobody needs: they may leave memory as documents may.
     pub(super) fn drop_tombstones(&self, inner: &mut Inner) {
         self.prepares.forget_below(inner.log.open_start());
         if self.status().has(Status::WARMING) {
             return;
         }
-        let last_closed = Seqno(inner.log.open_start().0.saturating_sub(1));
-        let unneeded = self.persisted_seqno().min(last_closed);
+        let Some(unneeded) = self.may_leave_up_to(inner) else {
+            return;
+        };
         while let Some(tombstone) = inner.tombstones.take_up_to(unneeded) {
             let key = tombstone.document.key.as_encoded();
             self.note_forgotten(tombstone.seqno, tombstone.document.rev_seqno);

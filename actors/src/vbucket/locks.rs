@@ -53,12 +53,15 @@ impl Locks {
         (lock.seqno == seqno && now() < lock.until).then_some(lock.cas)
     }
 
-    /// The versions that are locked, or were.
-    pub(super) fn seqnos(&self) -> BTreeSet<Seqno> {
+    /// The versions that are locked.
+    pub(super) fn seqnos(&self, now: impl FnOnce() -> Duration) -> BTreeSet<Seqno> {
         if self.count.load(Ordering::Acquire) == 0 {
             return BTreeSet::new();
         }
-        self.table.read().values().map(|lock| lock.seqno).collect()
+        let now = now();
+        let table = self.table.read();
+        let in_force = table.values().filter(|lock| now < lock.until);
+        in_force.map(|lock| lock.seqno).collect()
     }
 
     /// Locks a version; refused when too many are.
@@ -180,7 +183,7 @@ impl VbucketCore {
         }
     }
 
-    fn monotonic(&self) -> Duration {
+    pub(super) fn monotonic(&self) -> Duration {
         self.environment.clock.monotonic()
     }
 }

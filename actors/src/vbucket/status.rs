@@ -91,6 +91,11 @@ pub(super) enum Sight {
 }
 
 impl VbucketCore {
+    /// Whether clients may read it at all.
+    pub(crate) fn may_be_read(&self) -> Result<(), OperationError> {
+        self.admit_read().map(drop)
+    }
+
     /// Whether a client may read.
     pub(super) fn admit_read(&self) -> Result<Sight, OperationError> {
         let status = self.status();

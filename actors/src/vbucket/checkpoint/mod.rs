@@ -8,7 +8,8 @@
 //!   place of the older ([`Disposition`] tells beforehand), so a checkpoint holds each key once per namespace.
 //! - The log keeps no index of keys. The caller says which version the new one [`Replaces`], from its document map,
 //!   and so owes this: **the map forgets no version, tombstones and prepares included, whose seqno is at or above
-//!   [`CheckpointLog::open_start`]**; else one snapshot could show a key twice.
+//!   [`CheckpointLog::open_start`]**; else one snapshot could show a key twice. But for what is on disk of a snapshot that
+//!   came from a source's disk: that has each key once.
 //! - A reader takes [`SnapshotPiece`]s. What a stream was told of a snapshot stays true: nothing is deduplicated out
 //!   of the part it has yet to read. The flusher is told how far it is [`Taken::settled`] instead.
 //! - Beginning and end of a checkpoint are no entries but facts of a piece ([`Opening`]); a change of the vbucket's
