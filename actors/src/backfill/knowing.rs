@@ -248,9 +248,10 @@ impl Backfills {
         let key = write.key().clone();
         let once = move |core: &VbucketCore, looked_up: Option<&LookedUp>| {
             let begun = answered.begin(core, write.clone(), looked_up);
-            match begun.is_not_in_memory() {
-                true => Err(NOT_IN_MEMORY),
-                false => Ok(begun),
+            if begun.is_not_in_memory() {
+                Err(NOT_IN_MEMORY)
+            } else {
+                Ok(begun)
             }
         };
         match self.in_turn(core, &key, order, is_tried, once) {

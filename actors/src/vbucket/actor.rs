@@ -160,11 +160,11 @@ impl On<GetMany> for VbucketActor {
         let answers = core.get_many(&get.keys);
         match &self.readers {
             Some(readers) if answers.contains(&Err(NOT_IN_MEMORY)) => {
-                let begin = |(key, answer)| match answer {
+                let read = |(key, answer)| match answer {
                     Err(NOT_IN_MEMORY) => readers.get(core, key),
                     answer => Begun::Done(answer),
                 };
-                let begun = get.keys.iter().zip(answers).map(begin).collect();
+                let begun = get.keys.iter().zip(answers).map(read).collect();
                 Reply::later(Begun::all_done(begun))
             }
             _ => Reply::Now(answers),

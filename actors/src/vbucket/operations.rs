@@ -327,8 +327,10 @@ impl VbucketCore {
             }
             let asking = (draft.what.asks() != Asks::Nothing).then(|| draft.what.key().clone());
             let applied = self.apply(&mut locked, draft, now);
-            if matches!(applied, Err(NOT_IN_MEMORY)) {
-                asking.into_iter().for_each(|key| put_off.note(key));
+            if matches!(applied, Err(NOT_IN_MEMORY))
+                && let Some(key) = asking
+            {
+                put_off.note(key);
             }
             Ok(applied?.mutated)
         };
