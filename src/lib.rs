@@ -38,10 +38,10 @@ pub use supervisor::{
     Change, Changes, ChangesError, ChangesOptions, ChangesToken, Collection, CollectionStatistics,
     CompactionConfig, CompactionFigures, CompactionPolicy, CompactionReport, CompactorAddr,
     DurabilityFigures, Figures, KeepsSalvage, Location, MemoryStatistics, Moment, Past,
-    PastDocuments, PastError, ProducerAddr, RepairError, RepairReport, ReplicateError, Replication,
-    Restored, Scan, ScanBuilder, SetAside, Shutdown, ShutdownReport, Since, SizeTier,
-    TakeOverError, TakenOver, TellsFigures, TokenError, Until, VbucketAddr, Version, WhyNot,
-    WriteFuture, WriteRequest, repair, restore, vbucket_of,
+    PastDocuments, PastError, ProducerAddr, RepairError, RepairOptions, RepairReport,
+    ReplicateError, Replication, Restored, Scan, ScanBuilder, SetAside, Shutdown, ShutdownReport,
+    Since, SizeTier, TakeOverError, TakenOver, TellsFigures, TokenError, Until, VbucketAddr,
+    Version, WhyNot, WriteFuture, WriteRequest, repair, restore, vbucket_of,
 };
 pub use {actors, messages, storage, supervisor};
 

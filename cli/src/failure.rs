@@ -139,9 +139,18 @@ impl CliError {
             }
             BackupError::Target(error) => CliError::storage(into, error),
             BackupError::Copy(CopyError::Target { .. }) => CliError::failure(
-                error.to_string(),
+                format!("{}: {error}", into.display()),
                 "see that the disk there is sound and has room, empty the directory, and run it again",
             ),
+            BackupError::Copy(CopyError::Source { .. }) | BackupError::Down { .. } => {
+                let place = from.display();
+                CliError::failure(
+                    format!("the bucket in {place}: {error}"),
+                    format!(
+                        "see what is damaged: piggin verify --data {place}; what was copied so far is not to be used"
+                    ),
+                )
+            }
             error => CliError::failure(
                 error.to_string(),
                 "`piggin verify` says what is damaged; what was copied so far is not to be used",
@@ -254,6 +263,14 @@ impl CliError {
         }
     }
 
+    /// What the bucket in `from` was is not written down in `into`.
+    pub(crate) fn restored(from: &Path, into: &Path, error: &PastError) -> CliError {
+        match error {
+            PastError::Copy(error) => CliError::backup(from, into, error),
+            error => CliError::past(from, error),
+        }
+    }
+
     /// A request the bucket did not do.
     pub(crate) fn operation(directory: &Path, error: &OperationError) -> CliError {
         CliError {
@@ -305,5 +322,57 @@ fn advice_in_words(advice: Advice, directory: &Path) -> String {
         Advice::Repair => format!(
             "see what is damaged: piggin verify --data {place}; then restore the directory from a copy"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use piggin::storage::VbucketId;
+
+    use super::*;
+
+    /// Whoever restores looks at the disk that failed, and not at the other one.
+    #[test]
+    fn a_restore_that_failed_names_the_side_it_failed_on() {
+        let (from, into) = (Path::new("bucket"), Path::new("elsewhere"));
+        let vbucket = VbucketId::FIRST;
+        let damaged = || StorageError::Corruption {
+            file: "container.00.0000000001".to_owned(),
+            offset: 4096,
+            what: "a block's checksum does not match".to_owned(),
+        };
+        let of_source = [
+            BackupError::Copy(CopyError::Source {
+                vbucket,
+                cause: damaged(),
+            }),
+            BackupError::Down {
+                vbucket,
+                cause: damaged(),
+            },
+            BackupError::Source(damaged()),
+        ];
+        let of_target = [
+            BackupError::Copy(CopyError::Target {
+                vbucket,
+                cause: damaged(),
+            }),
+            BackupError::Target(damaged()),
+        ];
+        let told = |error| CliError::restored(from, into, &PastError::Copy(error)).to_string();
+        for error in of_source {
+            let told = told(error);
+            assert!(
+                told.contains("bucket in bucket") && !told.contains("elsewhere"),
+                "{told}"
+            );
+        }
+        for error in of_target {
+            let told = told(error);
+            assert!(
+                told.contains("elsewhere") && !told.contains("in bucket"),
+                "{told}"
+            );
+        }
     }
 }

@@ -113,7 +113,7 @@ fn of_moment(
         let _progress = Progress::spinner("restoring");
         let place = Location::from(into);
         let restored = past.restore_into(&place);
-        restored.map_err(|error| CliError::past(into, &error))
+        restored.map_err(|error| CliError::restored(session.directory(), into, &error))
     })?;
     output.answer(&RestoredBucket {
         directory: into.display().to_string(),

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
+use piggin::RepairOptions;
 use piggin::storage::disk::FileSystemDisk;
-use piggin::storage::log_store::VerifyReport;
+use piggin::storage::log_store::{FaultKind, VerifyReport};
 use piggin::storage::{LogStore, OpenOptions, StorageError};
 
 use crate::failure::{CliError, Exit};
@@ -33,6 +34,7 @@ struct Fault {
     file: String,
     offset: u64,
     what: String,
+    kind: &'static str,
     /// Those that lack something by it.
     vbuckets: Vec<u16>,
 }
@@ -49,6 +51,7 @@ impl fmt::Display for Verified {
             offset,
             what,
             vbuckets,
+            ..
         } in faults
         {
             write!(f, "{file} at offset {offset}: {what}")?;
@@ -76,6 +79,9 @@ pub(crate) struct VerifyArguments {
     /// Where to: a directory that is empty or not there yet.
     #[arg(long, value_name = "DIR", requires = "repair")]
     into: Option<PathBuf>,
+    /// Give up what was in files that are missing; without it nothing is done where one is.
+    #[arg(long, requires = "repair")]
+    missing_is_lost: bool,
 }
 
 pub(crate) fn run(
@@ -84,7 +90,10 @@ pub(crate) fn run(
     output: Output,
 ) -> Result<Exit, CliError> {
     if let Some(into) = &arguments.into {
-        return repair::run(session, into, output);
+        let options = RepairOptions {
+            missing_is_lost: arguments.missing_is_lost,
+        };
+        return repair::run(session, into, options, output);
     }
     let directory = session.directory();
     if !directory.exists() {
@@ -97,6 +106,16 @@ pub(crate) fn run(
     output.answer(&verified)?;
     if verified.faults.is_empty() {
         return Ok(Exit::Done);
+    }
+    let is_damage = |fault: &Fault| fault.kind == name_of(FaultKind::Damage);
+    if !verified.faults.iter().all(is_damage) {
+        return Err(CliError::failure(
+            format!(
+                "of the bucket in {} not everything can be read",
+                directory.display()
+            ),
+            "see that every file is there and may be read, and that the disk is sound; then run it again",
+        ));
     }
     Err(CliError::failure(
         format!("the bucket in {} is damaged", directory.display()),
@@ -116,11 +135,20 @@ fn verify(session: &Session) -> Result<Verified, StorageError> {
                 file,
                 offset,
                 what,
+                kind: name_of(FaultKind::Damage),
                 vbuckets: Vec::new(),
             }],
             ..Verified::default()
         }),
         Err(error) => Err(error),
+    }
+}
+
+fn name_of(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::Damage => "damage",
+        FaultKind::Missing => "missing",
+        FaultKind::Unreadable => "unreadable",
     }
 }
 
@@ -135,6 +163,7 @@ impl From<VerifyReport> for Verified {
             file: fault.file,
             offset: fault.offset,
             what: fault.what,
+            kind: name_of(fault.kind),
             vbuckets: fault.vbuckets.iter().map(|vbucket| vbucket.get()).collect(),
         });
         Verified {

@@ -5,8 +5,9 @@
 //! vbuckets written on different threads do not fight over one cache line; it is behind by less than a step for
 //! each account. Nothing here refuses or frees by itself: whoever writes asks first.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Bytes held by all accounts of a bucket, and the quota.
 #[derive(Debug)]
@@ -14,6 +15,18 @@ pub struct MemoryPool {
     quota: AtomicU64,
     settled: AtomicI64,
     marks: MemoryMarks,
+    /// The most that was refused and would not have been, had more been free; zero if nothing is asked for.
+    wanted: AtomicU64,
+    when_wanted: OnceLock<WhenWanted>,
+}
+
+/// Who gives memory back, to be told that more is asked for.
+struct WhenWanted(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for WhenWanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WhenWanted")
+    }
 }
 
 /// When memory is short, and when it is no longer: parts of the quota in percent.
@@ -62,7 +75,39 @@ impl MemoryPool {
             quota: AtomicU64::new(quota_bytes),
             settled: AtomicI64::new(0),
             marks: MemoryMarks::USUAL,
+            wanted: AtomicU64::new(0),
+            when_wanted: OnceLock::new(),
         }
+    }
+
+    /// Has `wake` called when more is asked for than is free below the marks. The first one counts.
+    pub fn when_wanted(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.when_wanted.get_or_init(|| WhenWanted(Box::new(wake)));
+    }
+
+    /// A client was refused so many bytes: they are to be free when it comes again, if they ever can be. A large document may
+    /// find no room though memory is not short.
+    pub fn note_refused(&self, bytes: u64) {
+        if bytes > self.quota_bytes() || self.wanted.fetch_max(bytes, Ordering::Relaxed) >= bytes {
+            return;
+        }
+        if let Some(WhenWanted(wake)) = self.when_wanted.get() {
+            wake();
+        }
+    }
+
+    /// Bytes to be given back for what was refused; once there are none that is forgotten.
+    #[must_use]
+    pub fn lacks_bytes(&self) -> u64 {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        let lacks = self
+            .held_bytes()
+            .saturating_add(wanted)
+            .saturating_sub(self.quota_bytes());
+        if wanted > 0 && lacks == 0 {
+            self.wanted.store(0, Ordering::Relaxed);
+        }
+        if wanted > 0 { lacks } else { 0 }
     }
 
     /// The same with other marks.
@@ -313,8 +358,8 @@ impl PartialEq for MemoryToken {
 
 impl Eq for MemoryToken {}
 
-impl std::fmt::Debug for MemoryToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for MemoryToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} B", self.bytes)
     }
 }

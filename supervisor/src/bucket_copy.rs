@@ -8,7 +8,7 @@ use std::sync::Arc;
 use actors::environment::Random;
 use storage::{
     AbortReason, Copied, CopyJob, CopyOf, CreateOptions, Job, KvStore, LogStore, OpenOptions,
-    Outcome, ReadBackJob, Retention, Snapshot, VbucketId, VbucketUuid,
+    Outcome, ReadBackJob, Retention, Snapshot, StorageError, VbucketId, VbucketUuid,
 };
 
 use crate::backup::BackupError;
@@ -101,7 +101,8 @@ fn maintain(store: &LogStore) -> Result<(), BackupError> {
         Outcome::Complete(_) | Outcome::Yielded | Outcome::Aborted(AbortReason::Superseded) => {
             Ok(())
         }
-        Outcome::Aborted(_) => Err(BackupError::CutOff),
+        // Nobody else has the copy.
+        Outcome::Aborted(_) => Err(BackupError::Target(StorageError::Gone)),
         Outcome::Failed(error) => Err(BackupError::Target(error)),
     }
 }
@@ -115,5 +116,64 @@ fn check(store: &LogStore) -> Result<(), BackupError> {
             offset: fault.offset,
             what: fault.what,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use actors::simulation::SimulatedRandom;
+    use storage::VbucketStateRecord;
+    use storage::disk::{Disk, SimulatedDisk};
+
+    use super::*;
+
+    const SHAPE: CreateOptions = CreateOptions::of(2, 1);
+
+    /// A copy of a store of two vbuckets, and its disk.
+    fn copy() -> (BucketCopy, SimulatedDisk) {
+        let random = SimulatedRandom::new(1);
+        let source: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
+        let source = LogStore::create(source, SHAPE, OpenOptions::new(1)).expect("a store");
+        let disk = SimulatedDisk::new();
+        let place = Location::Disk(Arc::new(disk.clone()));
+        let mut copy = BucketCopy::begin(&place, SHAPE, None, &random).expect("a copy");
+        for id in [0, 1].map(|id| VbucketId::new(id).expect("an id")) {
+            let state = VbucketStateRecord::new(VbucketUuid(1));
+            source.create_vbucket(id, &state).expect("a vbucket");
+            let snapshot = source.snapshot(id).expect("it");
+            let added = copy.add(&*snapshot, CopyOf::Everything, &random, &|| false);
+            added.expect("its copy");
+        }
+        (copy, disk)
+    }
+
+    fn is_bucket(disk: &SimulatedDisk) -> bool {
+        LogStore::open(Arc::new(disk.clone()), OpenOptions::new(2)).is_ok()
+    }
+
+    #[test]
+    fn what_is_read_back_is_compared_with_what_was_copied() {
+        let (whole, disk) = copy();
+        assert!(!is_bucket(&disk));
+        assert_eq!(whole.finish(&|| false).map(|copied| copied.len()), Ok(2));
+        assert!(is_bucket(&disk));
+        for (number, change) in [
+            |copied: &mut Copied| copied.digest ^= 1,
+            |copied: &mut Copied| copied.items += 1,
+            |copied: &mut Copied| copied.bytes += 1,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let (mut other, disk) = copy();
+            let (vbucket, copied) = &mut other.vbuckets[number % 2];
+            change(copied);
+            let vbucket = *vbucket;
+            let differs = other.finish(&|| false).err();
+            assert_eq!(differs, Some(BackupError::Differs { vbucket }));
+            assert!(!is_bucket(&disk));
+        }
     }
 }

@@ -127,7 +127,7 @@ pub use compaction::CompactionReport;
 pub use durability::DurabilityFigures;
 pub use figures::{Figures, TellsFigures};
 pub use past::{Moment, Past, PastDocuments, PastError, Restored, Version};
-pub use repair::{KeepsSalvage, RepairError, RepairReport, SetAside, repair};
+pub use repair::{KeepsSalvage, RepairError, RepairOptions, RepairReport, SetAside, repair};
 pub use replication::{ReplicateError, Replication};
 pub use scan::{Scan, ScanBuilder};
 pub use shutdown::ShutdownReport;

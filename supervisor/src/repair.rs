@@ -1,9 +1,12 @@
 //! A damaged bucket made one that serves: each damaged vbucket is set aside by name, what can be read of it is saved, and an
 //! empty one takes its place.
 //!
-//! Invariant: nothing is changed before everything that can be read is saved; a vbucket and the empty one exchange places in
-//! one step, so a repair that was cut off is begun anew; without damage, and where it cannot be mended, nothing is changed.
-//! The empty vbucket begins a history of its own: whoever followed the damaged one is told to go back to nothing.
+//! Invariant: only what is proven to be damaged is given up. Nothing is changed before everything that can be read is saved,
+//! and what will be emptied; a vbucket and the empty one exchange places in one step, so a repair that was cut off is begun
+//! anew; without damage, and where it cannot be mended, nothing is changed. The empty vbucket begins a history of its own, and
+//! knows nothing of the time before: whoever followed the damaged one is told to go back to nothing.
+
+mod error;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,21 +14,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use actors::environment::Random;
+use actors::environment::{Clock, Random};
 use actors::stream::Filter;
-use actors::system::SystemRandom;
+use actors::system::{SystemClock, SystemRandom};
 use messages::stream::StreamFilter;
 use storage::disk::Disk;
-use storage::log_store::Fault;
+use storage::log_store::{Fault, FaultKind};
 use storage::{
-    Advice, Batch, CommitDurability, ItemView, KvStore, LogStore, OpenOptions, Outcome, Salvaged,
-    Seqno, StorageError, VbucketId, VbucketIdentity, VbucketState, VbucketStateRecord,
-    VbucketStatus, VbucketUuid,
+    Batch, CommitDurability, ItemView, KvStore, LogStore, OpenOptions, Outcome, Salvaged, Seqno,
+    StorageError, VbucketId, VbucketIdentity, VbucketState, VbucketStateRecord, VbucketStatus,
+    VbucketUuid, Watermarks,
 };
 
 use crate::bucket_config::Location;
 use crate::changes::Change;
 use crate::opening::{self, Opening};
+pub use error::RepairError;
 
 /// Where what can be read of damaged vbuckets goes.
 pub trait KeepsSalvage {
@@ -33,8 +37,16 @@ pub trait KeepsSalvage {
     /// one counts. It may not be the newest there was.
     fn keep(&mut self, change: Change) -> io::Result<()>;
 
-    /// That was all. Once it is answered everything is kept, whatever happens next.
-    fn finish(&mut self) -> io::Result<()>;
+    /// That was all, and this is what will be set aside. Once it is answered all of it is kept, whatever happens next.
+    fn finish(&mut self, report: &RepairReport) -> io::Result<()>;
+}
+
+/// How far a repair may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepairOptions {
+    /// Files that are missing are lost: what was in them is given up. Without it a repair is refused where one is missing,
+    /// since it may lie elsewhere, whole.
+    pub missing_is_lost: bool,
 }
 
 /// A vbucket that was damaged, and is empty now.
@@ -59,59 +71,10 @@ pub struct RepairReport {
     pub others: Vec<Fault>,
 }
 
-/// Why nothing was mended, or not everything.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RepairError {
-    /// The store cannot be opened: it is in use, is none, or what says what it is is damaged. Nothing was changed.
-    #[error("{0}")]
-    Store(StorageError),
-    /// What says which data is whose, or where the log ends, is damaged: nothing can be told apart, or written. Nothing was
-    /// changed.
-    #[error(
-        "vbucket {vbucket} cannot be repaired: {cause}; nothing was changed; restore the bucket from a backup"
-    )]
-    BeyondRepair {
-        /// The first of them.
-        vbucket: VbucketId,
-        /// Why.
-        cause: StorageError,
-    },
-    /// What was read cannot be kept. Nothing was changed.
-    #[error("what can be read cannot be saved: {what}; nothing was changed")]
-    Save {
-        /// Why.
-        what: String,
-    },
-    /// The disk failed in the middle. What was read is saved; some vbuckets are empty by now, others as they were.
-    #[error("the repair was cut off: {0}; what can be read is saved; run it again")]
-    CutOff(StorageError),
-    /// Something is damaged behind it.
-    #[error(
-        "{} at offset {} is still damaged: {}; what can be read is saved; restore the bucket from a backup",
-        .0.file, .0.offset, .0.what
-    )]
-    Left(Fault),
-    /// No random numbers.
-    #[error("the system gives no random numbers: {0}")]
-    Engine(String),
-}
-
-impl RepairError {
-    /// What the caller does next.
-    #[must_use]
-    pub fn advice(&self) -> Advice {
-        match self {
-            RepairError::Store(cause) | RepairError::CutOff(cause) => cause.advice(),
-            RepairError::BeyondRepair { .. } | RepairError::Left(_) => Advice::Repair,
-            RepairError::Save { .. } | RepairError::Engine(_) => Advice::RetryLater,
-        }
-    }
-}
-
 /// Looks for damage in the bucket at `place`, which nobody has open, and sets aside what is damaged. Blocks.
 pub fn repair(
     place: impl Into<Location>,
+    options: RepairOptions,
     keeps: &mut dyn KeepsSalvage,
 ) -> Result<RepairReport, RepairError> {
     let random = SystemRandom::new().map_err(|error| RepairError::Engine(error.to_string()))?;
@@ -121,9 +84,9 @@ pub fn repair(
         return Ok(RepairReport::default());
     }
     drop(store);
-    // What a disk fails to do once is no damage.
+    // What is damaged is so when it is looked at again.
     let store = opened(&disk, &random).map_err(RepairError::Store)?;
-    let (damaged, others) = damage(&store);
+    let (damaged, others) = damage(&store, options)?;
     if damaged.is_empty() && others.is_empty() {
         return Ok(RepairReport::default());
     }
@@ -131,32 +94,62 @@ pub fn repair(
         let writable = store.check_writable(vbucket);
         writable.map_err(|cause| RepairError::BeyondRepair { vbucket, cause })?;
     }
-    let mut set_aside = Vec::new();
-    for (vbucket, faults) in damaged {
-        let salvaged = salvage(&store, vbucket, keeps)?;
-        let identity = salvaged.identity.as_deref();
-        let state = empty(&store, identity, VbucketUuid(random.next_u64().max(1)));
-        let one = SetAside {
-            vbucket,
-            faults,
-            salvaged,
-            state: state.identity.state,
-        };
-        set_aside.push((one, state));
-    }
-    keeps.finish().map_err(|error| unsaved(&error))?;
-    for (one, state) in &set_aside {
-        let renewed = store.renew_vbucket(one.vbucket, state);
-        renewed.map_err(RepairError::CutOff)?;
-    }
-    leave_behind(&store).map_err(RepairError::CutOff)?;
+    let (report, states) = save(&store, damaged, others, &random, keeps)?;
+    keeps.finish(&report).map_err(|error| unsaved(&error))?;
+    let mended = exchange(&store, &states);
     // Not closed: that would mark a bucket that was killed as one that was shut down.
     drop(store);
-    prove(&disk, &random)?;
-    Ok(RepairReport {
-        set_aside: set_aside.into_iter().map(|(one, _)| one).collect(),
-        others,
-    })
+    let left = mended.and_then(|()| left_behind(&disk, &random));
+    match left {
+        Ok(None) => Ok(report),
+        Ok(Some(fault)) => Err(RepairError::Left {
+            fault,
+            report: Box::new(report),
+        }),
+        Err(cause) => Err(RepairError::CutOff {
+            cause,
+            report: Box::new(report),
+        }),
+    }
+}
+
+/// The vbuckets that take the places of those that are damaged.
+type Empties = Vec<(VbucketId, VbucketStateRecord)>;
+
+/// Saves what can be read of the damaged vbuckets.
+fn save(
+    store: &LogStore,
+    damaged: BTreeMap<VbucketId, Vec<Fault>>,
+    others: Vec<Fault>,
+    random: &dyn Random,
+    keeps: &mut dyn KeepsSalvage,
+) -> Result<(RepairReport, Empties), RepairError> {
+    let mut set_aside = Vec::new();
+    for (vbucket, faults) in damaged {
+        let salvaged = salvage(store, vbucket, keeps)?;
+        let identity = salvaged.identity.as_deref();
+        set_aside.push(SetAside {
+            vbucket,
+            state: state_of(store, identity),
+            faults,
+            salvaged,
+        });
+    }
+    let begins_ms = begin_of(store, &set_aside);
+    let empties = set_aside.iter().map(|one| {
+        let uuid = VbucketUuid(random.next_u64().max(1));
+        (one.vbucket, empty(one, uuid, begins_ms))
+    });
+    let empties = empties.collect();
+    Ok((RepairReport { set_aside, others }, empties))
+}
+
+/// Puts the empty vbuckets in their places, and has the logs go on behind what is damaged of them.
+fn exchange(store: &LogStore, empties: &Empties) -> Result<(), StorageError> {
+    for (vbucket, state) in empties {
+        store.renew_vbucket(*vbucket, state)?;
+    }
+    leave_behind(store)
 }
 
 fn opened(disk: &Arc<dyn Disk>, random: &dyn Random) -> Result<LogStore, StorageError> {
@@ -165,11 +158,20 @@ fn opened(disk: &Arc<dyn Disk>, random: &dyn Random) -> Result<LogStore, Storage
 
 type Damage = (BTreeMap<VbucketId, Vec<Fault>>, Vec<Fault>);
 
-/// The vbuckets that are damaged, with what was found of them, and what is damaged besides.
-fn damage(store: &LogStore) -> Damage {
+/// The vbuckets that are damaged, with what was found of them, and what is damaged besides. Refused where anything is not
+/// proven to be.
+fn damage(store: &LogStore, options: RepairOptions) -> Result<Damage, RepairError> {
     let mut damaged: BTreeMap<VbucketId, Vec<Fault>> = BTreeMap::new();
     let mut others = Vec::new();
     for fault in store.verify().faults {
+        let is_given_up = match fault.kind {
+            FaultKind::Damage => true,
+            FaultKind::Missing => options.missing_is_lost,
+            FaultKind::Unreadable => false,
+        };
+        if !is_given_up {
+            return Err(RepairError::of_fault(&fault));
+        }
         for vbucket in &fault.vbuckets {
             damaged.entry(*vbucket).or_default().push(fault.clone());
         }
@@ -177,7 +179,7 @@ fn damage(store: &LogStore) -> Damage {
             others.push(fault);
         }
     }
-    (damaged, others)
+    Ok((damaged, others))
 }
 
 fn salvage(
@@ -199,7 +201,7 @@ fn salvage(
     if let Some(error) = failed {
         return Err(unsaved(&error));
     }
-    salvaged.map_err(|cause| RepairError::BeyondRepair { vbucket, cause })
+    salvaged.map_err(|cause| RepairError::of_reading(vbucket, cause))
 }
 
 fn unsaved(error: &io::Error) -> RepairError {
@@ -215,27 +217,47 @@ fn change_of(vbucket: VbucketId, view: ItemView<'_>) -> Option<Change> {
     Some(Change { vbucket, event })
 }
 
-/// A vbucket that holds nothing: what it was, or what all others are; where they differ, nothing that serves.
-fn empty(
-    store: &LogStore,
-    identity: Option<&VbucketIdentity>,
-    uuid: VbucketUuid,
-) -> VbucketStateRecord {
+/// What a vbucket was, or what all others are; where they differ, nothing that serves.
+fn state_of(store: &LogStore, identity: Option<&VbucketIdentity>) -> VbucketState {
+    if let Some(before) = identity {
+        return before.state;
+    }
+    let ids = store.vbuckets().into_iter().map(|status| status.vbucket);
+    let mut others = ids.filter_map(|id| store.state(id).ok());
+    if others.all(|other| other.identity.state == VbucketState::Active) {
+        VbucketState::Active
+    } else {
+        VbucketState::Dead
+    }
+}
+
+/// When the empty vbuckets begin: now, and behind every commit that is known, so that of no moment before they seem to have been
+/// empty.
+fn begin_of(store: &LogStore, set_aside: &[SetAside]) -> u64 {
+    let now_ms = SystemClock::new().since_epoch().as_millis();
+    let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
+    let ids = store.vbuckets().into_iter().map(|status| status.vbucket);
+    let others = ids.filter_map(|id| store.state(id).ok());
+    let others = others.map(|other| other.watermarks.commit_time_ms);
+    let saved = set_aside.iter().map(|one| one.salvaged.commit_time_ms);
+    let known_ms = others.chain(saved).max().unwrap_or(0);
+    now_ms.max(known_ms.saturating_add(1))
+}
+
+/// A vbucket that holds nothing, and knows nothing of the time before.
+fn empty(one: &SetAside, uuid: VbucketUuid, begins_ms: u64) -> VbucketStateRecord {
     let begun = VbucketStateRecord::new(uuid);
     let mut made = begun.identity.as_ref().clone();
-    if let Some(before) = identity {
-        made.state = before.state;
+    made.state = one.state;
+    if let Some(before) = &one.salvaged.identity {
         made.topology = before.topology.clone();
-    } else {
-        let ids = store.vbuckets().into_iter().map(|status| status.vbucket);
-        let mut others = ids.filter_map(|id| store.state(id).ok());
-        if !others.all(|other| other.identity.state == VbucketState::Active) {
-            made.state = VbucketState::Dead;
-        }
     }
     VbucketStateRecord {
         identity: Arc::new(made),
-        ..begun
+        watermarks: Watermarks {
+            commit_time_ms: begins_ms,
+            ..Watermarks::default()
+        },
     }
 }
 
@@ -260,11 +282,8 @@ fn leave_behind(store: &LogStore) -> Result<(), StorageError> {
     store.checkpoint()
 }
 
-/// Nothing is damaged any more.
-fn prove(disk: &Arc<dyn Disk>, random: &dyn Random) -> Result<(), RepairError> {
-    let store = opened(disk, random).map_err(RepairError::CutOff)?;
-    match store.verify().faults.into_iter().next() {
-        None => Ok(()),
-        Some(fault) => Err(RepairError::Left(fault)),
-    }
+/// What is still damaged.
+fn left_behind(disk: &Arc<dyn Disk>, random: &dyn Random) -> Result<Option<Fault>, StorageError> {
+    let store = opened(disk, random)?;
+    Ok(store.verify().faults.into_iter().next())
 }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use actors::compactor::{Compactable, CompactionTable};
 use actors::environment::{Environment, FailureReport, Random};
+use actors::executor::WakeWorker;
 use actors::maintenance::{MemoryUse, Paged, Pager, Shortage, Side};
 use actors::panics::caught;
 use actors::vbucket::checkpoint::CheckpointLimits;
@@ -123,10 +124,15 @@ impl Table {
         self.pager.lock().rounds()
     }
 
+    /// Has whoever gives memory back woken when a client was refused some, though it may not be short.
+    pub(crate) fn when_memory_is_wanted(&self, wake: WakeWorker) {
+        self.memory.when_wanted(move || wake.wake());
+    }
+
     fn shortage(&self) -> Shortage {
         Shortage {
-            is_short: self.memory.is_above_high_mark(),
-            bytes: self.memory.above_low_mark(),
+            is_short: self.is_short(),
+            bytes: self.memory.above_low_mark().max(self.memory.lacks_bytes()),
             worth_bytes: self.memory.high_mark_bytes() / WORTH_DIVISOR,
         }
     }
@@ -328,7 +334,7 @@ impl Table {
 
 impl MemoryUse for Table {
     fn is_short(&self) -> bool {
-        self.memory.is_above_high_mark()
+        self.memory.is_above_high_mark() || self.memory.lacks_bytes() > 0
     }
 
     fn short_from_bytes(&self) -> u64 {

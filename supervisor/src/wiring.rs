@@ -318,7 +318,8 @@ impl Parts<'_> {
         maintenance: WakeWorker,
     ) -> Result<Streaming, BucketError> {
         let backfills = self.backfills.clone();
-        backfills.relieve_with(maintenance);
+        backfills.relieve_with(maintenance.clone());
+        self.table.when_memory_is_wanted(maintenance);
         backfills
             .start(self.config.reader_threads, &self.guardian)
             .map_err(not_started)?;

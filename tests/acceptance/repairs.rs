@@ -1,5 +1,6 @@
 //! A repair of a damaged bucket names every vbucket it sets aside, saves what can be read of it, and leaves a bucket that serves,
-//! with all documents of the others; or it says that it cannot, and changes nothing. Without damage it changes nothing.
+//! with all documents of the others; or it says that it cannot, and changes nothing. Without damage it changes nothing; nor where
+//! a file is missing, or the disk does not say what is in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,13 +8,13 @@ use std::sync::Arc;
 
 use piggin::messages::compactor::CompactOptions;
 use piggin::messages::stream::{StreamEndReason, StreamEvent};
-use piggin::storage::disk::{DiskErrorKind, SimulatedDisk};
+use piggin::storage::disk::{DiskErrorKind, Fault, SimulatedDisk, Verb};
 use piggin::storage::{
     CollectionId, DocumentKey, KvStore, LogStore, Namespace, OpenOptions, Seqno, StorageError,
     VbucketId,
 };
 use piggin::{
-    Bucket, BucketConfig, Change, KeepsSalvage, Location, RepairError, RepairReport, repair,
+    Bucket, BucketConfig, Change, KeepsSalvage, Location, RepairError, RepairOptions, RepairReport,
 };
 
 use crate::support::{Result, block_on, key_in, made_small, small, vbucket};
@@ -27,14 +28,15 @@ const STRIDE: usize = 211;
 #[derive(Debug, Default)]
 struct Kept {
     changes: Vec<Change>,
-    is_finished: bool,
+    /// What will be set aside, once that was all.
+    report: Option<RepairReport>,
     /// Fails from this one on.
     fails_at: Option<usize>,
 }
 
 impl KeepsSalvage for Kept {
     fn keep(&mut self, change: Change) -> io::Result<()> {
-        assert!(!self.is_finished);
+        assert_eq!(self.report, None);
         if self.fails_at == Some(self.changes.len()) {
             return Err(io::Error::other("no room"));
         }
@@ -42,10 +44,24 @@ impl KeepsSalvage for Kept {
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
-        self.is_finished = true;
+    fn finish(&mut self, report: &RepairReport) -> io::Result<()> {
+        self.report = Some(report.clone());
         Ok(())
     }
+}
+
+type Repaired = std::result::Result<RepairReport, RepairError>;
+
+fn repair(place: Location, keeps: &mut Kept) -> Repaired {
+    piggin::repair(place, RepairOptions::default(), keeps)
+}
+
+/// What is missing is lost.
+fn repair_without(place: Location, keeps: &mut Kept) -> Repaired {
+    let options = RepairOptions {
+        missing_is_lost: true,
+    };
+    piggin::repair(place, options, keeps)
 }
 
 /// A bucket to be damaged, and what its documents were, the older versions first.
@@ -163,14 +179,34 @@ fn assert_serves(victim: &Victim, disk: &SimulatedDisk, report: &RepairReport, w
         assert_eq!(state.watermarks.high_seqno, Seqno::ZERO, "{what}");
         assert_eq!(state.identity.failover_table.entries().len(), 1, "{what}");
     }
+    for one in &report.set_aside {
+        let Some(before) = &one.salvaged.identity else {
+            continue;
+        };
+        // A history of its own: nobody takes it for the one before.
+        let state = store.state(one.vbucket).unwrap();
+        let begun = state.identity.failover_table.entries()[0].uuid;
+        let mut known = before.failover_table.entries().iter();
+        assert!(known.all(|branch| branch.uuid != begun), "{what}");
+    }
+}
+
+/// What a look at the bucket says is damaged, but for a bucket that cannot be opened.
+fn damaged_in(disk: &SimulatedDisk) -> BTreeSet<VbucketId> {
+    let Ok(store) = opened(&copy_of(disk)) else {
+        return BTreeSet::new();
+    };
+    let faults = store.verify().faults;
+    faults
+        .into_iter()
+        .flat_map(|fault| fault.vbuckets)
+        .collect()
 }
 
 /// What was saved are versions that were written, of vbuckets that were set aside, by rising seqno; how many of the newest.
 fn assert_saved(victim: &Victim, report: &RepairReport, kept: &Kept, what: &str) -> usize {
-    assert_eq!(
-        kept.is_finished,
-        !report.set_aside.is_empty() || !report.others.is_empty()
-    );
+    let is_any = !report.set_aside.is_empty() || !report.others.is_empty();
+    assert_eq!(kept.report.as_ref(), is_any.then_some(report), "{what}");
     let mut newest = BTreeMap::new();
     let mut before: Option<(VbucketId, Seqno)> = None;
     for Change { vbucket, event } in &kept.changes {
@@ -213,12 +249,28 @@ struct Tried {
 }
 
 fn try_one(victim: &Victim, disk: &SimulatedDisk, what: &str, tried: &mut Tried) {
-    let damaged = disk.files();
     let mut kept = Kept::default();
-    match repair(at(disk), &mut kept) {
+    let damaged = disk.files();
+    let found = damaged_in(disk);
+    let repaired = repair(at(disk), &mut kept);
+    if let Ok(report) = &repaired {
+        assert_eq!(names_of(report), found, "{what}");
+    }
+    judge(victim, disk, &damaged, (repaired, &kept), what, tried);
+}
+
+fn judge(
+    victim: &Victim,
+    disk: &SimulatedDisk,
+    damaged: &BTreeMap<String, Vec<u8>>,
+    (repaired, kept): (Repaired, &Kept),
+    what: &str,
+    tried: &mut Tried,
+) {
+    match repaired {
         Ok(report) => {
             assert_serves(victim, disk, &report, what);
-            tried.saved += assert_saved(victim, &report, &kept, what);
+            tried.saved += assert_saved(victim, &report, kept, what);
             tried.set_aside += report.set_aside.len();
             tried.mended += usize::from(!report.set_aside.is_empty());
             tried.harmless += usize::from(report.set_aside.is_empty());
@@ -229,11 +281,17 @@ fn try_one(victim: &Victim, disk: &SimulatedDisk, what: &str, tried: &mut Tried)
         Err(RepairError::Store(_) | RepairError::BeyondRepair { .. }) => {
             tried.beyond += 1;
             assert_eq!(kept.changes, [], "{what}");
-            let same = |name: &String| disk.files().get(name) == damaged.get(name);
-            assert!(damaged.keys().all(same), "{what}: changed");
+            assert_same(disk, damaged, what);
         }
         Err(other) => panic!("{what}: {other}"),
     }
+}
+
+/// Nothing of what was there is gone or other than it was.
+fn assert_same(disk: &SimulatedDisk, before: &BTreeMap<String, Vec<u8>>, what: &str) {
+    let files = disk.files();
+    let same = |name: &String| files.get(name) == before.get(name);
+    assert!(before.keys().all(same), "{what}: changed");
 }
 
 /// A bit flips anywhere, in segments, index pages, footers, the log, manifests, headers.
@@ -260,65 +318,222 @@ fn whatever_byte_is_damaged() -> Result {
     Ok(())
 }
 
+/// It may lie elsewhere: nothing is given up unless that is said.
 #[test]
-fn a_file_of_segments_is_missing() -> Result {
+fn a_file_is_missing() -> Result {
     let victim = victim(true)?;
-    let names: Vec<String> = victim.disk.files().into_keys().collect();
+    let files = victim.disk.files();
     let mut tried = Tried::default();
-    for name in names.iter().filter(|name| name.starts_with("container")) {
+    let mut refused = 0;
+    for name in files.keys() {
         let disk = copy_of(&victim.disk);
         disk.remove_underneath(name)?;
-        try_one(&victim, &disk, name, &mut tried);
+        let damaged = disk.files();
+        match repair(at(&disk), &mut Kept::default()) {
+            Ok(report) => assert_eq!(report, RepairReport::default(), "{name}"),
+            Err(RepairError::Store(_)) => assert!(!name.starts_with("container"), "{name}"),
+            Err(RepairError::Missing { file }) => {
+                assert!(file == *name || name.starts_with("manifest"), "{file}");
+                assert_same(&disk, &damaged, name);
+                refused += 1;
+                if name.starts_with("container") {
+                    let mut kept = Kept::default();
+                    let repaired = repair_without(at(&disk), &mut kept);
+                    let tried = &mut tried;
+                    judge(&victim, &disk, &damaged, (repaired, &kept), name, tried);
+                }
+            }
+            Err(other) => panic!("{name}: {other}"),
+        }
+        // What was refused is whole once the file is back.
+        let back = copy_of(&victim.disk);
+        assert_serves(&victim, &back, &RepairReport::default(), name);
     }
     assert!(
-        tried.set_aside > 0 && tried.beyond == 0,
-        "{names:?} {tried:?}"
+        tried.set_aside > 0 && tried.beyond == 0 && refused > 2,
+        "{files:?} {tried:?}",
+        files = files.keys()
     );
     Ok(())
 }
 
-/// The damaged vbuckets of a bucket that was cut off are set aside, now or by the next one.
+/// A disk that refuses, for once or for good, is no proof of damage.
 #[test]
-fn a_repair_that_was_cut_off_is_begun_anew() -> Result {
+fn what_the_disk_does_not_give_is_not_given_up() -> Result {
+    let victim = victim(true)?;
+    let kinds = [
+        DiskErrorKind::PermissionDenied,
+        DiskErrorKind::Other("broken".to_owned()),
+    ];
+    let mut refused = 0;
+    for prefix in ["container", "log.", "manifest", "piggin.store"] {
+        for verb in [Verb::Open, Verb::Read, Verb::Length] {
+            for kind in &kinds {
+                let disk = copy_of(&victim.disk);
+                let fault = Fault::failed_call(kind.clone());
+                disk.inject(fault.on(verb).of_files(prefix).lasting());
+                let mut kept = Kept::default();
+                let what = format!("{verb:?} of {prefix}: {kind}");
+                match repair(at(&disk), &mut kept) {
+                    Ok(report) => assert_eq!(report, RepairReport::default(), "{what}"),
+                    Err(RepairError::Store(_) | RepairError::Unreadable { .. }) => refused += 1,
+                    Err(other) => panic!("{what}: {other}"),
+                }
+                assert_eq!(kept.changes, [], "{what}");
+                disk.clear_faults();
+                assert_serves(&victim, &disk, &RepairReport::default(), &what);
+            }
+        }
+    }
+    assert!(refused > 10, "{refused}");
+    Ok(())
+}
+
+/// A damaged block, and what a repair of it comes to.
+fn damaged_by_a_bit() -> Result<(Victim, RepairReport)> {
     let victim = victim(true)?;
     let files = victim.disk.files();
     let name = files
         .keys()
         .find(|name| name.starts_with("container"))
         .unwrap();
-    let damaged = copy_of(&victim.disk);
-    damaged.flip_bit(name, 4096 + 60, 1)?;
-    let (mut cut, mut again) = (1, 0);
+    victim.disk.flip_bit(name, 4096 + 60, 1)?;
+    let report = repair(at(&copy_of(&victim.disk)), &mut Kept::default())?;
+    assert_eq!(report.set_aside.len(), 1);
+    Ok((victim, report))
+}
+
+fn names_of(report: &RepairReport) -> BTreeSet<VbucketId> {
+    report.set_aside.iter().map(|one| one.vbucket).collect()
+}
+
+/// Damages another vbucket as soon as what was read is kept.
+struct Spoils {
+    disk: SimulatedDisk,
+    at: (String, u64),
+}
+
+impl KeepsSalvage for Spoils {
+    fn keep(&mut self, _: Change) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &RepairReport) -> io::Result<()> {
+        let (name, at) = &self.at;
+        self.disk.flip_bit(name, *at, 1).map_err(io::Error::other)
+    }
+}
+
+/// Nothing is called mended that was not looked at again; and what was emptied is told all the same.
+#[test]
+fn what_is_damaged_behind_it_is_told() -> Result {
+    let (victim, expected) = damaged_by_a_bit()?;
+    let aside = names_of(&expected);
+    let files = victim.disk.files();
+    let containers = files
+        .iter()
+        .filter(|(name, _)| name.starts_with("container"));
+    let mut places = containers.flat_map(|(name, bytes)| {
+        let written = (0..bytes.len()).filter(|at| bytes[*at] != 0);
+        written.step_by(STRIDE).map(|at| (name.clone(), at as u64))
+    });
+    let of_another = places.find(|(name, at)| {
+        let disk = copy_of(&victim.disk);
+        disk.flip_bit(name, *at, 1).unwrap();
+        let found = damaged_in(&disk);
+        found.len() == 2 && found.is_superset(&aside)
+    });
+    let disk = copy_of(&victim.disk);
+    let mut spoils = Spoils {
+        disk: disk.clone(),
+        at: of_another.expect("another vbucket"),
+    };
+    let left = piggin::repair(at(&disk), RepairOptions::default(), &mut spoils);
+    let Err(RepairError::Left { fault, report }) = left else {
+        panic!("{left:?}");
+    };
+    assert_eq!(fault.file, spoils.at.0);
+    assert_eq!(names_of(&report), aside);
+    Ok(())
+}
+
+/// Beside damage one call fails: whatever was not read for that is not lost by it.
+#[test]
+fn a_call_that_fails_beside_damage_loses_nothing_more() -> Result {
+    let (victim, expected) = damaged_by_a_bit()?;
+    let (mut nth, mut refused, mut told) = (1, 0, 0);
     loop {
-        let disk = copy_of(&damaged);
+        let disk = copy_of(&victim.disk);
+        let broken = DiskErrorKind::Other("broken".to_owned());
+        disk.inject(Fault::failed_call(broken).nth(nth));
+        let mut kept = Kept::default();
+        let first = repair(at(&disk), &mut kept);
+        let is_over = disk.faults_waiting() > 0;
+        disk.clear_faults();
+        let what = format!("call {nth} fails");
+        let report = match first {
+            Ok(report) => report,
+            Err(error) if error.report().is_some() => {
+                told += 1;
+                let report = error.report().cloned();
+                repair(at(&disk), &mut Kept::default()).expect("the rest");
+                report.expect("one")
+            }
+            Err(_) => {
+                refused += 1;
+                repair(at(&disk), &mut Kept::default()).expect("all of it")
+            }
+        };
+        assert_eq!(report.set_aside.len(), 1, "{what}");
+        let (one, expected) = (&report.set_aside[0], &expected.set_aside[0]);
+        assert_eq!(one.vbucket, expected.vbucket, "{what}");
+        assert_eq!(one.salvaged, expected.salvaged, "{what}");
+        assert_serves(&victim, &disk, &report, &what);
+        if is_over {
+            break;
+        }
+        nth += 1;
+    }
+    println!("calls {nth}, refused {refused}, told behind it {told}");
+    assert!(refused > 10 && told > 3, "{refused} {told}");
+    Ok(())
+}
+
+/// The damaged vbuckets of a bucket that was cut off are set aside, now or by the next one; whichever it is, each that is empty
+/// was named: by the error, and before the first of them was emptied.
+#[test]
+fn a_repair_that_was_cut_off_is_begun_anew() -> Result {
+    let (victim, expected) = damaged_by_a_bit()?;
+    let (mut cut, mut again, mut told) = (1, 0, 0);
+    loop {
+        let disk = copy_of(&victim.disk);
         disk.cut_power_at_call(cut);
-        let first = repair(at(&disk), &mut Kept::default());
+        let mut kept = Kept::default();
+        let first = repair(at(&disk), &mut kept);
         let left = disk.crash(cut);
         let second = repair(at(&left), &mut Kept::default());
         let second = second.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
-        let report = if let Ok(report) = &first {
-            report.clone()
-        } else {
-            again += usize::from(!second.set_aside.is_empty());
-            RepairReport {
-                set_aside: victim_of(&damaged),
-                ..RepairReport::default()
-            }
+        let mut named = names_of(&second);
+        again += usize::from(first.is_err() && !named.is_empty());
+        let of_first = match &first {
+            Ok(report) => Some(report),
+            Err(error) => error.report(),
         };
-        assert_serves(&victim, &left, &report, &format!("cut at {cut}"));
+        if let Some(report) = of_first {
+            told += usize::from(named.is_empty());
+            assert_eq!(kept.report.as_ref(), Some(report), "cut at {cut}");
+            named.extend(names_of(report));
+        }
+        assert_eq!(named, names_of(&expected), "cut at {cut}");
+        assert_serves(&victim, &left, &expected, &format!("cut at {cut}"));
         if first.is_ok() {
             break;
         }
         cut += 1;
     }
-    assert!(cut > 10 && again > 3, "{cut} {again}");
+    println!("cuts {cut}, again {again}, told by the first {told}");
+    assert!(cut > 10 && again > 3 && told > 3, "{cut} {again} {told}");
     Ok(())
-}
-
-/// What a repair of this sets aside.
-fn victim_of(damaged: &SimulatedDisk) -> Vec<piggin::SetAside> {
-    let disk = copy_of(damaged);
-    repair(at(&disk), &mut Kept::default()).unwrap().set_aside
 }
 
 #[test]
@@ -330,7 +545,7 @@ fn without_damage_nothing_is_changed() -> Result {
         repair(at(&victim.disk), &mut kept),
         Ok(RepairReport::default())
     );
-    assert!(!kept.is_finished);
+    assert_eq!(kept.report, None);
     assert!(victim.disk.files() == before, "changed");
     // Not one that is in use either.
     let bucket = block_on(Bucket::open(config(&victim.disk)))?;

@@ -1,14 +1,18 @@
 //! A past that cannot be had is refused by a typed error that says what can, and nothing changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use piggin::messages::stream::{StreamFilter, StreamRequestError};
+use piggin::messages::compactor::CompactOptions;
+use piggin::messages::stream::{StreamEvent, StreamFilter, StreamRequestError};
 use piggin::storage::disk::{Disk, DiskErrorKind, Fault, OpenMode, SimulatedDisk, Verb};
-use piggin::storage::{Advice, FileSystemDisk, Retention, ScopeId, StorageError, VbucketId};
+use piggin::storage::{
+    Advice, CopyError, FileSystemDisk, Retention, ScopeId, StorageError, VbucketId,
+};
 use piggin::{
-    Bucket, BucketConfig, BucketError, ChangesError, ChangesOptions, Location, Moment, Past,
-    PastError, TokenError, Until,
+    BackupError, Bucket, BucketConfig, BucketError, Change, ChangesError, ChangesOptions, Location,
+    Moment, Past, PastError, TokenError, Until,
 };
 
 use crate::support::{Result, TempDirectory, assert_filled, block_on, fill, made_small, small};
@@ -149,13 +153,14 @@ fn history_into_a_place_that_holds_something() -> Result {
     let place = Location::Directory(directory.path().to_owned());
     let refused = past.restore_into(&place).unwrap_err();
     let foreign = StorageError::ForeignDirectory("letter.txt".to_owned());
-    assert_eq!(refused, PastError::Storage(foreign));
+    let of_target = |cause| PastError::Copy(BackupError::Target(cause));
+    assert_eq!(refused, of_target(foreign));
     let left: Vec<_> = std::fs::read_dir(directory.path())?.collect();
     assert_eq!(left.len(), 1, "nothing was written");
     disk.remove("letter.txt")?;
     past.restore_into(&place)?;
     let refused = past.restore_into(&place).unwrap_err();
-    assert_eq!(refused, PastError::Storage(StorageError::StoreExists));
+    assert_eq!(refused, of_target(StorageError::StoreExists));
     drop(past);
     block_on(bucket.shutdown())?;
     Ok(())
@@ -231,8 +236,16 @@ fn history_on_changes_where_there_is_none() -> Result {
         until: Until::Now,
         ..ChangesOptions::default()
     };
-    let changes = block_on(bucket.changes(without))?;
-    assert!(changes.token() == changes.token(), "others go on");
+    // Others go on, and are told all of it.
+    let mut changes = block_on(bucket.changes(without))?;
+    let mut told = BTreeSet::new();
+    while let Some(Change { event, .. }) = block_on(changes.next()) {
+        if let StreamEvent::Mutation(item) = event {
+            told.insert(item.document.key.key().to_vec());
+        }
+    }
+    let expected = keys.iter().map(|key| key.as_bytes().to_vec());
+    assert_eq!(told, expected.collect());
     drop(changes);
     assert_filled(&bucket, &keys);
     block_on(bucket.shutdown())?;
@@ -271,12 +284,51 @@ fn history_that_cannot_be_read_back_is_no_bucket() -> Result {
                 block_on(opened?.shutdown())?;
                 break;
             }
-            Err(PastError::Storage(_) | PastError::Copy(_)) => assert!(opened.is_err(), "{nth}"),
+            Err(PastError::Copy(
+                BackupError::Target(_) | BackupError::Copy(_) | BackupError::Damaged { .. },
+            )) => assert!(opened.is_err(), "{nth}"),
             Err(other) => panic!("{other}"),
         }
         nth += 1;
     }
     assert!(nth > 8, "each vbucket is read: {nth}");
+    drop(past);
+    block_on(bucket.shutdown())?;
+    Ok(())
+}
+
+/// It is said whose disk failed, and of which vbucket.
+#[test]
+fn history_that_cannot_be_read_is_told_of_its_source() -> Result {
+    let disk = SimulatedDisk::new();
+    let bucket = block_on(Bucket::create(with_history(&disk)))?;
+    fill(&bucket, 5);
+    block_on(bucket.compact_all(CompactOptions::default()));
+    let past = block_on(past_of(&bucket))?;
+    let (mut nth, mut in_copying) = (1, 0);
+    loop {
+        let broken = DiskErrorKind::Other("broken".to_owned());
+        let fault = Fault::failed_call(broken).on(Verb::Read).nth(nth);
+        disk.inject(fault.of_files("container").lasting());
+        let elsewhere = SimulatedDisk::new();
+        let place = Location::Disk(Arc::new(elsewhere.clone()));
+        let restored = past.restore_into(&place);
+        disk.clear_faults();
+        match restored {
+            Ok(restored) => {
+                assert_eq!(restored.documents, 20);
+                break;
+            }
+            // Its collections are read before there is a copy.
+            Err(PastError::Storage(cause)) => assert!(matches!(cause, StorageError::Disk(_))),
+            Err(PastError::Copy(BackupError::Copy(CopyError::Source { .. }))) => in_copying += 1,
+            Err(other) => panic!("{nth}: {other}"),
+        }
+        let opened = block_on(Bucket::open(small(BucketConfig::on(Arc::new(elsewhere)))));
+        assert!(opened.is_err());
+        nth += 1;
+    }
+    assert!(in_copying > 0, "{nth}");
     drop(past);
     block_on(bucket.shutdown())?;
     Ok(())

@@ -8,7 +8,9 @@ use tokio::time::sleep;
 use piggin::messages::compactor::CompactOptions;
 use piggin::messages::stream::{StreamEndReason, StreamEvent};
 use piggin::messages::vbucket::SetVbucketState;
-use piggin::storage::{Advice, CollectionId, DocumentKey, Retention, VbucketState};
+use piggin::storage::{
+    Advice, CollectionId, DocumentKey, DurabilityLevel, Retention, Topology, VbucketState,
+};
 use piggin::{
     Bucket, BucketConfig, ChangesOptions, ChangesToken, Location, Past, PastError, Until,
 };
@@ -184,11 +186,76 @@ async fn told(bucket: &Bucket) -> Vec<String> {
     let mut changes = bucket.changes(options).await.unwrap();
     let mut values = Vec::new();
     while let Some(change) = changes.next().await {
-        if let StreamEvent::Mutation(item) = &change.event {
-            values.push(String::from_utf8(item.document.value.to_vec()).unwrap());
-        } else if let StreamEvent::StreamEnd(reason) = change.event {
-            assert_eq!(reason, StreamEndReason::Ok);
+        match &change.event {
+            StreamEvent::Mutation(item) => {
+                values.push(String::from_utf8(item.document.value.to_vec()).unwrap());
+            }
+            StreamEvent::StreamEnd(reason) => assert_eq!(*reason, StreamEndReason::Ok),
+            event @ (StreamEvent::Prepare(_) | StreamEvent::Commit(_) | StreamEvent::Abort(_)) => {
+                panic!("{event:?} is for replicas");
+            }
+            StreamEvent::SnapshotMarker(_)
+            | StreamEvent::Deletion(_)
+            | StreamEvent::Expiration(_)
+            | StreamEvent::SystemEvent(_)
+            | StreamEvent::SeqnoAdvanced(_) => {}
         }
     }
     values
+}
+
+/// A durable write that is committed, and one that is not.
+async fn wrote_durably(bucket: &Bucket, key: &str, value: &str) {
+    let chained = |names: &[&str]| {
+        let topology = Topology::of_chain(names.iter().copied());
+        bucket.set_topology(bucket.vbuckets(), &topology).unwrap();
+    };
+    let level = DurabilityLevel::Majority;
+    // Nobody else is there to acknowledge it.
+    chained(&["a", "b"]);
+    let given_up = bucket.set(key, "given up").durability(level).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    chained(&["a"]);
+    bucket
+        .set(key, value.to_owned())
+        .durability(level)
+        .await
+        .unwrap();
+}
+
+#[test]
+fn changes_with_history_are_what_was_committed() {
+    World::run(11, async |world| {
+        let config = BucketConfig {
+            node_name: Some("a".to_owned()),
+            vbuckets: Some(1),
+            actor_threads: Some(1),
+            history: Some(Retention::of_seconds(3600)),
+            ..world.config()
+        };
+        let bucket = world.create(config.clone()).await.unwrap();
+        wrote_durably(&bucket, "k", "one").await;
+        wrote_durably(&bucket, "k", "two").await;
+        wrote(&bucket, "other", "plain").await;
+        wrote_durably(&bucket, "last", "three").await;
+        let before = ["one", "two", "plain", "three"];
+        assert_eq!(told(&bucket).await, before);
+        // That was before the history: what is newest of it is told, and every version since.
+        sleep(WINDOW + Duration::from_secs(60)).await;
+        let done = bucket.compact_all(CompactOptions::default()).await;
+        assert_eq!(done.failed().count(), 0);
+        wrote_durably(&bucket, "k", "four").await;
+        wrote_durably(&bucket, "k", "five").await;
+        wrote(&bucket, "other", "six").await;
+        let since = ["two", "plain", "three", "four", "five", "six"];
+        assert_eq!(told(&bucket).await, since);
+        bucket.shutdown().await.unwrap();
+        let bucket = world.open(config).await.unwrap();
+        assert_eq!(told(&bucket).await, since);
+        let done = bucket.compact_all(CompactOptions::default()).await;
+        assert_eq!(done.failed().count(), 0);
+        assert_eq!(told(&bucket).await, since);
+        bucket.shutdown().await.unwrap();
+    })
+    .unwrap();
 }

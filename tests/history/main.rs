@@ -14,6 +14,7 @@ mod bad_input;
 mod beside_others;
 mod every_version;
 mod instants;
+mod repaired;
 mod restore;
 mod straddling;
 mod streamed;

@@ -13,7 +13,8 @@ use piggin::messages::ChildName;
 use piggin::messages::compactor::{Compact, CompactOptions};
 use piggin::messages::failure::ScanPurpose;
 use piggin::storage::{
-    KvStore, OpenOptions, Outcome, Retention, Seqno, SeqnoRange, VbucketId, VbucketUuid,
+    CollectionId, KvStore, OpenOptions, Outcome, Retention, Seqno, SeqnoRange, VbucketId,
+    VbucketUuid,
 };
 use piggin::{Bucket, BucketConfig, Collection, Until};
 use supervisor::testing::{Clock, Fault, Random, SimulatedRandom, World};
@@ -64,6 +65,8 @@ struct Run {
     journal: Journal,
     branches: BTreeMap<VbucketId, VbucketUuid>,
     reader: Reader,
+    /// It is told of the default collection, and nothing of another.
+    other: Reader,
     /// Of each child in this life of the bucket.
     panics: BTreeMap<&'static str, u32>,
 }
@@ -76,6 +79,7 @@ impl Run {
             journal: Journal::default(),
             branches: BTreeMap::new(),
             reader: Reader::new(world, WINDOW),
+            other: Reader::new(world, WINDOW).only(CollectionId::DEFAULT),
             panics: BTreeMap::new(),
         }
     }
@@ -276,6 +280,10 @@ impl Run {
         let mut other = Reader::new(&self.world, WINDOW);
         other.catch_up(bucket, &self.journal).await;
         self.reader.tried.prologues += other.tried.prologues;
+        // And to who wants one collection: from where it was, and from the beginning.
+        self.other.catch_up(bucket, &self.journal).await;
+        let mut other = Reader::new(&self.world, WINDOW).only(CollectionId::DEFAULT);
+        other.catch_up(bucket, &self.journal).await;
     }
 }
 
@@ -321,7 +329,9 @@ async fn scenario(world: World) -> Tried {
     run.lose(&bucket).await;
     run.compare(&bucket).await;
     bucket.shutdown().await.expect("an end");
-    run.reader.tried
+    let mut tried = run.reader.tried;
+    tried.add(&run.other.tried);
+    tried
 }
 
 async fn opened(world: &World) -> Bucket {
@@ -336,14 +346,10 @@ fn every_version_of_the_history_is_told_once() {
     let mut all = Tried::default();
     for seed in REGRESSIONS.into_iter().chain(0..seeds) {
         let tried = World::run(seed, scenario).expect("a run that ends");
-        all.prologues += tried.prologues;
-        all.from_memory += tried.from_memory;
-        all.cursors_dropped += tried.cursors_dropped;
-        all.rollbacks += tried.rollbacks;
-        all.breaks += tried.breaks;
+        all.add(&tried);
     }
     println!("{seeds} seeds: {all:?}");
     // What was never tried proves nothing.
     assert!(all.prologues > 0 && all.from_memory > 0 && all.cursors_dropped > 0);
-    assert!(all.rollbacks > 0 && all.breaks > 0);
+    assert!(all.rollbacks > 0 && all.breaks > 0 && all.tombstones > 0);
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use piggin::messages::stream::{SnapshotFlags, SnapshotMarker, StreamEndReason, StreamEvent};
+use piggin::messages::stream::{
+    SnapshotFlags, SnapshotMarker, StreamEndReason, StreamEvent, StreamFilter,
+};
 use piggin::storage::{CollectionId, DocumentKey, Item, Seqno, SystemEvent, VbucketId};
 use piggin::{Bucket, Change, ChangesOptions, ChangesToken, Since, Until};
 use supervisor::testing::{Clock, World};
@@ -37,6 +39,19 @@ pub(crate) struct Tried {
     pub(crate) cursors_dropped: u64,
     pub(crate) rollbacks: u64,
     pub(crate) breaks: u64,
+    /// Deletions told to one who may have what they delete, of before the history.
+    pub(crate) tombstones: u64,
+}
+
+impl Tried {
+    pub(crate) fn add(&mut self, other: &Tried) {
+        self.prologues += other.prologues;
+        self.from_memory += other.from_memory;
+        self.cursors_dropped += other.cursors_dropped;
+        self.rollbacks += other.rollbacks;
+        self.breaks += other.breaks;
+        self.tombstones += other.tombstones;
+    }
 }
 
 /// How far one vbucket was told, and what is not judged yet.
@@ -91,6 +106,8 @@ impl Told {
 pub(crate) struct Reader {
     world: World,
     window: Duration,
+    /// Nothing of other collections is told.
+    only: Option<CollectionId>,
     told: BTreeMap<VbucketId, Told>,
     pub(crate) token: Option<ChangesToken>,
     ends: BTreeMap<VbucketId, StreamEndReason>,
@@ -103,6 +120,7 @@ impl Reader {
         Reader {
             world: world.clone(),
             window,
+            only: None,
             told: BTreeMap::new(),
             token: None,
             ends: BTreeMap::new(),
@@ -110,10 +128,32 @@ impl Reader {
         }
     }
 
+    /// One that wants a collection only.
+    pub(crate) fn only(self, collection: CollectionId) -> Reader {
+        Reader {
+            only: Some(collection),
+            ..self
+        }
+    }
+
+    /// Whether a version is missing of those behind `at`, up to `to`. To one who is told everything every seqno is told; between
+    /// the documents lie the events of collections.
+    fn is_any_missing(&self, journal: &Journal, id: VbucketId, at: Seqno, to: Seqno) -> bool {
+        let Some(only) = self.only else {
+            return at != to;
+        };
+        let written = journal.written.get(&id).into_iter().flatten();
+        let mut between = written.filter(|(seqno, _)| at < **seqno && **seqno <= to);
+        between.any(|(_, written)| written.key.collection() == only)
+    }
+
     fn options(&self, until: Until) -> ChangesOptions {
         ChangesOptions {
             since: self.token.clone().map_or(Since::Beginning, Since::Token),
             until,
+            filter: self.only.map_or(StreamFilter::All, |only| {
+                StreamFilter::Collections(vec![only])
+            }),
             history: true,
             // Little, so that flow control has something to do.
             buffer_bytes: 1,
@@ -190,22 +230,34 @@ impl Reader {
     /// Everything up to `to` was told: the newest of each key as of then, or, behind that, every version.
     fn judge(&mut self, journal: &Journal, id: VbucketId, to: Seqno) {
         let (now, window) = (self.world.clock().since_epoch(), self.window);
+        let at = self.told.entry(id).or_default().at;
+        let is_any_missing = self.is_any_missing(journal, id, at, to);
         let told = self.told.entry(id).or_default();
         if told.is_dense || told.at == to {
-            assert_eq!(told.at, to, "{id}: a version is missing");
+            assert!(
+                !is_any_missing,
+                "{id}: a version is missing of {at} to {to}"
+            );
             assert!(told.before.is_empty(), "{id}: {:?}", told.before);
             told.is_dense = true;
+            told.at = to;
             return;
         }
         let empty = BTreeMap::new();
         let all = journal.written.get(&id).unwrap_or(&empty);
-        if let Some(newest) = all.get(&to) {
+        let is_wanted = |written: &Written| {
+            self.only
+                .is_none_or(|only| written.key.collection() == only)
+        };
+        if let Some(newest) = all.get(&to).filter(|newest| is_wanted(newest)) {
             let is_past = newest.time + window <= now;
             assert!(is_past, "{id}: {to} is no history, but of {newest:?}");
         }
         let mut expected = BTreeMap::new();
         for (seqno, written) in all.range(..=to) {
-            expected.insert(&written.key, (*seqno, written));
+            if is_wanted(written) {
+                expected.insert(&written.key, (*seqno, written));
+            }
         }
         expected.retain(|_, (seqno, _)| *seqno > told.at);
         self.tried.prologues += u64::from(!expected.is_empty());
@@ -214,13 +266,16 @@ impl Reader {
             let found = expected.remove(&item.document.key);
             assert_eq!(found.map(|(at, _)| at), Some(*seqno), "{id}: as of {to}");
             assert_same(id, *seqno, Some(item), found.map(|(_, written)| written));
+            let deletes = item.operation.is_tombstone() && told.at > Seqno::ZERO;
+            self.tried.tombstones += u64::from(deletes);
         }
         for (key, (seqno, written)) in expected {
             let collection = key.collection();
             let is_dropped =
                 |time: &Duration| *time + window <= now || told.ended.contains(&collection);
-            let may_lack =
-                written.value.is_none() || journal.dropped.get(&collection).is_some_and(is_dropped);
+            // Who goes on may have what was deleted.
+            let is_nothing = written.value.is_none() && told.at == Seqno::ZERO;
+            let may_lack = is_nothing || journal.dropped.get(&collection).is_some_and(is_dropped);
             assert!(
                 may_lack,
                 "{id}: {written:?} at {seqno} is missing as of {to}"
@@ -261,7 +316,13 @@ impl Reader {
             assert!(attempt < 4, "{:?}", self.ends);
         }
         for (id, written) in &journal.written {
-            let newest = written.keys().next_back().copied().unwrap_or_default();
+            let mut wanted = written.iter().rev();
+            let is_wanted = |written: &Written| {
+                self.only
+                    .is_none_or(|only| written.key.collection() == only)
+            };
+            let newest = wanted.find(|(_, written)| is_wanted(written));
+            let newest = newest.map_or(Seqno::ZERO, |(seqno, _)| *seqno);
             let at = self.told.get(id).map_or(Seqno::ZERO, |told| told.at);
             assert!(at >= newest, "{id}: told up to {at} of {newest}");
         }

@@ -16,6 +16,7 @@ mod expired;
 mod four_times;
 mod in_order;
 mod known_without_the_disk;
+mod large_documents;
 mod made_of_values;
 mod metadata_fills_memory;
 mod no_store;

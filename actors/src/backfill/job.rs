@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | create | nobody needs it | aborted |
 //! | | the store is being opened anew; it does not hold enough, or has gaps | later |
+//! | | the store is called back while it reads | aborted |
 //! | | no lease, no snapshot, no counts of it | **failed** |
 //! | | tombstones that would be needed may be gone | purged |
 //! | | the beginning of the history is not known, or cannot be read | **failed** |
@@ -193,6 +194,7 @@ impl Backfill {
         match self.misses_tombstones(&*snapshot, watermarks.purge_seqno) {
             Ok(false) => {}
             Ok(true) => return ended(BackfillEnd::Purged),
+            Err(_) if lease.is_recalled() => return ended(BackfillEnd::Aborted),
             Err(cause) => return failed(Chunk::default(), cause.into()),
         }
         let parts = parts_of(&*snapshot, range.first, *has_history).and_then(|mut parts| {
@@ -201,6 +203,8 @@ impl Backfill {
         });
         let (part, rest) = match parts {
             Ok(parts) => parts,
+            // Called back while it read: it is asked for again.
+            Err(_) if lease.is_recalled() => return ended(BackfillEnd::Aborted),
             Err(cause) => return failed(Chunk::default(), cause.into()),
         };
         pipe.wait_for(None);

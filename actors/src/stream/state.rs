@@ -10,16 +10,18 @@
 //! Pure: it says what it [`Want`]s and is told what came of it. Invariant: nothing is sent twice and nothing is left
 //! out; a backfill counts as complete only with the proof that it was read to the end its marker told (MB-47790).
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+mod backfill;
+mod telling;
 
-use messages::stream::{SnapshotFlags, SnapshotMarker, StreamEndReason, StreamEvent};
-use storage::{Item, Seqno, Watermarks};
+use std::collections::VecDeque;
+
+use messages::stream::{StreamEndReason, StreamEvent};
+use storage::Seqno;
 
 use super::admit::Admitted;
-use super::filter::{Filter, Sight};
+use super::filter::Filter;
 use super::snapshot::{self, Told};
-use super::want::{BackfillEnd, BackfillRange, Counted, Read, Skipped, Want};
+use super::want::{BackfillRange, Counted, Want};
 use crate::vbucket::checkpoint::{Opening, Registered, Taken};
 
 /// So many items in a row may be passed over in a backfill before the consumer is told how far the stream is.
@@ -156,126 +158,6 @@ impl StreamState {
         self.phase = Phase::Scheduling(BackfillRange { first, last });
     }
 
-    /// The backfill that was wanted is under way.
-    pub fn scheduled(&mut self) {
-        if let Phase::Scheduling(range) = self.phase {
-            self.phase = Phase::Backfilling {
-                first: range.first,
-                last: None,
-                is_followed: false,
-            };
-        }
-    }
-
-    /// The backfill reads a snapshot with these watermarks. `registered`: the cursor anew, behind the snapshot's end;
-    /// none is needed for a stream of the disk alone.
-    pub fn opened(&mut self, watermarks: &Watermarks, registered: Option<Registered>) {
-        let Phase::Backfilling {
-            first, is_followed, ..
-        } = self.phase
-        else {
-            return;
-        };
-        let is_behind = registered.is_some_and(|one| one.backfill_needed);
-        let high = watermarks.high_seqno;
-        self.phase = Phase::Backfilling {
-            first,
-            last: Some(high),
-            is_followed: is_followed || is_behind,
-        };
-        self.tell(snapshot::of_disk(first, watermarks, registered.is_some()));
-        if let Some(told) = &mut self.told {
-            told.is_in_part = told.marker.end > high;
-        }
-    }
-
-    /// The backfill read this.
-    pub fn backfilled(&mut self, read: Read) {
-        let Phase::Backfilling { last: Some(_), .. } = self.phase else {
-            return;
-        };
-        let Read {
-            events,
-            last,
-            up_to,
-            skipped,
-            is_history,
-        } = read;
-        if !events.is_empty() {
-            if is_history {
-                self.turn_to_history();
-            }
-            if !self.send_marker() {
-                return;
-            }
-            self.note_sent(last);
-        }
-        self.out.reserve(events.len());
-        for one in events {
-            self.say(one);
-            if self.is_dead() {
-                return;
-            }
-        }
-        self.note_skipped(skipped);
-        self.last_read = self.last_read.max(up_to);
-        let lags = self.told.is_some_and(|told| {
-            // Of the seqno of an item that was sent there is no more to say.
-            let is_news = told.sent_up_to < up_to && up_to < told.marker.end;
-            told.skipped >= ANTILAG_ITEMS && is_news
-        });
-        if lags {
-            self.advance(up_to);
-        }
-    }
-
-    /// The backfill is over.
-    pub fn backfill_ended(&mut self, end: BackfillEnd) {
-        let Phase::Backfilling {
-            is_followed, last, ..
-        } = self.phase
-        else {
-            return;
-        };
-        let read = match end {
-            BackfillEnd::Complete(read) => read,
-            BackfillEnd::Aborted => return self.end(StreamEndReason::StateChanged),
-            BackfillEnd::Purged => return self.end(StreamEndReason::Rollback),
-            BackfillEnd::Failed => return self.end(StreamEndReason::BackfillFail),
-            BackfillEnd::Slow => return self.end(StreamEndReason::Slow),
-            BackfillEnd::Panicked => return self.end(StreamEndReason::Disconnected),
-        };
-        if self.told.is_none() || last != Some(read) {
-            tracing::error!(vbucket = %self.admitted.vbucket, %read, "a backfill ended where it was not to end");
-            return self.end(StreamEndReason::BackfillFail);
-        }
-        self.last_read = self.last_read.max(read);
-        if self.told.is_some_and(|told| told.is_in_part) {
-            return self.go_on_in_memory(is_followed);
-        }
-        self.close_snapshot();
-        if self.last_read >= self.admitted.end || self.admitted.is_disk_only {
-            self.end(StreamEndReason::Ok);
-        } else if is_followed {
-            self.phase = Phase::Registering;
-        } else {
-            self.enter_memory();
-        }
-    }
-
-    /// The rest of what was read in part lies behind the cursor; without one its end could not be delivered as it was told.
-    fn go_on_in_memory(&mut self, is_followed: bool) {
-        if !is_followed {
-            self.begins_checkpoint = true;
-            self.phase = Phase::InMemory;
-        } else if self.told.is_some_and(|told| told.is_sent) {
-            self.end(StreamEndReason::StateChanged);
-        } else {
-            self.told = None;
-            self.phase = Phase::Registering;
-        }
-    }
-
     /// The cursor was dropped to free memory: what is queued goes out, then the disk is read.
     pub fn cursor_dropped(&mut self) {
         match &mut self.phase {
@@ -395,127 +277,5 @@ impl StreamState {
         }
         self.begins_checkpoint = true;
         self.phase = Phase::InMemory;
-    }
-
-    /// A snapshot begins; nothing is said before there is something in it.
-    fn tell(&mut self, marker: SnapshotMarker) {
-        self.told = Some(Told::new(marker));
-    }
-
-    /// What comes now is every version there is, if that was asked for.
-    fn turn_to_history(&mut self) {
-        if let Some(told) = self.told.as_mut().filter(|_| self.admitted.has_history) {
-            told.turn_to_history();
-        }
-    }
-
-    fn note_sent(&mut self, seqno: Seqno) {
-        if let Some(told) = &mut self.told {
-            told.sent_up_to = seqno;
-            told.skipped = 0;
-        }
-    }
-
-    /// Queues an event of the snapshot; the filter follows it, which may be the end.
-    fn say(&mut self, one: Counted) {
-        let follows = if let StreamEvent::SystemEvent(system) = &one.event {
-            self.filter.follow(&system.event);
-            self.filter.is_empty().then_some(system.seqno)
-        } else {
-            None
-        };
-        self.out.push_back(one);
-        if let Some(seqno) = follows {
-            self.last_read = self.last_read.max(seqno);
-            self.end(StreamEndReason::FilterEmpty);
-        }
-    }
-
-    fn see(&mut self, item: Arc<Item>) {
-        let seqno = item.seqno;
-        match self.filter.sees(item) {
-            Sight::Event(event) => {
-                self.turn_to_history();
-                if !self.send_marker() {
-                    return;
-                }
-                self.note_sent(seqno);
-                self.say(event.into());
-            }
-            Sight::Invisible => self.note_skipped(Skipped {
-                items: 1,
-                has_invisible: true,
-            }),
-            Sight::Other => self.note_skipped(Skipped {
-                items: 1,
-                has_invisible: false,
-            }),
-        }
-    }
-
-    fn note_skipped(&mut self, skipped: Skipped) {
-        if let Some(told) = &mut self.told {
-            told.skipped = told.skipped.saturating_add(skipped.items);
-            told.has_invisible |= skipped.has_invisible;
-        }
-    }
-
-    /// Sends the marker of the snapshot, if it was not sent; whether the stream goes on.
-    fn send_marker(&mut self) -> bool {
-        let Some(told) = &mut self.told else {
-            tracing::error!(vbucket = %self.admitted.vbucket, "an item came outside of any snapshot");
-            self.end(StreamEndReason::Disconnected);
-            return false;
-        };
-        if told.is_sent {
-            return true;
-        }
-        told.is_sent = true;
-        if std::mem::take(&mut self.begins_checkpoint) {
-            told.marker.flags = told.marker.flags.with(SnapshotFlags::CHECKPOINT);
-        }
-        let is_first = self.last_end.is_none();
-        if is_first {
-            told.marker.start = told.marker.start.min(self.admitted.snapshot.start);
-        }
-        let marker = told.marker;
-        // A history is told under the range of what there was when it began.
-        let is_history = marker.flags.has(SnapshotFlags::HISTORY);
-        let is_above = |end| end < marker.start || (is_history && end == marker.end);
-        let goes_back = self.last_end.is_some_and(|end| !is_above(end));
-        if goes_back || marker.end < marker.start {
-            tracing::error!(vbucket = %self.admitted.vbucket, ?marker, last = ?self.last_end, "a snapshot marker goes back");
-            self.end(StreamEndReason::Disconnected);
-            return false;
-        }
-        self.last_end = Some(marker.end);
-        self.out
-            .push_back(StreamEvent::SnapshotMarker(Box::new(marker)).into());
-        true
-    }
-
-    /// The snapshot is whole: its end is told, if anybody may wait for it.
-    fn close_snapshot(&mut self) {
-        let Some(told) = self.told else { return };
-        // A consumer in the middle of a snapshot of before waits for its end.
-        let resumes = self.last_end.is_none() && self.admitted.start < self.admitted.snapshot.end;
-        let is_awaited =
-            told.is_sent || resumes || told.has_invisible || told.skipped >= ANTILAG_ITEMS;
-        if is_awaited && told.sent_up_to < told.marker.end {
-            if !told.is_sent {
-                self.turn_to_history();
-            }
-            self.advance(told.marker.end);
-        }
-        self.told = None;
-    }
-
-    fn advance(&mut self, seqno: Seqno) {
-        if !self.send_marker() {
-            return;
-        }
-        self.note_sent(seqno);
-        self.last_read = self.last_read.max(seqno);
-        self.out.push_back(StreamEvent::SeqnoAdvanced(seqno).into());
     }
 }

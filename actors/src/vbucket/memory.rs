@@ -31,7 +31,8 @@ pub(super) fn reserve(
     account: &Arc<MemoryAccount>,
     bytes: u64,
 ) -> Result<MemoryToken, OperationError> {
-    account.try_charge(bytes, 0).ok_or(OUT_OF_MEMORY)
+    let charged = account.try_charge(bytes, 0);
+    charged.ok_or_else(|| refused(account, bytes))
 }
 
 /// Pays for a client's deletion.
@@ -40,7 +41,11 @@ pub(super) fn reserve_deletion(
     bytes: u64,
 ) -> Result<MemoryToken, OperationError> {
     let allowance = account.pool().quota_bytes() / DELETION_ALLOWANCE_DIVISOR;
-    account.try_charge(bytes, allowance).ok_or(OUT_OF_MEMORY)
+    let charged = account.try_charge(bytes, allowance);
+    charged.ok_or_else(|| refused(account, bytes))
 }
 
-const OUT_OF_MEMORY: OperationError = OperationError::TemporaryFailure(Busy::Memory);
+fn refused(account: &MemoryAccount, bytes: u64) -> OperationError {
+    account.pool().note_refused(bytes);
+    OperationError::TemporaryFailure(Busy::Memory)
+}

@@ -280,7 +280,7 @@ impl Containers {
     }
 
     /// Checks the header of every container.
-    pub(crate) fn verify(&self, fault: &mut dyn FnMut(&str, u64, String)) {
+    pub(crate) fn verify(&self, fault: &mut dyn FnMut(&str, StorageError)) {
         for (number, container) in &self.open.lock().containers {
             let checked = check_header(
                 &*container.file,
@@ -290,7 +290,7 @@ impl Containers {
                 *number,
             );
             if let Err(error) = checked {
-                fault(&container.name, 0, error.to_string());
+                fault(&container.name, error);
             }
         }
     }

@@ -48,4 +48,4 @@ pub use options::{BlockCompression, CreateOptions, OpenOptions};
 pub(crate) use record::OVERHEAD_MAX;
 pub use repair::Salvaged;
 pub use store::{LogStore, Maintained, StoreStatistics};
-pub use verify::{Fault, VerifyReport};
+pub use verify::{Fault, FaultKind, VerifyReport};

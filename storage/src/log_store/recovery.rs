@@ -90,7 +90,13 @@ pub(crate) fn open_shard(
         }
         Err(error) => return Err(error),
     };
-    let mut found = read_log(disk, &names, identity.store_id, recovery.record.bounds())?;
+    let mut found = read_log(
+        disk,
+        &names,
+        identity.store_id,
+        recovery.record.bounds(),
+        number,
+    )?;
     if let Some(error) = found.lost.take() {
         return Ok(recovery.out_of_service(error, incarnations));
     }

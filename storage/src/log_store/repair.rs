@@ -3,6 +3,9 @@
 //! Invariant: reading changes nothing and hands over only what its checksums vouch for; the vbucket and the empty one that
 //! takes its place are exchanged by one frame of the log, so that a crash leaves the one or the other.
 
+mod life;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,20 +13,22 @@ use crate::disk::{DiskErrorKind, OpenMode};
 use crate::document::Item;
 use crate::error::StorageError;
 use crate::kv_store::ItemView;
-use crate::log_store::image::Replay;
 use crate::log_store::layer::LayerView;
-use crate::log_store::log::payload::{self, Edit, Place, Record};
-use crate::log_store::log::reader::{FoundFrame, read_log};
+use crate::log_store::log::payload::{Edit, Place};
+use crate::log_store::log::reader::{FoundLog, read_log};
 use crate::log_store::manifest::{self, ManifestOwner, ShardRecord};
 use crate::log_store::names::{Kind, Name};
-use crate::log_store::segment::{SegmentMeta, salvage};
+use crate::log_store::segment::{Salvage, SegmentMeta, salvage};
 use crate::log_store::shard::{Down, Shard, Slot};
 use crate::log_store::store::LogStore;
+use crate::log_store::verify::FaultKind;
 use crate::log_store::version::Version;
 use crate::seqno::{Seqno, SeqnoRange};
 use crate::vbucket::{
-    Incarnation, RollbackEpoch, VbucketId, VbucketIdentity, VbucketStateRecord, VbucketUuid,
+    Incarnation, RollbackEpoch, VbucketId, VbucketIdentity, VbucketStateRecord, Watermarks,
 };
+
+use life::{Life, Lives};
 
 /// What was read of a damaged vbucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,13 +43,21 @@ pub struct Salvaged {
     pub lost: Vec<SeqnoRange>,
     /// What it was, if that is known.
     pub identity: Option<Arc<VbucketIdentity>>,
+    /// When its newest commit that is known was, in milliseconds since the Unix epoch; zero if none is.
+    pub commit_time_ms: u64,
 }
 
 /// Where the versions of a vbucket lie, as far as that is known.
+#[derive(Default)]
 struct Remains {
     segments: Vec<SegmentMeta>,
-    unsealed: Vec<Arc<Item>>,
-    known_high: Option<Seqno>,
+    /// All that the log, or the memory, holds of it.
+    items: BTreeMap<Seqno, Arc<Item>>,
+    /// From here on the log holds all of them.
+    whole_from: Option<Seqno>,
+    sealed: Seqno,
+    gaps: Vec<SeqnoRange>,
+    watermarks: Option<Watermarks>,
     identity: Option<Arc<VbucketIdentity>>,
 }
 
@@ -58,33 +71,22 @@ impl LogStore {
         let shard = self.shard_with(vbucket)?;
         let remains = match shard.read_slot(vbucket) {
             Slot::Absent => return Err(StorageError::UnknownVbucket(vbucket)),
-            Slot::Up(version) => Remains::of_version(&version),
+            Slot::Up(version) => Remains::of_version(shard, &version)?,
             Slot::Down(down) => Remains::of_files(shard, vbucket, &down)?,
         };
-        let Remains {
-            segments,
-            unsealed,
-            known_high,
-            identity,
-        } = remains;
-        let mut salvaged = Salvaged {
-            known_high,
-            identity,
-            ..Salvaged::default()
+        let watermarks = remains.watermarks.as_ref();
+        let mut handed = HandOver {
+            salvaged: Salvaged {
+                known_high: watermarks.map(|watermarks| watermarks.high_seqno),
+                commit_time_ms: watermarks.map_or(0, |watermarks| watermarks.commit_time_ms),
+                identity: remains.identity.clone(),
+                ..Salvaged::default()
+            },
+            remains: &remains,
+            visit,
         };
-        for meta in &segments {
-            let mut note = |view: ItemView<'_>| {
-                salvaged.note(view.seqno);
-                visit(view);
-            };
-            let lost = read_segment(shard, meta, &mut note)?;
-            salvaged.lost.extend(lost);
-        }
-        for item in unsealed {
-            salvaged.note(item.seqno);
-            visit(ItemView::of(&item));
-        }
-        Ok(salvaged)
+        handed.all(shard)?;
+        Ok(handed.salvaged)
     }
 
     /// Puts an empty vbucket in the place of one, also of one that is down. Durable when it returns.
@@ -135,137 +137,152 @@ impl LogStore {
     }
 }
 
-impl Salvaged {
-    fn note(&mut self, seqno: Seqno) {
-        self.versions = self.versions.saturating_add(1);
-        self.newest = self.newest.max(Some(seqno));
-        self.known_high = self.known_high.max(Some(seqno));
-    }
+/// What is read of a vbucket, on its way to whoever wants it.
+struct HandOver<'a> {
+    salvaged: Salvaged,
+    remains: &'a Remains,
+    visit: &'a mut dyn FnMut(ItemView<'_>),
 }
 
-/// Without the header of its file, which may be what is damaged.
-fn read_segment(
-    shard: &Shard,
-    meta: &SegmentMeta,
-    visit: &mut dyn FnMut(ItemView<'_>),
-) -> Result<Vec<SeqnoRange>, StorageError> {
-    let name = Name::new(Kind::Container, shard.number, meta.container).to_string();
-    match shard.disk.open(&name, OpenMode::ReadOnly) {
-        Ok(file) => Ok(salvage(&*file, meta, visit)),
-        Err(error) if error.kind == DiskErrorKind::NotFound => Ok(vec![SeqnoRange {
-            first: meta.first_seqno,
-            last: meta.last_seqno,
-        }]),
-        // A file that is there and cannot be opened is no damage: what is in it may be whole.
-        Err(error) => Err(error.into()),
+impl HandOver<'_> {
+    fn all(&mut self, shard: &Shard) -> Result<(), StorageError> {
+        let Remains { segments, gaps, .. } = self.remains;
+        let mut gaps = gaps.iter().peekable();
+        let mut sealed = self.remains.sealed;
+        for meta in segments {
+            while let Some(gap) = gaps.next_if(|gap| gap.last < meta.first_seqno) {
+                self.lost(*gap);
+            }
+            self.segment(shard, meta)?;
+            sealed = sealed.max(meta.last_seqno.min(meta.visible_last()));
+        }
+        for gap in gaps {
+            self.lost(*gap);
+        }
+        self.items(SeqnoRange {
+            first: sealed.next(),
+            last: Seqno::MAX,
+        });
+        Ok(())
+    }
+
+    /// Without the header of its file, which may be what is damaged.
+    fn segment(&mut self, shard: &Shard, meta: &SegmentMeta) -> Result<(), StorageError> {
+        let name = Name::new(Kind::Container, shard.number, meta.container).to_string();
+        match shard.disk.open(&name, OpenMode::ReadOnly) {
+            Ok(file) => salvage(&*file, meta, &mut |found| match found {
+                Salvage::Item(view) => self.item(view),
+                Salvage::Lost(range) => self.lost(range),
+            })?,
+            Err(error) if error.kind == DiskErrorKind::NotFound => self.lost(SeqnoRange {
+                first: meta.first_seqno,
+                last: meta.last_seqno.min(meta.visible_last()),
+            }),
+            // A file that is there and cannot be opened is no damage: what is in it may be whole.
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, view: ItemView<'_>) {
+        let salvaged = &mut self.salvaged;
+        salvaged.versions = salvaged.versions.saturating_add(1);
+        salvaged.newest = salvaged.newest.max(Some(view.seqno));
+        salvaged.known_high = salvaged.known_high.max(Some(view.seqno));
+        (self.visit)(view);
+    }
+
+    /// What the segments lost the log may still hold.
+    fn lost(&mut self, range: SeqnoRange) {
+        let whole_from = self.remains.whole_from.unwrap_or(Seqno::MAX);
+        let before = Seqno(whole_from.0.saturating_sub(1));
+        let last = range.last.min(before);
+        if range.first <= last {
+            let first = range.first;
+            self.salvaged.lost.push(SeqnoRange { first, last });
+        }
+        self.items(range);
+    }
+
+    fn items(&mut self, range: SeqnoRange) {
+        if range.first > range.last {
+            return;
+        }
+        let remains = self.remains;
+        for item in remains.items.range(range.first..=range.last) {
+            self.item(ItemView::of(item.1));
+        }
     }
 }
 
 impl Remains {
-    fn of_version(version: &Version) -> Remains {
+    fn of_version(shard: &Shard, version: &Version) -> Result<Remains, StorageError> {
+        let remains = Remains::of_log(shard, version.place.vbucket, None)?;
         let views = version.views();
-        let items = views.iter().flat_map(LayerView::items);
+        let unsealed = views.iter().flat_map(LayerView::items);
+        let unsealed = unsealed.map(|item| (item.seqno, Arc::clone(item)));
+        let mut items = remains.items;
+        // What the log alone holds is only what segments were made of.
+        drop(items.split_off(&version.sealed.next()));
+        items.extend(unsealed);
         let state = version.state();
-        Remains {
-            segments: version
-                .segments
-                .iter()
-                .map(|view| view.segment.meta().clone())
-                .collect(),
-            unsealed: items.map(Arc::clone).collect(),
-            known_high: state.as_ref().map(|state| state.watermarks.high_seqno),
+        let metas = version.segments.iter().map(|view| view.segment.meta());
+        Ok(Remains {
+            segments: metas.cloned().collect(),
+            items,
+            sealed: version.sealed,
+            gaps: Vec::new(),
+            watermarks: state.as_ref().map(|state| state.watermarks),
             identity: state.map(|state| state.identity),
-        }
+            ..remains
+        })
     }
 
-    /// From its entry in the manifest and what is whole of the log, as recovery would, but for what is damaged.
+    /// From its entry in the manifest and what is whole of the log.
     fn of_files(shard: &Shard, vbucket: VbucketId, down: &Down) -> Result<Remains, StorageError> {
-        let image = down.entry.as_ref().and_then(|entry| entry.image().ok());
-        let mut lives = Lives {
-            vbucket,
-            replay: image.map(Replay::new),
-        };
-        for frame in frames(shard)? {
-            lives.frame(&frame);
+        Remains::of_log(shard, vbucket, Some(down))
+    }
+
+    fn of_log(
+        shard: &Shard,
+        vbucket: VbucketId,
+        down: Option<&Down>,
+    ) -> Result<Remains, StorageError> {
+        let entry = down.and_then(|down| down.entry.as_ref());
+        let image = entry.and_then(|entry| entry.image().ok());
+        let (begin, found) = log_of(shard)?;
+        let mut lives = Lives::new(vbucket, image, begin);
+        for frame in &found.frames {
+            lives.frame(frame);
         }
-        let Some(replay) = lives.replay else {
-            return Ok(Remains {
-                segments: Vec::new(),
-                unsealed: Vec::new(),
-                known_high: None,
-                identity: None,
-            });
+        let is_whole = lives.is_whole && found.damage.is_empty();
+        let Some(life) = lives.newest else {
+            return Ok(Remains::default());
         };
-        let items = replay.batches.into_iter().flat_map(|batch| batch.items);
+        let Life {
+            segments,
+            items,
+            sealed,
+            gaps,
+            watermarks,
+            identity,
+            ..
+        } = life;
+        let first = items.keys().next().copied();
         Ok(Remains {
-            segments: replay.image.segments,
-            unsealed: items.collect(),
-            known_high: Some(replay.image.watermarks.high_seqno),
-            identity: Some(replay.image.identity),
+            segments,
+            items,
+            whole_from: first.filter(|_| is_whole),
+            sealed,
+            gaps,
+            watermarks,
+            identity,
         })
     }
 }
 
-/// The vbucket's lives, as the frames that are whole tell them.
-struct Lives {
-    vbucket: VbucketId,
-    replay: Option<Replay>,
-}
-
-impl Lives {
-    fn frame(&mut self, frame: &FoundFrame) {
-        let Ok(records) = payload::read(&frame.payload) else {
-            return;
-        };
-        let sequence = frame.position.sequence;
-        for record in records {
-            match record {
-                Record::Batch(batch) if batch.place.vbucket == self.vbucket => {
-                    let replay = self.replay.get_or_insert_with(|| {
-                        // How it began was lost.
-                        let begun = VbucketStateRecord::new(VbucketUuid(0));
-                        Replay::created(batch.place, begun.identity, begun.watermarks, 0)
-                    });
-                    replay.batch(batch, frame.position);
-                }
-                Record::Edit(edit) if edit.place().vbucket == self.vbucket => {
-                    self.edit(*edit, sequence);
-                }
-                Record::Batch(_) | Record::Edit(_) => {}
-            }
-        }
-    }
-
-    fn edit(&mut self, edit: Edit, sequence: u64) {
-        let covers = self.replay.as_ref().map_or(0, |replay| replay.image.covers);
-        if sequence <= covers {
-            return;
-        }
-        match edit {
-            Edit::Create {
-                place,
-                identity,
-                watermarks,
-            } => self.replay = Some(Replay::created(place, identity, watermarks, sequence)),
-            Edit::Delete { .. } => self.replay = None,
-            edit @ (Edit::Rollback { .. }
-            | Edit::Seal { .. }
-            | Edit::Merge { .. }
-            | Edit::Relocate { .. }) => {
-                let Some(replay) = &mut self.replay else {
-                    return;
-                };
-                // It speaks of what was lost.
-                if let Err(what) = replay.edit(edit, sequence) {
-                    tracing::warn!(vbucket = %self.vbucket, sequence, what, "an edit cannot be followed");
-                }
-            }
-        }
-    }
-}
-
-/// Every frame of a shard's log that is whole.
-fn frames(shard: &Shard) -> Result<Vec<FoundFrame>, StorageError> {
+/// A shard's log as far as it is whole, and the frame behind which it begins.
+fn log_of(shard: &Shard) -> Result<(u64, FoundLog), StorageError> {
     // Nothing is written while the log is read.
     let _writer = shard.writer().ok_or(StorageError::Closed)?;
     let names = shard.disk.list()?;
@@ -282,5 +299,16 @@ fn frames(shard: &Shard) -> Result<Vec<FoundFrame>, StorageError> {
         };
         bounds = manifest::read(&*shard.disk, &name, owner)?.record.bounds();
     }
-    Ok(read_log(&shard.disk, &names, shard.store_id, bounds)?.frames)
+    let found = read_log(&shard.disk, &names, shard.store_id, bounds, shard.number)?;
+    let damage = found.damage.iter().map(|damage| &damage.error);
+    let unreadable = found.unreadable.iter().map(|file| &file.error);
+    let mut errors = damage.chain(unreadable).chain(&found.lost);
+    // What the disk does not give may be whole.
+    if let Some(error) = errors.find(|error| FaultKind::of(error) == FaultKind::Unreadable) {
+        return Err(error.clone());
+    }
+    Ok((bounds.begin.sequence, found))
 }
+
+#[cfg(test)]
+mod tests;

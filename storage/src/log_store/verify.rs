@@ -4,6 +4,7 @@
 //! recovery ignores (torn tails, abandoned log files, unused extents) is no fault.
 
 use crate::counts::VbucketCounts;
+use crate::disk::DiskErrorKind;
 use crate::error::StorageError;
 use crate::log_store::identity::Identity;
 use crate::log_store::log::payload;
@@ -16,6 +17,37 @@ use crate::log_store::store::LogStore;
 use crate::log_store::version::Version;
 use crate::vbucket::VbucketId;
 
+/// What is proven by a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The bytes are there, and are not what was written; or the file ends before them.
+    Damage,
+    /// The file is not there. It may lie elsewhere, whole.
+    Missing,
+    /// The disk did not say what the bytes are. They may be whole.
+    Unreadable,
+}
+
+impl FaultKind {
+    pub(crate) fn of(error: &StorageError) -> FaultKind {
+        if let StorageError::Disk(disk) = error {
+            return if disk.kind == DiskErrorKind::EndOfFile {
+                FaultKind::Damage
+            } else if disk.kind == DiskErrorKind::NotFound {
+                FaultKind::Missing
+            } else {
+                FaultKind::Unreadable
+            };
+        }
+        if matches!(error, StorageError::Corruption { .. }) {
+            FaultKind::Damage
+        } else {
+            // It says nothing about bytes.
+            FaultKind::Unreadable
+        }
+    }
+}
+
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -25,11 +57,20 @@ pub struct Fault {
     pub offset: u64,
     /// What is wrong there.
     pub what: String,
+    /// What that proves.
+    pub kind: FaultKind,
     /// The vbuckets that lack something by it: all that are out of service for it, or the one whose data it is.
     pub vbuckets: Vec<VbucketId>,
 }
 
 impl Fault {
+    /// Whether it lies in the log, so that nobody knows what was there.
+    #[must_use]
+    pub fn is_of_log(&self) -> bool {
+        let kind = Name::parse(&self.file).map(|name| name.kind);
+        kind == Some(Kind::Log) || self.file == "log"
+    }
+
     fn is_at(&self, other: &Fault) -> bool {
         (&self.file, self.offset, &self.what) == (&other.file, other.offset, &other.what)
     }
@@ -48,10 +89,15 @@ pub struct VerifyReport {
 
 impl VerifyReport {
     fn fault(&mut self, file: &str, offset: u64, what: impl Into<String>) {
+        self.fault_of(FaultKind::Damage, file, offset, what);
+    }
+
+    fn fault_of(&mut self, kind: FaultKind, file: &str, offset: u64, what: impl Into<String>) {
         self.faults.push(Fault {
             file: file.into(),
             offset,
             what: what.into(),
+            kind,
             vbuckets: Vec::new(),
         });
     }
@@ -74,12 +120,13 @@ impl VerifyReport {
 
     /// Takes an error as a fault of `file`, or of the file it names itself.
     fn error(&mut self, file: &str, error: &StorageError) {
+        let kind = FaultKind::of(error);
         if let StorageError::Corruption { file, offset, what } = error {
-            self.fault(file, *offset, what);
+            self.fault_of(kind, file, *offset, what);
         } else if let StorageError::Disk(disk) = error {
-            self.fault(&disk.file, 0, disk.to_string());
+            self.fault_of(kind, &disk.file, 0, disk.to_string());
         } else {
-            self.fault(file, 0, error.to_string());
+            self.fault_of(kind, file, 0, error.to_string());
         }
     }
 }
@@ -149,7 +196,7 @@ fn verify_log(shard: &Shard, report: &mut VerifyReport) {
             Err(error) => return report.error(&text, &error),
         }
     }
-    match read_log(&shard.disk, &names, shard.store_id, bounds) {
+    match read_log(&shard.disk, &names, shard.store_id, bounds, shard.number) {
         Ok(found) => {
             report.files = report.files.saturating_add(found.files.len() as u64);
             for damage in &found.damage {
@@ -188,7 +235,7 @@ fn verify_containers(shard: &Shard, report: &mut VerifyReport) {
         .saturating_add(shard.containers.names().len() as u64);
     shard
         .containers
-        .verify(&mut |file, offset, what| report.fault(file, offset, what));
+        .verify(&mut |file, error| report.error(file, &error));
 }
 
 /// Every segment down to its bytes, and the counts against what the segments hold.
@@ -206,7 +253,7 @@ fn verify_segments(version: &Version, report: &mut VerifyReport) {
         let name = view.segment.file_name().to_owned();
         let records = view
             .segment
-            .verify(&mut |offset, what| report.fault(&name, offset, what));
+            .verify(&mut |error| report.error(&name, &error));
         report.records = report.records.saturating_add(records);
     }
     if report.faults.len() > before {

@@ -1,6 +1,7 @@
 //! Tokens are charged once, released once, and a pool learns of all of them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{MemoryAccount, MemoryPool, MemoryToken};
 
@@ -81,6 +82,31 @@ fn memory_is_short_from_the_high_mark_on() {
     drop((held, more));
     assert!(!pool.is_above_high_mark());
     assert!(!MemoryPool::new(u64::MAX).is_above_high_mark());
+}
+
+#[test]
+fn what_was_refused_is_to_be_free_until_it_is() {
+    let pool = Arc::new(MemoryPool::new(1000));
+    let told = Arc::new(AtomicU64::new(0));
+    let tell = Arc::clone(&told);
+    pool.when_wanted(move || {
+        tell.fetch_add(1, Ordering::Relaxed);
+    });
+    let account = Arc::new(MemoryAccount::new(Arc::clone(&pool)));
+    let held = account.charge(700);
+    assert_eq!(pool.lacks_bytes(), 0, "nobody asked");
+    pool.note_refused(1001);
+    assert_eq!(pool.lacks_bytes(), 0, "it never can be");
+    for bytes in [400, 300, 400] {
+        pool.note_refused(bytes);
+    }
+    assert_eq!(pool.lacks_bytes(), 100);
+    assert_eq!(told.load(Ordering::Relaxed), 1, "more is not asked for");
+    drop(held);
+    assert_eq!(pool.lacks_bytes(), 0);
+    let held = account.charge(700);
+    assert_eq!(pool.lacks_bytes(), 0, "it was free, that is over");
+    drop(held);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Invariant: every refusal says the fact and what may be asked for instead, and nothing was changed by it.
 
 use messages::OperationError;
-use storage::{Advice, CopyError, KeyError, Seqno, StorageError, VbucketId};
+use storage::{Advice, KeyError, Seqno, StorageError, VbucketId};
 
 use crate::backup::BackupError;
 use crate::changes::TokenError;
@@ -71,7 +71,7 @@ pub enum PastError {
     /// The store's word.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// What was written down is not what was read.
+    /// It could not be written down: what was read, or the place where it goes.
     #[error(transparent)]
     Copy(BackupError),
     /// The bucket's word.
@@ -82,15 +82,13 @@ pub enum PastError {
 impl From<BackupError> for PastError {
     fn from(error: BackupError) -> PastError {
         match error {
-            BackupError::Source(cause)
-            | BackupError::Target(cause)
-            | BackupError::Down { cause, .. }
-            | BackupError::Copy(
-                CopyError::Source { cause, .. } | CopyError::Target { cause, .. },
-            ) => PastError::Storage(cause),
             BackupError::Flush(error) => PastError::Bucket(error),
             BackupError::CutOff => PastError::Outlived,
-            BackupError::Copy(_)
+            // Each says of which side it is.
+            BackupError::Source(_)
+            | BackupError::Target(_)
+            | BackupError::Down { .. }
+            | BackupError::Copy(_)
             | BackupError::Differs { .. }
             | BackupError::Damaged { .. }
             | BackupError::Engine(_) => PastError::Copy(error),

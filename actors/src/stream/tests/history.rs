@@ -11,6 +11,11 @@ fn wanted(start: u64) -> Admitted {
 
 /// Its backfill read these, of one part or the other.
 fn read(state: &mut StreamState, seqnos: &[u64], up_to: u64, is_history: bool) {
+    read_past(state, seqnos, up_to, is_history, 0);
+}
+
+/// The same, and passed over so many items that are not for the stream.
+fn read_past(state: &mut StreamState, seqnos: &[u64], up_to: u64, is_history: bool, others: u64) {
     let everything = Filter::of(&StreamFilter::All, &[], &[].into()).expect("a filter");
     let events = seqnos
         .iter()
@@ -19,7 +24,10 @@ fn read(state: &mut StreamState, seqnos: &[u64], up_to: u64, is_history: bool) {
         events: events.map(Counted::from).collect(),
         last: Seqno(seqnos.last().copied().unwrap_or_default()),
         up_to: Seqno(up_to),
-        skipped: Skipped::default(),
+        skipped: Skipped {
+            items: others,
+            has_invisible: false,
+        },
         is_history,
     });
 }
@@ -87,6 +95,39 @@ fn no_marker_is_sent_for_nothing() {
     read(&mut before, &[], 9, true);
     before.backfill_ended(BackfillEnd::Complete(Seqno(9)));
     assert_eq!(flagged(&mut before), ["disk+ 0-9", "set 3", "advanced 9"]);
+}
+
+/// So much was passed over that it is told how far the stream is: under the marker of the part it is in.
+#[test]
+fn a_part_of_which_nothing_is_for_the_stream_is_told_as_what_it_is() {
+    let mut inside = opened(wanted(5), 20_000);
+    read_past(&mut inside, &[], 10_005, true, 10_000);
+    read(&mut inside, &[20_000], 20_000, true);
+    inside.backfill_ended(BackfillEnd::Complete(Seqno(20_000)));
+    let expected = ["history disk+ 5-20000", "advanced 10005", "set 20000"];
+    assert_eq!(flagged(&mut inside), expected);
+    // Of the first part, and then of the second, after something of the first.
+    let mut both = opened(wanted(0), 40_000);
+    read_past(&mut both, &[], 10_000, false, 10_000);
+    read(&mut both, &[10_001], 10_001, false);
+    read_past(&mut both, &[], 20_001, true, 10_000);
+    read(&mut both, &[40_000], 40_000, true);
+    both.backfill_ended(BackfillEnd::Complete(Seqno(40_000)));
+    let expected = [
+        "disk+ 0-40000",
+        "advanced 10000",
+        "set 10001",
+        "history disk+ 0-40000",
+        "advanced 20001",
+        "set 40000",
+    ];
+    assert_eq!(flagged(&mut both), expected);
+    // No event follows.
+    let mut nothing = opened(wanted(5), 20_000);
+    read_past(&mut nothing, &[], 20_000, true, 14_995);
+    nothing.backfill_ended(BackfillEnd::Complete(Seqno(20_000)));
+    let expected = ["history disk+ 5-20000", "advanced 20000"];
+    assert_eq!(flagged(&mut nothing), expected);
 }
 
 #[test]

@@ -100,9 +100,7 @@ fn read(container: Vec<u8>, meta: SegmentMeta) -> Result<(), StorageError> {
     let file = disk.open("c", OpenMode::Existing)?;
     let segment = Arc::new(Segment::open(file, "c".into(), meta)?);
     let mut verified = Ok(());
-    segment.verify(&mut |offset, what| {
-        verified = Err(StorageError::corruption("c", offset, what));
-    });
+    segment.verify(&mut |error| verified = Err(error));
     let kills = segment.kills().map(drop);
     let boundaries = segment.boundaries().map(drop);
     let keys = read_by_key(&segment);

@@ -14,4 +14,5 @@ pub(crate) mod file;
 pub(crate) mod payload;
 pub(crate) mod writer;
 pub(crate) mod unreadable;
+mod chain;
 pub(crate) mod reader;

@@ -3,14 +3,15 @@
 //! Invariant: what is given back is exactly what was durable, and perhaps frames written after the last sync; a torn
 //! tail is cut, a file abandoned after a failed sync counts up to the frame its successor names, and damage to
 //! frames known durable is reported with its place, never skipped in silence. A file that cannot be read at all is
-//! damage as far as its frames may have reached.
+//! damage as far as its frames may have reached, and one that is not there is told as missing.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskError, DiskErrorKind, DiskFile, OpenMode, Verb};
 use crate::error::StorageError;
+use crate::log_store::log::chain::{Chain, Limit, follow_chain};
 use crate::log_store::log::file::{FRAMES_BEGIN, LogFile, LogFileHeader};
 use crate::log_store::log::frame::{FrameHeader, HEADER_LENGTH, LogPosition, Touched};
 use crate::log_store::log::unreadable::{Reach, UnreadableFile};
@@ -81,6 +82,7 @@ pub(crate) fn read_log(
     names: &[Name],
     store_id: u64,
     bounds: LogBounds,
+    shard: u16,
 ) -> Result<FoundLog, StorageError> {
     let mut found = FoundLog {
         last: bounds.begin,
@@ -95,14 +97,20 @@ pub(crate) fn read_log(
             files.push(LogFileFound::read(disk, *name, store_id, bounds)?);
         }
     }
-    let chain = follow_chain(files, bounds, &mut found);
-    let newest = chain.len().saturating_sub(1);
+    let is_there = names
+        .iter()
+        .any(|name| name.kind == Kind::Log && name.number == bounds.synced.file);
+    let Chain { files, missing } = follow_chain(files, bounds, &mut found);
+    let newest = files.len().saturating_sub(1);
     let mut walk = Walk {
         found,
         bounds,
+        shard,
+        missing,
+        is_newest_missing: !is_there,
         expected: bounds.begin.sequence.saturating_add(1),
     };
-    for (index, (file, limit)) in chain.into_iter().enumerate() {
+    for (index, (file, limit)) in files.into_iter().enumerate() {
         match file {
             LogFileFound::Readable(file) => walk.file(file, limit, index == newest),
             LogFileFound::Unreadable(file) => walk.unreadable(file, limit),
@@ -112,7 +120,7 @@ pub(crate) fn read_log(
 }
 
 /// A log file as it was found.
-enum LogFileFound {
+pub(super) enum LogFileFound {
     Readable(ScannedFile),
     Unreadable(UnreadableFile),
 }
@@ -137,9 +145,9 @@ impl LogFileFound {
 }
 
 /// A log file in memory, and every frame that can be made out in it.
-struct ScannedFile {
-    name: Arc<str>,
-    header: LogFileHeader,
+pub(super) struct ScannedFile {
+    pub(super) name: Arc<str>,
+    pub(super) header: LogFileHeader,
     file: Arc<dyn DiskFile>,
     bytes: Bytes,
     /// Valid frames by offset; their sequences rise.
@@ -231,7 +239,7 @@ impl ScannedFile {
     }
 
     /// The place this file goes on after.
-    fn continues(&self) -> Option<LogPosition> {
+    pub(super) fn continues(&self) -> Option<LogPosition> {
         self.frames
             .iter()
             .chain(&self.damaged)
@@ -249,7 +257,7 @@ impl ScannedFile {
     }
 
     /// Highest frame of the log that this file or the manifest's place in it proves to have been durable.
-    fn proven_durable(&self, bounds: LogBounds) -> u64 {
+    pub(super) fn proven_durable(&self, bounds: LogBounds) -> u64 {
         let is_synced = self.header.identity.number == bounds.synced.file;
         let synced = if is_synced { bounds.synced.sequence } else { 0 };
         self.told_durable().max(synced)
@@ -276,82 +284,15 @@ impl ScannedFile {
     }
 }
 
-/// What is looked for on the way back through the files.
-#[derive(Clone, Copy)]
-enum Wanted {
-    /// The newest file that holds a frame.
-    Newest,
-    /// The file that the one above goes on after.
-    At(LogPosition),
-    /// Whatever holds frames: the file above cannot say what it goes on after.
-    Next,
-}
-
-/// How far a file of the chain counts.
-#[derive(Clone, Copy)]
-enum Limit {
-    /// To its last frame, as far as that can be told.
-    Open,
-    /// Up to this frame.
-    At(u64),
-}
-
-impl Wanted {
-    /// If this file is it, how far it counts.
-    fn takes(self, file: &LogFileFound, bounds: LogBounds) -> Option<Limit> {
-        let (number, is_used) = match file {
-            LogFileFound::Readable(file) => {
-                (file.header.identity.number, file.continues().is_some())
-            }
-            LogFileFound::Unreadable(file) => (file.number, file.reach != Reach::Nothing),
-        };
-        match (self, file) {
-            (Wanted::At(position), _) => {
-                (number == position.file).then_some(Limit::At(position.sequence))
-            }
-            (Wanted::Newest, _) => (is_used || number == bounds.synced.file).then_some(Limit::Open),
-            // Its last frames may have been given up: only what is proven counts.
-            (Wanted::Next, LogFileFound::Readable(file)) => {
-                is_used.then(|| Limit::At(file.proven_durable(bounds)))
-            }
-            (Wanted::Next, LogFileFound::Unreadable(_)) => is_used.then_some(Limit::Open),
-        }
-    }
-}
-
-/// From the newest file with a frame back to the oldest needed: each names its predecessor and the last frame that
-/// counts there. Files between were abandoned before anything in them was durable. Oldest first, with that limit.
-fn follow_chain(
-    files: Vec<LogFileFound>,
-    bounds: LogBounds,
-    found: &mut FoundLog,
-) -> Vec<(LogFileFound, Limit)> {
-    let mut chain = Vec::new();
-    let mut wanted = Wanted::Newest;
-    for file in files.into_iter().rev() {
-        let taken = wanted.takes(&file, bounds);
-        match (file, taken) {
-            (file, Some(limit)) => {
-                wanted = match &file {
-                    LogFileFound::Readable(file) => {
-                        Wanted::At(file.continues().unwrap_or_default())
-                    }
-                    LogFileFound::Unreadable(_) => Wanted::Next,
-                };
-                chain.push((file, limit));
-            }
-            (LogFileFound::Readable(file), None) => found.unused.push(file.name.to_string()),
-            (LogFileFound::Unreadable(file), None) => found.unreadable.push(file),
-        }
-    }
-    chain.reverse();
-    chain
-}
-
 /// The way through the chain, frame by frame.
 struct Walk {
     found: FoundLog,
     bounds: LogBounds,
+    shard: u16,
+    /// The last frame before the oldest file, where the file that held it is not there.
+    missing: Option<LogPosition>,
+    /// The last file the manifest knows is not there.
+    is_newest_missing: bool,
     /// The next sequence there should be.
     expected: u64,
 }
@@ -383,10 +324,7 @@ impl Walk {
                     if durable < self.expected {
                         break;
                     }
-                    let until = header.sequence.saturating_sub(1);
-                    self.found
-                        .damage
-                        .push(file.damage(self.expected, until, end));
+                    self.hole(&file, header.sequence.saturating_sub(1), end);
                 }
                 if header.sequence > durable {
                     unproven.push((*offset, file.whole(*offset, header)));
@@ -396,9 +334,12 @@ impl Walk {
             end = offset.saturating_add(header.frame_length() as u64);
         }
         if durable >= self.expected {
-            self.found
-                .damage
-                .push(file.damage(self.expected, durable, end));
+            if self.is_newest_missing && limit.is_none() {
+                self.gone(self.bounds.synced.file, durable);
+            } else {
+                let damage = file.damage(self.expected, durable, end);
+                self.found.damage.push(damage);
+            }
             self.found.last = LogPosition {
                 file: number,
                 sequence: durable,
@@ -411,6 +352,34 @@ impl Walk {
         if is_newest {
             self.keep_tail(file, end);
         }
+    }
+
+    /// Frames up to `until` are not there in front of this place of a file.
+    fn hole(&mut self, file: &ScannedFile, until: u64, offset: u64) {
+        let gone = self.missing.take();
+        if let Some(gone) = gone.filter(|gone| gone.sequence >= self.expected) {
+            self.gone(gone.file, gone.sequence.min(until));
+        }
+        if until >= self.expected {
+            let damage = file.damage(self.expected, until, offset);
+            self.found.damage.push(damage);
+        }
+    }
+
+    /// Frames up to `until` lie in a file that is not there.
+    fn gone(&mut self, file: u64, until: u64) {
+        let error = DiskError {
+            verb: Verb::Open,
+            file: Name::new(Kind::Log, self.shard, file).to_string(),
+            kind: DiskErrorKind::NotFound,
+        };
+        self.found.damage.push(LogDamage {
+            sequence: self.expected,
+            until,
+            touched: Touched::ALL,
+            error: error.into(),
+        });
+        self.expected = until.saturating_add(1);
     }
 
     /// All frames of this file that are still expected are missing.
@@ -482,8 +451,14 @@ impl Walk {
     }
 
     fn end(mut self) -> FoundLog {
-        let synced = self.bounds.synced.sequence;
-        if synced >= self.expected {
+        let LogPosition {
+            file,
+            sequence: synced,
+        } = self.bounds.synced;
+        if synced >= self.expected && self.is_newest_missing {
+            self.gone(file, synced);
+            self.found.last.sequence = synced;
+        } else if synced >= self.expected {
             let what = format!("log frames {} to {synced} are missing", self.expected);
             self.found.damage.push(LogDamage {
                 sequence: self.expected,

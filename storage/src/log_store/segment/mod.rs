@@ -54,7 +54,7 @@ pub(crate) use lies::{decode_parts, reseal};
 pub(crate) use page_cache::PageCache;
 pub(crate) use reader::Segment;
 pub(crate) use record_location::RecordLocation;
-pub(crate) use salvage::salvage;
+pub(crate) use salvage::{Salvage, salvage};
 pub(crate) use seqno_cursor::{Chunk, RawRecord, SeqnoCursor};
 pub(crate) use writer::{SegmentIdent, SegmentOptions, SegmentTail, SegmentWriter};
 

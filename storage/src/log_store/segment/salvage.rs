@@ -7,29 +7,38 @@ use super::SegmentMeta;
 use super::block::{BlockEntry, BlockHeader, Compression, HEADER_BYTES};
 use super::fields::saturating_usize;
 use super::record_location;
-use crate::disk::DiskFile;
+use crate::disk::{DiskError, DiskErrorKind, DiskFile};
 use crate::kv_store::ItemView;
 use crate::seqno::{Seqno, SeqnoRange};
 
 /// Bytes in which the next header is looked for at once.
 const WINDOW_BYTES: u64 = 64 << 10;
 
-/// Hands over every record that can be read of the segment at `meta`; the seqnos of which something is lost.
+/// What is found of a segment, in the order of seqnos.
+pub(crate) enum Salvage<'a> {
+    /// A record.
+    Item(ItemView<'a>),
+    /// Something was there and cannot be read.
+    Lost(SeqnoRange),
+}
+
+/// Hands over what can be read of the segment at `meta`. What the disk does not give may be whole: that is an error.
 pub(crate) fn salvage(
     file: &dyn DiskFile,
     meta: &SegmentMeta,
-    visit: &mut dyn FnMut(ItemView<'_>),
-) -> Vec<SeqnoRange> {
+    visit: &mut dyn FnMut(Salvage<'_>),
+) -> Result<(), DiskError> {
     let mut walk = Walk {
         file,
         meta,
+        last: meta.last_seqno.min(meta.visible_last()),
         at: 0,
         next: meta.first_seqno,
         is_broken: false,
-        lost: Vec::new(),
+        records: 0,
     };
     while walk.at < meta.length && walk.next <= meta.last_seqno {
-        match walk.block() {
+        match walk.block()? {
             Found::Whole(header, raw) => walk.take(&header, &raw, visit),
             Found::Damaged(end) => {
                 walk.is_broken = true;
@@ -37,30 +46,30 @@ pub(crate) fn salvage(
             }
             Found::Nothing => {
                 walk.is_broken = true;
-                walk.at = walk.next_header();
+                walk.at = walk.next_header()?;
             }
         }
     }
-    // A segment may answer for more than its last record; only behind damage is that a loss.
-    if walk.is_broken && walk.next <= meta.last_seqno {
-        walk.lost.push(SeqnoRange {
-            first: walk.next,
-            last: meta.last_seqno,
-        });
+    // A segment may answer for more than its last record.
+    if walk.records < meta.records {
+        walk.lose(walk.last, visit);
     }
-    walk.lost
+    Ok(())
 }
 
 struct Walk<'a> {
     file: &'a dyn DiskFile,
     meta: &'a SegmentMeta,
+    /// The highest seqno that may be seen.
+    last: Seqno,
     /// From the segment's first byte on.
     at: u64,
     /// Everything below was handed over or is lost.
     next: Seqno,
     /// Something could not be read since the last block.
     is_broken: bool,
-    lost: Vec<SeqnoRange>,
+    /// Records of the blocks that were whole.
+    records: u64,
 }
 
 /// What is found where a block may begin.
@@ -73,19 +82,30 @@ enum Found {
 }
 
 impl Walk<'_> {
-    fn read(&self, offset: u64, length: u64) -> Option<Vec<u8>> {
-        let length = length.min(self.meta.length.checked_sub(offset)?);
+    /// Nothing where the file ends before.
+    fn read(&self, offset: u64, length: u64) -> Result<Vec<u8>, DiskError> {
+        let length = length.min(self.meta.length.saturating_sub(offset));
         let mut bytes = vec![0; saturating_usize(length)];
         let at = self.meta.offset.saturating_add(offset);
-        self.file.read_at(&mut bytes, at).ok()?;
-        Some(bytes)
+        match self.file.read_at(&mut bytes, at) {
+            Ok(()) => Ok(bytes),
+            Err(error) if error.kind == DiskErrorKind::EndOfFile => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
-    fn block(&self) -> Found {
-        let header = self.read(self.at, HEADER_BYTES as u64);
-        let header = header.and_then(|bytes| self.header(&bytes));
-        let Some((header, crc)) = header else {
-            return Found::Nothing;
+    /// Up to here something is lost, if anything is.
+    fn lose(&self, last: Seqno, visit: &mut dyn FnMut(Salvage<'_>)) {
+        let first = self.next;
+        if self.is_broken && first <= last {
+            visit(Salvage::Lost(SeqnoRange { first, last }));
+        }
+    }
+
+    fn block(&self) -> Result<Found, DiskError> {
+        let bytes = self.read(self.at, HEADER_BYTES as u64)?;
+        let Some((header, crc)) = self.header(&bytes) else {
+            return Ok(Found::Nothing);
         };
         let entry = BlockEntry {
             offset: self.at,
@@ -97,14 +117,13 @@ impl Walk<'_> {
             compression: header.compression,
         };
         let end = self.at.saturating_add(entry.length());
-        let bytes = self.read(self.at, entry.length()).unwrap_or_default();
-        match entry.verified(&bytes) {
-            Ok((stored, _)) => match raw_bytes(&entry, stored) {
-                Some(raw) => Found::Whole(header, raw),
-                None => Found::Damaged(end),
-            },
-            Err(_) => Found::Damaged(end),
-        }
+        let bytes = self.read(self.at, entry.length())?;
+        let stored = entry.verified(&bytes).ok();
+        let raw = stored.and_then(|(stored, _)| raw_bytes(&entry, stored));
+        Ok(match raw {
+            Some(raw) => Found::Whole(header, raw),
+            None => Found::Damaged(end),
+        })
     }
 
     /// A header of this segment, behind what was read of it.
@@ -122,36 +141,33 @@ impl Walk<'_> {
     }
 
     /// Where the next header lies behind this place; the segment's end if there is none.
-    fn next_header(&self) -> u64 {
+    fn next_header(&self) -> Result<u64, DiskError> {
         let mut from = self.at.saturating_add(1);
         while from < self.meta.length {
             let overlapping = WINDOW_BYTES.saturating_add(HEADER_BYTES as u64);
-            let window = self.read(from, overlapping).unwrap_or_default();
+            let window = self.read(from, overlapping)?;
             let places = window.windows(HEADER_BYTES);
             for (place, bytes) in (0u64..).zip(places) {
                 if self.header(bytes).is_some() {
-                    return from.saturating_add(place);
+                    return Ok(from.saturating_add(place));
                 }
             }
             from = from.saturating_add(WINDOW_BYTES);
         }
-        self.meta.length
+        Ok(self.meta.length)
     }
 
-    fn take(&mut self, header: &BlockHeader, raw: &[u8], visit: &mut dyn FnMut(ItemView<'_>)) {
-        if self.is_broken && self.next < header.first_seqno {
-            self.lost.push(SeqnoRange {
-                first: self.next,
-                last: Seqno(header.first_seqno.0.saturating_sub(1)),
-            });
-        }
+    fn take(&mut self, header: &BlockHeader, raw: &[u8], visit: &mut dyn FnMut(Salvage<'_>)) {
+        let before = Seqno(header.first_seqno.0.saturating_sub(1));
+        self.lose(self.last.min(before), visit);
+        self.records = self.records.saturating_add(u64::from(header.record_count));
         let mut rest = raw;
         while let Ok((framed, behind)) = record_location::take(rest) {
             rest = behind;
             if let Ok(item) = framed.item()
                 && item.seqno <= self.meta.visible_last()
             {
-                visit(item);
+                visit(Salvage::Item(item));
             }
         }
         self.is_broken = false;

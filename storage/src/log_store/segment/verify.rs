@@ -17,12 +17,12 @@ use crate::error::StorageError;
 use crate::leb128::put_u64;
 use crate::seqno::Seqno;
 
-type VisitFault<'v> = &'v mut dyn FnMut(u64, String);
+type VisitFault<'v> = &'v mut dyn FnMut(StorageError);
 
 impl Segment {
-    /// Walks everything, records and kills above the cut included, and reports every fault with its offset in the
-    /// file. Returns the number of records that are sound.
-    pub(crate) fn verify(&self, visit_fault: &mut dyn FnMut(u64, String)) -> u64 {
+    /// Walks everything, records and kills above the cut included, and reports every fault. Returns the number of records
+    /// that are sound.
+    pub(crate) fn verify(&self, visit_fault: &mut dyn FnMut(StorageError)) -> u64 {
         let mut check = Check {
             segment: self,
             records: 0,
@@ -60,11 +60,7 @@ struct Check<'s, 'v> {
 impl Check<'_, '_> {
     fn fault(&mut self, error: StorageError) {
         self.faults = self.faults.saturating_add(1);
-        if let StorageError::Corruption { offset, what, .. } = error {
-            (self.visit_fault)(offset, what);
-        } else {
-            (self.visit_fault)(self.segment.meta.offset, error.to_string());
-        }
+        (self.visit_fault)(error);
     }
 
     /// What was read at open must still be on the disk.

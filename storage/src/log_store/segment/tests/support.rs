@@ -237,7 +237,14 @@ pub(super) fn scan_keys(segment: &Arc<Segment>, from: &[u8]) -> Result<Entries, 
 
 pub(super) fn faults(segment: &Segment) -> Vec<(u64, String)> {
     let mut faults = Vec::new();
-    segment.verify(&mut |offset, what| faults.push((offset, what)));
+    segment.verify(&mut |error| {
+        let shown = error.to_string();
+        if let StorageError::Corruption { offset, what, .. } = error {
+            faults.push((offset, what));
+        } else {
+            faults.push((0, shown));
+        }
+    });
     faults
 }
 
@@ -284,7 +291,7 @@ pub(super) fn check_all(written: &Written, items: &[Item]) {
                 .filter(|((other, _), _)| *other >= key))
         );
     }
-    let sound = segment.verify(&mut |offset, what| panic!("fault at {offset}: {what}"));
+    let sound = segment.verify(&mut |error| panic!("{error}"));
     assert_eq!(sound, items.len() as u64);
 }
 
