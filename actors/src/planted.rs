@@ -11,6 +11,8 @@ pub enum Bug {
     FailedScanIsComplete,
     /// What a read found on disk is put in memory, whatever was written and left memory meanwhile (rule R21).
     RestoreWithoutLook,
+    /// A version whose value left memory is taken for one whose value is empty.
+    StubIsWhole,
 }
 
 #[cfg(feature = "planted")]

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use messages::vbucket::GetAndLock;
 use piggin_actors::vbucket::checkpoint::ReplicaSnapshot;
-use piggin_actors::vbucket::{EvictionWalk, VbucketCore};
-use storage::{DeleteSource, Item, Operation, Seqno};
+use piggin_actors::vbucket::{EvictionWalk, StreamEpoch, VbucketCore};
+use storage::{DeleteSource, Eviction, Item, Operation, Seqno, VbucketState};
 use support::durable::{follower, mutation};
-use support::{active, key, set};
+use support::{Bench, active, active_evicting, become_state, key, set};
 
 /// What is taken is on disk, though there is none, and only the map has it.
 fn persist(core: &VbucketCore) {
@@ -36,9 +36,23 @@ fn evict(core: &VbucketCore) -> u64 {
     }
 }
 
+/// A replica of a bucket that has this leave memory.
+fn follower_evicting(eviction: Eviction) -> (Bench, StreamEpoch) {
+    let bench = active_evicting(eviction);
+    become_state(&bench.core, VbucketState::Replica);
+    let epoch = bench.core.begin_stream().unwrap();
+    (bench, epoch)
+}
+
+const LEAVING: [Eviction; 2] = [Eviction::Documents, Eviction::Values];
+
 #[test]
 fn nothing_of_a_snapshot_from_memory_that_goes_on() {
-    let (bench, epoch) = follower();
+    LEAVING.into_iter().for_each(from_memory);
+}
+
+fn from_memory(eviction: Eviction) {
+    let (bench, epoch) = follower_evicting(eviction);
     let core = &bench.core;
     let snapshot = ReplicaSnapshot::memory(Seqno(1), Seqno(10));
     core.apply_marker(epoch, &snapshot, true).unwrap();
@@ -62,7 +76,11 @@ fn nothing_of_a_snapshot_from_memory_that_goes_on() {
 
 #[test]
 fn of_a_snapshot_from_disk_what_is_on_disk() {
-    let (bench, epoch) = follower();
+    LEAVING.into_iter().for_each(from_disk);
+}
+
+fn from_disk(eviction: Eviction) {
+    let (bench, epoch) = follower_evicting(eviction);
     let core = &bench.core;
     let items: Vec<_> = (1..=3)
         .map(|seqno| mutation(seqno, &format!("{seqno}")))

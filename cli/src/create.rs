@@ -25,8 +25,8 @@ pub(crate) struct CreateArguments {
     /// Keep at most so much of it: 500MiB, 10GiB.
     #[arg(long, value_name = "BYTES", value_parser = amounts::bytes, requires = "history")]
     history_bytes: Option<u64>,
-    /// What leaves memory when it is short: documents that were not used lately, or none, so that writes are refused. Cannot be
-    /// changed later.
+    /// What leaves memory when it is short: documents that were not used lately, their values alone, or none, so that writes are
+    /// refused. Cannot be changed later.
     #[arg(long, value_enum, default_value_t)]
     eviction: EvictionArgument,
 }
@@ -36,6 +36,7 @@ pub(crate) struct CreateArguments {
 enum EvictionArgument {
     #[default]
     Documents,
+    Values,
     None,
 }
 
@@ -43,6 +44,7 @@ impl From<EvictionArgument> for Eviction {
     fn from(from: EvictionArgument) -> Eviction {
         match from {
             EvictionArgument::Documents => Eviction::Documents,
+            EvictionArgument::Values => Eviction::Values,
             EvictionArgument::None => Eviction::None,
         }
     }

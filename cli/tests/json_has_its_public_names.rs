@@ -14,6 +14,16 @@ fn is_number_in_text(value: &Value) -> bool {
 }
 
 #[test]
+fn what_leaves_memory() {
+    for eviction in ["documents", "values", "none"] {
+        let place = Place::new();
+        let created = place.json(&["create", "--eviction", eviction]);
+        assert_eq!(created["eviction"], eviction);
+        assert_eq!(place.json(&["stat"])["eviction"], eviction);
+    }
+}
+
+#[test]
 fn create_and_load() {
     let place = Place::new();
     let created = place.json(&["create", "--vbuckets", "4"]);

@@ -10,28 +10,33 @@ pub enum Eviction {
     /// `fullEviction`.
     #[default]
     Documents,
+    /// Values alone: key and metadata of every document stay, so that whether there is one, and which, is known at once. The
+    /// field's `valueOnly`.
+    Values,
     /// Nothing: when memory is used up writes are refused. The field's `noEviction`.
     None,
 }
 
 impl Eviction {
     /// All of them.
-    pub const ALL: [Eviction; 2] = [Eviction::Documents, Eviction::None];
+    pub const ALL: [Eviction; 3] = [Eviction::Documents, Eviction::Values, Eviction::None];
 
     /// What it is called.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Eviction::Documents => "documents",
+            Eviction::Values => "values",
             Eviction::None => "none",
         }
     }
 
-    /// As it is stored. One is kept for values that leave alone.
+    /// As it is stored.
     #[must_use]
     pub const fn byte(self) -> u8 {
         match self {
             Eviction::Documents => 0,
+            Eviction::Values => 1,
             Eviction::None => 2,
         }
     }

@@ -213,6 +213,7 @@ impl MemoryAccount {
             account: Some(Arc::clone(self)),
             bytes,
             uses: AtomicU8::new(MemoryToken::USES_FIRST),
+            is_without_value: false,
         }
     }
 
@@ -260,12 +261,14 @@ fn signed(bytes: u64) -> i64 {
 }
 
 /// Bytes charged to an account, until this is dropped. The empty token costs nothing and belongs to nobody. It also knows how
-/// often its item was used lately, in bytes that would be padding.
+/// often its item was used lately, and whether it pays for the item's value, in bytes that would be padding.
 #[derive(Default)]
 pub struct MemoryToken {
     account: Option<Arc<MemoryAccount>>,
     bytes: u32,
     uses: AtomicU8,
+    /// The value is on disk alone: this pays for the rest.
+    is_without_value: bool,
 }
 
 impl MemoryToken {
@@ -278,6 +281,24 @@ impl MemoryToken {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         u64::from(self.bytes)
+    }
+
+    /// Its item's value left memory, or never came there: from now on this pays for the rest, so many bytes.
+    pub fn leave_out_value(&mut self, bytes: u64) {
+        let less = self
+            .bytes
+            .saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.bytes = self.bytes.saturating_sub(less);
+        self.is_without_value = true;
+        if let Some(account) = &self.account {
+            account.change(i64::from(less).saturating_neg());
+        }
+    }
+
+    /// Whether its item has its value in memory.
+    #[must_use]
+    pub const fn has_value(&self) -> bool {
+        !self.is_without_value
     }
 
     /// Its item was used. What is used all the time is not written to.
@@ -312,9 +333,11 @@ impl MemoryToken {
 /// A copy of an item is an item of its own, charged anew.
 impl Clone for MemoryToken {
     fn clone(&self) -> MemoryToken {
-        self.account
-            .as_ref()
-            .map_or_else(MemoryToken::default, |account| account.charge(self.bytes()))
+        let charged = self.account.as_ref();
+        let mut token =
+            charged.map_or_else(MemoryToken::default, |account| account.charge(self.bytes()));
+        token.is_without_value = self.is_without_value;
+        token
     }
 }
 

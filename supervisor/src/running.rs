@@ -83,8 +83,8 @@ impl Running {
             .map(|slot| described(slot))
             .collect();
         let memory = self.memory_statistics();
-        let away = self.table.cores().map(|(_, core)| core.documents_away());
-        let away: u64 = away.sum();
+        let documents = self.table.cores().map(|(_, core)| core.documents_known());
+        let documents: u64 = documents.sum();
         let mut durability = DurabilityFigures::default();
         for (_, core) in self.table.cores() {
             durability.add(&core.durability_figures());
@@ -92,7 +92,7 @@ impl Running {
         let streaming = self.streaming.figures();
         let replicating = self.replicating.figures();
         let mut statistics = BucketStatistics {
-            documents: memory.resident_documents.saturating_add(away),
+            documents,
             memory,
             disk_bytes: 0,
             live_bytes: 0,

@@ -53,13 +53,13 @@ pub struct MemoryStatistics {
     pub quota_bytes: u64,
     /// What leaves it when it is short.
     pub eviction: Eviction,
-    /// Live documents in it.
+    /// Live documents in it, with their values.
     pub resident_documents: u64,
-    /// Documents that left it since the bucket was opened.
+    /// Documents, or values, that left it since the bucket was opened.
     pub evicted: u64,
-    /// Times the disk was asked for a document that was not in it.
+    /// Times the disk was asked for a document, or a value, that was not in it.
     pub fetched: u64,
-    /// Documents that came back with that.
+    /// Documents, or values, that came back with that.
     pub restored: u64,
     /// How often the pager went round all vbuckets to find what may leave.
     pub pager_rounds: u64,

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use actors::compactor::{Compactable, CompactionTable};
 use actors::environment::{Environment, FailureReport, Random};
 use actors::executor::WakeWorker;
-use actors::maintenance::{MemoryUse, Paged, Pager, Shortage};
+use actors::maintenance::{MemoryUse, Paged, Pager, Shortage, Side};
 use actors::panics::caught;
 use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{
@@ -138,8 +138,15 @@ impl Table {
     }
 
     /// Has some documents of a vbucket leave; first, what its checkpoint log keeps of them, where that is worth it.
-    fn evict_from(&self, number: u16, walk: &mut EvictionWalk) -> Option<Evicted> {
+    fn evict_from(&self, number: u16, of: Side, walk: &mut EvictionWalk) -> Option<Evicted> {
         let core = self.slots.get(usize::from(number))?.core().ok()?;
+        let side = match core.state() {
+            VbucketState::Active => Side::Read,
+            VbucketState::Replica | VbucketState::Pending | VbucketState::Dead => Side::Unread,
+        };
+        if side != of {
+            return None;
+        }
         if *walk == EvictionWalk::default() {
             let worth = self.memory.high_mark_bytes() / WORTH_DIVISOR;
             let share = worth / u64::from(self.count().max(1));
@@ -366,9 +373,9 @@ impl MemoryUse for Table {
     fn evict(&self) -> Paged {
         match self.eviction {
             Eviction::None => return Paged::Enough,
-            Eviction::Documents => {}
+            Eviction::Documents | Eviction::Values => {}
         }
-        let evict = |number, walk: &mut EvictionWalk| self.evict_from(number, walk);
+        let evict = |number, of, walk: &mut EvictionWalk| self.evict_from(number, of, walk);
         let paged = self
             .pager
             .lock()

@@ -12,24 +12,26 @@ use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{CollectionId, DocumentKey, DurabilityLevel, Topology, VbucketState};
 use piggin::{Bucket, BucketActor, BucketConfig};
 
-use crate::common::{config, evict};
+use crate::common::{config_of, each, evict};
 use crate::support::Result;
 
 fn key(name: &str) -> DocumentKey {
     DocumentKey::new(CollectionId::DEFAULT, name.as_bytes()).unwrap()
 }
 
-fn in_system<F: Future<Output = Result>>(test: impl FnOnce(Bucket) -> F + 'static) -> Result {
-    System::new().block_on(async move {
-        let disk = SimulatedDisk::new();
-        let bucket = Bucket::create(BucketConfig {
-            node_name: Some("alone".to_owned()),
-            ..config(&disk)
+fn in_system<F: Future<Output = Result>>(test: impl Fn(Bucket) -> F) -> Result {
+    each(|eviction| {
+        System::new().block_on(async {
+            let disk = SimulatedDisk::new();
+            let bucket = Bucket::create(BucketConfig {
+                node_name: Some("alone".to_owned()),
+                ..config_of(&disk, eviction)
+            })
+            .await?;
+            bucket.set("a", "1").await?;
+            test(bucket.clone()).await?;
+            Ok(bucket.shutdown().await.map(drop)?)
         })
-        .await?;
-        bucket.set("a", "1").await?;
-        test(bucket.clone()).await?;
-        Ok(bucket.shutdown().await.map(drop)?)
     })
 }
 

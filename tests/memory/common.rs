@@ -1,15 +1,26 @@
 //! A bucket on real threads of which everything is made to leave memory that can.
 //!
-//! Invariant: when [`evict`] returns, no live document of the vbucket is in memory but those that must stay.
+//! Invariant: when [`evict`] returns, no live document of the vbucket is whole in memory but those that must stay.
 
 use std::sync::Arc;
 
 use actors::vbucket::{EvictionWalk, VbucketCore};
 use piggin::storage::disk::SimulatedDisk;
-use piggin::storage::{KvStore, Outcome, Seqno, VbucketId};
+use piggin::storage::{Eviction, KvStore, Outcome, Seqno, VbucketId};
 use piggin::{Bucket, BucketConfig};
 
-use crate::support::{block_on, small};
+use crate::support::{Result, block_on, small};
+
+/// What may leave memory.
+pub(crate) const LEAVING: [Eviction; 2] = [Eviction::Documents, Eviction::Values];
+
+/// The same whatever leaves memory.
+pub(crate) fn each(test: impl Fn(Eviction) -> Result) -> Result {
+    LEAVING.into_iter().try_for_each(|eviction| {
+        println!("eviction of {eviction}");
+        test(eviction)
+    })
+}
 
 /// As small as one can be that has more than one vbucket.
 pub(crate) fn config(disk: &SimulatedDisk) -> BucketConfig {
@@ -19,8 +30,15 @@ pub(crate) fn config(disk: &SimulatedDisk) -> BucketConfig {
     }
 }
 
-pub(crate) fn bucket() -> Bucket {
-    block_on(Bucket::create(config(&SimulatedDisk::new()))).unwrap()
+pub(crate) fn config_of(disk: &SimulatedDisk, eviction: Eviction) -> BucketConfig {
+    BucketConfig {
+        eviction: Some(eviction),
+        ..config(disk)
+    }
+}
+
+pub(crate) fn bucket(eviction: Eviction) -> Bucket {
+    block_on(Bucket::create(config_of(&SimulatedDisk::new(), eviction))).unwrap()
 }
 
 /// Has everything on disk sealed, so that only memory's own holds are left.
@@ -42,7 +60,7 @@ pub(crate) fn core(bucket: &Bucket, vbucket: VbucketId) -> Arc<VbucketCore> {
     bucket.vbucket_core(vbucket).unwrap()
 }
 
-/// A round over a vbucket; documents that left.
+/// A round over a vbucket; documents, or values, that left.
 pub(crate) fn round(core: &VbucketCore) -> u64 {
     let (mut walk, mut documents) = (EvictionWalk::default(), 0);
     loop {
@@ -64,7 +82,7 @@ pub(crate) fn evict_but(bucket: &Bucket, stay: u64) {
     let resident = || {
         cores
             .iter()
-            .map(|core| core.figures().documents)
+            .map(|core| core.documents_in_memory())
             .sum::<u64>()
     };
     // A thread that was just answered may hold what it wrote a moment longer.

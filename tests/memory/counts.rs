@@ -4,7 +4,7 @@
 use piggin::Bucket;
 use piggin::storage::disk::SimulatedDisk;
 
-use crate::common::{config, evict};
+use crate::common::{config_of, each, evict};
 use crate::support::{Result, block_on};
 
 fn counted(bucket: &Bucket) -> (u64, u64) {
@@ -15,28 +15,30 @@ fn counted(bucket: &Bucket) -> (u64, u64) {
 
 #[test]
 fn eviction_and_what_is_written_over_it_change_no_count() -> Result {
-    let disk = SimulatedDisk::new();
-    let bucket = block_on(Bucket::create(config(&disk)))?;
-    for number in 0..100 {
-        block_on(bucket.set(format!("{number}"), "first"))?;
-    }
-    evict(&bucket);
-    assert_eq!(counted(&bucket), (100, 100));
-    assert_eq!(bucket.memory().resident_documents, 0);
-    // Over what left memory, beside it, and what is deleted of it.
-    for number in 50..150 {
-        block_on(bucket.set(format!("{number}"), "second"))?;
-    }
-    for number in 0..10 {
-        block_on(bucket.delete(format!("{number}")))?;
-    }
-    block_on(bucket.flush())?;
-    assert_eq!(counted(&bucket), (140, 140));
-    evict(&bucket);
-    assert_eq!(counted(&bucket), (140, 140));
-    block_on(bucket.shutdown())?;
-    let bucket = block_on(Bucket::open(config(&disk)))?;
-    assert_eq!(counted(&bucket), (140, 140));
-    assert_eq!(bucket.memory().resident_documents, 140);
-    Ok(block_on(bucket.shutdown()).map(drop)?)
+    each(|eviction| {
+        let disk = SimulatedDisk::new();
+        let bucket = block_on(Bucket::create(config_of(&disk, eviction)))?;
+        for number in 0..100 {
+            block_on(bucket.set(format!("{number}"), "first"))?;
+        }
+        evict(&bucket);
+        assert_eq!(counted(&bucket), (100, 100));
+        assert_eq!(bucket.memory().resident_documents, 0);
+        // Over what left memory, beside it, and what is deleted of it.
+        for number in 50..150 {
+            block_on(bucket.set(format!("{number}"), "second"))?;
+        }
+        for number in 0..10 {
+            block_on(bucket.delete(format!("{number}")))?;
+        }
+        block_on(bucket.flush())?;
+        assert_eq!(counted(&bucket), (140, 140));
+        evict(&bucket);
+        assert_eq!(counted(&bucket), (140, 140));
+        block_on(bucket.shutdown())?;
+        let bucket = block_on(Bucket::open(config_of(&disk, eviction)))?;
+        assert_eq!(counted(&bucket), (140, 140));
+        assert_eq!(bucket.memory().resident_documents, 140);
+        Ok(block_on(bucket.shutdown()).map(drop)?)
+    })
 }

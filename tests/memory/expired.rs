@@ -6,15 +6,22 @@ use std::time::Duration;
 use piggin::BucketConfig;
 use piggin::messages::OperationError;
 use piggin::messages::compactor::CompactOptions;
-use piggin::storage::{MemoryMarks, VbucketId};
+use piggin::storage::{Eviction, MemoryMarks, VbucketId};
 use supervisor::testing::World;
+
+use crate::common::LEAVING;
 
 const DOCUMENTS: u64 = 60;
 
 #[test]
 fn what_left_memory_expires() {
+    LEAVING.into_iter().for_each(check);
+}
+
+fn check(eviction: Eviction) {
     World::run(1, |world| async move {
         let config = BucketConfig {
+            eviction: Some(eviction),
             vbuckets: Some(1),
             memory_marks: MemoryMarks::ALL_LEAVES,
             memory_quota_bytes: 1 << 20,

@@ -9,9 +9,11 @@ use tokio::time::timeout;
 use piggin::messages::compactor::CompactOptions;
 use piggin::messages::stream::StreamEvent;
 use piggin::messages::{Busy, OperationError, ScanRange};
-use piggin::storage::OpenOptions;
+use piggin::storage::{Eviction, OpenOptions};
 use piggin::{Bucket, BucketConfig, ChangesOptions, Until};
 use supervisor::testing::World;
+
+use crate::common::LEAVING;
 
 const QUOTA: u64 = 1 << 20;
 const VALUE: usize = 2000;
@@ -24,8 +26,9 @@ const REFUSALS_MAX: u32 = 1000;
 /// Longer than anything takes that comes to an end: virtual time.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-fn config(world: &World) -> BucketConfig {
+fn config(world: &World, eviction: Eviction) -> BucketConfig {
     BucketConfig {
+        eviction: Some(eviction),
         vbuckets: Some(4),
         actor_threads: Some(2),
         memory_quota_bytes: QUOTA,
@@ -130,17 +133,20 @@ impl Held {
 
 #[test]
 fn it_is_served_as_if_all_were_there() {
-    for seed in 0..3 {
+    for (seed, eviction) in (0..3).flat_map(|seed| LEAVING.map(|eviction| (seed, eviction))) {
         World::run(seed, |world| async move {
-            let done = timeout(PATIENCE, serve(&world)).await;
+            let done = timeout(PATIENCE, serve(&world, eviction)).await;
             done.expect("no end");
         })
         .expect("a run that ends");
     }
 }
 
-async fn serve(world: &World) {
-    let bucket = world.create(config(world)).await.expect("a bucket");
+async fn serve(world: &World, eviction: Eviction) {
+    let bucket = world
+        .create(config(world, eviction))
+        .await
+        .expect("a bucket");
     let random = world.random("client");
     let mut held = Held {
         world: world.clone(),
@@ -174,7 +180,10 @@ async fn serve(world: &World) {
     }
     held.read_all().await;
     held.bucket.clone().shutdown().await.expect("an end");
-    held.bucket = world.open(config(world)).await.expect("the bucket");
+    held.bucket = world
+        .open(config(world, eviction))
+        .await
+        .expect("the bucket");
     let figures = held.bucket.statistics();
     assert_eq!(figures.documents, DOCUMENTS as u64);
     assert!(

@@ -14,10 +14,10 @@ use piggin::messages::vbucket::{
     Acknowledge, Add, Append, Count, Delete, Delta, ExpiryRequest, GetAndTouch, Mutated, Prepend,
     Replace, Set, Touch, Write, WriteBatch, WriteOptions,
 };
-use piggin::storage::{CollectionId, DocumentKey};
+use piggin::storage::{CollectionId, DocumentKey, Eviction};
 use piggin::{Bucket, BucketActor};
 
-use crate::common::{bucket, evict};
+use crate::common::{bucket, each, evict};
 use crate::support::{Result, block_on};
 
 type Answer = std::result::Result<Mutated, OperationError>;
@@ -105,8 +105,8 @@ fn said(answer: Answer) -> String {
 }
 
 /// Every second document, and something in each vbucket that left, so that no absence is known.
-fn filled() -> Result<Bucket> {
-    let bucket = bucket();
+fn filled(eviction: Eviction) -> Result<Bucket> {
+    let bucket = bucket(eviction);
     for (name, _) in plan().iter().step_by(2) {
         block_on(bucket.set(name, "9"))?;
     }
@@ -135,20 +135,22 @@ fn compare(bucket: &Bucket, of: &[Vec<String>], twin: &Bucket, of_twin: &[Vec<St
 
 #[test]
 fn a_batch_changes_a_document_in_its_order() -> Result {
-    let (bucket, twin) = (filled()?, filled()?);
-    evict(&bucket);
-    let done = |bucket: &Bucket| -> Vec<Vec<String>> {
-        let writes = plan()
-            .into_iter()
-            .flat_map(|(name, kinds)| kinds.map(|kind| change(kind, &name)));
-        let answers = block_on(bucket.write_batch(writes.collect()));
-        let answers: Vec<String> = answers.into_iter().map(said).collect();
-        answers.chunks(3).map(<[String]>::to_vec).collect()
-    };
-    let (of, of_twin) = (done(&bucket), done(&twin));
-    compare(&bucket, &of, &twin, &of_twin);
-    block_on(twin.shutdown())?;
-    Ok(block_on(bucket.shutdown()).map(drop)?)
+    each(|eviction| {
+        let (bucket, twin) = (filled(eviction)?, filled(eviction)?);
+        evict(&bucket);
+        let done = |bucket: &Bucket| -> Vec<Vec<String>> {
+            let writes = plan()
+                .into_iter()
+                .flat_map(|(name, kinds)| kinds.map(|kind| change(kind, &name)));
+            let answers = block_on(bucket.write_batch(writes.collect()));
+            let answers: Vec<String> = answers.into_iter().map(said).collect();
+            answers.chunks(3).map(<[String]>::to_vec).collect()
+        };
+        let (of, of_twin) = (done(&bucket), done(&twin));
+        compare(&bucket, &of, &twin, &of_twin);
+        block_on(twin.shutdown())?;
+        Ok(block_on(bucket.shutdown()).map(drop)?)
+    })
 }
 
 type Sent = Pin<Box<dyn Future<Output = std::result::Result<Answer, MailboxError>>>>;
@@ -179,79 +181,85 @@ fn by_messages(send: impl Fn(Write) -> Sent) -> Result<Vec<Vec<String>>> {
 
 #[test]
 fn messages_to_a_vbucket_change_a_document_as_they_were_sent() -> Result {
-    let (bucket, twin) = (filled()?, filled()?);
-    evict(&bucket);
-    let done = |bucket: &Bucket| {
-        by_messages(|write| {
-            let id = bucket.vbucket_of(write.key().key());
-            let vbucket = bucket.vbucket(id).unwrap();
-            send!(vbucket, write, Set Delete Add Replace Append Prepend Count Touch)
-        })
-    };
-    let (of, of_twin) = (done(&bucket)?, done(&twin)?);
-    compare(&bucket, &of, &twin, &of_twin);
-    block_on(twin.shutdown())?;
-    Ok(block_on(bucket.shutdown()).map(drop)?)
+    each(|eviction| {
+        let (bucket, twin) = (filled(eviction)?, filled(eviction)?);
+        evict(&bucket);
+        let done = |bucket: &Bucket| {
+            by_messages(|write| {
+                let id = bucket.vbucket_of(write.key().key());
+                let vbucket = bucket.vbucket(id).unwrap();
+                send!(vbucket, write, Set Delete Add Replace Append Prepend Count Touch)
+            })
+        };
+        let (of, of_twin) = (done(&bucket)?, done(&twin)?);
+        compare(&bucket, &of, &twin, &of_twin);
+        block_on(twin.shutdown())?;
+        Ok(block_on(bucket.shutdown()).map(drop)?)
+    })
 }
 
 #[test]
 fn messages_to_a_bucket_change_a_document_as_they_were_sent() -> Result {
-    let (bucket, twin) = (filled()?, filled()?);
-    evict(&bucket);
-    let done = |bucket: &Bucket| {
-        let bucket = bucket.clone();
-        let system = System::new();
-        system.block_on(async move {
-            let actor = BucketActor::new(bucket).start();
-            let mut all = Vec::new();
-            for (name, kinds) in plan() {
-                let sent = kinds.map(|kind| {
-                    let write = change(kind, &name);
-                    send!(actor, write, Set Delete Add Replace Append Prepend Count Touch)
-                });
-                let mut answers = Vec::new();
-                for sent in sent {
-                    answers.push(said(sent.await?));
+    each(|eviction| {
+        let (bucket, twin) = (filled(eviction)?, filled(eviction)?);
+        evict(&bucket);
+        let done = |bucket: &Bucket| {
+            let bucket = bucket.clone();
+            let system = System::new();
+            system.block_on(async move {
+                let actor = BucketActor::new(bucket).start();
+                let mut all = Vec::new();
+                for (name, kinds) in plan() {
+                    let sent = kinds.map(|kind| {
+                        let write = change(kind, &name);
+                        send!(actor, write, Set Delete Add Replace Append Prepend Count Touch)
+                    });
+                    let mut answers = Vec::new();
+                    for sent in sent {
+                        answers.push(said(sent.await?));
+                    }
+                    all.push(answers);
                 }
-                all.push(answers);
-            }
-            Result::Ok(all)
-        })
-    };
-    let (of, of_twin) = (done(&bucket)?, done(&twin)?);
-    compare(&bucket, &of, &twin, &of_twin);
-    block_on(twin.shutdown())?;
-    Ok(block_on(bucket.shutdown()).map(drop)?)
+                Result::Ok(all)
+            })
+        };
+        let (of, of_twin) = (done(&bucket)?, done(&twin)?);
+        compare(&bucket, &of, &twin, &of_twin);
+        block_on(twin.shutdown())?;
+        Ok(block_on(bucket.shutdown()).map(drop)?)
+    })
 }
 
 /// What is not a write alone keeps its place, too: a batch behind a write, and a write behind a touch.
 #[test]
 fn batches_and_touches_by_message_keep_their_place() -> Result {
-    let bucket = bucket();
-    for name in ["a", "b"] {
-        block_on(bucket.set(name, "9"))?;
-    }
-    evict(&bucket);
-    let of = |name: &str| bucket.vbucket(bucket.vbucket_of(name.as_bytes())).unwrap();
-    let writes = vec![change(0, "a"), change(4, "a")];
-    let Write::Delete(delete) = change(1, "a") else {
-        unreachable!()
-    };
-    let (deleted, batch) = (of("a").send(delete), of("a").send(WriteBatch { writes }));
-    block_on(deleted)??;
-    assert!(block_on(batch)?.iter().all(std::result::Result::is_ok));
-    assert_eq!(block_on(bucket.get("a"))?.value, "04");
-    let touch = GetAndTouch {
-        key: key("b"),
-        expiry: ExpiryRequest(4_000_000_000),
-    };
-    let Write::Set(set) = change(0, "b") else {
-        unreachable!()
-    };
-    let (touched, set) = (of("b").send(touch), of("b").send(set));
-    assert_eq!(block_on(touched)??.value, "9");
-    block_on(set)??;
-    let found = block_on(bucket.get("b"))?;
-    assert_eq!((&found.value[..], found.meta.expiry.0), (&b"0"[..], 0));
-    Ok(block_on(bucket.shutdown()).map(drop)?)
+    each(|eviction| {
+        let bucket = bucket(eviction);
+        for name in ["a", "b"] {
+            block_on(bucket.set(name, "9"))?;
+        }
+        evict(&bucket);
+        let of = |name: &str| bucket.vbucket(bucket.vbucket_of(name.as_bytes())).unwrap();
+        let writes = vec![change(0, "a"), change(4, "a")];
+        let Write::Delete(delete) = change(1, "a") else {
+            unreachable!()
+        };
+        let (deleted, batch) = (of("a").send(delete), of("a").send(WriteBatch { writes }));
+        block_on(deleted)??;
+        assert!(block_on(batch)?.iter().all(std::result::Result::is_ok));
+        assert_eq!(block_on(bucket.get("a"))?.value, "04");
+        let touch = GetAndTouch {
+            key: key("b"),
+            expiry: ExpiryRequest(4_000_000_000),
+        };
+        let Write::Set(set) = change(0, "b") else {
+            unreachable!()
+        };
+        let (touched, set) = (of("b").send(touch), of("b").send(set));
+        assert_eq!(block_on(touched)??.value, "9");
+        block_on(set)??;
+        let found = block_on(bucket.get("b"))?;
+        assert_eq!((&found.value[..], found.meta.expiry.0), (&b"0"[..], 0));
+        Ok(block_on(bucket.shutdown()).map(drop)?)
+    })
 }

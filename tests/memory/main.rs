@@ -6,14 +6,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod any_document;
 mod common;
 mod collections;
 mod bucket_actor;
 mod counts;
+mod equals_a_model;
 mod expired;
 mod four_times;
 mod in_order;
+mod known_without_the_disk;
 mod large_documents;
+mod made_of_values;
+mod metadata_fills_memory;
 mod no_store;
 mod nothing_leaves_too_early;
 mod old_values;

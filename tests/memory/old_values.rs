@@ -11,9 +11,11 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_local};
 
 use piggin::messages::OperationError;
-use piggin::storage::{MemoryMarks, OpenOptions};
+use piggin::storage::{Eviction, MemoryMarks, OpenOptions};
 use piggin::{Bucket, BucketConfig};
 use supervisor::testing::{Latencies, World, WorldSettings};
+
+use crate::common::LEAVING;
 
 /// So many worlds, or as many as the variable says.
 const SEEDS: u64 = 60;
@@ -24,8 +26,9 @@ const READERS: u64 = 3;
 const COUNTERS: u64 = 3;
 const COUNTS: u64 = 15;
 
-fn config(world: &World) -> BucketConfig {
+fn config(world: &World, eviction: Eviction) -> BucketConfig {
     BucketConfig {
+        eviction: Some(eviction),
         vbuckets: Some(2),
         actor_threads: Some(2),
         reader_threads: 2,
@@ -127,8 +130,11 @@ async fn count(world: World, bucket: Bucket, number: u64) {
     }
 }
 
-pub(crate) async fn check(world: World) -> u64 {
-    let bucket = world.create(config(&world)).await.expect("a bucket");
+async fn check(world: World, eviction: Eviction) -> u64 {
+    let bucket = world
+        .create(config(&world, eviction))
+        .await
+        .expect("a bucket");
     let registers: Vec<Register> = (0..KEYS).map(|_| Register::default()).collect();
     let mut clients: Vec<JoinHandle<()>> = Vec::new();
     for (number, register) in registers.iter().enumerate() {
@@ -157,23 +163,25 @@ pub(crate) fn seeds() -> u64 {
     seeds.map_or(SEEDS, |seeds| seeds.parse().expect("a number"))
 }
 
-pub(crate) fn run(seed: u64, plant: fn()) -> u64 {
+pub(crate) fn run(seed: u64, eviction: Eviction, plant: fn()) -> u64 {
     let settings = WorldSettings {
         latencies: Latencies::all(0..=3),
         ..WorldSettings::default()
     };
     World::run_with(seed, &settings, |world| async move {
         plant();
-        check(world).await
+        check(world, eviction).await
     })
     .expect("a run that ends")
 }
 
 #[test]
 fn no_old_value_comes_back() {
-    let evicted: u64 = (0..seeds()).map(|seed| run(seed, || {})).sum();
-    assert!(
-        evicted > 100 * seeds() / SEEDS,
-        "{evicted} left and were read"
-    );
+    for eviction in LEAVING {
+        let evicted: u64 = (0..seeds()).map(|seed| run(seed, eviction, || {})).sum();
+        assert!(
+            evicted > 100 * seeds() / SEEDS,
+            "{evicted} left and were read"
+        );
+    }
 }

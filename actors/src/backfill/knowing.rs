@@ -4,6 +4,7 @@
 //! Invariant: what was looked up is judged by the vbucket; while it may have changed it is looked up again, and each time
 //! something newer was written, so that it comes to an end. What cannot be read is answered with the cause, never as absent.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -19,7 +20,10 @@ use messages::vbucket::{
     WriteBatch,
 };
 use messages::{DownCause, FailureCause, OperationError};
-use storage::{Advice, DocumentKey, Seqno};
+use storage::{Advice, CollectionId, DocumentKey, Seqno};
+
+/// How often a document that was picked may be gone when it is read.
+const PICKS: u32 = 8;
 
 /// Keys of which one is picked where memory has no document of a collection.
 const PICKED_OF: u64 = 64;
@@ -30,6 +34,8 @@ struct Line {
     of: oneshot::Receiver<Answer>,
     /// Up to here the store must have been read.
     least: Seqno,
+    /// This version of it, or a newer one, the store must have.
+    stub: Option<Seqno>,
 }
 
 impl Backfills {
@@ -77,33 +83,60 @@ impl Backfills {
         core: &Arc<VbucketCore>,
         request: &GetRandom,
     ) -> Result<Picked, OperationError> {
-        let picked = core.get_random(request);
+        let mut picked = core.get_random(request);
+        for _ in 0..PICKS {
+            if picked != Err(NOT_IN_MEMORY) {
+                break;
+            }
+            // One whose value is not in memory.
+            let key = core.pick(request)?;
+            picked = match self.get(core, &key).done().await {
+                Err(OperationError::KeyNotFound) => Err(NOT_IN_MEMORY),
+                found => found.map(|found| Picked { key, found }),
+            };
+        }
         if picked != Err(OperationError::KeyNotFound) || !core.lacks_documents() {
             return picked;
         }
-        // None of it is in memory: one of the first there are.
-        let mut scan = self
-            .scan(
-                core,
-                &ScanRequest {
-                    with_values: false,
-                    limit: Some(PICKED_OF),
-                    consistency: ScanConsistency::OnDisk,
-                    ..ScanRequest::of(request.collection, ScanRange::all())
-                },
-            )
-            .map_err(refused)?;
-        let mut picked = None;
-        let mut seen: u64 = 0;
-        while let Some(scanned) = scan.next().await.map_err(refused)? {
-            seen = seen.saturating_add(1);
-            if core.random().is_multiple_of(seen) {
-                picked = Some(scanned.key);
+        // None of it is in memory: one of the first there are on disk, and still are.
+        let mut range = ScanRange::all();
+        loop {
+            let mut keys = self.some_keys(core, request.collection, range).await?;
+            let last = keys.last().ok_or(OperationError::KeyNotFound)?;
+            range = ScanRange {
+                start: Bound::Excluded(last.key().to_vec()),
+                ..ScanRange::all()
+            };
+            let first = core.random().checked_rem(keys.len() as u64).unwrap_or(0);
+            keys.rotate_left(usize::try_from(first).unwrap_or(0));
+            for key in keys {
+                match self.get(core, &key).done().await {
+                    Err(OperationError::KeyNotFound) => {}
+                    found => return Ok(Picked { key, found: found? }),
+                }
             }
         }
-        let key = picked.ok_or(OperationError::KeyNotFound)?;
-        let found = self.get(core, &key).done().await?;
-        Ok(Picked { key, found })
+    }
+
+    /// The first keys of a range that are on disk.
+    async fn some_keys(
+        &self,
+        core: &Arc<VbucketCore>,
+        collection: CollectionId,
+        range: ScanRange,
+    ) -> Result<Vec<DocumentKey>, OperationError> {
+        let request = ScanRequest {
+            with_values: false,
+            limit: Some(PICKED_OF),
+            consistency: ScanConsistency::OnDisk,
+            ..ScanRequest::of(collection, range)
+        };
+        let mut scan = self.scan(core, &request).map_err(refused)?;
+        let mut keys = Vec::new();
+        while let Some(scanned) = scan.next().await.map_err(refused)? {
+            keys.push(scanned.key);
+        }
+        Ok(keys)
     }
 
     /// Gives a document another expiry, and reads it.
@@ -215,9 +248,10 @@ impl Backfills {
         let key = write.key().clone();
         let once = move |core: &VbucketCore, looked_up: Option<&LookedUp>| {
             let begun = answered.begin(core, write.clone(), looked_up);
-            match begun.is_not_in_memory() {
-                true => Err(NOT_IN_MEMORY),
-                false => Ok(begun),
+            if begun.is_not_in_memory() {
+                Err(NOT_IN_MEMORY)
+            } else {
+                Ok(begun)
             }
         };
         match self.in_turn(core, &key, order, is_tried, once) {
@@ -323,7 +357,8 @@ impl Backfills {
             Err(_) => return Err(NOT_IN_MEMORY),
         };
         // It was opened anew, and has less than it had said: the vbucket is about to go out of service.
-        if looked_up.up_to < line.least {
+        let newest = looked_up.newest.as_ref().map(|newest| newest.seqno);
+        if looked_up.up_to < line.least || newest < line.stub {
             return Err(NOT_IN_MEMORY);
         }
         if core.restore(&looked_up) {
@@ -333,9 +368,9 @@ impl Backfills {
     }
 
     fn ask(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Result<Line, OperationError> {
-        let least = core.forgotten_up_to();
+        let (least, stub) = (core.forgotten_up_to(), core.stub_seqno(key));
         let of = self.shared().ask(core, key)?;
-        Ok(Line { of, least })
+        Ok(Line { of, least, stub })
     }
 }
 

@@ -49,17 +49,14 @@ impl Turns {
         if lines.waiting >= WAITING_MAX {
             return Err(OperationError::TemporaryFailure(Busy::Queue));
         }
-        let before = match lines.of.get_mut(key) {
-            Some(line) => {
-                let (come, before) = oneshot::channel();
-                line.push_back(come);
-                lines.waiting = lines.waiting.saturating_add(1);
-                Some(before)
-            }
-            None => {
-                lines.of.insert(key.clone(), VecDeque::new());
-                None
-            }
+        let before = if let Some(line) = lines.of.get_mut(key) {
+            let (come, before) = oneshot::channel();
+            line.push_back(come);
+            lines.waiting = lines.waiting.saturating_add(1);
+            Some(before)
+        } else {
+            lines.of.insert(key.clone(), VecDeque::new());
+            None
         };
         Ok(Turn {
             order: Arc::clone(self),
@@ -91,7 +88,7 @@ impl Turn {
     pub(super) async fn come(&mut self) {
         if let Some(before) = &mut self.before {
             // Whoever is in line is told, or goes away itself.
-            let _ = before.await;
+            drop(before.await);
             self.before = None;
         }
     }

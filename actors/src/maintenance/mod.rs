@@ -24,7 +24,7 @@ use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
 use storage::log_store::MaintenanceKind;
 use storage::{Advice, Job, LogStore, Outcome, StorageError, VbucketId};
 
-pub use self::pager::{Paged, Pager, Shortage};
+pub use self::pager::{Paged, Pager, Shortage, Side};
 pub use self::pressure::{AmpleMemory, MemoryUse};
 
 /// What maintenance works with.

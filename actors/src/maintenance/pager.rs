@@ -1,4 +1,5 @@
-//! Which documents leave memory when it is short: those of one vbucket after the other, round and round, until enough is free.
+//! Which documents leave memory when it is short: those nobody reads first, then those of one active vbucket after the other,
+//! round and round, until enough is free.
 //!
 //! Invariant: its place is kept, so that each document is looked at once a round, and one that was used lately has as many
 //! rounds more; when whole rounds free next to nothing it says so, and is not to be asked again at once. Pure.
@@ -9,6 +10,15 @@ use crate::vbucket::{Evicted, EvictionWalk};
 const LOOKS_AT_ONCE: u32 = 16;
 /// After so many rounds even what was used most has had its turn.
 const ROUNDS: u64 = 4;
+
+/// Which vbuckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Replicas, and whatever else serves no client.
+    Unread,
+    /// Active ones.
+    Read,
+}
 
 /// What asking for memory came to.
 #[must_use]
@@ -38,33 +48,75 @@ pub struct Shortage {
 pub struct Pager {
     /// It began, and has not come to its end.
     is_at_work: bool,
-    vbucket: u16,
-    walk: EvictionWalk,
-    /// Vbuckets it came to the end of, and what was freed, since it was judged last.
+    unread: Place,
+    read: Place,
+    /// Vbuckets that are yet to be looked at before those that are read.
+    unread_first: u16,
+    /// Active vbuckets it came to the end of, and what was freed, since it was judged last.
     ended: u64,
     freed: u64,
     rounds: u64,
 }
 
+/// Where it is among the vbuckets of a side.
+#[derive(Debug, Default)]
+struct Place {
+    vbucket: u16,
+    walk: EvictionWalk,
+}
+
+impl Place {
+    /// Goes on to the next vbucket; whether that is the first again.
+    fn end_vbucket(&mut self, vbuckets: u16) -> bool {
+        self.walk = EvictionWalk::default();
+        self.vbucket = self.vbucket.saturating_add(1);
+        let is_round = self.vbucket >= vbuckets;
+        if is_round {
+            self.vbucket = 0;
+        }
+        is_round
+    }
+}
+
 impl Pager {
-    /// Has some documents leave. `evict` goes on in a vbucket, where there is one.
+    /// Has some documents leave. `evict` goes on in a vbucket, where there is one of that side. Of each round the vbuckets
+    /// that nobody reads are the first, so that they alone give way for as long as that is enough.
     pub fn step(
         &mut self,
         vbuckets: u16,
         shortage: impl Fn() -> Shortage,
-        mut evict: impl FnMut(u16, &mut EvictionWalk) -> Option<Evicted>,
+        mut evict: impl FnMut(u16, Side, &mut EvictionWalk) -> Option<Evicted>,
     ) -> Paged {
-        for _ in 0..LOOKS_AT_ONCE {
+        if vbuckets == 0 {
+            return Paged::Enough;
+        }
+        let (mut looks, mut passed) = (0_u32, 0_u32);
+        // Vbuckets of the other side cost next to nothing, and are all passed in one go.
+        while looks < LOOKS_AT_ONCE && passed < u32::from(vbuckets).saturating_mul(2) {
             let Shortage {
                 is_short,
                 bytes,
                 worth_bytes,
             } = shortage();
-            self.is_at_work = bytes > 0 && (is_short || self.is_at_work);
-            if !self.is_at_work || vbuckets == 0 {
+            let was_at_work = self.is_at_work;
+            self.is_at_work = bytes > 0 && (is_short || was_at_work);
+            if !self.is_at_work {
                 return Paged::Enough;
             }
-            let evicted = evict(self.vbucket, &mut self.walk);
+            if !was_at_work {
+                self.unread_first = vbuckets;
+            }
+            let (side, place) = if self.unread_first > 0 {
+                (Side::Unread, &mut self.unread)
+            } else {
+                (Side::Read, &mut self.read)
+            };
+            let evicted = evict(place.vbucket, side, &mut place.walk);
+            if evicted.is_some() {
+                looks = looks.saturating_add(1);
+            } else {
+                passed = passed.saturating_add(1);
+            }
             let evicted = evicted.unwrap_or(Evicted {
                 is_at_end: true,
                 ..Evicted::default()
@@ -82,11 +134,14 @@ impl Pager {
 
     /// Goes on to the next vbucket; whether the rounds are to be judged.
     fn end_vbucket(&mut self, vbuckets: u16) -> bool {
-        self.walk = EvictionWalk::default();
-        self.vbucket = self.vbucket.saturating_add(1);
-        if self.vbucket >= vbuckets {
-            self.vbucket = 0;
+        if self.unread_first > 0 {
+            self.unread.end_vbucket(vbuckets);
+            self.unread_first = self.unread_first.saturating_sub(1);
+            return false;
+        }
+        if self.read.end_vbucket(vbuckets) {
             self.rounds = self.rounds.saturating_add(1);
+            self.unread_first = vbuckets;
         }
         self.ended = self.ended.saturating_add(1);
         let is_over = self.ended >= ROUNDS.saturating_mul(u64::from(vbuckets));
@@ -109,46 +164,60 @@ mod tests {
 
     use super::*;
 
-    /// So many vbuckets that free so much with each look, two looks to a vbucket.
-    fn page(state: &mut Pager, short: u64, frees: u64) -> (Paged, u64) {
-        let (left, looks) = (Cell::new(short), Cell::new(0u64));
+    /// Three active vbuckets that free so much with each look, two looks to a vbucket; beside them as many that nobody reads and
+    /// that free `unread_frees`. What it came to, and the looks at each side.
+    fn page(state: &mut Pager, short: u64, frees: u64, unread_frees: u64) -> (Paged, u64, u64) {
+        let (left, looks, unread) = (Cell::new(short), Cell::new(0u64), Cell::new(0u64));
         let shortage = || Shortage {
             is_short: left.get() > 50,
             bytes: left.get(),
             worth_bytes: 10,
         };
-        let came = state.step(3, shortage, |_, _| {
-            looks.set(looks.get() + 1);
-            left.set(left.get().saturating_sub(frees));
+        let came = state.step(6, shortage, |vbucket, side, _| {
+            let (of, bytes, counted) = match side {
+                Side::Unread => (1, unread_frees, &unread),
+                Side::Read => (0, frees, &looks),
+            };
+            if vbucket % 2 != of {
+                return None;
+            }
+            counted.set(counted.get() + 1);
+            left.set(left.get().saturating_sub(bytes));
             Some(Evicted {
                 documents: 1,
-                bytes: frees,
-                is_at_end: looks.get() % 2 == 0,
+                bytes,
+                is_at_end: side == Side::Unread || counted.get() % 2 == 0,
             })
         });
-        (came, looks.get())
+        (came, looks.get(), unread.get())
     }
 
     #[test]
     fn it_begins_when_memory_is_short_and_ends_when_enough_is_free() {
         let mut state = Pager::default();
-        assert_eq!(page(&mut state, 50, 10), (Paged::Enough, 0), "not short");
-        assert_eq!(
-            page(&mut state, 60, 10),
-            (Paged::Enough, 6),
-            "below the low mark"
-        );
-        assert_eq!(page(&mut state, 1000, 10), (Paged::More, 16));
-        assert_eq!(page(&mut state, 40, 10), (Paged::Enough, 4), "it had begun");
-        assert_eq!(page(&mut state, 40, 10), (Paged::Enough, 0), "it had ended");
+        assert_eq!(page(&mut state, 50, 10, 0).0, Paged::Enough, "not short");
+        let below = page(&mut state, 60, 10, 0);
+        assert_eq!(below, (Paged::Enough, 6, 3), "below the low mark");
+        assert_eq!(page(&mut state, 1000, 10, 0).0, Paged::More);
+        assert_eq!(page(&mut state, 40, 10, 0).0, Paged::Enough, "it had begun");
+        assert_eq!(page(&mut state, 40, 10, 0).1, 0, "it had ended");
+    }
+
+    #[test]
+    fn what_nobody_reads_gives_way_alone_while_that_is_enough() {
+        let mut state = Pager::default();
+        for _ in 0..5 {
+            assert_eq!(page(&mut state, 60, 10, 20), (Paged::Enough, 0, 3));
+        }
+        assert_eq!(page(&mut state, 100, 10, 20), (Paged::Enough, 4, 3));
     }
 
     #[test]
     fn rounds_that_free_next_to_nothing_are_not_gone_on_with() {
         let mut state = Pager::default();
-        // Four rounds over three vbuckets, with two looks at each.
-        assert_eq!(page(&mut state, 1000, 0), (Paged::More, 16));
-        assert_eq!(page(&mut state, 1000, 0), (Paged::Nothing, 8));
+        let came = (0..10).find(|_| page(&mut state, 1000, 0, 0).0 == Paged::Nothing);
+        // Four rounds with three looks at each side, two to an active one.
+        assert_eq!(came, Some(2));
         assert_eq!(state.rounds(), 4);
     }
 
@@ -156,18 +225,33 @@ mod tests {
     fn its_place_is_kept() {
         let mut state = Pager::default();
         let mut seen = Vec::new();
-        for _ in 0..2 {
-            let short = || Shortage {
-                is_short: true,
-                bytes: 1,
-                worth_bytes: 0,
+        let short = || Shortage {
+            is_short: true,
+            bytes: 1,
+            worth_bytes: 0,
+        };
+        let mut look = |vbucket, side, _: &mut EvictionWalk| {
+            let is_at_end = Evicted {
+                is_at_end: true,
+                ..Evicted::default()
             };
-            let came = state.step(40, short, |vbucket, _| {
+            (side == Side::Read).then(|| {
                 seen.push(vbucket);
-                None
-            });
-            assert_eq!(came, Paged::More);
+                is_at_end
+            })
+        };
+        for _ in 0..2 {
+            assert_eq!(state.step(40, short, &mut look), Paged::More);
         }
-        assert_eq!(seen, (0..32).collect::<Vec<u16>>());
+        let enough = || Shortage {
+            bytes: 0,
+            ..short()
+        };
+        assert_eq!(state.step(40, enough, &mut look), Paged::Enough);
+        for _ in 0..2 {
+            assert_eq!(state.step(40, short, &mut look), Paged::More);
+        }
+        assert_eq!(seen[..40], (0..40).collect::<Vec<u16>>());
+        assert_eq!(seen[40..], (0..16).collect::<Vec<u16>>());
     }
 }

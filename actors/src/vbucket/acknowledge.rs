@@ -155,8 +155,10 @@ impl VbucketCore {
                 }
                 let asking = (!write.is_blind()).then(|| write.key().clone());
                 let begun = self.write_acknowledged(write);
-                if begun.is_not_in_memory() {
-                    asking.into_iter().for_each(|key| put_off.note(key));
+                if begun.is_not_in_memory()
+                    && let Some(key) = asking
+                {
+                    put_off.note(key);
                 }
                 begun
             };

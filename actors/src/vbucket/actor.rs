@@ -160,11 +160,11 @@ impl On<GetMany> for VbucketActor {
         let answers = core.get_many(&get.keys);
         match &self.readers {
             Some(readers) if answers.contains(&Err(NOT_IN_MEMORY)) => {
-                let begin = |(key, answer)| match answer {
+                let read = |(key, answer)| match answer {
                     Err(NOT_IN_MEMORY) => readers.get(core, key),
                     answer => Begun::Done(answer),
                 };
-                let begun = get.keys.iter().zip(answers).map(begin).collect();
+                let begun = get.keys.iter().zip(answers).map(read).collect();
                 Reply::later(Begun::all_done(begun))
             }
             _ => Reply::Now(answers),
@@ -209,9 +209,10 @@ impl On<GetRandom> for VbucketActor {
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Result<Picked, OperationError>> {
         let answer = self.core().and_then(|core| core.get_random(&get));
-        if answer == Err(OperationError::KeyNotFound)
+        let is_unsure = matches!(answer, Err(OperationError::KeyNotFound | NOT_IN_MEMORY));
+        if is_unsure
             && let Some((core, readers)) = self.readable()
-            && core.lacks_documents()
+            && (core.lacks_documents() || answer == Err(NOT_IN_MEMORY))
         {
             return Reply::later(async move { readers.get_random(&core, &get).await });
         }

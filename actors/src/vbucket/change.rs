@@ -9,6 +9,7 @@ use super::checkpoint::QueueError;
 use super::core::{Inner, VbucketCore};
 use super::document_map::Place;
 use super::fault::ChangeStep;
+use super::kept::Held;
 use super::lock::Locked;
 use super::prepares::Newest;
 use super::status::Status;
@@ -122,9 +123,9 @@ impl VbucketCore {
         }
         let before = self.map.put(place, Arc::clone(item));
         if let Some(before) = &before {
-            item.token.take_over_uses(&before.token);
+            before.hand_on_uses(item);
         }
-        self.count_document(item, before.as_deref());
+        self.count_document(Held::Whole(item), before.as_ref());
         self.note_high(&item.document.key, item.seqno);
     }
 

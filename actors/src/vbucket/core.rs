@@ -17,6 +17,7 @@ use super::fault::{ChangeStep, Faults};
 use super::flush::Flushed;
 use super::hand_over::Holds;
 use super::invariants::Invariants;
+use super::kept::Kept;
 use super::lock::Locked;
 use super::locks::Locks;
 use super::manifest::{BucketManifest, Erasing, OpenCollections};
@@ -285,11 +286,12 @@ impl VbucketCore {
         self.status().has(Status::WARMING)
     }
 
-    /// One slice of the newest versions in memory, tombstones too, counted from zero; `None` behind the last. For work
-    /// that goes over all of them in bounded steps.
+    /// One slice of the newest versions that are whole in memory, tombstones too, counted from zero; `None` behind the last.
+    /// For work that goes over all of them in bounded steps.
     #[must_use]
     pub fn slice(&self, number: usize) -> Option<Vec<Arc<Item>>> {
-        self.map.slice(number)
+        let kept = self.map.slice(number)?;
+        Some(kept.into_iter().filter_map(Kept::into_whole).collect())
     }
 
     /// Takes a place among those who wait for the disk, before the write that is to be waited for.

@@ -83,7 +83,7 @@ impl VbucketCore {
             Verdict::Commit { .. } => {
                 let place = self.map.place(prepare.key.as_encoded());
                 let key = prepare.key.as_encoded();
-                let older = self.map.read(place, key, |older| older.seqno);
+                let older = self.map.read(place, key, |older| older.meta().seqno);
                 (Settled::Committed, older)
             }
             Verdict::Abort => (Settled::Aborted, Some(prepare.seqno)),

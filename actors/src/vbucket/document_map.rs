@@ -1,4 +1,5 @@
-//! The documents of one vbucket in memory: the newest version of each key, tombstones included, but for what left memory.
+//! The documents of one vbucket in memory: the newest version of each key, tombstones included, but for what left memory: whole
+//! versions, or values alone, of which a stub stays.
 //!
 //! Invariant: one pointer per key, and the key lies only in the item it points to; a newer version takes the place of
 //! an older one in one step, so a reader sees the one or the other. Whoever changes the map holds the vbucket's lock;
@@ -8,13 +9,14 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use dashmap::{DashMap, SharedValue};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::memory::charged_bytes;
+use super::kept::{Held, Kept};
 use crate::sync::another_may_come_between;
 use crate::sync::atomic::AtomicBool;
-use storage::{Item, Namespace, Seqno};
+use storage::{DocumentKey, Item, Namespace, Seqno};
 
 /// Shards of each vbucket's map. A bucket has at least as many vbuckets as threads that work on it, as a rule 128, so
 /// that two threads seldom meet; each shard costs two cache lines, a thousand vbuckets half a MiB.
@@ -49,17 +51,17 @@ pub(super) struct MapWalk {
 }
 
 /// What a slot holds: found, and told apart, by the encoded key.
-struct Slot(Arc<Item>);
+struct Slot(Kept);
 
 impl Slot {
     fn key(&self) -> &[u8] {
-        self.0.document.key.as_encoded()
+        self.0.encoded_key()
     }
 }
 
 impl Clone for Slot {
     fn clone(&self) -> Slot {
-        Slot(Arc::clone(&self.0))
+        Slot(self.0.clone())
     }
 }
 
@@ -108,6 +110,7 @@ pub(super) struct DocumentMap {
     slots: DashMap<Slot, (), PassOn>,
     // Counted under a shard's lock, and nothing hangs on them.
     documents: AtomicU64,
+    stubs: AtomicU64,
     tombstones: AtomicU64,
     bytes: AtomicU64,
     /// Whether every key the store holds, tombstones too, is here (or, while warming, will be).
@@ -121,6 +124,8 @@ pub(super) struct DocumentMap {
 pub struct MapFigures {
     /// Live documents; of an expired one, too, until it is deleted.
     pub documents: u64,
+    /// Those of them whose value is on disk alone.
+    pub stubs: u64,
     /// Tombstones.
     pub tombstones: u64,
     /// Bytes of the items, as they are charged.
@@ -132,6 +137,7 @@ impl DocumentMap {
         DocumentMap {
             slots: DashMap::with_capacity_and_hasher_and_shard_amount(0, PassOn(0), SHARDS),
             documents: AtomicU64::new(0),
+            stubs: AtomicU64::new(0),
             tombstones: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             is_complete: AtomicBool::new(true),
@@ -155,89 +161,104 @@ impl DocumentMap {
         &self,
         place: Place,
         key: &[u8],
-        read: impl FnOnce(&Arc<Item>) -> R,
+        read: impl FnOnce(Held<'_>) -> R,
     ) -> Option<R> {
         another_may_come_between();
         let shard = self.slots.shards().get(place.shard)?.read();
         let (slot, _) = shard.get(place.hash, |(slot, _)| slot.key() == key)?;
-        Some(read(&slot.0))
+        Some(read(slot.0.held()))
     }
 
     /// What lies at `key`, tombstones too.
-    pub(super) fn get(&self, place: Place, key: &[u8]) -> Option<Arc<Item>> {
-        self.read(place, key, Arc::clone)
+    pub(super) fn get(&self, place: Place, key: &[u8]) -> Option<Kept> {
+        another_may_come_between();
+        let shard = self.slots.shards().get(place.shard)?.read();
+        let (slot, _) = shard.get(place.hash, |(slot, _)| slot.key() == key)?;
+        Some(slot.0.clone())
     }
 
     /// Puts a version in the place of the one before it, which is returned.
-    pub(super) fn put(&self, place: Place, item: Arc<Item>) -> Option<Arc<Item>> {
+    pub(super) fn put(&self, place: Place, item: Arc<Item>) -> Option<Kept> {
         debug_assert_eq!(item.namespace(), Namespace::Committed, "another slot");
-        self.count(&item);
-        let before = self.exchange(place, item)?;
+        let kept = Kept::whole(item);
+        self.count(&kept);
+        let before = self.exchange(place, kept)?;
         self.discount(&before);
         Some(before)
     }
 
-    fn exchange(&self, place: Place, item: Arc<Item>) -> Option<Arc<Item>> {
+    fn exchange(&self, place: Place, kept: Kept) -> Option<Kept> {
         another_may_come_between();
         let mut shard = self.slots.shards().get(place.shard)?.write();
-        let key = item.document.key.as_encoded();
+        let key = kept.encoded_key();
         if let Some((slot, _)) = shard.get_mut(place.hash, |(slot, _)| slot.key() == key) {
-            return Some(std::mem::replace(&mut slot.0, item));
+            return Some(std::mem::replace(&mut slot.0, kept));
         }
-        let slot = (Slot(item), SharedValue::new(()));
+        let slot = (Slot(kept), SharedValue::new(()));
         shard.insert(place.hash, slot, |(slot, _)| xxh3_64(slot.key()));
         None
     }
 
     /// Puts a version from the store, unless there is one of its key already (rule R21).
-    pub(super) fn insert_if_absent(&self, item: Arc<Item>) -> bool {
-        let place = self.place(item.document.key.as_encoded());
+    pub(super) fn insert_if_absent(&self, kept: Kept) -> bool {
+        let place = self.place(kept.encoded_key());
         let Some(shard) = self.slots.shards().get(place.shard) else {
             return false;
         };
         another_may_come_between();
         let mut shard = shard.write();
-        let key = item.document.key.as_encoded();
+        let key = kept.encoded_key();
         if shard
             .get(place.hash, |(slot, _)| slot.key() == key)
             .is_some()
         {
             return false;
         }
-        self.count(&item);
-        let slot = (Slot(item), SharedValue::new(()));
+        self.count(&kept);
+        let slot = (Slot(kept), SharedValue::new(()));
         shard.insert(place.hash, slot, |(slot, _)| xxh3_64(slot.key()));
         true
     }
 
+    /// Has the value of a version that was found by a walk leave, if it is still there and nobody but the map has it: then its
+    /// memory is free with what is returned. Its stub stays.
+    pub(super) fn take_value(&self, place: Place, seqno: Seqno) -> Option<Bytes> {
+        another_may_come_between();
+        let mut shard = self.slots.shards().get(place.shard)?.write();
+        let is_it = |(slot, _): &(Slot, SharedValue<()>)| slot.0.seqno() == seqno;
+        let (slot, _) = shard.get_mut(place.hash, is_it)?;
+        let value = slot.0.take_value()?;
+        self.stubs.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(value.len() as u64, Ordering::Relaxed);
+        Some(value)
+    }
+
     /// Takes out a tombstone if it is still the newest of its key. From then on the map is not complete.
-    pub(super) fn drop_tombstone(&self, key: &[u8], seqno: Seqno) -> Option<Arc<Item>> {
+    pub(super) fn drop_tombstone(&self, key: &[u8], seqno: Seqno) -> Option<Kept> {
         // Before it is gone, so that nobody takes its absence for the store's.
         self.is_complete.store(false, Ordering::Relaxed);
-        self.remove_if(key, |item| {
-            item.seqno == seqno && item.operation.is_tombstone()
-        })
+        self.remove_if(key, |kept| kept.seqno() == seqno && kept.meta().is_deleted)
     }
 
     /// Takes out a version that was found by a walk, if it is still there and nobody but the map has it: then its memory is
     /// free. From then on the map lacks documents.
-    pub(super) fn evict(&self, place: Place, seqno: Seqno) -> Option<Arc<Item>> {
+    pub(super) fn evict(&self, place: Place, seqno: Seqno) -> Option<Kept> {
         // Before it is gone, as above.
         self.set_lacking();
         another_may_come_between();
         let mut shard = self.slots.shards().get(place.shard)?.write();
-        let is_it = |(Slot(item), _): &(Slot, SharedValue<()>)| {
+        let is_it = |(slot, _): &(Slot, SharedValue<()>)| {
             // Whoever gets hold of it gets it from here, under this lock.
-            item.seqno == seqno && Arc::strong_count(item) == 1
+            slot.0.seqno() == seqno && slot.0.is_held_alone()
         };
-        let (Slot(item), _) = shard.remove_entry(place.hash, is_it)?;
-        self.discount(&item);
-        Some(item)
+        let (Slot(kept), _) = shard.remove_entry(place.hash, is_it)?;
+        self.discount(&kept);
+        Some(kept)
     }
 
     /// Looks at some more versions, each at least once until the walk is at its end, but for those that are put in
     /// meanwhile. Whether there are more. `visit` runs with a shard of the map locked.
-    pub(super) fn walk(&self, walk: &mut MapWalk, mut visit: impl FnMut(&Arc<Item>)) -> bool {
+    pub(super) fn walk(&self, walk: &mut MapWalk, mut visit: impl FnMut(Held<'_>)) -> bool {
         another_may_come_between();
         let Some(shard) = self.slots.shards().get(walk.shard) else {
             return false;
@@ -250,8 +271,8 @@ impl DocumentMap {
             for mark in 0..MARKS {
                 // A look for a key of this hash, which nothing is found to be, comes past all those of its mark.
                 let hash = slot | (mark << (usize::BITS - 7));
-                shard.get(hash as u64, |(Slot(item), _)| {
-                    visit(item);
+                shard.get(hash as u64, |(slot, _)| {
+                    visit(slot.0.held());
                     false
                 });
             }
@@ -269,18 +290,18 @@ impl DocumentMap {
 
     /// Takes out a version if it is still the newest of its key. What the map knows of the store is not touched: that is
     /// for whoever knows that the key is never asked for again.
-    pub(super) fn remove(&self, key: &[u8], seqno: Seqno) -> Option<Arc<Item>> {
-        self.remove_if(key, |item| item.seqno == seqno)
+    pub(super) fn remove(&self, key: &[u8], seqno: Seqno) -> Option<Kept> {
+        self.remove_if(key, |kept| kept.seqno() == seqno)
     }
 
-    fn remove_if(&self, key: &[u8], is_it: impl Fn(&Item) -> bool) -> Option<Arc<Item>> {
+    fn remove_if(&self, key: &[u8], is_it: impl Fn(&Kept) -> bool) -> Option<Kept> {
         let place = self.place(key);
         another_may_come_between();
         let mut shard = self.slots.shards().get(place.shard)?.write();
         let is_it = |(slot, _): &(Slot, SharedValue<()>)| slot.key() == key && is_it(&slot.0);
-        let (Slot(item), _) = shard.remove_entry(place.hash, is_it)?;
-        self.discount(&item);
-        Some(item)
+        let (Slot(kept), _) = shard.remove_entry(place.hash, is_it)?;
+        self.discount(&kept);
+        Some(kept)
     }
 
     /// Empties the map. It counts as complete again: it is to be loaded anew. What was in it is freed by whoever drops
@@ -291,7 +312,7 @@ impl DocumentMap {
         let emptied: Vec<_> = shards
             .map(|shard| std::mem::take(&mut *shard.write()))
             .collect();
-        for figure in [&self.documents, &self.tombstones, &self.bytes] {
+        for figure in [&self.documents, &self.stubs, &self.tombstones, &self.bytes] {
             figure.store(0, Ordering::Relaxed);
         }
         self.is_complete.store(true, Ordering::Relaxed);
@@ -322,19 +343,19 @@ impl DocumentMap {
 
     /// One slice of the map, counted from zero; `None` behind the last. What is put in meanwhile may be missed; what is
     /// there all the time is in exactly one slice.
-    pub(super) fn slice(&self, number: usize) -> Option<Vec<Arc<Item>>> {
+    pub(super) fn slice(&self, number: usize) -> Option<Vec<Kept>> {
         another_may_come_between();
         let copied = self.slots.shards().get(number)?.read().clone();
-        Some(copied.into_iter().map(|(Slot(item), _)| item).collect())
+        Some(copied.into_iter().map(|(Slot(kept), _)| kept).collect())
     }
 
-    /// Any version of which `is_wanted` says so, chosen by these numbers. Where many are wanted, a few guesses find one; where
+    /// The key of any version of which `is_wanted` says so, chosen by these numbers. Where many are wanted, a few guesses find one; where
     /// few are, the map is looked through, a shard at a time.
     pub(super) fn pick(
         &self,
         mut random: impl FnMut() -> u64,
-        is_wanted: impl Fn(&Item) -> bool,
-    ) -> Option<Arc<Item>> {
+        is_wanted: impl Fn(Held<'_>) -> bool,
+    ) -> Option<DocumentKey> {
         for _ in 0..GUESSES {
             let guess = random();
             another_may_come_between();
@@ -342,16 +363,17 @@ impl DocumentMap {
             let number = usize::try_from(random() % SHARDS as u64).unwrap_or(0);
             let shard = shards.get(number)?.read();
             // Whatever lies where a key of that hash would.
-            if let Some((slot, _)) = shard.get(guess, |(slot, _)| is_wanted(&slot.0)) {
-                return Some(Arc::clone(&slot.0));
+            if let Some((slot, _)) = shard.get(guess, |(slot, _)| is_wanted(slot.0.held())) {
+                return Some(slot.0.key().clone());
             }
         }
         let mut seen = 0_u64;
         let mut picked = None;
+        let is_wanted = |kept: &Kept| is_wanted(kept.held());
         for slot in self.slots.iter().filter(|slot| is_wanted(&slot.key().0)) {
             seen = seen.saturating_add(1);
             if random().is_multiple_of(seen) {
-                picked = Some(Arc::clone(&slot.key().0));
+                picked = Some(slot.key().0.key().clone());
             }
         }
         picked
@@ -360,26 +382,34 @@ impl DocumentMap {
     pub(super) fn figures(&self) -> MapFigures {
         MapFigures {
             documents: self.documents.load(Ordering::Relaxed),
+            stubs: self.stubs.load(Ordering::Relaxed),
             tombstones: self.tombstones.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
         }
     }
 
-    fn count(&self, item: &Item) {
-        self.figure_of(item).fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(charged_bytes(item), Ordering::Relaxed);
+    fn count(&self, kept: &Kept) {
+        for figure in self.figures_of(kept).into_iter().flatten() {
+            figure.fetch_add(1, Ordering::Relaxed);
+        }
+        self.bytes
+            .fetch_add(kept.charged_bytes(), Ordering::Relaxed);
     }
 
-    fn discount(&self, item: &Item) {
-        self.figure_of(item).fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(charged_bytes(item), Ordering::Relaxed);
+    fn discount(&self, kept: &Kept) {
+        for figure in self.figures_of(kept).into_iter().flatten() {
+            figure.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.bytes
+            .fetch_sub(kept.charged_bytes(), Ordering::Relaxed);
     }
 
-    fn figure_of(&self, item: &Item) -> &AtomicU64 {
-        if item.operation.is_tombstone() {
-            &self.tombstones
-        } else {
-            &self.documents
+    /// Where it is counted.
+    fn figures_of(&self, kept: &Kept) -> [Option<&AtomicU64>; 2] {
+        match kept.held() {
+            Held::Whole(item) if item.operation.is_tombstone() => [Some(&self.tombstones), None],
+            Held::Whole(_) => [Some(&self.documents), None],
+            Held::Stub(_) => [Some(&self.documents), Some(&self.stubs)],
         }
     }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::amend::{Amended, Amendment, End};
-use super::core::VbucketCore;
+use super::core::{Inner, VbucketCore};
 use super::document_map::Place;
+use super::kept::Kept;
 use super::lookup::{Asks, LookedUp};
 use super::memory;
 use super::moment::{Now, expiry_at, is_expired};
@@ -233,7 +234,7 @@ impl VbucketCore {
         let place = self.map.place(key.as_encoded());
         let of = self.map.get(place, key.as_encoded());
         // What is not live, or of an ended life of its collection, is nothing to make anything of; the lock says so.
-        let of = of.filter(|of| {
+        let of = of.and_then(Kept::into_whole).filter(|of| {
             !of.operation.is_tombstone() && !is_expired(of.document.expiry, now.seconds)
         });
         let made = self.amended(&key, &amendment, of.as_deref());
@@ -249,11 +250,13 @@ impl VbucketCore {
         }
     }
 
-    /// The item to be written where `live` is what is there now.
+    /// The item to be written where `live` is what is there now. Whatever is made of a value needs that value.
     pub(super) fn settled(
         &self,
+        inner: &Inner,
         what: Drafted,
-        live: Option<&Arc<Item>>,
+        live: Option<&Kept>,
+        looked_up: Option<&LookedUp>,
     ) -> Result<Fresh, OperationError> {
         match what {
             Drafted::Whole { item, version, .. } => Ok(Fresh {
@@ -268,6 +271,8 @@ impl VbucketCore {
                     of,
                     made,
                 } = *amending;
+                let whole = |kept| VbucketCore::whole(inner, kept, looked_up);
+                let live = live.map(whole).transpose()?;
                 if of.as_ref().map(Arc::as_ptr) == live.map(Arc::as_ptr) {
                     return made;
                 }

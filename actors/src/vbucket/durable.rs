@@ -134,7 +134,7 @@ impl VbucketCore {
     ) -> Result<(), OperationError> {
         let Ready { place, fresh, old } = ready;
         let older = self.prepares.newest(&fresh.item.document.key);
-        let item = self.number(locked, fresh, old.as_deref(), now);
+        let item = self.number(locked, fresh, old.as_ref(), now);
         let item = prepared(item, level);
         let item = self.commit_active(locked, place, item, older)?;
         let Some(prepare) = prepare_of(&item) else {

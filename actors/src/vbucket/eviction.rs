@@ -1,28 +1,30 @@
-//! Documents leave memory when it is short, and come back when they are read.
+//! Documents, or their values alone, leave memory when it is short, and come back when they are read.
 //!
 //! Invariant: what leaves is on disk, and nobody but the map has it, so that its memory is free at once (rule R14); that it
-//! left is noted before it is gone. What comes back takes nothing's place, and only while nothing newer of its key can have
-//! left since it was looked up (rule R21). Called by whoever looks after memory, and by who read the disk for a client.
+//! left is noted before it is gone, by its stub where only the value left. What comes back takes nothing's place but that of
+//! its own stub, and only while nothing newer of its key can have left since it was looked up (rule R21). Called by whoever looks after memory, and by who read the disk for a client.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::core::{Inner, VbucketCore};
 use super::document_map::{MapWalk, Place};
 use super::fault::ChangeStep;
+use super::kept::{Held, Kept};
 use super::lookup::LookedUp;
-use super::memory::charged_bytes;
 use super::status::{Sight, Status};
 use crate::planted::{Bug, is_planted};
-use storage::{Item, RevSeqno, Seqno, VbucketState};
+use storage::{Eviction, Item, RevSeqno, Seqno, VbucketState};
 
 /// Documents that leave under one lock: some tens of microseconds.
 const LEAVE_AT_ONCE: usize = 256;
 /// The last part of the quota is left to writers: nothing comes back into it.
 const LEFT_TO_WRITERS_DIVISOR: u64 = 16;
 
-/// What hinders documents to leave: they are being loaded, the vbucket is out of order or out of service, or its store is
-/// about to be closed and will be read no more.
-const HINDERED: u8 = Status::WARMING | Status::SUSPECT | Status::DOWN | Status::CLOSED;
+/// What hinders documents to leave: the vbucket is out of order or out of service, or its store is about to be closed and will
+/// be read no more.
+const HINDERED: u8 = Status::SUSPECT | Status::DOWN | Status::CLOSED;
 
 /// How far the pager is in a vbucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub struct EvictionWalk(MapWalk);
 #[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evicted {
-    /// Documents that left.
+    /// Documents, or values, that left.
     pub documents: u64,
     /// Bytes that are free now.
     pub bytes: u64,
@@ -48,8 +50,23 @@ struct Leaving {
     revision: RevSeqno,
 }
 
+/// What left, to be freed with no lock held.
+enum Left {
+    Document(Kept),
+    Value(Bytes),
+}
+
+impl Left {
+    fn bytes(&self) -> u64 {
+        match self {
+            Left::Document(kept) => kept.charged_bytes(),
+            Left::Value(value) => value.len() as u64,
+        }
+    }
+}
+
 impl VbucketCore {
-    /// Looks at some more documents of the map, and has those leave that were not used since they were looked at last, are
+    /// Looks at some more documents of the map, and has those (or their values) leave that were not used since they were looked at last, are
     /// on disk, and nobody holds.
     pub fn evict(&self, walk: &mut EvictionWalk) -> Evicted {
         let (most, spares_used) = {
@@ -65,7 +82,12 @@ impl VbucketCore {
             };
         };
         let mut leaving = Vec::with_capacity(LEAVE_AT_ONCE);
-        let has_more = self.map.walk(&mut walk.0, |item| {
+        let has_more = self.map.walk(&mut walk.0, |held| {
+            let item = match held {
+                Held::Whole(item) => item,
+                // Nothing is left that could leave.
+                Held::Stub(_) => return,
+            };
             let is_free = item.seqno <= most
                 && Arc::strong_count(item) == 1
                 && !item.operation.is_tombstone();
@@ -84,7 +106,7 @@ impl VbucketCore {
         for some in leaving.chunks(LEAVE_AT_ONCE) {
             // Freed behind the lock.
             let left = self.have_leave(some);
-            let bytes = left.iter().map(|item| charged_bytes(item)).sum();
+            let bytes = left.iter().map(Left::bytes).sum();
             evicted.bytes = evicted.bytes.saturating_add(bytes);
             evicted.documents = evicted.documents.saturating_add(left.len() as u64);
         }
@@ -92,7 +114,7 @@ impl VbucketCore {
         evicted
     }
 
-    fn have_leave(&self, some: &[Leaving]) -> Vec<Arc<Item>> {
+    fn have_leave(&self, some: &[Leaving]) -> Vec<Left> {
         let locked = self.lock();
         self.reached(ChangeStep::Locked);
         let Some(most) = self.may_leave_up_to(&locked) else {
@@ -110,11 +132,20 @@ impl VbucketCore {
             if *seqno > most || kept.contains(seqno) {
                 continue;
             }
-            self.note_forgotten(*seqno, *revision);
-            if let Some(item) = self.map.evict(*place, *seqno) {
-                self.discount_document(&item);
-                left.push(item);
-            }
+            let gone = match self.eviction {
+                Eviction::Values => self.map.take_value(*place, *seqno).map(Left::Value),
+                // Where nothing leaves nobody asks.
+                Eviction::Documents | Eviction::None => {
+                    self.note_forgotten(*seqno, *revision);
+                    let gone = self.map.evict(*place, *seqno);
+                    gone.map(|kept| {
+                        self.discount_document(kept.held());
+                        self.traffic.note_away(1);
+                        Left::Document(kept)
+                    })
+                }
+            };
+            left.extend(gone);
         }
         left
     }
@@ -122,7 +153,12 @@ impl VbucketCore {
     /// What is up to here is on disk, and nothing that comes will take its place in the checkpoint log: there a disk snapshot
     /// has each key once.
     pub(super) fn may_leave_up_to(&self, inner: &Inner) -> Option<Seqno> {
-        if self.status().has(HINDERED) || inner.rollback.is_some() {
+        let is_hindered = match self.eviction {
+            // A stub says what it is of, whatever else is not loaded yet.
+            Eviction::Values => self.status().has(HINDERED),
+            Eviction::Documents | Eviction::None => self.status().has(HINDERED | Status::WARMING),
+        };
+        if is_hindered || inner.rollback.is_some() {
             return None;
         }
         let (_, _, _, kind) = inner.log.open_snapshot();
@@ -142,10 +178,17 @@ impl VbucketCore {
         };
         let locked = self.lock();
         self.reached(ChangeStep::Locked);
-        if self.admit_read() != Ok(Sight::Whole)
-            || locked.rollback.is_some()
-            || !(self.is_still_true(&locked, looked_up) || is_planted(Bug::RestoreWithoutLook))
-        {
+        if self.admit_read() != Ok(Sight::Whole) || locked.rollback.is_some() {
+            return false;
+        }
+        let place = self.map.place(item.document.key.as_encoded());
+        let key = item.document.key.as_encoded();
+        let is_newest = match self.map.get(place, key).as_ref().map(Kept::held) {
+            Some(Held::Whole(_)) => false,
+            Some(Held::Stub(stub)) => looked_up.epoch >= locked.least_epoch && stub.is_of(item),
+            None => self.is_still_true(&locked, looked_up),
+        };
+        if !(is_newest || is_planted(Bug::RestoreWithoutLook)) {
             return false;
         }
         let opened = self.admit_key(&item.document.key);
@@ -179,17 +222,26 @@ impl VbucketCore {
             .has_room(0, quota.saturating_sub(quota / LEFT_TO_WRITERS_DIVISOR))
     }
 
-    /// Puts a version of the store in memory, unless there is one of its key. Needs the lock to be held.
+    /// Puts a version of the store in memory, in the place of its stub or of nothing. Needs the lock to be held, and its stub to
+    /// be of this version.
     pub(super) fn put_back(&self, item: &Arc<Item>) -> bool {
-        // First: what is in the map is counted.
-        self.count_document(item, None);
-        let is_put = self.map.insert_if_absent(Arc::clone(item));
-        if is_put {
-            item.token.note_use();
-            self.traffic.note_restored();
-        } else {
-            self.discount_document(item);
+        let place = self.map.place(item.document.key.as_encoded());
+        let key = item.document.key.as_encoded();
+        match self.map.get(place, key).as_ref().map(Kept::held) {
+            Some(Held::Whole(_)) => return false,
+            // Counted already.
+            Some(Held::Stub(_)) => drop(self.map.put(place, Arc::clone(item))),
+            None => {
+                // First: what is in the map is counted.
+                self.count_document(Held::Whole(item), None);
+                if !self.map.insert_if_absent(Kept::whole(Arc::clone(item))) {
+                    self.discount_document(Held::Whole(item));
+                    return false;
+                }
+            }
         }
-        is_put
+        item.token.note_use();
+        self.traffic.note_restored();
+        true
     }
 }

@@ -44,10 +44,9 @@ impl VbucketCore {
         let Ok(found) = self.newest(&locked, (place, key), Asks::Document, looked_up) else {
             return Expiring::NotInMemory;
         };
-        let found = opened.shown(found.as_ref()).filter(|item| {
-            let document = &item.document;
-            let is_it = document.cas == cas && !item.operation.is_tombstone();
-            is_it && is_expired(document.expiry, now.seconds)
+        let found = opened.shown(found.as_ref()).filter(|kept| {
+            let meta = kept.meta();
+            meta.cas == cas && !meta.is_deleted && is_expired(meta.expiry, now.seconds)
         });
         let Some(found) = found else {
             return Expiring::Left;

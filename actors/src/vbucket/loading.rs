@@ -5,12 +5,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::core::VbucketCore;
+use super::kept::Kept;
 use storage::{Eviction, Item};
 
 impl VbucketCore {
     /// Puts what the store holds in memory, unless something newer of its key is there; whether it was put. A tombstone
-    /// is not, nor what memory has no room for, where documents may leave it: it is known to be on disk. Called by one loader at a time, never after [`VbucketCore::warm_done`].
+    /// is not, nor what memory has no room for, where documents may leave it: it is known to be on disk. Of what values there
+    /// is no room for the stub is put, however little room there is for that. Called by one loader at a time, never after
+    /// [`VbucketCore::warm_done`].
     pub fn warm_insert(&self, item: Arc<Item>) -> bool {
         if !self.is_warming() {
             return false;
@@ -25,28 +30,27 @@ impl VbucketCore {
             self.note_forgotten(item.seqno, item.document.rev_seqno);
             return false;
         }
-        if self.leaves_out() {
-            self.note_forgotten(item.seqno, item.document.rev_seqno);
-            self.map.set_lacking();
-            self.traffic.note_away(1);
-            return false;
-        }
-        let item = self.charged(item);
+        // What is loaded would have to leave at once.
+        let is_full = self.memory.pool().above_low_mark() > 0;
+        let (kept, _value) = match self.eviction {
+            Eviction::Documents if is_full => {
+                self.note_forgotten(item.seqno, item.document.rev_seqno);
+                self.map.set_lacking();
+                self.traffic.note_away(1);
+                return false;
+            }
+            Eviction::Values if is_full => Kept::stub(self.charged(item)),
+            Eviction::Documents | Eviction::Values | Eviction::None => {
+                (Kept::whole(self.charged(item)), Bytes::new())
+            }
+        };
         // First: what is in the map is counted.
-        self.count_document(&item, None);
-        let is_put = self.map.insert_if_absent(Arc::clone(&item));
+        self.count_document(kept.held(), None);
+        let is_put = self.map.insert_if_absent(kept.clone());
         if !is_put {
-            self.discount_document(&item);
+            self.discount_document(kept.held());
         }
         is_put
-    }
-
-    /// Whether memory is so full that what is loaded would have to leave at once.
-    fn leaves_out(&self) -> bool {
-        match self.eviction {
-            Eviction::None => false,
-            Eviction::Documents => self.memory.pool().above_low_mark() > 0,
-        }
     }
 
     /// Whether it belongs to an open collection. One that was dropped is not loaded, and its keys are never asked for,

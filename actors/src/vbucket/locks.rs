@@ -128,6 +128,7 @@ impl VbucketCore {
         let shown = opened.shown(there.as_ref());
         let live = self.judge(&mut locked, place, (key, opened), shown, rule, now)?;
         let live = live.ok_or(OperationError::KeyNotFound)?;
+        let live = VbucketCore::whole(&locked, live, looked_up)?;
         let (cas, from) = (self.cas.next(now.nanoseconds), self.monotonic());
         let lock = Lock {
             seqno: live.seqno,

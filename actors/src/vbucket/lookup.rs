@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::core::{Inner, VbucketCore};
+use super::kept::{Held, Kept};
 use super::status::Sight;
 use crate::sync::atomic::Ordering;
 use messages::{Busy, OperationError};
@@ -180,6 +181,36 @@ impl VbucketCore {
             Some(looked_up) if !self.is_of_past(looked_up.epoch) => Ok(looked_up.newest.clone()),
             Some(_) | None => Err(NOT_IN_MEMORY),
         }
+    }
+
+    /// All of a version that is in memory: of a stub, what was looked up, if that is the same one. The rest of it has to be
+    /// looked up otherwise. Needs the lock to be held.
+    pub(super) fn whole<'a>(
+        inner: &Inner,
+        kept: &'a Kept,
+        looked_up: Option<&'a LookedUp>,
+    ) -> Result<&'a Arc<Item>, OperationError> {
+        let stub = match kept.held() {
+            Held::Whole(item) => return Ok(item),
+            Held::Stub(stub) => stub,
+        };
+        let looked_up = looked_up.filter(|looked_up| looked_up.epoch >= inner.least_epoch);
+        let newest = looked_up.and_then(|looked_up| looked_up.newest.as_ref());
+        newest
+            .filter(|newest| stub.is_of(newest))
+            .ok_or(NOT_IN_MEMORY)
+    }
+
+    /// The version of a key of which the value alone is not in memory, if there is one that can be seen.
+    #[must_use]
+    pub fn stub_seqno(&self, key: &DocumentKey) -> Option<Seqno> {
+        let opened = self.admit_key(key).ok()?;
+        let place = self.map.place(key.as_encoded());
+        let seqno_of = |held: Held<'_>| match held {
+            Held::Stub(_) => Some(held.seqno()).filter(|seqno| *seqno >= opened.start),
+            Held::Whole(_) => None,
+        };
+        self.map.read(place, key.as_encoded(), seqno_of).flatten()
     }
 
     /// Whether nothing of a key that is not in memory now can be newer than what was looked up.

@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod dirty;
 mod memory;
+mod kept;
 mod document_map;
 mod prepares;
 mod tombstones;

@@ -10,6 +10,7 @@ use super::core::VbucketCore;
 use super::document_map::Place;
 use super::draft::{Draft, Fresh, Version, tombstone};
 use super::fault::ChangeStep;
+use super::kept::{Held, Kept};
 use super::lock::Locked;
 use super::lookup::{Asks, LookedUp, NOT_IN_MEMORY, PutOff};
 use super::manifest::Opened;
@@ -20,14 +21,22 @@ use messages::vbucket::{
     Acknowledge, Add, Append, Count, Delete, DeleteWithMeta, Found, GetAndTouch, GetRandom, Meta,
     Mutated, MutationToken, Picked, Prepend, Replace, Set, SetWithMeta, Touch, Write, WriteBatch,
 };
-use storage::{DeleteSource, DocumentKey, Item, MemoryToken, RevSeqno};
+use storage::{DeleteSource, DocumentKey, Expiry, Item, MemoryToken, RevSeqno};
 
 /// A draft judged on what is there, to be appended.
 pub(super) struct Ready {
     pub(super) place: Place,
     pub(super) fresh: Fresh,
     /// The newest version of its key that is known.
-    pub(super) old: Option<Arc<Item>>,
+    pub(super) old: Option<Kept>,
+}
+
+/// Why a version that is in memory does not answer a read.
+enum Unread {
+    /// As if it was not there.
+    Absent,
+    /// Its value is on disk alone, and this is its stub.
+    Value(Meta),
 }
 
 /// A change that is done.
@@ -51,8 +60,10 @@ impl VbucketCore {
     ) -> Result<Found, OperationError> {
         let sight = self.admit_read()?;
         let opened = self.admit_key_in_force(key)?;
-        let mut found = self.look(sight, opened, (key, looked_up), |item| {
-            self.is_live(item).then(|| found(item))
+        let mut found = self.look(sight, opened, (key, looked_up), |held| match held {
+            _ if !self.is_held_live(held) => Err(Unread::Absent),
+            Held::Whole(item) => Ok(found(item)),
+            Held::Stub(stub) => Err(Unread::Value(stub.meta())),
         })?;
         self.masked(key, &mut found.meta.cas, found.meta.seqno);
         Ok(found)
@@ -71,9 +82,13 @@ impl VbucketCore {
     ) -> Result<Meta, OperationError> {
         let sight = self.admit_read()?;
         let opened = self.admit_key_in_force(key)?;
-        let mut meta = self.look(sight, opened, (key, looked_up), |item| {
-            let is_shown = item.operation.is_tombstone() || self.is_live(item);
-            is_shown.then(|| Meta::of(item))
+        let mut meta = self.look(sight, opened, (key, looked_up), |held| {
+            let is_shown = held.is_tombstone() || self.is_held_live(held);
+            if is_shown {
+                Ok(held.meta())
+            } else {
+                Err(Unread::Absent)
+            }
         })?;
         self.masked(key, &mut meta.cas, meta.seqno);
         Ok(meta)
@@ -92,8 +107,14 @@ impl VbucketCore {
     ) -> Result<bool, OperationError> {
         let sight = self.admit_read()?;
         let opened = self.admit_key_in_force(key)?;
-        let live = |item: &Item| self.is_live(item).then_some(());
-        match self.look(sight, opened, (key, looked_up), live) {
+        let is_there = |held: Held<'_>| {
+            if self.is_held_live(held) {
+                Ok(())
+            } else {
+                Err(Unread::Absent)
+            }
+        };
+        match self.look(sight, opened, (key, looked_up), is_there) {
             Ok(()) => Ok(true),
             Err(OperationError::KeyNotFound) => Ok(false),
             Err(error) => Err(error),
@@ -107,29 +128,31 @@ impl VbucketCore {
 
     /// Reads any live document of a collection.
     pub fn get_random(&self, request: &GetRandom) -> Result<Picked, OperationError> {
-        let sight = self.admit_read()?;
-        let opened = self.admit_collection_in_force(request.collection)?;
-        let now = self.now().seconds;
-        let is_wanted = |item: &Item| {
-            let document = &item.document;
-            item.seqno >= opened.start
-                && document.key.collection() == request.collection
-                && !item.operation.is_tombstone()
-                && !is_expired(document.expiry, now)
-        };
-        let random = || self.environment.random.next_u64();
         for _ in 0..PICKS {
-            let Some(picked) = self.map.pick(random, is_wanted) else {
-                break;
-            };
+            let key = self.pick(request)?;
             // Read as any is: it may be hidden, or locked, or gone by now.
-            let key = picked.document.key.clone();
             match self.get(&key) {
                 Err(OperationError::KeyNotFound) => {}
                 found => return Ok(Picked { key, found: found? }),
             }
         }
-        Err(match sight {
+        Err(OperationError::KeyNotFound)
+    }
+
+    /// The key of any live document of a collection that is in memory, with its value or without.
+    pub fn pick(&self, request: &GetRandom) -> Result<DocumentKey, OperationError> {
+        let sight = self.admit_read()?;
+        let opened = self.admit_collection_in_force(request.collection)?;
+        let now = self.now().seconds;
+        let is_wanted = |held: Held<'_>| {
+            let meta = held.meta();
+            meta.seqno >= opened.start
+                && held.key().collection() == request.collection
+                && !meta.is_deleted
+                && !is_expired(meta.expiry, now)
+        };
+        let random = || self.environment.random.next_u64();
+        self.map.pick(random, is_wanted).ok_or(match sight {
             Sight::Whole => OperationError::KeyNotFound,
             Sight::Partial => WARMING_UP,
         })
@@ -140,7 +163,7 @@ impl VbucketCore {
         sight: Sight,
         opened: Opened,
         (key, looked_up): (&DocumentKey, Option<&LookedUp>),
-        read: impl Fn(&Item) -> Option<R>,
+        read: impl Fn(Held<'_>) -> Result<R, Unread>,
     ) -> Result<R, OperationError> {
         if sight == Sight::Partial && self.prepares.is_unloaded() {
             return Err(WARMING_UP);
@@ -151,30 +174,48 @@ impl VbucketCore {
         }
         let encoded = key.as_encoded();
         let place = self.map.place(encoded);
-        let read = |item: &Arc<Item>| (item.seqno >= opened.start).then(|| read(item)).flatten();
-        let read_in_memory = |item: &Arc<Item>| {
-            item.token.note_use();
-            read(item)
+        let read = |held: Held<'_>| {
+            if held.seqno() >= opened.start {
+                read(held)
+            } else {
+                Err(Unread::Absent)
+            }
         };
-        match (self.map.read(place, encoded, read_in_memory), sight) {
-            (Some(answer), _) => answer.ok_or(OperationError::KeyNotFound),
-            (None, Sight::Partial) => Err(WARMING_UP),
+        let read_in_memory = |held: Held<'_>| {
+            held.note_use();
+            read(held)
+        };
+        let newest = match (self.map.read(place, encoded, read_in_memory), sight) {
+            (Some(Ok(answer)), _) => return Ok(answer),
+            // Its stub says which version is to be read.
+            (Some(Err(Unread::Value(stub))), _) => {
+                let newest = self.read_of_store(looked_up)?;
+                let is_it = |newest: &Arc<Item>| Meta::of(newest) == stub;
+                Some(newest.filter(is_it).ok_or(NOT_IN_MEMORY)?)
+            }
+            (None, Sight::Partial) => return Err(WARMING_UP),
             // The looks above are of the same moment as this, or of an earlier one.
             (None, Sight::Whole) if looked_up.is_some() || self.must_ask(Asks::Document) => {
-                let newest = self.read_of_store(looked_up)?;
-                newest
-                    .as_ref()
-                    .and_then(read)
-                    .ok_or(OperationError::KeyNotFound)
+                self.read_of_store(looked_up)?
             }
-            (None, Sight::Whole) => Err(OperationError::KeyNotFound),
-        }
+            (Some(Err(Unread::Absent)), _) | (None, Sight::Whole) => None,
+        };
+        // What is whole and not read is not there.
+        let answer = newest.and_then(|newest| read(Held::Whole(&newest)).ok());
+        answer.ok_or(OperationError::KeyNotFound)
+    }
+
+    fn is_held_live(&self, held: Held<'_>) -> bool {
+        !held.is_tombstone() && self.is_in_time(held.meta().expiry)
+    }
+
+    fn is_in_time(&self, expiry: Expiry) -> bool {
+        expiry.0 == 0 || !is_expired(expiry, self.now().seconds)
     }
 
     /// Neither deleted nor expired. Reads the clock only for a document that expires.
     pub(super) fn is_live(&self, item: &Item) -> bool {
-        let expiry = item.document.expiry;
-        !item.operation.is_tombstone() && (expiry.0 == 0 || !is_expired(expiry, self.now().seconds))
+        !item.operation.is_tombstone() && self.is_in_time(item.document.expiry)
     }
 
     /// Writes a document, whatever was there.
@@ -286,8 +327,10 @@ impl VbucketCore {
             }
             let asking = (draft.what.asks() != Asks::Nothing).then(|| draft.what.key().clone());
             let applied = self.apply(&mut locked, draft, now);
-            if matches!(applied, Err(NOT_IN_MEMORY)) {
-                asking.into_iter().for_each(|key| put_off.note(key));
+            if matches!(applied, Err(NOT_IN_MEMORY))
+                && let Some(key) = asking
+            {
+                put_off.note(key);
             }
             Ok(applied?.mutated)
         };
@@ -331,7 +374,7 @@ impl VbucketCore {
         let shown = opened.shown(old.as_ref());
         let rule = what.rule();
         let live = self.judge(locked, place, (key, opened), shown, rule, now)?;
-        let fresh = self.settled(what, live)?;
+        let fresh = self.settled(locked, what, live, looked_up.as_ref())?;
         Ok(Ready { place, fresh, old })
     }
 
@@ -342,9 +385,12 @@ impl VbucketCore {
         (place, key): (Place, &DocumentKey),
         asks: Asks,
         looked_up: Option<&LookedUp>,
-    ) -> Result<Option<Arc<Item>>, OperationError> {
+    ) -> Result<Option<Kept>, OperationError> {
         match self.map.get(place, key.as_encoded()) {
-            None if self.must_ask(asks) => self.looked_up(locked, looked_up),
+            None if self.must_ask(asks) => {
+                let newest = self.looked_up(locked, looked_up)?;
+                Ok(newest.map(Kept::whole))
+            }
             there => Ok(there),
         }
     }
@@ -354,11 +400,11 @@ impl VbucketCore {
         &self,
         locked: &mut Locked<'_>,
         place: Place,
-        expired: &Arc<Item>,
+        expired: &Kept,
         token: MemoryToken,
         now: Now,
     ) -> Result<(), OperationError> {
-        let key = expired.document.key.clone();
+        let key = expired.key().clone();
         let item = tombstone(key, now.seconds, DeleteSource::Expiration, token);
         let fresh = Fresh {
             item: Arc::new(item),
@@ -375,11 +421,11 @@ impl VbucketCore {
         locked: &mut Locked<'_>,
         place: Place,
         fresh: Fresh,
-        old: Option<&Arc<Item>>,
+        old: Option<&Kept>,
         now: Now,
     ) -> Result<Arc<Item>, OperationError> {
-        let item = self.number(locked, fresh, old.map(|old| &**old), now);
-        let older = old.map(|old| old.seqno);
+        let item = self.number(locked, fresh, old, now);
+        let older = old.map(Kept::seqno);
         self.commit_active(locked, place, item, older)
     }
 
@@ -388,7 +434,7 @@ impl VbucketCore {
         &self,
         locked: &Locked<'_>,
         fresh: Fresh,
-        old: Option<&Item>,
+        old: Option<&Kept>,
         now: Now,
     ) -> Arc<Item> {
         let Fresh {
@@ -398,7 +444,7 @@ impl VbucketCore {
         let fresh = Arc::make_mut(&mut item);
         fresh.seqno = locked.log.last_seqno().next();
         if version == Version::Drawn {
-            let changes = old.map(|old| old.document.rev_seqno.0);
+            let changes = old.map(|old| old.meta().rev_seqno.0);
             let changes = changes.unwrap_or_else(|| self.forgotten_revision());
             fresh.document.rev_seqno = RevSeqno(changes.saturating_add(1));
             fresh.document.cas = self.cas.next(now.nanoseconds);

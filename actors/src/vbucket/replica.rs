@@ -161,7 +161,8 @@ impl VbucketCore {
         let older = if item.namespace() == Namespace::Prepared {
             self.prepares.newest(key)
         } else {
-            self.map.read(place, key.as_encoded(), |older| older.seqno)
+            self.map
+                .read(place, key.as_encoded(), |older| older.meta().seqno)
         };
         self.commit_replica(&mut locked, place, item, older)
             .map_err(|error| bad_replication(&error))?;

@@ -4,17 +4,17 @@
 //! Invariant: judged under the vbucket's lock, on what is committed; a refusal changes nothing, but that a document whose
 //! time is up is deleted by the way. Called for plain writes and durable ones.
 
-use std::sync::Arc;
-
 use super::core::VbucketCore;
 use super::document_map::Place;
+use super::kept::Kept;
 use super::lock::Locked;
 use super::lookup::Asks;
 use super::manifest::Opened;
 use super::memory;
 use super::moment::{Now, is_expired};
 use messages::OperationError;
-use storage::{Cas, Document, DocumentKey, Expiry, Item, RevSeqno};
+use messages::vbucket::Meta;
+use storage::{Cas, DocumentKey, Expiry, RevSeqno};
 
 /// What must be there for a write to be done.
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ pub(super) struct Contender {
 
 impl Contender {
     /// As the field does it: the order is the same on every node, so all of them keep the same version.
-    pub(super) fn takes_the_place_of(&self, here: &Document) -> bool {
+    pub(super) fn takes_the_place_of(&self, here: &Meta) -> bool {
         let (theirs, ours) = ((self.rev_seqno, self.cas), (here.rev_seqno, here.cas));
         match theirs.cmp(&ours) {
             std::cmp::Ordering::Less => false,
@@ -66,13 +66,13 @@ impl VbucketCore {
         locked: &mut Locked<'_>,
         place: Place,
         (key, opened): (&DocumentKey, Opened),
-        old: Option<&'o Arc<Item>>,
+        old: Option<&'o Kept>,
         rule: Rule,
         now: Now,
-    ) -> Result<Option<&'o Arc<Item>>, OperationError> {
-        let document = old.filter(|old| !old.operation.is_tombstone());
-        let live = document.filter(|old| !is_expired(old.document.expiry, now.seconds));
-        let current = live.map(|live| live.document.cas);
+    ) -> Result<Option<&'o Kept>, OperationError> {
+        let document = old.filter(|old| !old.meta().is_deleted);
+        let live = document.filter(|old| !is_expired(old.meta().expiry, now.seconds));
+        let current = live.map(|live| live.meta().cas);
         if self.prepares.open_of(key, opened.start).is_some() {
             // Where it may have been committed elsewhere nobody knows whether there is a document.
             let is_known = !self.prepares.hides(key, opened.start);
@@ -81,16 +81,16 @@ impl VbucketCore {
                 _ => OperationError::SyncWriteInProgress,
             });
         }
-        let lock = live.and_then(|live| self.lock_on(key, live.seqno));
+        let lock = live.and_then(|live| self.lock_on(key, live.seqno()));
         let verdict = match lock {
             Some(lock) => rule.judge_locked(lock),
             None => rule.judge(current),
         };
         // Of a tombstone, and of what is expired and not deleted, the version counts.
-        let here = old.map(|old| &old.document);
+        let here = old.map(Kept::meta);
         let verdict = verdict.and_then(|()| rule.judge_conflict(here, lock.is_some()));
         if let Some(expired) = document.filter(|_| live.is_none() && verdict.is_err()) {
-            let bytes = memory::cost_bytes(&expired.document.key, 0);
+            let bytes = memory::cost_bytes(expired.key(), 0);
             self.expire(locked, place, expired, self.memory.charge(bytes), now)?;
         }
         verdict.map(|()| live)
@@ -111,15 +111,11 @@ impl Rule {
         }
     }
 
-    fn judge_conflict(
-        self,
-        here: Option<&Document>,
-        is_locked: bool,
-    ) -> Result<(), OperationError> {
+    fn judge_conflict(self, here: Option<Meta>, is_locked: bool) -> Result<(), OperationError> {
         let (Rule::Outdone(_, contender), Some(here)) = (self, here) else {
             return Ok(());
         };
-        if contender.takes_the_place_of(here) {
+        if contender.takes_the_place_of(&here) {
             return Ok(());
         }
         let current = if is_locked { Cas::LOCKED } else { here.cas };

@@ -28,7 +28,6 @@ pub struct TrafficFigures {
 impl Traffic {
     pub(super) fn note_evicted(&self, documents: u64) {
         self.evicted.fetch_add(documents, Ordering::Relaxed);
-        self.note_away(documents);
     }
 
     /// Documents are not in memory, because they left it or never came there.

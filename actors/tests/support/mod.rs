@@ -23,9 +23,9 @@ use piggin_actors::vbucket::{
     BucketManifest, DirtyVbuckets, FlushTake, VbucketConfig, VbucketCore,
 };
 use storage::{
-    Batch, CollectionId, CommitDurability, DocumentKey, Incarnation, KvStore, MemoryAccount,
-    MemoryPool, RollbackEpoch, Seqno, VbucketId, VbucketPosition, VbucketState, VbucketStateRecord,
-    VbucketUuid,
+    Batch, CollectionId, CommitDurability, DocumentKey, Eviction, Incarnation, KvStore,
+    MemoryAccount, MemoryPool, RollbackEpoch, Seqno, VbucketId, VbucketPosition, VbucketState,
+    VbucketStateRecord, VbucketUuid,
 };
 
 /// When the clock begins, in seconds since the Unix epoch.
@@ -89,6 +89,7 @@ pub(crate) struct Setup {
     pub(crate) position: VbucketPosition,
     pub(crate) quota_bytes: u64,
     pub(crate) checkpoints: CheckpointLimits,
+    pub(crate) eviction: Eviction,
 }
 
 impl Default for Setup {
@@ -102,6 +103,7 @@ impl Default for Setup {
             },
             quota_bytes: 1 << 30,
             checkpoints: CheckpointLimits::default(),
+            eviction: Eviction::None,
         }
     }
 }
@@ -152,7 +154,8 @@ impl Setup {
                 told.fetch_add(1, Ordering::Relaxed);
             }),
         })
-        .of_bucket(Arc::clone(&manifest));
+        .of_bucket(Arc::clone(&manifest))
+        .evicting(self.eviction);
         Bench {
             core: Arc::new(core),
             clock,
@@ -170,6 +173,15 @@ impl Setup {
         bench.core.warm_done();
         bench
     }
+}
+
+/// The same of a bucket that has this leave memory.
+pub(crate) fn active_evicting(eviction: Eviction) -> Bench {
+    Setup {
+        eviction,
+        ..Setup::default()
+    }
+    .warm()
 }
 
 /// An active vbucket with nothing in it.

@@ -24,6 +24,21 @@ fn a_token_is_released_with_its_last_owner() {
 }
 
 #[test]
+fn a_value_that_left_is_paid_for_no_more_and_a_copy_knows_it() {
+    let account = account(64 * MIB);
+    let mut token = account.charge(1000);
+    assert!(token.has_value());
+    token.leave_out_value(300);
+    assert_eq!((token.bytes(), account.held_bytes()), (300, 300));
+    let copy = token.clone();
+    assert!(!token.has_value() && !copy.has_value());
+    assert_eq!(account.held_bytes(), 600);
+    drop((token, copy));
+    assert_eq!(account.held_bytes(), 0);
+    assert_eq!(size_of::<MemoryToken>(), 16);
+}
+
+#[test]
 fn the_empty_token_costs_nothing() {
     let copy = MemoryToken::default().clone();
     assert_eq!(copy.bytes(), 0);

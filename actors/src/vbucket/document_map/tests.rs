@@ -37,12 +37,18 @@ fn item(name: u16, seqno: u64, is_tombstone: bool) -> Arc<Item> {
 }
 
 fn put(map: &DocumentMap, item: &Arc<Item>) -> Option<Arc<Item>> {
-    map.put(map.place(item.document.key.as_encoded()), Arc::clone(item))
+    let before = map.put(map.place(item.document.key.as_encoded()), Arc::clone(item));
+    before.map(|kept| kept.into_whole().unwrap())
+}
+
+fn insert(map: &DocumentMap, item: &Arc<Item>) -> bool {
+    map.insert_if_absent(Kept::whole(Arc::clone(item)))
 }
 
 fn get(map: &DocumentMap, name: u16) -> Option<Arc<Item>> {
     let key = key(name);
-    map.get(map.place(key.as_encoded()), key.as_encoded())
+    let kept = map.get(map.place(key.as_encoded()), key.as_encoded());
+    kept.and_then(Kept::into_whole)
 }
 
 #[test]
@@ -63,9 +69,9 @@ fn the_newer_version_takes_the_place_and_the_key_is_its_own() {
 #[test]
 fn what_is_loaded_never_overwrites() {
     let map = DocumentMap::new();
-    assert!(map.insert_if_absent(item(1, 1, false)));
+    assert!(insert(&map, &item(1, 1, false)));
     assert!(put(&map, &item(2, 9, true)).is_none());
-    assert!(!map.insert_if_absent(item(2, 3, false)));
+    assert!(!insert(&map, &item(2, 3, false)));
     assert_eq!(get(&map, 2).unwrap().seqno, Seqno(9));
     assert_eq!((map.figures().documents, map.figures().tombstones), (1, 1));
 }
@@ -85,6 +91,38 @@ fn only_the_tombstone_meant_is_dropped_and_the_map_is_incomplete_from_then_on() 
     assert!(map.is_complete());
 }
 
+#[test]
+fn a_value_leaves_if_nobody_else_holds_it_and_its_stub_is_no_item() {
+    let map = DocumentMap::new();
+    let held = item(7, 5, false);
+    put(&map, &held);
+    let place = map.place(key(7).as_encoded());
+    let whole = map.figures();
+    assert!(map.take_value(place, Seqno(5)).is_none(), "held here, too");
+    drop(held);
+    assert!(map.take_value(place, Seqno(4)).is_none(), "another version");
+    assert_eq!(map.take_value(place, Seqno(5)).unwrap().len(), 7);
+    assert!(map.take_value(place, Seqno(5)).is_none(), "it is gone");
+    assert!(get(&map, 7).is_none());
+    let meta = |held: Held<'_>| (held.meta().seqno, matches!(held, Held::Stub(_)));
+    let stub = map.read(place, key(7).as_encoded(), meta);
+    assert_eq!(stub, Some((Seqno(5), true)));
+    let figures = map.figures();
+    assert_eq!((figures.documents, figures.stubs), (1, 1));
+    assert_eq!(figures.bytes, whole.bytes - 7);
+    // It takes the place of nothing, a newer version or the whole one its own.
+    assert!(!insert(&map, &item(7, 5, false)));
+    drop(map.put(place, item(7, 5, false)));
+    assert_eq!(map.figures(), whole);
+    assert!(map.is_complete() && !map.lacks_documents());
+    // An empty one is nothing that could leave.
+    put(&map, &item(50, 6, false));
+    assert!(
+        map.take_value(map.place(key(50).as_encoded()), Seqno(6))
+            .is_none()
+    );
+}
+
 proptest! {
     /// The map equals an ordered map, its figures those of what it holds, and the slices hold everything once.
     #[test]
@@ -99,7 +137,7 @@ proptest! {
                     prop_assert_eq!(before, model.insert(name, item));
                 }
                 2 => {
-                    let inserted = map.insert_if_absent(Arc::clone(&item));
+                    let inserted = insert(&map, &item);
                     prop_assert_eq!(inserted, !model.contains_key(&name));
                     model.entry(name).or_insert(item);
                 }
@@ -112,7 +150,8 @@ proptest! {
                 },
             }
         }
-        let mut held: Vec<_> = (0..).map_while(|number| map.slice(number)).flatten().collect();
+        let slices = (0..).map_while(|number| map.slice(number)).flatten();
+        let mut held: Vec<_> = slices.filter_map(Kept::into_whole).collect();
         held.sort_by_key(|item| item.seqno);
         let mut expected: Vec<_> = model.values().cloned().collect();
         expected.sort_by_key(|item| item.seqno);
@@ -120,8 +159,9 @@ proptest! {
         let tombstones = held.iter().filter(|item| item.operation.is_tombstone()).count() as u64;
         prop_assert_eq!(map.figures(), MapFigures {
             documents: held.len() as u64 - tombstones,
+            stubs: 0,
             tombstones,
-            bytes: held.iter().map(|item| charged_bytes(item)).sum(),
+            bytes: held.iter().map(|item| crate::vbucket::memory::charged_bytes(item)).sum(),
         });
     }
 }

@@ -4,13 +4,12 @@
 //! one that begins anew under its number does not have what came before. So the vbucket's lock is held for a slice of
 //! them at a time, and whatever was begun may be left where it is and gone on with by anybody.
 
-use std::sync::Arc;
-
 use crate::durability::{Monitor, Prepare};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vbucket::core::VbucketCore;
-use storage::{Item, Outcome};
+use crate::vbucket::kept::Kept;
+use storage::Outcome;
 
 /// Documents taken out under one lock: some tens of microseconds.
 const DOCUMENTS_AT_ONCE: usize = 256;
@@ -29,7 +28,7 @@ pub(in crate::vbucket) struct Erasing {
 #[derive(Debug, Default)]
 struct Walk {
     slice: usize,
-    found: Vec<Arc<Item>>,
+    found: Vec<Kept>,
 }
 
 impl VbucketCore {
@@ -52,11 +51,11 @@ impl VbucketCore {
             self.erase(&mut under_way.found);
             return Outcome::Yielded;
         }
-        if let Some(items) = self.map.slice(under_way.slice) {
+        if let Some(kept) = self.map.slice(under_way.slice) {
             under_way.slice = under_way.slice.saturating_add(1);
             let collections = self.collections.read();
-            let has_ended = |item: &Arc<Item>| !collections.has(&item.document.key, item.seqno);
-            under_way.found = items.into_iter().filter(has_ended).collect();
+            let has_ended = |kept: &Kept| !collections.has(kept.key(), kept.seqno());
+            under_way.found = kept.into_iter().filter(has_ended).collect();
             return Outcome::Yielded;
         }
         if !self.forget_ended(DOCUMENTS_AT_ONCE) {
@@ -71,17 +70,17 @@ impl VbucketCore {
     }
 
     /// Takes some of them out of the map; those that are left stay found, also when this panics.
-    fn erase(&self, found: &mut Vec<Arc<Item>>) {
+    fn erase(&self, found: &mut Vec<Kept>) {
         let _locked = self.lock();
         let collections = self.collections.read();
         for _ in 0..DOCUMENTS_AT_ONCE {
-            let Some(item) = found.last() else { return };
-            let key = &item.document.key;
+            let Some(kept) = found.last() else { return };
+            let key = kept.key();
             // Looked at again: a rollback may have taken back that the collection ended.
-            if !collections.has(key, item.seqno)
-                && let Some(gone) = self.map.remove(key.as_encoded(), item.seqno)
+            if !collections.has(key, kept.seqno())
+                && let Some(gone) = self.map.remove(key.as_encoded(), kept.seqno())
             {
-                collections.note_gone(&gone);
+                collections.note_gone(gone.held());
             }
             found.pop();
         }

@@ -10,6 +10,7 @@ use super::open::{OpenCollections, Opened};
 use super::shared::BucketManifest;
 use crate::sync::atomic::Ordering;
 use crate::vbucket::core::{Inner, VbucketCore};
+use crate::vbucket::kept::{Held, Kept};
 use crate::vbucket::lock::Locked;
 use crate::vbucket::memory;
 use crate::vbucket::status::Status;
@@ -67,20 +68,21 @@ impl VbucketCore {
 
     /// A version took the place of another in memory, or of none.
     #[inline]
-    pub(in crate::vbucket) fn count_document(&self, new: &Item, before: Option<&Item>) {
-        if !is_default(&new.document.key) {
+    pub(in crate::vbucket) fn count_document(&self, new: Held<'_>, before: Option<&Kept>) {
+        if !is_default(new.key()) {
+            let before = before.map(Kept::held);
             self.collections.read().note_document(new, before);
         }
     }
 
     /// A version that was counted is not in memory after all.
-    pub(in crate::vbucket) fn discount_document(&self, gone: &Item) {
-        if !is_default(&gone.document.key) {
+    pub(in crate::vbucket) fn discount_document(&self, gone: Held<'_>) {
+        if !is_default(gone.key()) {
             self.collections.read().note_gone(gone);
         }
     }
 
-    /// Live documents in memory of collections that are open in the bucket, whether or not this vbucket was told of its
+    /// Live documents in memory, with their values or without, of collections that are open in the bucket, whether or not this vbucket was told of its
     /// manifest yet; of an expired one, too, until it is deleted. Needs the lock to be held.
     pub(in crate::vbucket) fn documents(&self) -> u64 {
         let collections = self.collections.read();
@@ -93,16 +95,17 @@ impl VbucketCore {
         self.map.figures().documents.saturating_sub(hidden)
     }
 
-    /// The same, for whoever does not hold the lock: as of about now.
+    /// Those of them that are in memory with their values, as of about now.
     #[must_use]
     pub fn documents_in_memory(&self) -> u64 {
-        self.documents()
+        let documents = self.documents();
+        documents.saturating_sub(self.map.figures().stubs)
     }
 
-    /// Live documents that are not in memory, as far as that is known without the disk.
+    /// All there are, as far as that is known without the disk.
     #[must_use]
-    pub fn documents_away(&self) -> u64 {
-        self.traffic.away()
+    pub fn documents_known(&self) -> u64 {
+        self.documents().saturating_add(self.traffic.away())
     }
 
     /// The store holds so many live documents of open collections.

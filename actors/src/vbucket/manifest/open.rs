@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::vbucket::kept::{Held, Kept};
 use messages::CollectionsManifest;
 use messages::collections::CollectionEntry;
-use storage::{CollectionId, DocumentKey, Item, ManifestUid, ScopeId, Seqno, SystemEvent};
+use storage::{CollectionId, DocumentKey, ManifestUid, ScopeId, Seqno, SystemEvent};
 
 /// One life of a collection.
 #[derive(Debug)]
@@ -40,8 +41,8 @@ impl Opened {
     };
 
     /// What of this key is part of the collection, if the newest version in memory is.
-    pub(in crate::vbucket) fn shown(self, newest: Option<&Arc<Item>>) -> Option<&Arc<Item>> {
-        newest.filter(|item| item.seqno >= self.start)
+    pub(in crate::vbucket) fn shown(self, newest: Option<&Kept>) -> Option<&Kept> {
+        newest.filter(|kept| kept.seqno() >= self.start)
     }
 }
 
@@ -122,8 +123,8 @@ impl OpenCollections {
     }
 
     /// A document came to memory, in the place of `before` if there is one.
-    pub(in crate::vbucket) fn note_document(&self, new: &Item, before: Option<&Item>) {
-        if !new.operation.is_tombstone() {
+    pub(in crate::vbucket) fn note_document(&self, new: Held<'_>, before: Option<Held<'_>>) {
+        if !new.is_tombstone() {
             self.counter(new).fetch_add(1, Ordering::Relaxed);
         }
         if let Some(before) = before {
@@ -132,8 +133,8 @@ impl OpenCollections {
     }
 
     /// A version left memory.
-    pub(in crate::vbucket) fn note_gone(&self, gone: &Item) {
-        if !gone.operation.is_tombstone() {
+    pub(in crate::vbucket) fn note_gone(&self, gone: Held<'_>) {
+        if !gone.is_tombstone() {
             self.counter(gone).fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -152,9 +153,9 @@ impl OpenCollections {
     }
 
     /// Where a version, not of the default collection, is counted.
-    fn counter(&self, item: &Item) -> &AtomicU64 {
-        let life = self.lives.get(&item.document.key.collection());
-        let life = life.filter(|life| item.seqno >= life.start);
+    fn counter(&self, held: Held<'_>) -> &AtomicU64 {
+        let life = self.lives.get(&held.key().collection());
+        let life = life.filter(|life| held.seqno() >= life.start);
         life.map_or(&self.ended_documents, |life| &life.documents)
     }
 

@@ -1,7 +1,8 @@
 //! What is under way is found again in the store: after a restart and after a rollback, and nothing that was over.
 
 use storage::{
-    DurabilityLevel, Item, KvStore, MemoryStore, Outcome, RolledBack, Seqno, VbucketState,
+    DurabilityLevel, Eviction, Item, KvStore, MemoryStore, Outcome, RollbackEpoch, RolledBack,
+    Seqno, VbucketPosition, VbucketState,
 };
 
 use super::durable::check;
@@ -12,9 +13,10 @@ use super::support::durable::{
 use super::support::{Bench, Setup, become_state, flush_all, id, key, position, set, value};
 use crate::durability::Monitor;
 use crate::vbucket::checkpoint::ReplicaSnapshot;
-use crate::vbucket::{StreamEpoch, VbucketCore};
+use crate::vbucket::{LookedUp, StreamEpoch, VbucketCore};
 use crate::warmup::prepares::PreparesReading;
-use messages::OperationError;
+use messages::vbucket::{ExpiryRequest, GetAndTouch};
+use messages::{Busy, OperationError};
 
 struct World {
     bench: Bench,
@@ -335,4 +337,82 @@ fn what_ended_above_goes_on_after_a_rollback() {
     assert_eq!(world.open(), [1]);
     let restarted = world.restart(1 << 30);
     assert_eq!(restarted.open(), [1]);
+}
+
+/// Where values leave memory alone, of what there is no room for the stub is loaded, and counted; it says which value is the
+/// right one, also while the rest is being loaded.
+#[test]
+fn what_there_is_no_room_for_is_loaded_without_its_value() {
+    let setup = Setup {
+        quota_bytes: 100,
+        eviction: Eviction::Values,
+        position: VbucketPosition {
+            high_seqno: Seqno(9),
+            ..Setup::default().position
+        },
+        ..Setup::default()
+    };
+    let Bench { core, memory, .. } = setup.warming();
+    core.warm_prepares(Vec::new());
+    assert!(core.warm_insert(mutation(1, "x")));
+    assert!(core.warm_insert(mutation(2, "y")));
+    let figures = core.figures();
+    assert_eq!((figures.documents, figures.stubs), (2, 1));
+    assert!(core.get(&key("x")).is_ok(), "there was room");
+    assert_eq!(figures.bytes, memory.held_bytes());
+    let not_in_memory = OperationError::TemporaryFailure(Busy::NotInMemory);
+    assert_eq!(core.get(&key("y")), Err(not_in_memory.clone()));
+    assert_eq!(core.get_meta(&key("y")).unwrap().seqno, Seqno(2));
+    assert_eq!(core.exists(&key("y")), Ok(true));
+    let looked_up = |seqno| LookedUp {
+        up_to: Seqno(9),
+        epoch: RollbackEpoch(0),
+        newest: Some(mutation(seqno, "y")),
+    };
+    let other = core.get_knowing(&key("y"), Some(&looked_up(3)));
+    assert_eq!(other, Err(not_in_memory));
+    let found = core.get_knowing(&key("y"), Some(&looked_up(2))).unwrap();
+    assert_eq!(found.value, mutation(2, "y").document.value);
+    core.warm_done();
+    assert!(!core.lacks_documents());
+    assert_eq!(core.get(&key("z")), Err(OperationError::KeyNotFound));
+    assert!(!core.restore(&looked_up(2)), "there is still no room");
+    memory.pool().set_quota_bytes(1 << 20);
+    assert!(!core.restore(&looked_up(3)));
+    assert!(core.restore(&looked_up(2)));
+    assert_eq!(core.get(&key("y")), Ok(found));
+    assert_eq!((core.figures().stubs, core.documents_in_memory()), (0, 2));
+}
+
+/// What was read before a rollback is not the value of a stub behind it, though the store gave the same seqno again.
+#[test]
+fn a_stub_takes_no_value_of_a_past_that_was_given_up() {
+    let setup = Setup {
+        quota_bytes: 0,
+        eviction: Eviction::Values,
+        ..Setup::default()
+    };
+    let Bench { core, memory, .. } = setup.warming();
+    core.warm_prepares(Vec::new());
+    assert!(core.warm_insert(mutation(1, "x")));
+    assert!(core.warm_insert(mutation(2, "y")));
+    core.warm_done();
+    memory.pool().set_quota_bytes(1 << 20);
+    let looked_up = LookedUp {
+        up_to: Seqno(2),
+        epoch: RollbackEpoch(0),
+        newest: Some(mutation(2, "y")),
+    };
+    assert!(core.get_knowing(&key("y"), Some(&looked_up)).is_ok());
+    core.note_epoch(RollbackEpoch(1));
+    let not_in_memory = Err(OperationError::TemporaryFailure(Busy::NotInMemory));
+    assert_eq!(core.get_knowing(&key("y"), Some(&looked_up)), not_in_memory);
+    let touch = GetAndTouch {
+        key: key("y"),
+        expiry: ExpiryRequest(0),
+    };
+    let touched = core.get_and_touch_knowing(&touch, Some(looked_up.clone()));
+    assert_eq!(touched, not_in_memory);
+    assert!(!core.restore(&looked_up));
+    assert_eq!(core.figures().documents, 2);
 }
