@@ -9,7 +9,7 @@ use piggin::messages::OperationError;
 use piggin::messages::vbucket::{Mutated, SetVbucketState};
 use piggin::storage::{Advice, DurabilityLevel, OpenOptions, Topology, VbucketId, VbucketState};
 use piggin::{Bucket, BucketConfig, Replication};
-use supervisor::testing::World;
+use supervisor::testing::{World, WorldSettings};
 
 /// Longer than anything takes that comes to an end: virtual time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
@@ -27,7 +27,16 @@ pub(crate) type Written = Result<Mutated, OperationError>;
 
 /// Three machines.
 pub(crate) fn run<T: Send>(seed: u64, scenario: impl AsyncFnOnce([World; 3]) -> T + Send) -> T {
-    World::run(seed, |here| {
+    run_with(seed, &WorldSettings::default(), scenario)
+}
+
+/// The same, in worlds that are set up so.
+pub(crate) fn run_with<T: Send>(
+    seed: u64,
+    settings: &WorldSettings,
+    scenario: impl AsyncFnOnce([World; 3]) -> T + Send,
+) -> T {
+    World::run_with(seed, settings, |here| {
         let worlds = [here.clone(), here.beside("b"), here.beside("c")];
         scenario(worlds)
     })
