@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use actors::compactor::Compactor;
+use actors::maintenance::MemoryUse;
 use actors::store_handle::StoreHandle;
 use actors::vbucket::{TrafficFigures, VbucketSlot};
 use actors::warmup::Warmup;
 use messages::vbucket::VbucketDescription;
-use storage::{KvStore, MemoryPool};
+use storage::MemoryPool;
 
 use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::collections::Collections;
@@ -70,7 +71,9 @@ impl Running {
 
     /// Looks at the store for documents that are not in memory.
     pub(crate) fn statistics(&self) -> BucketStatistics {
-        self.look_at_counts();
+        if let Ok(lease) = self.store.lease() {
+            self.table.count_stored(lease.store());
+        }
         self.statistics_of_memory()
     }
 
@@ -152,27 +155,6 @@ impl Running {
             fetched: traffic.fetched,
             restored: traffic.restored,
             ..statistics
-        }
-    }
-
-    /// Has the store count the documents of vbuckets that lack some, and tells them. What cannot be read now stays as it is.
-    fn look_at_counts(&self) {
-        for (vbucket, core) in self.table.cores() {
-            if !core.lacks_documents() {
-                continue;
-            }
-            let counts = self
-                .store
-                .lease()
-                .and_then(|lease| lease.store().counts(vbucket));
-            let Ok(counts) = counts else {
-                continue;
-            };
-            let manifest = core.collections_manifest();
-            let open = counts.collections.iter();
-            let open = open.filter(|(id, _)| manifest.collections.contains_key(id));
-            let documents = open.map(|(_, counts)| u64::try_from(counts.documents).unwrap_or(0));
-            core.note_stored_documents(documents.sum());
         }
     }
 }

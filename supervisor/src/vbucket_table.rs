@@ -25,8 +25,8 @@ use messages::{
     OperationError,
 };
 use storage::{
-    Eviction, LogStore, MemoryAccount, MemoryPool, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketState, VbucketStateRecord,
+    Eviction, KvStore, LogStore, MemoryAccount, MemoryPool, VbucketId, VbucketIdentity,
+    VbucketPosition, VbucketState, VbucketStateRecord,
 };
 
 use crate::background;
@@ -375,6 +375,26 @@ impl MemoryUse for Table {
     fn waits_for_seals(&self) -> bool {
         self.waits_for_seals.load(Ordering::Relaxed)
     }
+
+    fn count_stored(&self, store: &LogStore) -> bool {
+        let lacking = self.cores().filter(|(_, core)| core.lacks_documents());
+        let exact = lacking.map(|(id, core)| count_stored(store, id, core));
+        exact.fold(true, |all, is_exact| all && is_exact)
+    }
+}
+
+/// Has the store count the documents of a vbucket; whether they are all there are. What cannot be read now stays as it is.
+fn count_stored(store: &LogStore, vbucket: VbucketId, core: &VbucketCore) -> bool {
+    let persisted = core.persisted_seqno();
+    let Ok(counts) = store.counts(vbucket) else {
+        return true;
+    };
+    let manifest = core.collections_manifest();
+    let open = counts.collections.iter();
+    let open = open.filter(|(id, _)| manifest.collections.contains_key(id));
+    let documents = open.map(|(_, counts)| u64::try_from(counts.documents).unwrap_or(0));
+    core.note_stored_documents(documents.sum());
+    core.high_seqno() <= persisted
 }
 
 /// What is to be freed in one go must be this part of the quota to be worth it.

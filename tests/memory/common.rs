@@ -9,14 +9,15 @@ use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{KvStore, Outcome, Seqno, VbucketId};
 use piggin::{Bucket, BucketConfig};
 
+use crate::support::evicting::resident;
 use crate::support::{block_on, small};
 
 /// As small as one can be that has more than one vbucket.
 pub(crate) fn config(disk: &SimulatedDisk) -> BucketConfig {
-    BucketConfig {
+    resident(BucketConfig {
         vbuckets: Some(2),
         ..small(BucketConfig::on(Arc::new(disk.clone())))
-    }
+    })
 }
 
 pub(crate) fn bucket() -> Bucket {

@@ -35,7 +35,10 @@ async fn target(there: &World) -> Bucket {
 #[test]
 fn memory_that_is_used_up_holds_the_source_and_loses_nothing() {
     run(1, async |here, there| {
-        let (source, target) = (created(&here).await, target(&there).await);
+        // Of what comes from disk a stream gives up whom it waits for too long.
+        let source = here.create(resident(config(&here))).await;
+        let source = source.expect("a bucket");
+        let target = target(&there).await;
         let (followed, own) = (VbucketId::FIRST, VbucketId::new(1).expect("it"));
         // The bucket's clients have nearly all of its memory.
         let mut filled = Vec::new();

@@ -65,6 +65,9 @@ pub struct MaintenanceWorker {
     next_paging: Duration,
     /// How often in a row hardly any could.
     fruitless: u32,
+    /// When what is not in memory is to be counted, and before when not.
+    count_at: Option<Duration>,
+    next_count: Duration,
     /// Failures in a row, by log shard and kind.
     failures: BTreeMap<(u16, FailureKind), u32>,
     /// Log shards left alone, and until when (monotonic).
@@ -94,6 +97,8 @@ impl MaintenanceWorker {
             next_relief: Duration::ZERO,
             next_paging: Duration::ZERO,
             fruitless: 0,
+            count_at: None,
+            next_count: Duration::ZERO,
             failures: BTreeMap::new(),
             put_off: BTreeMap::new(),
         }
@@ -107,6 +112,7 @@ impl MaintenanceWorker {
         };
         let now = self.config.environment.clock.monotonic();
         self.put_off.retain(|_, until| *until > now);
+        self.count(lease.store(), now);
         let shards = lease.store().shape().log_shards.max(1);
         for turn in 0..shards {
             let log_shard = self.next_shard.wrapping_add(turn).checked_rem(shards);
@@ -128,11 +134,22 @@ impl MaintenanceWorker {
         }
         // What the logs give back is freed without the store.
         drop(lease);
-        let times = [self.relieve(now), self.put_off.values().min().copied()];
+        let put_off = self.put_off.values().min().copied();
+        let times = [self.relieve(now), put_off, self.count_at];
         match times.into_iter().flatten().min() {
             Some(until) => Step::IdleFor(until.saturating_sub(now)),
             None => Step::Idle,
         }
+    }
+
+    /// Behind a seal: what was written over documents that are not in memory counts as it should only from then on.
+    fn count(&mut self, store: &LogStore, now: Duration) {
+        if self.count_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.next_count = now.saturating_add(pressure::COUNT_EVERY);
+        let is_exact = self.config.memory.count_stored(store);
+        self.count_at = (!is_exact).then_some(self.next_count);
     }
 
     /// Has some documents leave memory if it is short, between any two steps of other work; whether more are to. What a seal
@@ -276,9 +293,10 @@ impl Worker for MaintenanceWorker {
                     self.failures.remove(&(working.log_shard, kind));
                     let is_seal = working.kind == MaintenanceKind::Seal;
                     if is_seal {
-                        // What was sealed may leave.
+                        // What was sealed may leave, and is counted.
                         self.next_paging = Duration::ZERO;
                         self.fruitless = 0;
+                        self.count_at = Some(self.next_count);
                     }
                     if let Some(after_seal) = self.config.after_seal.as_ref().filter(|_| is_seal) {
                         after_seal.wake();
