@@ -101,6 +101,11 @@ impl Running {
             live_bytes: 0,
             compaction: self.compactor.figures(),
             unpersisted_items: vbuckets.iter().map(unpersisted).sum(),
+            expired_by_sweep: self
+                .table
+                .cores()
+                .map(|(_, core)| core.traffic().expired)
+                .sum(),
             backfills: streaming.backfills as u64,
             backfill_buffer_bytes: streaming.buffered_bytes,
             stream_cursors_dropped: self

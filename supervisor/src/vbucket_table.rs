@@ -13,11 +13,12 @@ use tokio::sync::Notify;
 
 use actors::compactor::{Compactable, CompactionTable};
 use actors::environment::{Environment, FailureReport, Random};
-use actors::maintenance::{MemoryUse, Paged, Pager, Shortage};
+use actors::maintenance::{MemoryUse, Paged, Pager, Shortage, Sweepable};
 use actors::panics::caught;
 use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{
-    BucketManifest, DirtyVbuckets, Evicted, EvictionWalk, VbucketConfig, VbucketCore, VbucketSlot,
+    BucketManifest, DirtyVbuckets, Evicted, EvictionWalk, ExpiryWalk, Swept, VbucketConfig,
+    VbucketCore, VbucketSlot,
 };
 use actors::warmup::{VbucketTable, Warmable};
 use messages::{
@@ -380,6 +381,17 @@ impl MemoryUse for Table {
         let lacking = self.cores().filter(|(_, core)| core.lacks_documents());
         let exact = lacking.map(|(id, core)| count_stored(store, id, core));
         exact.fold(true, |all, is_exact| all && is_exact)
+    }
+}
+
+impl Sweepable for Table {
+    fn places(&self) -> u16 {
+        self.count()
+    }
+
+    fn sweep(&self, vbucket: u16, walk: &mut ExpiryWalk) -> Option<Swept> {
+        let core = self.slots.get(usize::from(vbucket))?.core().ok()?;
+        Some(core.sweep_expired(walk))
     }
 }
 

@@ -19,7 +19,7 @@ use actors::flusher::actor::wake_with;
 use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge};
 use actors::guardian::Guardian;
 use actors::hooks::Hooks;
-use actors::maintenance::{self, MaintenanceConfig};
+use actors::maintenance::{self, ExpirySweep, MaintenanceConfig};
 use actors::rollback::{RollbackConfig, Rollbacks};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
@@ -223,6 +223,10 @@ impl Parts<'_> {
             backoff: Backoff::DISK,
             after_seal: Some(WakeWorker::new(move || look.look_soon())),
             memory: Arc::clone(&self.table) as _,
+            expiry: ExpirySweep::every(
+                self.config.expiry_sweep_every,
+                Arc::clone(&self.table) as _,
+            ),
         };
         let maintenance =
             maintenance::start(config, Arc::clone(&self.guardian)).map_err(not_started)?;

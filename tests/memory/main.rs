@@ -14,7 +14,10 @@ mod four_times;
 mod nothing_leaves_too_early;
 mod old_values;
 mod operations;
+mod past;
 #[cfg(feature = "planted")]
 mod planted;
 mod policies;
+mod swept;
+mod untaken;
 mod unread;

@@ -22,6 +22,17 @@ pub(crate) fn run<T: Send>(seed: u64, scenario: impl AsyncFnOnce(World, World) -
     run_with(seed, &WorldSettings::default(), scenario)
 }
 
+/// The same twice: with all documents in memory, and with all that can leaving it all the time.
+pub(crate) fn run_either(seed: u64, scenario: impl AsyncFn(World, World) + Send + Sync) {
+    for evicts in [false, true] {
+        let settings = WorldSettings {
+            evicts,
+            ..WorldSettings::default()
+        };
+        run_with(seed, &settings, &scenario);
+    }
+}
+
 /// The same, in worlds that are set up so.
 pub(crate) fn run_with<T: Send>(
     seed: u64,

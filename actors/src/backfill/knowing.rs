@@ -50,7 +50,7 @@ impl Asked {
     async fn looked_up(self) -> Result<LookedUp, OperationError> {
         let least = self.least;
         let looked_up = match self.line.await {
-            Ok(answer) => answer.map_err(refused)?,
+            Ok(answer) => answer.map_err(refused)?.take().ok_or(NOT_IN_MEMORY)?,
             // Whoever had it in hand panicked.
             Err(_) => return Err(NOT_IN_MEMORY),
         };

@@ -3,6 +3,7 @@
 //! Invariant: a handle that is dropped takes its backfill with it: out of the queue, out of the pipe, its bytes given
 //! back; so no stream leaves a snapshot behind, however it ends.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub(super) queues: Mutex<Queues<Backfill, Arc<Pipe>>>,
     pub(super) reads: Mutex<Reads>,
     pub(super) fetches: Mutex<Fetches>,
+    /// Bytes of documents that were read one by one, and not taken yet.
+    pub(super) untaken_bytes: AtomicU64,
     /// Who looks after memory, to be told when what was read makes it short.
     relief: OnceLock<WakeWorker>,
     pub(super) store: StoreHandle,
@@ -82,6 +85,7 @@ impl Backfills {
                 queues: Mutex::new(Queues::new(limits)),
                 reads: Mutex::default(),
                 fetches: Mutex::default(),
+                untaken_bytes: AtomicU64::new(0),
                 relief: OnceLock::new(),
                 store,
                 environment,

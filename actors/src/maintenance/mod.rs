@@ -5,10 +5,12 @@
 //! writers; level-triggered, because what is to be done is a function of the store's own figures. Invariant: what
 //! failed is told once a try and waits longer each time, while other kinds of work go on; an aborted piece moves no
 //! figure. While memory is short the log shards are sealed before their time, but other work has its turn in between;
-//! once nothing more is to be sealed, the checkpoint logs give back what they can, and documents leave.
+//! once nothing more is to be sealed, the checkpoint logs give back what they can, and documents leave. Now and then it looks
+//! for documents whose time is up.
 
 mod pager;
 mod pressure;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +28,9 @@ use storage::{Advice, Job, LogStore, Outcome, StorageError, VbucketId};
 
 pub use self::pager::{Paged, Pager, Shortage};
 pub use self::pressure::{AmpleMemory, MemoryUse};
+pub use self::sweep::{ExpirySweep, Sweepable};
+
+use self::sweep::Sweeping;
 
 /// What maintenance works with.
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ pub struct MaintenanceConfig {
     pub after_seal: Option<WakeWorker>,
     /// What sealing gives back to.
     pub memory: Arc<dyn MemoryUse>,
+    /// How documents in memory are looked through for those whose time is up.
+    pub expiry: Option<ExpirySweep>,
 }
 
 type Piece = (
@@ -67,6 +74,8 @@ pub struct MaintenanceWorker {
     fruitless: u32,
     /// When what is not in memory is to be counted, and before when not.
     count_at: Option<Duration>,
+    /// When documents are looked through that may have expired.
+    sweep_at: Option<Duration>,
     next_count: Duration,
     /// Failures in a row, by log shard and kind.
     failures: BTreeMap<(u16, FailureKind), u32>,
@@ -98,6 +107,7 @@ impl MaintenanceWorker {
             next_paging: Duration::ZERO,
             fruitless: 0,
             count_at: None,
+            sweep_at: None,
             next_count: Duration::ZERO,
             failures: BTreeMap::new(),
             put_off: BTreeMap::new(),
@@ -135,7 +145,7 @@ impl MaintenanceWorker {
         // What the logs give back is freed without the store.
         drop(lease);
         let put_off = self.put_off.values().min().copied();
-        let times = [self.relieve(now), put_off, self.count_at];
+        let times = [self.relieve(now), put_off, self.count_at, self.sweep_at];
         match times.into_iter().flatten().min() {
             Some(until) => Step::IdleFor(until.saturating_sub(now)),
             None => Step::Idle,
@@ -176,6 +186,19 @@ impl MaintenanceWorker {
                 self.next_paging = now.saturating_add(wait);
                 false
             }
+        }
+    }
+
+    /// Looks for some documents whose time is up, if it is time to; whether it goes on.
+    fn sweep(&mut self) -> bool {
+        let now = self.config.environment.clock.monotonic();
+        match self.config.expiry.as_ref().map(|expiry| expiry.step(now)) {
+            Some(Sweeping::More) => true,
+            Some(Sweeping::Until(due)) => {
+                self.sweep_at = Some(due);
+                false
+            }
+            None => false,
         }
     }
 
@@ -269,10 +292,11 @@ fn failure_of(kind: MaintenanceKind) -> (FailureKind, Option<VbucketId>) {
 impl Worker for MaintenanceWorker {
     fn step(&mut self) -> Step {
         let is_paging = self.page();
+        let goes_on = self.sweep() || is_paging;
         // Stays in its place, so that a panic finds it held.
         let Some(working) = &mut self.working else {
             return match self.begin() {
-                Step::Idle | Step::IdleFor(_) if is_paging => Step::Again,
+                Step::Idle | Step::IdleFor(_) if goes_on => Step::Again,
                 step @ (Step::Again | Step::Idle | Step::IdleFor(_) | Step::Ended) => step,
             };
         };

@@ -118,7 +118,9 @@ impl VbucketCore {
                 && !is_expired(document.expiry, now)
         };
         let random = || self.environment.random.next_u64();
-        for _ in 0..PICKS {
+        // Else all of the map would be looked through for nothing.
+        let has_none = self.collections.read().has_none_of(request.collection);
+        for _ in 0..if has_none { 0 } else { PICKS } {
             let Some(picked) = self.map.pick(random, is_wanted) else {
                 break;
             };

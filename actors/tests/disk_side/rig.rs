@@ -129,6 +129,7 @@ impl Plant {
             backoff: Backoff::DISK,
             after_seal: None,
             memory: AmpleMemory::shared(),
+            expiry: None,
         };
         let generation = Generation(1);
         let mut plant = Plant {
@@ -159,6 +160,7 @@ impl Plant {
             backoff: Backoff::DISK,
             maintenance: None,
             memory: AmpleMemory::shared(),
+            expiry: None,
         };
         let generation = Generation(self.generation);
         WriterWorker::new(config, &self.queues[usize::from(log_shard)], generation)

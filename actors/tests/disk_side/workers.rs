@@ -25,6 +25,7 @@ pub(crate) fn start(
         backoff,
         after_seal: None,
         memory: AmpleMemory::shared(),
+        expiry: None,
     };
     let maintenance = maintenance::start(config, Arc::clone(guardian)).unwrap();
     let start_writer = |log_shard| {
@@ -37,6 +38,7 @@ pub(crate) fn start(
             backoff,
             maintenance: Some(maintenance.clone()),
             memory: AmpleMemory::shared(),
+            expiry: None,
         };
         let queue = WriterQueue::new(4, 1);
         writer::start(config, &queue, Arc::clone(guardian)).unwrap()
