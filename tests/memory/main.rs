@@ -11,6 +11,7 @@ mod collections;
 mod counts;
 mod expired;
 mod four_times;
+mod model;
 mod nothing_leaves_too_early;
 mod old_values;
 mod operations;
