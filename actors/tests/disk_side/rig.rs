@@ -160,7 +160,6 @@ impl Plant {
             backoff: Backoff::DISK,
             maintenance: None,
             memory: AmpleMemory::shared(),
-            expiry: None,
         };
         let generation = Generation(self.generation);
         WriterWorker::new(config, &self.queues[usize::from(log_shard)], generation)

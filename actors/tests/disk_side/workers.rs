@@ -38,7 +38,6 @@ pub(crate) fn start(
             backoff,
             maintenance: Some(maintenance.clone()),
             memory: AmpleMemory::shared(),
-            expiry: None,
         };
         let queue = WriterQueue::new(4, 1);
         writer::start(config, &queue, Arc::clone(guardian)).unwrap()
