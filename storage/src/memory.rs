@@ -96,6 +96,11 @@ impl MemoryPool {
         }
     }
 
+    /// What was refused is not asked for any more.
+    pub fn forget_refused(&self) {
+        self.wanted.store(0, Ordering::Relaxed);
+    }
+
     /// Bytes to be given back for what was refused; once there are none that is forgotten.
     #[must_use]
     pub fn lacks_bytes(&self) -> u64 {
@@ -188,6 +193,13 @@ impl MemoryAccount {
             settled: AtomicI64::new(0),
             unsettled: AtomicI64::new(0),
         }
+    }
+
+    /// A client was refused so many bytes; see [`MemoryPool::note_refused`].
+    pub fn note_refused(&self, bytes: u64) {
+        // As it was judged: with what the pool is not told yet.
+        self.settle();
+        self.pool.note_refused(bytes);
     }
 
     /// The pool it is part of.

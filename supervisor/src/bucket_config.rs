@@ -3,6 +3,7 @@
 //! Invariant: what decides where data lies (`vbuckets`, `log_shards`), `history` and `eviction` are stored at creation; giving another
 //! value when opening is an error that names both. Everything else may differ from opening to opening.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,10 @@ pub struct BucketConfig {
     pub memory_quota_bytes: u64,
     /// From which part of the quota on documents leave memory, and down to which.
     pub memory_marks: MemoryMarks,
+    /// How often documents in memory are looked through for those whose time is up, which are deleted: at least every second,
+    /// at most every 30 days; zero is never. Those that are not in memory, and all with never, are deleted when they are read,
+    /// or by compaction.
+    pub expiry_sweep_every: Duration,
     /// Messages a vbucket's mailbox holds before a sender must wait: enough to keep the actor busy, few enough
     /// that a waiting client notices.
     pub mailbox_messages_max: usize,
@@ -156,6 +161,10 @@ impl BucketConfig {
     /// Least memory quota in bytes: below it hardly a document fits.
     pub const MEMORY_QUOTA_BYTES_MIN: u64 = 1 << 20;
 
+    /// How often documents may be looked through for those whose time is up: they expire in whole seconds.
+    pub const EXPIRY_SWEEP_EVERY: RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+
     /// Longest name of a node in bytes.
     pub const NODE_NAME_BYTES_MAX: usize = 200;
 
@@ -181,6 +190,11 @@ impl BucketConfig {
         if high_percent > 100 || low_percent > high_percent {
             let what = format!("memory_marks of {low_percent} and {high_percent} %");
             return refuse(what, "at most 100 %, the low mark not above the high one");
+        }
+        let (every, range) = (self.expiry_sweep_every, Self::EXPIRY_SWEEP_EVERY);
+        if !every.is_zero() && !range.contains(&every) {
+            let what = format!("expiry_sweep_every = {every:?}");
+            return refuse(what, "1 s to 30 days, or zero for never");
         }
         if self.mailbox_messages_max == 0 {
             return refuse("mailbox_messages_max = 0".to_owned(), "at least 1");
@@ -215,6 +229,7 @@ impl BucketConfig {
             waits_for_warmup: true,
             memory_quota_bytes: 1 << 30,
             memory_marks: marks(),
+            expiry_sweep_every: Duration::from_secs(600),
             mailbox_messages_max: 1024,
             persistence_waiters_max: actors::vbucket::WAITERS_MAX,
             stop_deadline: Duration::from_secs(30),

@@ -55,6 +55,8 @@ pub const COMPACTION_PREPARES_PURGED: &str = "kv_ep_compaction_prepares_purged";
 pub const COMPACTION_COLLECTION_ITEMS_PURGED: &str = "kv_ep_compaction_collection_items_purged";
 /// Documents that compactions found to be expired, and that were deleted for it.
 pub const EXPIRED_COMPACTOR: &str = "kv_ep_expired_compactor";
+/// Documents in memory that a sweep found to be expired, and that were deleted for it.
+pub const EXPIRED_PAGER: &str = "kv_ep_expired_pager";
 /// Places of streams in memory that were given up; they read from disk what they had not read.
 pub const STREAM_CURSORS_DROPPED: &str = "piggin_stream_cursors_dropped";
 

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use actors::compactor::Compactor;
+use actors::maintenance::MemoryUse;
 use actors::store_handle::StoreHandle;
 use actors::vbucket::{TrafficFigures, VbucketSlot};
 use actors::warmup::Warmup;
 use messages::vbucket::VbucketDescription;
-use storage::{KvStore, MemoryPool};
+use storage::MemoryPool;
 
 use crate::bucket::{CompactorAddr, VbucketAddr};
 use crate::collections::Collections;
@@ -70,7 +71,9 @@ impl Running {
 
     /// Looks at the store for documents that are not in memory.
     pub(crate) fn statistics(&self) -> BucketStatistics {
-        self.look_at_counts();
+        if let Ok(lease) = self.store.lease() {
+            self.table.count_stored(lease.store());
+        }
         self.statistics_of_memory()
     }
 
@@ -98,6 +101,11 @@ impl Running {
             live_bytes: 0,
             compaction: self.compactor.figures(),
             unpersisted_items: vbuckets.iter().map(unpersisted).sum(),
+            expired_by_sweep: self
+                .table
+                .cores()
+                .map(|(_, core)| core.traffic().expired)
+                .sum(),
             backfills: streaming.backfills as u64,
             backfill_buffer_bytes: streaming.buffered_bytes,
             stream_cursors_dropped: self
@@ -152,27 +160,6 @@ impl Running {
             fetched: traffic.fetched,
             restored: traffic.restored,
             ..statistics
-        }
-    }
-
-    /// Has the store count the documents of vbuckets that lack some, and tells them. What cannot be read now stays as it is.
-    fn look_at_counts(&self) {
-        for (vbucket, core) in self.table.cores() {
-            if !core.lacks_documents() {
-                continue;
-            }
-            let counts = self
-                .store
-                .lease()
-                .and_then(|lease| lease.store().counts(vbucket));
-            let Ok(counts) = counts else {
-                continue;
-            };
-            let manifest = core.collections_manifest();
-            let open = counts.collections.iter();
-            let open = open.filter(|(id, _)| manifest.collections.contains_key(id));
-            let documents = open.map(|(_, counts)| u64::try_from(counts.documents).unwrap_or(0));
-            core.note_stored_documents(documents.sum());
         }
     }
 }

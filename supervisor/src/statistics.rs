@@ -24,6 +24,8 @@ pub struct BucketStatistics {
     pub unpersisted_items: u64,
     /// What compactions did since the bucket was opened, and how many there are now.
     pub compaction: CompactionFigures,
+    /// Documents in memory that were found to be expired since the bucket was opened, and were deleted for it.
+    pub expired_by_sweep: u64,
     /// Streams' backfills, those that wait their turn included.
     pub backfills: u64,
     /// Bytes read for streams and not sent yet.
@@ -145,6 +147,7 @@ impl BucketStatistics {
                 self.compaction.collection_items_purged,
             ),
             (names::EXPIRED_COMPACTOR, self.compaction.expired),
+            (names::EXPIRED_PAGER, self.expired_by_sweep),
             (names::STREAM_CURSORS_DROPPED, self.stream_cursors_dropped),
             (names::EVICTED, self.memory.evicted),
             (names::BG_FETCHED, self.memory.fetched),

@@ -14,11 +14,12 @@ use tokio::sync::Notify;
 use actors::compactor::{Compactable, CompactionTable};
 use actors::environment::{Environment, FailureReport, Random};
 use actors::executor::WakeWorker;
-use actors::maintenance::{MemoryUse, Paged, Pager, Shortage, Side};
+use actors::maintenance::{MemoryUse, Paged, Pager, Shortage, Side, Sweepable};
 use actors::panics::caught;
 use actors::vbucket::checkpoint::CheckpointLimits;
 use actors::vbucket::{
-    BucketManifest, DirtyVbuckets, Evicted, EvictionWalk, VbucketConfig, VbucketCore, VbucketSlot,
+    BucketManifest, DirtyVbuckets, Evicted, EvictionWalk, ExpiryWalk, Swept, VbucketConfig,
+    VbucketCore, VbucketSlot,
 };
 use actors::warmup::{VbucketTable, Warmable};
 use messages::{
@@ -26,8 +27,8 @@ use messages::{
     OperationError,
 };
 use storage::{
-    Eviction, LogStore, MemoryAccount, MemoryPool, VbucketId, VbucketIdentity, VbucketPosition,
-    VbucketState, VbucketStateRecord,
+    Eviction, KvStore, LogStore, MemoryAccount, MemoryPool, VbucketId, VbucketIdentity,
+    VbucketPosition, VbucketState, VbucketStateRecord,
 };
 
 use crate::background;
@@ -334,7 +335,8 @@ impl Table {
 
 impl MemoryUse for Table {
     fn is_short(&self) -> bool {
-        self.memory.is_above_high_mark() || self.memory.lacks_bytes() > 0
+        let is_wanted = || self.eviction != Eviction::None && self.memory.lacks_bytes() > 0;
+        self.memory.is_above_high_mark() || is_wanted()
     }
 
     fn short_from_bytes(&self) -> u64 {
@@ -376,18 +378,55 @@ impl MemoryUse for Table {
             Eviction::Documents | Eviction::Values => {}
         }
         let evict = |number, of, walk: &mut EvictionWalk| self.evict_from(number, of, walk);
-        let paged = self
-            .pager
-            .lock()
-            .step(self.count(), || self.shortage(), evict);
+        let mut pager = self.pager.lock();
+        let came_to = pager.step(self.count(), || self.shortage(), evict);
+        let is_nothing = came_to == Paged::Nothing;
+        let waits_for_seals = is_nothing && pager.waits_for_seals();
+        drop(pager);
         self.waits_for_seals
-            .store(paged == Paged::Nothing, Ordering::Relaxed);
-        paged
+            .store(waits_for_seals, Ordering::Relaxed);
+        if is_nothing {
+            // There is no room for what was refused; who comes again says so again.
+            self.memory.forget_refused();
+        }
+        came_to
     }
 
     fn waits_for_seals(&self) -> bool {
         self.waits_for_seals.load(Ordering::Relaxed)
     }
+
+    fn count_stored(&self, store: &LogStore) -> bool {
+        let lacking = self.cores().filter(|(_, core)| core.lacks_documents());
+        // All of them, whatever the first comes to.
+        let inexact = lacking.filter(|(id, core)| !count_stored(store, *id, core));
+        inexact.count() == 0
+    }
+}
+
+impl Sweepable for Table {
+    fn places(&self) -> u16 {
+        self.count()
+    }
+
+    fn sweep(&self, vbucket: u16, walk: &mut ExpiryWalk) -> Option<Swept> {
+        let core = self.slots.get(usize::from(vbucket))?.core().ok()?;
+        Some(core.sweep_expired(walk))
+    }
+}
+
+/// Has the store count the documents of a vbucket; whether they are all there are. What cannot be read now stays as it is.
+fn count_stored(store: &LogStore, vbucket: VbucketId, core: &VbucketCore) -> bool {
+    let persisted = core.persisted_seqno();
+    let Ok(counts) = store.counts(vbucket) else {
+        return true;
+    };
+    let manifest = core.collections_manifest();
+    let open = counts.collections.iter();
+    let open = open.filter(|(id, _)| manifest.collections.contains_key(id));
+    let documents = open.map(|(_, counts)| u64::try_from(counts.documents).unwrap_or(0));
+    core.note_stored_documents(documents.sum());
+    core.high_seqno() <= persisted
 }
 
 /// What is to be freed in one go must be this part of the quota to be worth it.

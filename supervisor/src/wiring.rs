@@ -19,7 +19,7 @@ use actors::flusher::actor::wake_with;
 use actors::flusher::{FlushLimits, FlushedVbucket, FlusherConfig, FlusherCore, FlusherEdge};
 use actors::guardian::Guardian;
 use actors::hooks::Hooks;
-use actors::maintenance::{self, MaintenanceConfig};
+use actors::maintenance::{self, ExpirySweep, MaintenanceConfig};
 use actors::rollback::{RollbackConfig, Rollbacks};
 use actors::shell::{self, Shell, ShellConfig};
 use actors::store_handle::StoreHandle;
@@ -62,6 +62,17 @@ pub(crate) fn actor_threads(config: &BucketConfig) -> usize {
     config.actor_threads.unwrap_or_else(cores).clamp(1, 8)
 }
 
+fn environment(ground: Ground, failures: &Arc<FailureBus>) -> Environment {
+    let executor: Arc<dyn Executor> = Arc::clone(&ground.executor) as Arc<dyn Executor>;
+    Environment {
+        clock: ground.clock,
+        random: ground.random,
+        failures: Arc::clone(failures) as _,
+        executor,
+        hooks: ground.hooks,
+    }
+}
+
 /// Starts everything. Called in the System the actors shall live in, with an arbiter for each actor thread.
 pub(crate) async fn start(
     config: &BucketConfig,
@@ -73,14 +84,8 @@ pub(crate) async fn start(
         Arc::clone(&ground.clock),
         config.failure_history_max,
     ));
-    let executor: Arc<dyn Executor> = Arc::clone(&ground.executor) as Arc<dyn Executor>;
-    let environment = Environment {
-        clock: ground.clock,
-        random: ground.random,
-        failures: Arc::clone(&failures) as _,
-        executor,
-        hooks: ground.hooks,
-    };
+    let executor = Arc::clone(&ground.executor);
+    let environment = environment(ground, &failures);
     let shape = opened.store.shape();
     let memory = config.memory_pool();
     let threads = arbiters.len().max(1);
@@ -114,7 +119,7 @@ pub(crate) async fn start(
                 replication::out_of_service(&out_of_service, &unfed, &stuck, what);
                 if what.is_whole_tree {
                     uncompacted(&what.scope, &what.why);
-                    unread.stop();
+                    unread.answer_waiting();
                 }
             }),
         },
@@ -168,7 +173,7 @@ pub(crate) async fn start(
     Ok(Engine {
         running: Arc::new(running),
         flushers,
-        executor: ground.executor,
+        executor,
         environment: parts.environment,
         disk: opened.disk,
         deadline: config.stop_deadline,
@@ -228,6 +233,10 @@ impl Parts<'_> {
             backoff: Backoff::DISK,
             after_seal: Some(WakeWorker::new(move || look.look_soon())),
             memory: Arc::clone(&self.table) as _,
+            expiry: ExpirySweep::every(
+                self.config.expiry_sweep_every,
+                Arc::clone(&self.table) as _,
+            ),
         };
         let maintenance =
             maintenance::start(config, Arc::clone(&self.guardian)).map_err(not_started)?;

@@ -165,8 +165,16 @@ fn settings_no_bucket_can_work_with() {
         metrics_every: Some(Duration::ZERO),
         ..config()
     };
+    let expiry_sweep_every = |every| BucketConfig {
+        expiry_sweep_every: every,
+        ..config()
+    };
+    let too_often = expiry_sweep_every(Duration::from_millis(999));
+    let too_seldom = expiry_sweep_every(Duration::from_secs(31 * 24 * 3600));
     for (name, config) in [
         ("memory_quota_bytes", memory_quota_bytes),
+        ("expiry_sweep_every", too_often),
+        ("expiry_sweep_every", too_seldom),
         ("mailbox_messages_max", mailbox_messages_max),
         ("stall_limit", stall_limit),
         ("metrics_every", metrics_every),

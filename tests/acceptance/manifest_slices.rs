@@ -14,6 +14,7 @@ use piggin::storage::ManifestUid;
 use piggin::storage::disk::SimulatedDisk;
 use piggin::{Bucket, BucketConfig, Collection};
 
+use crate::support::evicting::resident;
 use crate::support::{Result, block_on, key_in, small, until, vbucket};
 
 const VBUCKETS: u16 = 32;
@@ -23,10 +24,11 @@ const NAMES: usize = 300;
 const NEXT: ManifestUid = ManifestUid(NAMES as u64 + 2);
 
 fn config(disk: &SimulatedDisk) -> BucketConfig {
-    BucketConfig {
+    // Counts of what left memory are those of the disk, which hears of a drop later.
+    resident(BucketConfig {
         vbuckets: Some(VBUCKETS),
         ..small(BucketConfig::on(Arc::new(disk.clone())))
-    }
+    })
 }
 
 /// A scope with many collections, one of which has a document in every vbucket.

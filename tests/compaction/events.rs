@@ -19,6 +19,7 @@ use piggin::{Bucket, BucketConfig};
 use supervisor::testing::{HoldPoint, World};
 
 use crate::seeds::past::{self, PLAIN, VBUCKET};
+use crate::support::evicting::Evictions;
 
 const STAGES: [Stage; 6] = [
     Stage::Start,
@@ -28,6 +29,9 @@ const STAGES: [Stage; 6] = [
     Stage::Merge,
     Stage::Publish,
 ];
+
+/// What left memory.
+static LEFT: Evictions = Evictions::none();
 
 /// What befalls the vbucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,6 +295,7 @@ async fn run_case(world: World, event: Event, step: (Stage, usize)) -> bool {
             case.become_it(VbucketState::Active).await;
             check(&case.bucket, &case.model, &context).await;
         }
+        LEFT.note(&case.bucket);
         case.bucket.shutdown().await.expect("an orderly end");
     }
     if event == Event::Deleted {
@@ -307,16 +312,19 @@ async fn run_case(world: World, event: Event, step: (Stage, usize)) -> bool {
     let compacted = bucket.compact(VBUCKET, PLAIN).await;
     compacted.expect("a compaction");
     check(&bucket, &case.model, &context).await;
+    LEFT.note(&bucket);
     bucket.shutdown().await.expect("an orderly end");
     assert_eq!(past::held(&world).dropped, [], "{context}");
     true
 }
 
 fn at_every_step(event: Event) {
-    let mut steps = 0;
+    let mut steps = 0u64;
     for stage in STAGES {
         for behind in 0.. {
-            let ended = World::run(42, |world| run_case(world, event, (stage, behind)));
+            let ended = World::run_with(42, &LEFT.settings_of(steps), |world| {
+                run_case(world, event, (stage, behind))
+            });
             let is_there =
                 ended.unwrap_or_else(|error| panic!("{event:?} at {stage:?}, {behind}: {error}"));
             if !is_there {
@@ -326,7 +334,8 @@ fn at_every_step(event: Event) {
             steps += 1;
         }
     }
-    assert!(steps > STAGES.len() + 5, "{steps} steps");
+    assert!(steps > STAGES.len() as u64 + 5, "{steps} steps");
+    LEFT.assert_some();
 }
 
 #[test]

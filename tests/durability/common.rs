@@ -9,7 +9,7 @@ use piggin::messages::OperationError;
 use piggin::messages::vbucket::{Mutated, SetVbucketState};
 use piggin::storage::{Advice, DurabilityLevel, OpenOptions, Topology, VbucketId, VbucketState};
 use piggin::{Bucket, BucketConfig, Replication};
-use supervisor::testing::World;
+use supervisor::testing::{World, WorldSettings};
 
 /// Longer than anything takes that comes to an end: virtual time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
@@ -27,7 +27,27 @@ pub(crate) type Written = Result<Mutated, OperationError>;
 
 /// Three machines.
 pub(crate) fn run<T: Send>(seed: u64, scenario: impl AsyncFnOnce([World; 3]) -> T + Send) -> T {
-    World::run(seed, |here| {
+    run_with(seed, &WorldSettings::default(), scenario)
+}
+
+/// The same twice: with all documents in memory, and with all that can leaving it all the time.
+pub(crate) fn run_either(seed: u64, scenario: impl AsyncFn([World; 3]) + Send + Sync) {
+    for evicts in [false, true] {
+        let settings = WorldSettings {
+            evicts,
+            ..WorldSettings::default()
+        };
+        run_with(seed, &settings, &scenario);
+    }
+}
+
+/// The same, in worlds that are set up so.
+pub(crate) fn run_with<T: Send>(
+    seed: u64,
+    settings: &WorldSettings,
+    scenario: impl AsyncFnOnce([World; 3]) -> T + Send,
+) -> T {
+    World::run_with(seed, settings, |here| {
         let worlds = [here.clone(), here.beside("b"), here.beside("c")];
         scenario(worlds)
     })

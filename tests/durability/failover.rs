@@ -15,8 +15,9 @@ use piggin::storage::{Advice, Topology, VbucketId};
 use supervisor::testing::{Fault, Random, World};
 
 use crate::common::{
-    LEVELS, PATIENCE, Three, caught_up, key, opened, promote, read, replicate, run, settled,
+    LEVELS, PATIENCE, Three, caught_up, key, opened, promote, read, replicate, run_with, settled,
 };
+use crate::support::evicting::Evictions;
 
 const CLIENTS: usize = 12;
 /// Writes that must have been committed before the active node is lost.
@@ -24,6 +25,9 @@ const WRITES_MIN: u64 = 100;
 /// So many failovers, or as many as the variable says.
 const FAILOVERS: u64 = 100;
 const FAILOVERS_VARIABLE: &str = "PIGGIN_FAILOVERS";
+
+/// What left memory.
+static LEFT: Evictions = Evictions::none();
 
 /// Who panics.
 const CHILDREN: [(&str, &str); 9] = [
@@ -173,7 +177,7 @@ async fn amid_writes(ledger: &Ledger, random: &dyn Random) -> u64 {
 }
 
 fn failed_over(seed: u64, sum: &mut Sum) {
-    run(seed, async |worlds| {
+    run_with(seed, &LEFT.settings_of(seed), async |worlds| {
         let mut three = Three::created(&worlds).await;
         let ledger = Ledger::default();
         let clients: Vec<_> = (0..CLIENTS)
@@ -224,6 +228,7 @@ fn failed_over(seed: u64, sum: &mut Sum) {
         }
         for bucket in &left {
             settled(bucket).await;
+            LEFT.note(bucket);
         }
     });
 }
@@ -247,6 +252,7 @@ fn what_was_committed_survives_the_loss_of_the_active_node() {
         failed_over(seed, &mut sum);
     }
     println!("{failovers} failovers, {sum:?}");
+    LEFT.assert_some();
     // A trouble that never comes proves nothing.
     let is_known = |child: &&str| sum.panics.contains_key(*child);
     assert!(ALWAYS.iter().all(is_known) && sum.power_cuts > 0, "{sum:?}");

@@ -2,6 +2,9 @@
 //! drives them costs.
 #![cfg(test)]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod common;
 mod seeds;
 mod answers;

@@ -9,6 +9,7 @@ use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{Eviction, KvStore, Outcome, Seqno, VbucketId};
 use piggin::{Bucket, BucketConfig};
 
+use crate::support::evicting::resident;
 use crate::support::{Result, block_on, small};
 
 /// What may leave memory.
@@ -24,10 +25,10 @@ pub(crate) fn each(test: impl Fn(Eviction) -> Result) -> Result {
 
 /// As small as one can be that has more than one vbucket.
 pub(crate) fn config(disk: &SimulatedDisk) -> BucketConfig {
-    BucketConfig {
+    resident(BucketConfig {
         vbuckets: Some(2),
         ..small(BucketConfig::on(Arc::new(disk.clone())))
-    }
+    })
 }
 
 pub(crate) fn config_of(disk: &SimulatedDisk, eviction: Eviction) -> BucketConfig {

@@ -1,10 +1,13 @@
 //! How many documents there are is the same whether they are in memory or not, also after those that are not were overwritten,
 //! deleted, or written anew.
 
+use std::time::Duration;
+
 use piggin::Bucket;
 use piggin::storage::disk::SimulatedDisk;
+use supervisor::testing::{World, WorldSettings};
 
-use crate::common::{config_of, each, evict};
+use crate::common::{config_of, core, each, evict};
 use crate::support::{Result, block_on};
 
 fn counted(bucket: &Bucket) -> (u64, u64) {
@@ -41,4 +44,34 @@ fn eviction_and_what_is_written_over_it_change_no_count() -> Result {
         assert_eq!(bucket.memory().resident_documents, 140);
         Ok(block_on(bucket.shutdown()).map(drop)?)
     })
+}
+
+/// Figures that are asked of memory alone: each document is written over while it is away, and nobody asks the disk.
+#[test]
+fn what_is_written_over_again_and_again_is_counted_once_without_a_look_at_the_disk() -> Result {
+    World::run_with(1, &evicting(), async |world| {
+        let bucket = world.create(world.config()).await.expect("a bucket");
+        for round in 0..5 {
+            for number in 0..50 {
+                let written = bucket.set(format!("{number}"), format!("{round}")).await;
+                written.expect("a write");
+            }
+            bucket.flush().await.expect("a flush");
+            world.sleep(Duration::from_secs(60)).await;
+        }
+        let evicted = bucket.memory().evicted;
+        assert!(evicted >= 200, "{evicted}");
+        let cores = bucket.vbuckets().map(|id| core(&bucket, id));
+        let counted = cores.map(|core| core.documents_known());
+        assert_eq!(counted.sum::<u64>(), 50);
+        bucket.shutdown().await.expect("an end");
+    })?;
+    Ok(())
+}
+
+fn evicting() -> WorldSettings {
+    WorldSettings {
+        evicts: true,
+        ..WorldSettings::default()
+    }
 }

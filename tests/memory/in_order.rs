@@ -166,10 +166,10 @@ macro_rules! send {
 }
 
 /// Has each document's changes sent one behind the other, and only then waits for their answers.
-fn by_messages(send: impl Fn(Write) -> Sent) -> Result<Vec<Vec<String>>> {
+fn by_messages(deliver: impl Fn(Write) -> Sent) -> Result<Vec<Vec<String>>> {
     let mut all = Vec::new();
     for (name, kinds) in plan() {
-        let sent = kinds.map(|kind| send(change(kind, &name)));
+        let sent = kinds.map(|kind| deliver(change(kind, &name)));
         let mut answers = Vec::new();
         for sent in sent {
             answers.push(said(block_on(sent)?));

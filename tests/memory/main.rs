@@ -20,10 +20,14 @@ mod large_documents;
 mod made_of_values;
 mod metadata_fills_memory;
 mod no_store;
+mod model;
 mod nothing_leaves_too_early;
 mod old_values;
 mod operations;
+mod past;
 #[cfg(feature = "planted")]
 mod planted;
 mod policies;
+mod swept;
+mod untaken;
 mod unread;

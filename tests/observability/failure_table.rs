@@ -26,6 +26,7 @@ use piggin::supervisor::metric_names as names;
 use piggin::{Bucket, BucketConfig, ChangesOptions, CompactionPolicy, Replication, Until};
 
 use crate::capture::{Fields, Turn};
+use crate::support::evicting::resident;
 use crate::support::{
     Listener, Result, TestDisk, block_on, fill, key_in, made_small, small, until, vbucket,
 };
@@ -55,7 +56,8 @@ struct Scene {
 
 impl Scene {
     fn config(disk: &TestDisk, plan: &Arc<Plan>) -> BucketConfig {
-        let mut config = small(BucketConfig::on(Arc::new(disk.clone())));
+        // Who has documents leave takes the panics that are meant for others.
+        let mut config = resident(small(BucketConfig::on(Arc::new(disk.clone()))));
         config.hooks = Hooks::new(Arc::clone(plan) as _);
         // What is broken is what somebody asked for.
         config.compaction.policy = CompactionPolicy::NEVER;

@@ -117,6 +117,7 @@ fn every_name_is_in_the_manual() {
         names::COMPACTION_PREPARES_PURGED,
         names::COMPACTION_COLLECTION_ITEMS_PURGED,
         names::EXPIRED_COMPACTOR,
+        names::EXPIRED_PAGER,
         names::STREAM_CURSORS_DROPPED,
         names::DATA_WRITE_FAILED,
         names::DATA_READ_FAILED,

@@ -8,19 +8,38 @@ use tokio::time::{sleep, timeout};
 
 use piggin::messages::replication::ReplicaStatus;
 use piggin::messages::vbucket::SetVbucketState;
-use piggin::storage::{Advice, Document, OpenOptions, Seqno, VbucketId, VbucketState};
+use piggin::storage::{Advice, OpenOptions, VbucketId, VbucketState};
 use piggin::{Bucket, BucketConfig, Replication};
-use supervisor::testing::World;
+use supervisor::testing::{World, WorldSettings};
+
+pub(crate) use crate::support::evicting::{Contents, contents_of};
 
 /// Longer than anything takes that comes to an end: virtual time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
-/// The newest version of every live document, by its encoded key.
-pub(crate) type Contents = BTreeMap<Vec<u8>, (Seqno, Document)>;
-
 /// A source and a target, each on a machine of its own.
 pub(crate) fn run<T: Send>(seed: u64, scenario: impl AsyncFnOnce(World, World) -> T + Send) -> T {
-    World::run(seed, |here| {
+    run_with(seed, &WorldSettings::default(), scenario)
+}
+
+/// The same twice: with all documents in memory, and with all that can leaving it all the time.
+pub(crate) fn run_either(seed: u64, scenario: impl AsyncFn(World, World) + Send + Sync) {
+    for evicts in [false, true] {
+        let settings = WorldSettings {
+            evicts,
+            ..WorldSettings::default()
+        };
+        run_with(seed, &settings, &scenario);
+    }
+}
+
+/// The same, in worlds that are set up so.
+pub(crate) fn run_with<T: Send>(
+    seed: u64,
+    settings: &WorldSettings,
+    scenario: impl AsyncFnOnce(World, World) -> T + Send,
+) -> T {
+    World::run_with(seed, settings, |here| {
         let there = here.beside("target");
         scenario(here, there)
     })
@@ -93,20 +112,6 @@ pub(crate) async fn copied(from: &Bucket, to: &Bucket) -> Vec<ReplicaStatus> {
     let replication = replicate(from, to);
     caught_up(&replication).await;
     replication.status()
-}
-
-/// What a vbucket holds in memory, whatever its state is.
-pub(crate) fn contents_of(bucket: &Bucket, vbucket: VbucketId) -> Contents {
-    let core = bucket.vbucket_core(vbucket).expect("a vbucket");
-    let slices = (0..).map_while(|number| core.slice(number));
-    let live = slices
-        .flatten()
-        .filter(|item| !item.operation.is_tombstone());
-    let shown = live.map(|item| {
-        let key = item.document.key.as_encoded().to_vec();
-        (key, (item.seqno, item.document.clone()))
-    });
-    shown.collect()
 }
 
 pub(crate) fn contents(bucket: &Bucket) -> BTreeMap<VbucketId, Contents> {

@@ -29,7 +29,8 @@ use piggin::storage::{
 };
 use supervisor::testing::World;
 
-use crate::common::{become_state, created, run};
+use crate::common::{become_state, config, run};
+use crate::support::evicting::resident;
 
 /// Says what it was given, and nothing after it.
 #[derive(Debug, Default)]
@@ -106,7 +107,8 @@ struct Scene {
 
 impl Scene {
     async fn new(world: World) -> Scene {
-        let bucket = created(&world).await;
+        let bucket = world.create(resident(config(&world))).await;
+        let bucket = bucket.expect("a bucket");
         become_state(&bucket, VbucketState::Replica).await;
         let core = bucket.vbucket_core(VbucketId::FIRST).expect("it");
         let disk = Arc::new(SimulatedDisk::new());

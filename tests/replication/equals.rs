@@ -15,12 +15,18 @@ use piggin::storage::{Advice, VbucketId, VbucketState};
 use piggin::{Bucket, Replication};
 use supervisor::testing::{Fault, Random, SimulatedRandom, World};
 
-use crate::common::{PATIENCE, assert_same, caught_up, created, key, opened, replicate, run, set};
+use crate::common::{
+    PATIENCE, assert_same, caught_up, created, key, opened, replicate, run_with, set,
+};
+use crate::support::evicting::Evictions;
 
 const SEEDS: u64 = 120;
 const KEYS: usize = 24;
 const LIVES: usize = 4;
 const STEPS: usize = 80;
+
+/// What left memory.
+static LEFT: Evictions = Evictions::none();
 
 /// One machine, and the bucket on it.
 struct Side {
@@ -206,6 +212,9 @@ impl Run {
         erased(source).await;
         erased(target).await;
         assert_same(source, target);
+        for bucket in [source, target] {
+            LEFT.note(bucket);
+        }
         for vbucket in source.vbuckets() {
             let manifest = |bucket: &Bucket| {
                 let core = bucket.vbucket_core(vbucket).expect("it");
@@ -303,13 +312,16 @@ async fn scenario(here: World, there: World) -> u64 {
 fn a_replica_has_what_its_source_has() {
     let number = |name| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
     if let Some(seed) = number("PIGGIN_SEED") {
-        run(seed, scenario);
+        run_with(seed, &LEFT.settings_of(seed), scenario);
         return;
     }
     let seeds = number("PIGGIN_SEEDS").unwrap_or(SEEDS);
-    let rollbacks: u64 = (0..seeds).map(|seed| run(seed, scenario)).sum();
+    let rollbacks: u64 = (0..seeds)
+        .map(|seed| run_with(seed, &LEFT.settings_of(seed), scenario))
+        .sum();
     assert!(
         rollbacks > seeds / 2,
         "hardly anything went back: {rollbacks}"
     );
+    LEFT.assert_some();
 }

@@ -1,6 +1,9 @@
 //! What is promised of replicas that follow another bucket, by public means only.
 #![cfg(test)]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod bad_input;
 mod collections;
 mod common;

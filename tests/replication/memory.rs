@@ -9,6 +9,7 @@ use piggin::{Bucket, BucketConfig};
 use supervisor::testing::World;
 
 use crate::common::{assert_same, caught_up, config, contents_of, created, run};
+use crate::support::evicting::resident;
 
 const QUOTA: u64 = 2 << 20;
 /// What one stream may have under way, and one event more.
@@ -34,7 +35,10 @@ async fn target(there: &World) -> Bucket {
 #[test]
 fn memory_that_is_used_up_holds_the_source_and_loses_nothing() {
     run(1, async |here, there| {
-        let (source, target) = (created(&here).await, target(&there).await);
+        // Of what comes from disk a stream gives up whom it waits for too long.
+        let source = here.create(resident(config(&here))).await;
+        let source = source.expect("a bucket");
+        let target = target(&there).await;
         let (followed, own) = (VbucketId::FIRST, VbucketId::new(1).expect("it"));
         // The bucket's clients have nearly all of its memory.
         let mut filled = Vec::new();
@@ -110,7 +114,9 @@ fn a_replica_that_stands_still_costs_its_source_a_bounded_amount() {
 #[test]
 fn nothing_is_kept_of_a_stream_that_is_gone() {
     run(3, async |here, there| {
-        let (source, target) = (created(&here).await, created(&there).await);
+        let created = async |world: &World| world.create(resident(config(world))).await;
+        let source = created(&here).await.expect("a bucket");
+        let target = created(&there).await.expect("a bucket");
         for number in 0..100 {
             let key = crate::common::key(number);
             source.set(key, vec![b'v'; 2000]).await.expect("a write");

@@ -14,7 +14,7 @@ use supervisor::testing::{DiskFault, Fault, World};
 
 use crate::common::{
     assert_same, become_state, caught_up, contents, copied, created, key, opened, replicate, run,
-    write,
+    run_either, write,
 };
 
 /// A source that lost what it had not stored and its replica had, and went on from there.
@@ -52,7 +52,7 @@ async fn all_followed(source: &Bucket, target: &Bucket) -> Replication {
 
 #[test]
 fn a_replica_that_is_ahead_goes_back() {
-    run(1, async |here, there| {
+    run_either(1, async |here, there| {
         let (source, target) = parted(&here, &there).await;
         let replication = all_followed(&source, &target).await;
         let rollbacks: Vec<u64> = replication
@@ -71,7 +71,7 @@ fn a_replica_that_is_ahead_goes_back() {
 #[test]
 fn what_was_given_up_never_returns() {
     for seed in 0..6 {
-        run(seed, async |here, there| {
+        run_either(seed, async |here, there| {
             let (source, target) = parted(&here, &there).await;
             drop(all_followed(&source, &target).await);
             target.flush().await.expect("a flush");
@@ -174,7 +174,7 @@ fn documents_that_cannot_be_read_take_the_vbucket_out_of_service() {
 
 #[test]
 fn who_missed_purged_tombstones_begins_anew() {
-    run(6, async |here, there| {
+    run_either(6, async |here, there| {
         let (source, target) = (created(&here).await, created(&there).await);
         write(&source, 0..60, "first").await;
         drop(copied(&source, &target).await);

@@ -5,7 +5,7 @@ use piggin::messages::replication::{ReplicaEnd, ReplicaState};
 use piggin::storage::VbucketState;
 
 use crate::common::{
-    assert_same, become_state, caught_up, copied, created, key, replicate, run, write,
+    assert_same, become_state, caught_up, copied, created, key, replicate, run, run_either, write,
 };
 
 /// MB-59518.
@@ -35,7 +35,7 @@ fn a_promoted_replica_takes_nothing_more() {
 #[test]
 fn roles_may_be_exchanged() {
     for seed in 0..10 {
-        run(seed, async |here, there| {
+        run_either(seed, async |here, there| {
             let (mut one, mut other) = (created(&here).await, created(&there).await);
             for round in 0..6 {
                 let replication = replicate(&one, &other);

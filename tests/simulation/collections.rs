@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use piggin::messages::vbucket::{Acknowledge, Set, Write, WriteOptions};
+use piggin::messages::vbucket::{Acknowledge, Get, Set, Write, WriteOptions};
 use piggin::messages::{ManifestError, OperationError};
 use piggin::storage::{CollectionId, DocumentKey, ManifestUid, OpenOptions, VbucketId};
 use piggin::{Bucket, BucketConfig, BucketError};
@@ -22,6 +22,7 @@ use supervisor::testing::{Latencies, Random, SimulatedRandom, World, WorldSettin
 
 use crate::checkers::soundness;
 use crate::faults::{children, power_cut};
+use crate::support::evicting::Evictions;
 use crate::workloads::compactions;
 
 const TENANTS: u64 = 4;
@@ -34,6 +35,9 @@ const SEEDS: u64 = 60;
 const SEEDS_VARIABLE: &str = "PIGGIN_SEEDS";
 /// Longer than anything takes: virtual time.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What left memory.
+static LEFT: Evictions = Evictions::none();
 
 /// A collection by name: whether it may be there.
 #[derive(Clone, Debug, Default)]
@@ -190,7 +194,7 @@ impl Run {
                 return Ok(vec!["the bucket does not open".to_owned()]);
             };
             let bucket = opened?;
-            findings.extend(self.check(&bucket, true));
+            findings.extend(self.check(&bucket, true).await);
             children::plan(&self.world);
             let tenants = self.start(&bucket);
             let operator = compactions::start(&self.world, &bucket, COMPACTIONS);
@@ -203,7 +207,7 @@ impl Run {
             self.world.clear_faults();
         }
         let bucket = self.open().await?;
-        findings.extend(self.check(&bucket, true));
+        findings.extend(self.check(&bucket, true).await);
         let operator = compactions::start(&self.world, &bucket, COMPACTIONS);
         for tenant in self.start(&bucket) {
             if timeout(PATIENCE, tenant).await.is_err() {
@@ -214,11 +218,11 @@ impl Run {
             Ok(told) => findings.extend(told),
             Err(error) => findings.push(format!("the operator: {error}")),
         }
-        findings.extend(self.check(&bucket, false));
+        findings.extend(self.check(&bucket, false).await);
         bucket.shutdown().await?;
         findings.extend(soundness::check(&self.world, &options())?);
         let bucket = self.open().await?;
-        findings.extend(self.check(&bucket, false));
+        findings.extend(self.check(&bucket, false).await);
         bucket.shutdown().await?;
         Ok(findings)
     }
@@ -252,14 +256,14 @@ impl Run {
     }
 
     /// Compares the bucket with the model. After a crash what is found is the truth from then on.
-    fn check(&self, bucket: &Bucket, is_after_crash: bool) -> Vec<String> {
+    async fn check(&self, bucket: &Bucket, is_after_crash: bool) -> Vec<String> {
         let mut findings = self.check_manifest(bucket);
         let manifest = bucket.manifest();
         let mut documents = 0;
         let written = self.model.lock().documents.clone();
         for ((id, key), written) in written {
             let is_open = manifest.collections.contains_key(&id);
-            let found = read(bucket, id, &key);
+            let found = read(bucket, id, &key).await;
             let expected = match (&found, is_open) {
                 (Err(OperationError::UnknownCollection { .. }), false) => true,
                 (Err(OperationError::KeyNotFound), true) => is_after_crash && !written.is_persisted,
@@ -276,6 +280,11 @@ impl Run {
                 self.model.lock().documents.remove(&(id, key));
             }
         }
+        // Of what left memory the disk's count counts.
+        if let Err(error) = bucket.flush().await {
+            findings.push(format!("flush: {error}"));
+        }
+        LEFT.note(bucket);
         let counted = bucket.statistics().documents;
         if counted != documents {
             findings.push(format!("{counted} documents counted, {documents} there"));
@@ -311,12 +320,13 @@ impl Run {
     }
 }
 
-fn read(bucket: &Bucket, id: CollectionId, key: &str) -> Result<Bytes, OperationError> {
+/// By number, which a collection that is gone has, too.
+async fn read(bucket: &Bucket, id: CollectionId, key: &str) -> Result<Bytes, OperationError> {
     let key = DocumentKey::new(id, key.as_bytes())?;
-    let core = bucket.vbucket_core(bucket.vbucket_of(key.key()));
-    core.ok_or(OperationError::Closed)?
-        .get(&key)
-        .map(|found| found.value)
+    let actor = bucket.vbucket(bucket.vbucket_of(key.key()));
+    let answer = actor.ok_or(OperationError::Closed)?.send(Get { key }).await;
+    let found = answer.map_err(|_| OperationError::Closed)?;
+    found.map(|found| found.value)
 }
 
 /// So small that a few hundred documents are sealed, merged, checkpointed and copied out.
@@ -337,13 +347,12 @@ fn options() -> OpenOptions {
 fn manifests_and_documents_are_whole_after_every_crash() {
     let seeds = std::env::var(SEEDS_VARIABLE).ok();
     let seeds = seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
-    let settings = WorldSettings {
-        latencies: Latencies::all(0..=4).of_class("maintenance", 0..=8),
-        virtual_time_max: Duration::from_secs(24 * 3600),
-        ..WorldSettings::default()
-    };
     let (mut uids, mut documents) = (0, 0);
     for seed in 0..seeds {
+        let settings = WorldSettings {
+            latencies: Latencies::all(0..=4).of_class("maintenance", 0..=8),
+            ..LEFT.settings_of(seed)
+        };
         let run = World::run_with(seed, &settings, |world| async move {
             let run = Run {
                 world,
@@ -361,4 +370,5 @@ fn manifests_and_documents_are_whole_after_every_crash() {
     }
     assert!(uids > seeds * 10 && documents > 0, "{uids} {documents}");
     println!("{seeds} seeds, {uids} manifests, {documents} documents");
+    LEFT.assert_some();
 }

@@ -2,6 +2,9 @@
 //! One seed is one run; to replay one, see `docs/harness.md`.
 #![cfg(test)]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod canary;
 mod checkers;
 mod collections;

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use piggin::messages::FailureId;
-use piggin::storage::{MemoryMarks, OpenOptions};
+use piggin::storage::OpenOptions;
 use piggin::{Bucket, BucketConfig, BucketError, CompactionConfig, CompactionPolicy, SizeTier};
 use supervisor::testing::{Event, Latencies, RunError, World, WorldSettings};
 
@@ -19,6 +19,7 @@ use crate::checkers::{acknowledged, failures, soundness};
 use crate::faults::{bad_disk, children, power_cut};
 use crate::history::History;
 use crate::plants::Plant;
+use crate::support::evicting::Evictions;
 use crate::workloads::clients::{self, Ended};
 use crate::workloads::compactions;
 
@@ -33,6 +34,9 @@ const OPERATOR: &str = "the operator panicked";
 /// Longer than any opening takes on a disk that works: virtual time.
 const OPENING: Duration = Duration::from_secs(300);
 
+/// What left memory.
+pub(crate) static LEFT: Evictions = Evictions::none();
+
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -44,8 +48,6 @@ pub(crate) struct Report {
     pub(crate) struck: Vec<String>,
     /// What clients did beside plain writes, and how often.
     pub(crate) done: BTreeMap<&'static str, u64>,
-    /// Documents that left memory, of lives whose end was not a crash.
-    pub(crate) evicted: u64,
     /// How much happened.
     pub(crate) events: u64,
     /// The newest of it, to compare two runs.
@@ -57,8 +59,7 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
     let settings = plant.settings(WorldSettings {
         latencies: Latencies::all(0..=4).of_class("maintenance", 0..=8),
         events_kept: 20_000,
-        virtual_time_max: Duration::from_secs(24 * 3600),
-        ..WorldSettings::default()
+        ..LEFT.settings_of(seed)
     });
     World::run_with(seed, &settings, |world| async move {
         let run = Run {
@@ -66,7 +67,6 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
             plant,
             history: History::default(),
             struck: Mutex::default(),
-            evicted: Mutex::default(),
         };
         let findings = run.live().await;
         let mut findings = findings.unwrap_or_else(|error| vec![format!("the bucket: {error}")]);
@@ -75,7 +75,6 @@ pub(crate) fn run(seed: u64, plant: Plant) -> Result<Report, RunError> {
             findings,
             struck: run.struck.into_inner(),
             done: run.history.done(),
-            evicted: run.evicted.into_inner(),
             hash: world.trace_hash(),
             events: world.trace().events(),
             newest: world.trace().newest(),
@@ -88,7 +87,6 @@ struct Run {
     plant: Plant,
     history: History,
     struck: Mutex<Vec<String>>,
-    evicted: Mutex<u64>,
 }
 
 impl Run {
@@ -199,12 +197,6 @@ impl Run {
             actor_threads: Some(2),
             compaction: compaction(),
             store: options(),
-            // Every other seed, whatever can leave memory does.
-            memory_marks: if self.world.seed().is_multiple_of(2) {
-                MemoryMarks::default()
-            } else {
-                MemoryMarks::ALL_LEAVES
-            },
             ..self.world.config()
         }
     }
@@ -232,7 +224,7 @@ impl Run {
 
     /// So that they are part of the hash.
     fn note_failures(&self, bucket: &Bucket) {
-        *self.evicted.lock() += bucket.memory().evicted;
+        LEFT.note(bucket);
         for failure in bucket.failures(FailureId(0)).failures {
             let (what, who) = (failure.kind.counter(), failure.child.as_str());
             let figures = [failure.id.0, failure.at_ms, failure.generation.0];

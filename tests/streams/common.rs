@@ -8,13 +8,22 @@ use tokio::time::timeout;
 use piggin::messages::stream::{StreamEndReason, StreamEvent};
 use piggin::storage::{CollectionId, Item, OpenOptions, Seqno, SystemEvent, VbucketId};
 use piggin::{Bucket, BucketConfig, Change, ChangesOptions, ChangesToken, Until};
-use supervisor::testing::World;
+use supervisor::testing::{World, WorldSettings};
 
 /// Longer than anything takes that comes to an end: virtual time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run<T: Send>(seed: u64, scenario: impl AsyncFnOnce(World) -> T + Send) -> T {
-    World::run(seed, |world| scenario(world)).expect("a run that ends")
+    run_with(seed, &WorldSettings::default(), scenario)
+}
+
+/// The same, in a world that is set up so.
+pub(crate) fn run_with<T: Send>(
+    seed: u64,
+    settings: &WorldSettings,
+    scenario: impl AsyncFnOnce(World) -> T + Send,
+) -> T {
+    World::run_with(seed, settings, |world| scenario(world)).expect("a run that ends")
 }
 
 /// So small that a few hundred documents are sealed, and read back from disk.
@@ -39,7 +48,12 @@ pub(crate) fn config(world: &World) -> BucketConfig {
 
 /// A bucket with documents that a stream must read from disk.
 pub(crate) async fn filled(world: &World, documents: usize) -> Bucket {
-    let bucket = world.create(config(world)).await.expect("a bucket");
+    filled_as(world, config(world), documents).await
+}
+
+/// The same, of a bucket that is set up so.
+pub(crate) async fn filled_as(world: &World, config: BucketConfig, documents: usize) -> Bucket {
+    let bucket = world.create(config.clone()).await.expect("a bucket");
     for number in 0..documents {
         let value = vec![b'v'; 500];
         bucket.set(key(number), value).await.expect("a write");
@@ -51,7 +65,7 @@ pub(crate) async fn filled(world: &World, documents: usize) -> Bucket {
     // Time for the background work to seal it.
     world.sleep(Duration::from_secs(10)).await;
     bucket.shutdown().await.expect("an end");
-    world.open(config(world)).await.expect("the bucket")
+    world.open(config).await.expect("the bucket")
 }
 
 pub(crate) fn key(number: usize) -> String {

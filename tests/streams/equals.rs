@@ -17,9 +17,10 @@ use piggin::storage::{CollectionId, Seqno, VbucketId};
 use piggin::{Bucket, ChangesOptions, ChangesToken, Since};
 use supervisor::testing::{DiskFault, Fault, Random, SimulatedRandom, World};
 
-use crate::common::{Mirror, PATIENCE, all, assert_at_base, config, key, run};
+use crate::common::{Mirror, PATIENCE, all, assert_at_base, config, key, run_with};
 use crate::follower::{Follower, Leaves};
 use crate::rollback::roll_back;
+use crate::support::evicting::Evictions;
 
 const SEEDS: u64 = 40;
 const SEEDS_VARIABLE: &str = "PIGGIN_SEEDS";
@@ -33,6 +34,9 @@ const STEPS: usize = 160;
 const PANICS_MAX: u32 = 2;
 const SCOPE: &str = "_default";
 const EVERYTHING: usize = usize::MAX;
+
+/// What left memory.
+static LEFT: Evictions = Evictions::none();
 
 /// What a run did, so that it is known whether anything was tried.
 #[derive(Clone, Copy, Debug, Default)]
@@ -287,6 +291,7 @@ impl Run {
             catch_up(&self.world, bucket, follower).await;
         }
         self.compare_documents(bucket).await;
+        LEFT.note(bucket);
         for follower in &mut self.followers {
             follower.reconnect(bucket, Leaves::Closing).await;
         }
@@ -441,7 +446,7 @@ fn a_consumer_has_what_the_bucket_has() {
             refusals,
             rollbacks,
             reads_failed,
-        } = run(seed, scenario);
+        } = run_with(seed, &LEFT.settings_of(seed), scenario);
         all.bytes += bytes;
         all.snapshots += snapshots;
         all.refusals += refusals;
@@ -449,6 +454,7 @@ fn a_consumer_has_what_the_bucket_has() {
         all.reads_failed += reads_failed;
     }
     println!("{seeds} seeds: {all:?}");
+    LEFT.assert_some();
     // What was never tried proves nothing.
     assert!(all.refusals > 0 && all.rollbacks > 0 && all.reads_failed > 0);
     // Several windows of each vbucket's changes, whoever follows, in each life.

@@ -13,8 +13,9 @@ use piggin::messages::{ChildName, OperationError};
 use piggin::storage::{ScopeId, Seqno, VbucketState};
 use supervisor::testing::{Fault, World};
 
-use crate::common::{PATIENCE, assert_at_base, filled, run};
+use crate::common::{PATIENCE, assert_at_base, config, filled, filled_as, run};
 use crate::heard::{Heard, ID, ask, flagged, from, keys_of_first, request, stream};
+use crate::support::evicting::resident;
 
 const DOCUMENTS: usize = 60;
 
@@ -73,7 +74,7 @@ fn the_disk_alone_ends_at_what_is_on_disk() {
 #[test]
 fn to_the_latest_ends_there_from_disk_and_from_memory() {
     run(2, async |world| {
-        let bucket = filled(&world, DOCUMENTS).await;
+        let bucket = filled_as(&world, resident(config(&world)), DOCUMENTS).await;
         let keys = keys_of_first(&bucket, 8);
         for key in &keys[..4] {
             bucket.set(key, "in memory").await.expect("a write");

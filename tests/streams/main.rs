@@ -1,6 +1,9 @@
 //! What is promised of change streams, by public means only.
 #![cfg(test)]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod base;
 mod beside_compaction;
 mod bad_input;

@@ -9,6 +9,7 @@
 )]
 
 mod disk;
+pub(crate) mod evicting;
 mod listener;
 
 use std::future::IntoFuture;

@@ -1,14 +1,16 @@
 //! Documents that are to be read from the store one by one, in the order they were asked for.
 //!
 //! Invariant: whoever asked is answered once, or learns from its end of the line that nobody will answer; so many wait at most,
-//! and not for ever. Pure, but for the line.
+//! and not for ever, and so much is read at most that nobody has taken yet. Pure, but for the line.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::manager::Shared;
 use crate::vbucket::{LookedUp, VbucketCore};
 use messages::scan::ScanError;
 use messages::{Busy, OperationError};
@@ -20,7 +22,51 @@ pub(super) const FETCHES_MAX: usize = 4096;
 /// While the store is being opened anew it is waited for; but not for longer than clients usually wait for an answer.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-pub(super) type Answer = Result<LookedUp, ScanError>;
+/// Bytes that were read and are not taken yet, from which on nothing more is read: some of the largest documents, or sixteen
+/// KiB for each that may wait. Who takes what he asked for takes it at once, so that hardly anybody ever waits for this.
+pub(super) const UNTAKEN_BYTES_MAX: u64 = 64 << 20;
+/// Who takes nothing for so long has others refused, who would wait for ever if he never does.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) type Answer = Result<Fetched, ScanError>;
+
+/// What was read, until it is taken or nobody will.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    looked_up: Option<LookedUp>,
+    bytes: u64,
+    shared: Arc<Shared>,
+}
+
+impl Fetched {
+    pub(super) fn new(looked_up: LookedUp, shared: &Arc<Shared>) -> Fetched {
+        let newest = looked_up.newest.as_ref();
+        let bytes = newest.map_or(0, |item| item.document.value.len() as u64);
+        shared.untaken_bytes.fetch_add(bytes, Ordering::AcqRel);
+        Fetched {
+            looked_up: Some(looked_up),
+            bytes,
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// Takes it; nothing only if it was taken before.
+    pub(super) fn take(mut self) -> Option<LookedUp> {
+        self.looked_up.take()
+    }
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        let before = self
+            .shared
+            .untaken_bytes
+            .fetch_sub(self.bytes, Ordering::AcqRel);
+        if before >= UNTAKEN_BYTES_MAX && before.saturating_sub(self.bytes) < UNTAKEN_BYTES_MAX {
+            self.shared.wake();
+        }
+    }
+}
 
 /// A document to be read.
 #[derive(Debug)]
@@ -49,6 +95,8 @@ pub(super) struct Fetches {
     waiting: VecDeque<Fetch>,
     /// The store is being opened anew: not before then (monotonic), unless somebody says earlier that it is there.
     not_before: Option<Duration>,
+    /// Nothing more is read, because too much is not taken, since then.
+    full_since: Option<Duration>,
     is_stopped: bool,
     /// That a store is missing was told of the reads that wait until then.
     missing_told_until: Duration,
@@ -60,7 +108,7 @@ impl Fetches {
         &mut self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        now: Duration,
+        asked_at: Duration,
     ) -> Result<oneshot::Receiver<Answer>, OperationError> {
         if self.is_stopped {
             return Err(OperationError::Closed);
@@ -75,24 +123,40 @@ impl Fetches {
         self.waiting.push_back(Fetch {
             core: Arc::clone(core),
             key: key.clone(),
-            asked_at: now,
+            asked_at,
             answer,
         });
         Ok(receiver)
     }
 
-    /// The next to be read.
-    pub(super) fn next(&mut self, now: Duration) -> Option<Fetch> {
+    /// The next to be read, while so much is not taken yet.
+    pub(super) fn next(&mut self, now: Duration, untaken_bytes: u64) -> Option<Fetch> {
         if self.not_before.is_some_and(|at| now < at) {
             return None;
         }
         self.not_before = None;
+        if untaken_bytes >= UNTAKEN_BYTES_MAX && !self.waiting.is_empty() {
+            self.full_since.get_or_insert(now);
+            return None;
+        }
+        self.full_since = None;
         while let Some(fetch) = self.waiting.pop_front() {
             if !fetch.answer.is_closed() {
                 return Some(fetch);
             }
         }
         None
+    }
+
+    /// Those that waited too long for others to take what was read.
+    #[must_use]
+    pub(super) fn overdue(&mut self, now: Duration) -> VecDeque<Fetch> {
+        let is_over = |since: Duration| since.saturating_add(PATIENCE) <= now;
+        if !self.full_since.is_some_and(is_over) {
+            return VecDeque::new();
+        }
+        self.full_since = None;
+        std::mem::take(&mut self.waiting)
     }
 
     /// It cannot be read before then; nor can others.
@@ -120,13 +184,21 @@ impl Fetches {
 
     /// When somebody must look, at the latest.
     pub(super) fn wake_at(&self) -> Option<Duration> {
-        self.not_before.filter(|_| !self.waiting.is_empty())
+        let is_full = self.full_since.map(|since| since.saturating_add(PATIENCE));
+        let at = self.not_before.into_iter().chain(is_full).min();
+        at.filter(|_| !self.waiting.is_empty())
+    }
+
+    /// Those that wait, to be told something else.
+    #[must_use]
+    pub(super) fn take_all(&mut self) -> VecDeque<Fetch> {
+        std::mem::take(&mut self.waiting)
     }
 
     /// Nothing is read any more; those that wait.
     #[must_use]
     pub(super) fn stop(&mut self) -> VecDeque<Fetch> {
         self.is_stopped = true;
-        std::mem::take(&mut self.waiting)
+        self.take_all()
     }
 }

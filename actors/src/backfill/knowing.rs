@@ -6,6 +6,7 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -88,11 +89,14 @@ impl Backfills {
             if picked != Err(NOT_IN_MEMORY) {
                 break;
             }
-            // One whose value is not in memory.
-            let key = core.pick(request)?;
-            picked = match self.get(core, &key).done().await {
-                Err(OperationError::KeyNotFound) => Err(NOT_IN_MEMORY),
-                found => found.map(|found| Picked { key, found }),
+            // One whose value is not in memory, or was the last that was.
+            picked = match core.pick(request) {
+                Ok(key) => match self.get(core, &key).done().await {
+                    // It is gone by now.
+                    Err(OperationError::KeyNotFound) => continue,
+                    found => return Ok(Picked { key, found: found? }),
+                },
+                Err(error) => Err(error),
             };
         }
         if picked != Err(OperationError::KeyNotFound) || !core.lacks_documents() {
@@ -311,8 +315,10 @@ impl Backfills {
             Err(error) => return Begun::Done(Err(error)),
         };
         let is_first = turn.as_ref().is_none_or(Turn::is_first);
+        // Those who wait for each other do not wait for a missing store one after the other.
+        let since = self.shared().now();
         let line = match (is_first, is_tried) {
-            (true, IsTried::InVain) => match self.ask(core, key) {
+            (true, IsTried::InVain) => match self.ask(core, key, since) {
                 Ok(line) => Some(line),
                 Err(error) => return Begun::Done(Err(error)),
             },
@@ -330,7 +336,7 @@ impl Backfills {
             };
             loop {
                 match operation(&core, looked_up.as_ref()) {
-                    Err(NOT_IN_MEMORY) => looked_up = Some(all.look_up(&core, &key).await?),
+                    Err(NOT_IN_MEMORY) => looked_up = Some(all.look_up(&core, &key, since).await?),
                     answer => return answer,
                 }
             }
@@ -342,8 +348,9 @@ impl Backfills {
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
+        since: Duration,
     ) -> Result<LookedUp, OperationError> {
-        self.looked_up(core, self.ask(core, key)?).await
+        self.looked_up(core, self.ask(core, key, since)?).await
     }
 
     async fn looked_up(
@@ -352,7 +359,7 @@ impl Backfills {
         line: Line,
     ) -> Result<LookedUp, OperationError> {
         let looked_up = match line.of.await {
-            Ok(answer) => answer.map_err(refused)?,
+            Ok(answer) => answer.map_err(refused)?.take().ok_or(NOT_IN_MEMORY)?,
             // Whoever had it in hand panicked.
             Err(_) => return Err(NOT_IN_MEMORY),
         };
@@ -367,9 +374,15 @@ impl Backfills {
         Ok(looked_up)
     }
 
-    fn ask(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Result<Line, OperationError> {
+    /// Asks for whoever waits since then.
+    fn ask(
+        &self,
+        core: &Arc<VbucketCore>,
+        key: &DocumentKey,
+        since: Duration,
+    ) -> Result<Line, OperationError> {
         let (least, stub) = (core.forgotten_up_to(), core.stub_seqno(key));
-        let of = self.shared().ask(core, key)?;
+        let of = self.shared().ask(core, key, since)?;
         Ok(Line { of, least, stub })
     }
 }

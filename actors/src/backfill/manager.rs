@@ -3,6 +3,7 @@
 //! Invariant: a handle that is dropped takes its backfill with it: out of the queue, out of the pipe, its bytes given
 //! back; so no stream leaves a snapshot behind, however it ends.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::guardian::Guardian;
 use crate::store_handle::StoreHandle;
 use crate::stream::BackfillEnd;
 use crate::vbucket::VbucketCore;
-use messages::{ChildName, Generation, OperationError};
+use messages::{Busy, ChildName, Generation, OperationError};
 use storage::{DocumentKey, Seqno};
 
 /// What the readers work with.
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub(super) queues: Mutex<Queues<Backfill, Arc<Pipe>>>,
     pub(super) reads: Mutex<Reads>,
     pub(super) fetches: Mutex<Fetches>,
+    /// Bytes of documents that were read one by one, and not taken yet.
+    pub(super) untaken_bytes: AtomicU64,
     /// Who looks after memory, to be told when what was read makes it short.
     relief: OnceLock<WakeWorker>,
     pub(super) store: StoreHandle,
@@ -82,6 +85,7 @@ impl Backfills {
                 queues: Mutex::new(Queues::new(limits)),
                 reads: Mutex::default(),
                 fetches: Mutex::default(),
+                untaken_bytes: AtomicU64::new(0),
                 relief: OnceLock::new(),
                 store,
                 environment,
@@ -153,6 +157,15 @@ impl Backfills {
         }
     }
 
+    /// Nobody is there to read, for now: whoever waits for a document that is not in memory is told so.
+    pub fn answer_waiting(&self) {
+        let fetches = self.shared.fetches.lock().take_all();
+        for fetch in fetches {
+            let not_in_memory = OperationError::TemporaryFailure(Busy::NotInMemory);
+            fetch.tell(Err(not_in_memory.into()));
+        }
+    }
+
     /// Reads nothing any more: every backfill ends, what it holds of the store is given back, and the readers end.
     pub fn stop(&self) {
         let left = self.shared.queues.lock().stop();
@@ -202,8 +215,9 @@ impl Shared {
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
+        since: Duration,
     ) -> Result<oneshot::Receiver<Answer>, OperationError> {
-        let line = self.fetches.lock().ask(core, key, self.now())?;
+        let line = self.fetches.lock().ask(core, key, since)?;
         core.note_fetched();
         self.wake();
         Ok(line)

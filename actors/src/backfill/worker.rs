@@ -4,9 +4,10 @@
 //! on, or how it ended, once; and what a panic tears from a reader's hands ends with that.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::fetches::{Answer, Fetch};
+use super::fetches::{Answer, Fetch, Fetched};
 use super::job::{Backfill, Stepped};
 use super::manager::Shared;
 use super::pipe::Chunk;
@@ -22,7 +23,7 @@ use crate::stream::BackfillEnd;
 use crate::vbucket::LookedUp;
 use messages::failure::ScanPurpose;
 use messages::scan::ScanError;
-use messages::{ChildName, FailureCause, FailureKind, Generation, NextStep};
+use messages::{Busy, ChildName, FailureCause, FailureKind, Generation, NextStep, OperationError};
 use storage::{Advice, StorageError, VbucketId};
 
 /// Documents read one by one before others have their turn.
@@ -109,8 +110,12 @@ impl Reader {
     /// Reads some documents that are asked for one by one; whether there were any.
     fn fetch_some(&mut self, now: Duration) -> bool {
         for done in 0..FETCHES_AT_ONCE {
-            let next = self.shared.fetches.lock().next(now);
-            let Some(fetch) = next else { return done > 0 };
+            let untaken_bytes = self.shared.untaken_bytes.load(Ordering::Acquire);
+            let next = self.shared.fetches.lock().next(now, untaken_bytes);
+            let Some(fetch) = next else {
+                self.refuse_overdue(now);
+                return done > 0;
+            };
             let Some(answer) = self.fetch(&fetch, now) else {
                 let until = now.saturating_add(self.shared.limits.retry);
                 self.shared.fetches.lock().put_off(fetch, until);
@@ -119,6 +124,14 @@ impl Reader {
             fetch.tell(answer);
         }
         true
+    }
+
+    /// Others took nothing for too long.
+    fn refuse_overdue(&self, now: Duration) {
+        let overdue = self.shared.fetches.lock().overdue(now);
+        for fetch in overdue {
+            fetch.tell(Err(OperationError::TemporaryFailure(Busy::Queue).into()));
+        }
     }
 
     /// Reads one; `None` while the store is opened anew and it may wait for that.
@@ -141,7 +154,9 @@ impl Reader {
         // A test's fault strikes where the store's own would.
         let injected = environment.hooks.fault(FaultPoint::Fetch);
         let cause = match (injected, found) {
-            (Ok(()), Ok(Ok(looked_up))) => return Some(Ok(looked_up)),
+            (Ok(()), Ok(Ok(looked_up))) => {
+                return Some(Ok(Fetched::new(looked_up, &self.shared)));
+            }
             (Ok(()), Ok(Err(_))) if store.wants_reopening() && !fetch.is_overdue(now) => {
                 return None;
             }
@@ -150,7 +165,8 @@ impl Reader {
             (Err(cause), _) => cause,
         };
         let must_tell = || self.shared.fetches.lock().must_tell_missing(now);
-        if !fetch.is_overdue(now) || must_tell() {
+        let is_missing = store.wants_reopening() && fetch.is_overdue(now);
+        if !is_missing || must_tell() {
             self.report_of(of, vbucket, FailureKind::Fetch, cause.clone());
         }
         Some(Err(ScanError::Unread { vbucket, cause }))

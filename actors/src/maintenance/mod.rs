@@ -5,10 +5,12 @@
 //! writers; level-triggered, because what is to be done is a function of the store's own figures. Invariant: what
 //! failed is told once a try and waits longer each time, while other kinds of work go on; an aborted piece moves no
 //! figure. While memory is short the log shards are sealed before their time, but other work has its turn in between;
-//! once nothing more is to be sealed, the checkpoint logs give back what they can, and documents leave.
+//! once nothing more is to be sealed, the checkpoint logs give back what they can, and documents leave. Now and then it looks
+//! for documents whose time is up.
 
 mod pager;
 mod pressure;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +28,9 @@ use storage::{Advice, Job, LogStore, Outcome, StorageError, VbucketId};
 
 pub use self::pager::{Paged, Pager, Shortage, Side};
 pub use self::pressure::{AmpleMemory, MemoryUse};
+pub use self::sweep::{ExpirySweep, Sweepable};
+
+use self::sweep::Sweeping;
 
 /// What maintenance works with.
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ pub struct MaintenanceConfig {
     pub after_seal: Option<WakeWorker>,
     /// What sealing gives back to.
     pub memory: Arc<dyn MemoryUse>,
+    /// How documents in memory are looked through for those whose time is up.
+    pub expiry: Option<ExpirySweep>,
 }
 
 type Piece = (
@@ -65,6 +72,11 @@ pub struct MaintenanceWorker {
     next_paging: Duration,
     /// How often in a row hardly any could.
     fruitless: u32,
+    /// When what is not in memory is to be counted, and before when not.
+    count_at: Option<Duration>,
+    /// When documents are looked through that may have expired.
+    sweep_at: Option<Duration>,
+    next_count: Duration,
     /// Failures in a row, by log shard and kind.
     failures: BTreeMap<(u16, FailureKind), u32>,
     /// Log shards left alone, and until when (monotonic).
@@ -94,6 +106,9 @@ impl MaintenanceWorker {
             next_relief: Duration::ZERO,
             next_paging: Duration::ZERO,
             fruitless: 0,
+            count_at: None,
+            sweep_at: None,
+            next_count: Duration::ZERO,
             failures: BTreeMap::new(),
             put_off: BTreeMap::new(),
         }
@@ -107,6 +122,7 @@ impl MaintenanceWorker {
         };
         let now = self.config.environment.clock.monotonic();
         self.put_off.retain(|_, until| *until > now);
+        self.count(lease.store(), now);
         let shards = lease.store().shape().log_shards.max(1);
         for turn in 0..shards {
             let log_shard = self.next_shard.wrapping_add(turn).checked_rem(shards);
@@ -128,11 +144,22 @@ impl MaintenanceWorker {
         }
         // What the logs give back is freed without the store.
         drop(lease);
-        let times = [self.relieve(now), self.put_off.values().min().copied()];
+        let put_off = self.put_off.values().min().copied();
+        let times = [self.relieve(now), put_off, self.count_at, self.sweep_at];
         match times.into_iter().flatten().min() {
             Some(until) => Step::IdleFor(until.saturating_sub(now)),
             None => Step::Idle,
         }
+    }
+
+    /// Behind a seal: what was written over documents that are not in memory counts as it should only from then on.
+    fn count(&mut self, store: &LogStore, now: Duration) {
+        if self.count_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.next_count = now.saturating_add(pressure::COUNT_EVERY);
+        let is_exact = self.config.memory.count_stored(store);
+        self.count_at = (!is_exact).then_some(self.next_count);
     }
 
     /// Has some documents leave memory if it is short, between any two steps of other work; whether more are to. What a seal
@@ -159,6 +186,19 @@ impl MaintenanceWorker {
                 self.next_paging = now.saturating_add(wait);
                 false
             }
+        }
+    }
+
+    /// Looks for some documents whose time is up, if it is time to; whether it goes on.
+    fn sweep(&mut self) -> bool {
+        let now = self.config.environment.clock.monotonic();
+        match self.config.expiry.as_ref().map(|expiry| expiry.step(now)) {
+            Some(Sweeping::More) => true,
+            Some(Sweeping::Until(due)) => {
+                self.sweep_at = Some(due);
+                false
+            }
+            None => false,
         }
     }
 
@@ -252,10 +292,11 @@ fn failure_of(kind: MaintenanceKind) -> (FailureKind, Option<VbucketId>) {
 impl Worker for MaintenanceWorker {
     fn step(&mut self) -> Step {
         let is_paging = self.page();
+        let goes_on = self.sweep() || is_paging;
         // Stays in its place, so that a panic finds it held.
         let Some(working) = &mut self.working else {
             return match self.begin() {
-                Step::Idle | Step::IdleFor(_) if is_paging => Step::Again,
+                Step::Idle | Step::IdleFor(_) if goes_on => Step::Again,
                 step @ (Step::Again | Step::Idle | Step::IdleFor(_) | Step::Ended) => step,
             };
         };
@@ -276,9 +317,10 @@ impl Worker for MaintenanceWorker {
                     self.failures.remove(&(working.log_shard, kind));
                     let is_seal = working.kind == MaintenanceKind::Seal;
                     if is_seal {
-                        // What was sealed may leave.
+                        // What was sealed may leave, and is counted.
                         self.next_paging = Duration::ZERO;
                         self.fruitless = 0;
+                        self.count_at = Some(self.next_count);
                     }
                     if let Some(after_seal) = self.config.after_seal.as_ref().filter(|_| is_seal) {
                         after_seal.wake();

@@ -28,7 +28,7 @@ pub enum Paged {
     Enough,
     /// It goes on.
     More,
-    /// Hardly anything can leave now: it is not on disk, or not sealed, or somebody holds it.
+    /// Hardly anything can leave now: it is not on disk, or not sealed, or somebody holds it, or only what must stay is there.
     Nothing,
 }
 
@@ -55,6 +55,13 @@ pub struct Pager {
     /// Active vbuckets it came to the end of, and what was freed, since it was judged last.
     ended: u64,
     freed: u64,
+    /// What would have left then, had it been sealed and nobody held it.
+    hindered: u64,
+    waits_for_seals: bool,
+    /// Bytes that could not be freed when it was tried last.
+    stuck_bytes: u64,
+    /// It ends when no more than these are to be freed.
+    enough_bytes: u64,
     rounds: u64,
 }
 
@@ -99,7 +106,10 @@ impl Pager {
                 worth_bytes,
             } = shortage();
             let was_at_work = self.is_at_work;
-            self.is_at_work = bytes > 0 && (is_short || was_at_work);
+            if !was_at_work {
+                self.enough_bytes = self.enough_of(bytes);
+            }
+            self.is_at_work = bytes > self.enough_bytes && (is_short || was_at_work);
             if !self.is_at_work {
                 return Paged::Enough;
             }
@@ -122,14 +132,32 @@ impl Pager {
                 ..Evicted::default()
             });
             self.freed = self.freed.saturating_add(evicted.bytes);
+            self.hindered = self.hindered.saturating_add(evicted.hindered_bytes);
             if evicted.is_at_end && self.end_vbucket(vbuckets) {
                 let freed = std::mem::take(&mut self.freed);
+                let hindered = std::mem::take(&mut self.hindered) / ROUNDS;
                 if freed < worth_bytes.max(1) {
+                    self.is_at_work = false;
+                    self.stuck_bytes = shortage().bytes.saturating_sub(hindered);
+                    self.waits_for_seals = hindered >= worth_bytes.max(1);
                     return Paged::Nothing;
                 }
             }
         }
         Paged::More
+    }
+
+    /// How much of what is to be freed may stay. Where some of it can never leave, half of the rest stays, too: it would else
+    /// leave to the last byte, however often it is used, for a mark that cannot be reached.
+    fn enough_of(&mut self, bytes: u64) -> u64 {
+        if self.stuck_bytes >= bytes {
+            // What was stuck is not any more, or nothing else is there: to be tried.
+            self.stuck_bytes = 0;
+        }
+        match self.stuck_bytes {
+            0 => 0,
+            stuck => stuck.saturating_add((bytes.saturating_sub(stuck)) / 2),
+        }
     }
 
     /// Goes on to the next vbucket; whether the rounds are to be judged.
@@ -149,6 +177,12 @@ impl Pager {
             self.ended = 0;
         }
         is_over
+    }
+
+    /// Whether more would have left when hardly anything could, had more been sealed.
+    #[must_use]
+    pub const fn waits_for_seals(&self) -> bool {
+        self.waits_for_seals
     }
 
     /// Rounds it did.
@@ -187,6 +221,7 @@ mod tests {
                 documents: 1,
                 bytes,
                 is_at_end: side == Side::Unread || counted.get() % 2 == 0,
+                ..Evicted::default()
             })
         });
         (came, looks.get(), unread.get())
@@ -219,6 +254,61 @@ mod tests {
         // Four rounds with three looks at each side, two to an active one.
         assert_eq!(came, Some(2));
         assert_eq!(state.rounds(), 4);
+    }
+
+    /// A vbucket of which so much can leave, and so much never can; of the latter some is only hindered.
+    fn page_one(state: &mut Pager, left: &Cell<u64>, stuck: u64, hindered: u64) -> Paged {
+        let shortage = || Shortage {
+            is_short: left.get() > 50,
+            bytes: left.get(),
+            worth_bytes: 1,
+        };
+        state.step(1, shortage, |_, side, _| {
+            let bytes = left.get().saturating_sub(stuck).min(2);
+            left.set(left.get() - bytes);
+            (side == Side::Read).then_some(Evicted {
+                documents: 0,
+                bytes,
+                hindered_bytes: hindered,
+                is_at_end: true,
+            })
+        })
+    }
+
+    fn page_to_its_end(state: &mut Pager, left: &Cell<u64>, stuck: u64, hindered: u64) -> Paged {
+        let ended = |paged: &Paged| *paged != Paged::More;
+        let mut all = (0..100).map(|_| page_one(state, left, stuck, hindered));
+        all.find(ended).expect("it ends")
+    }
+
+    #[test]
+    fn what_can_leave_is_not_driven_out_for_what_cannot() {
+        let mut state = Pager::default();
+        let left = Cell::new(60);
+        assert_eq!(page_to_its_end(&mut state, &left, 20, 0), Paged::Nothing);
+        assert_eq!(left.get(), 20, "it tried");
+        assert!(!state.waits_for_seals());
+        left.set(40);
+        let paged = page_one(&mut state, &left, 20, 0);
+        assert_eq!((paged, left.get()), (Paged::Enough, 40), "it is not short");
+        left.set(60);
+        assert_eq!(page_to_its_end(&mut state, &left, 20, 0), Paged::Enough);
+        assert_eq!(left.get(), 40, "half of the rest stays");
+        // What was stuck can leave now, and memory is short because of nothing else.
+        left.set(60);
+        assert_eq!(page_to_its_end(&mut state, &left, 60, 0), Paged::Nothing);
+        assert_eq!(page_to_its_end(&mut state, &left, 0, 0), Paged::Enough);
+        assert_eq!(left.get(), 0);
+    }
+
+    #[test]
+    fn what_is_only_not_sealed_is_waited_for() {
+        let mut state = Pager::default();
+        let left = Cell::new(60);
+        assert_eq!(page_to_its_end(&mut state, &left, 60, 60), Paged::Nothing);
+        assert!(state.waits_for_seals());
+        assert_eq!(page_to_its_end(&mut state, &left, 0, 0), Paged::Enough);
+        assert_eq!(left.get(), 0, "it is sealed, and goes to the low mark");
     }
 
     #[test]

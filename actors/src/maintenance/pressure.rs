@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pager::Paged;
+use storage::LogStore;
 
 /// A seal must free so much of the quota: few seals on the way from the high mark to the quota.
 const FREED_DIVISOR: u64 = 64;
@@ -25,6 +26,9 @@ const UNSEALED_IN_ONE_DIVISOR: u64 = 1024;
 /// While memory is short and something is kept that may be free later (what is being flushed, what a stream reads now), it
 /// is looked for so often.
 pub(super) const AGAIN: Duration = Duration::from_millis(100);
+
+/// So often at most the store counts what is not in memory: it looks at all that is not sealed.
+pub(super) const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// How long documents are left in peace of which hardly any could leave so often in a row: looking at all of them takes time,
 /// too.
@@ -53,6 +57,8 @@ pub trait MemoryUse: Debug + Send + Sync + 'static {
     fn evict(&self) -> Paged;
     /// Whether more would leave if more were sealed.
     fn waits_for_seals(&self) -> bool;
+    /// Has the store count what is not in memory; whether that is all there is, with nothing on its way to the disk.
+    fn count_stored(&self, store: &LogStore) -> bool;
 }
 
 /// Memory that is never short: of a store whose items nobody counts.
@@ -100,6 +106,10 @@ impl MemoryUse for AmpleMemory {
 
     fn waits_for_seals(&self) -> bool {
         false
+    }
+
+    fn count_stored(&self, _: &LogStore) -> bool {
+        true
     }
 }
 
@@ -202,6 +212,10 @@ mod tests {
 
         fn waits_for_seals(&self) -> bool {
             self.waits_for_seals
+        }
+
+        fn count_stored(&self, _: &LogStore) -> bool {
+            true
         }
     }
 

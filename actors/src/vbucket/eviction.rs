@@ -13,6 +13,7 @@ use super::document_map::{MapWalk, Place};
 use super::fault::ChangeStep;
 use super::kept::{Held, Kept};
 use super::lookup::LookedUp;
+use super::memory::charged_bytes;
 use super::status::{Sight, Status};
 use crate::planted::{Bug, is_planted};
 use storage::{Eviction, Item, RevSeqno, Seqno, VbucketState};
@@ -38,6 +39,8 @@ pub struct Evicted {
     pub documents: u64,
     /// Bytes that are free now.
     pub bytes: u64,
+    /// Bytes that are not, because they are not on disk, or not sealed, or somebody holds them.
+    pub hindered_bytes: u64,
     /// Everything was looked at.
     pub is_at_end: bool,
 }
@@ -82,16 +85,20 @@ impl VbucketCore {
             };
         };
         let mut leaving = Vec::with_capacity(LEAVE_AT_ONCE);
+        let mut hindered_bytes: u64 = 0;
         let has_more = self.map.walk(&mut walk.0, |held| {
             let item = match held {
                 Held::Whole(item) => item,
                 // Nothing is left that could leave.
                 Held::Stub(_) => return,
             };
-            let is_free = item.seqno <= most
-                && Arc::strong_count(item) == 1
-                && !item.operation.is_tombstone();
-            if is_free && !(item.token.take_use() && spares_used) {
+            if item.operation.is_tombstone() {
+                return;
+            }
+            let is_free = item.seqno <= most && Arc::strong_count(item) == 1;
+            if !is_free {
+                hindered_bytes = hindered_bytes.saturating_add(charged_bytes(item));
+            } else if !(item.token.take_use() && spares_used) {
                 leaving.push(Leaving {
                     place: self.map.place(item.document.key.as_encoded()),
                     seqno: item.seqno,
@@ -101,6 +108,7 @@ impl VbucketCore {
         });
         let mut evicted = Evicted {
             is_at_end: !has_more,
+            hindered_bytes,
             ..Evicted::default()
         };
         for some in leaving.chunks(LEAVE_AT_ONCE) {

@@ -46,6 +46,6 @@ pub(super) fn reserve_deletion(
 }
 
 fn refused(account: &MemoryAccount, bytes: u64) -> OperationError {
-    account.pool().note_refused(bytes);
+    account.note_refused(bytes);
     OperationError::TemporaryFailure(Busy::Memory)
 }

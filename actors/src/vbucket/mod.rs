@@ -58,6 +58,7 @@ pub use deciding::DurabilityProgress;
 pub use document_map::MapFigures;
 pub use durable::DurableWait;
 pub use eviction::{Evicted, EvictionWalk};
+pub use expiry::{ExpiryWalk, Swept};
 pub use fault::ChangeStep;
 pub use flush::FlushTake;
 pub use hand_over::{Hold, StandStill};

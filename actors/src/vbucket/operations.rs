@@ -152,7 +152,14 @@ impl VbucketCore {
                 && !is_expired(meta.expiry, now)
         };
         let random = || self.environment.random.next_u64();
-        self.map.pick(random, is_wanted).ok_or(match sight {
+        // Else all of the map would be looked through for nothing.
+        let has_none = self.collections.read().has_none_of(request.collection);
+        let picked = if has_none {
+            None
+        } else {
+            self.map.pick(random, is_wanted)
+        };
+        picked.ok_or(match sight {
             Sight::Whole => OperationError::KeyNotFound,
             Sight::Partial => WARMING_UP,
         })

@@ -1,4 +1,4 @@
-//! How many documents of a vbucket left its memory, and came back: figures, and nothing else.
+//! How many documents of a vbucket left its memory, came back, and were swept out of it: figures, and nothing else.
 //!
 //! Invariant: each only rises; nothing is decided by them. Counted by whoever does it, read by whoever shows it.
 
@@ -10,6 +10,7 @@ pub(super) struct Traffic {
     evicted: AtomicU64,
     fetched: AtomicU64,
     restored: AtomicU64,
+    expired: AtomicU64,
     /// Live documents that are not in memory, about: what is written over them unseen is not taken off.
     away: AtomicU64,
 }
@@ -23,6 +24,8 @@ pub struct TrafficFigures {
     pub fetched: u64,
     /// Documents that came back with that.
     pub restored: u64,
+    /// Documents whose time was up, that a sweep deleted.
+    pub expired: u64,
 }
 
 impl Traffic {
@@ -44,6 +47,10 @@ impl Traffic {
         self.away.load(Ordering::Relaxed)
     }
 
+    pub(super) fn note_expired(&self) {
+        self.expired.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn note_fetched(&self) {
         self.fetched.fetch_add(1, Ordering::Relaxed);
     }
@@ -62,6 +69,7 @@ impl Traffic {
             evicted: self.evicted.load(Ordering::Relaxed),
             fetched: self.fetched.load(Ordering::Relaxed),
             restored: self.restored.load(Ordering::Relaxed),
+            expired: self.expired.load(Ordering::Relaxed),
         }
     }
 }
@@ -72,5 +80,6 @@ impl TrafficFigures {
         self.evicted = self.evicted.saturating_add(other.evicted);
         self.fetched = self.fetched.saturating_add(other.fetched);
         self.restored = self.restored.saturating_add(other.restored);
+        self.expired = self.expired.saturating_add(other.expired);
     }
 }

@@ -129,6 +129,7 @@ impl Plant {
             backoff: Backoff::DISK,
             after_seal: None,
             memory: AmpleMemory::shared(),
+            expiry: None,
         };
         let generation = Generation(1);
         let mut plant = Plant {

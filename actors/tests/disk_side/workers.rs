@@ -25,6 +25,7 @@ pub(crate) fn start(
         backoff,
         after_seal: None,
         memory: AmpleMemory::shared(),
+        expiry: None,
     };
     let maintenance = maintenance::start(config, Arc::clone(guardian)).unwrap();
     let start_writer = |log_shard| {

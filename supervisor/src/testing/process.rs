@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 
 use actors::executor::StopWorkers;
 use actors::simulation::SimulatedExecutor;
+use storage::MemoryMarks;
 
 use crate::bucket::Bucket;
 use crate::bucket_config::{BucketConfig, Location};
@@ -58,7 +59,16 @@ impl World {
     /// The usual configuration for a bucket on the disk of this world.
     #[must_use]
     pub fn config(&self) -> BucketConfig {
-        BucketConfig::on(self.disk())
+        let config = BucketConfig::on(self.disk());
+        let memory_marks = if self.evicts() {
+            MemoryMarks::ALL_LEAVES
+        } else {
+            config.memory_marks
+        };
+        BucketConfig {
+            memory_marks,
+            ..config
+        }
     }
 
     /// Makes a bucket on this world's disk (wherever else the configuration points), and opens it.

@@ -24,6 +24,8 @@ pub struct WorldSettings {
     pub latencies: Latencies,
     /// So many messages in a thousand are delivered late.
     pub late_permille: u64,
+    /// Whether all leaves its buckets' memory that can, all the time.
+    pub evicts: bool,
     /// Something of the caller's own before the disk, such as one that lies.
     pub disk: Layer<dyn Disk>,
     /// Something of the caller's own before the executors of buckets.
@@ -75,6 +77,7 @@ impl Default for WorldSettings {
             events_kept: 2_000,
             latencies: Latencies::default(),
             late_permille: 100,
+            evicts: false,
             disk: Layer::default(),
             executor: Layer::default(),
         }

@@ -165,6 +165,11 @@ impl World {
         self.inner.seed
     }
 
+    /// Whether all leaves memory that can.
+    pub(super) fn evicts(&self) -> bool {
+        self.inner.settings.evicts
+    }
+
     /// Virtual time, and a wall clock that can jump.
     #[must_use]
     pub fn clock(&self) -> SimulatedClock {

@@ -16,7 +16,8 @@ use piggin::messages::{ChildName, OperationError};
 use piggin::storage::Advice;
 use supervisor::testing::{Fault, Random, World};
 
-use crate::common::{LEVELS, PATIENCE, read, run};
+use crate::common::{LEVELS, PATIENCE, read, run_with};
+use crate::support::evicting::Evictions;
 use cluster::{Choice, Cluster};
 use history::{Asked, History, Told};
 
@@ -28,6 +29,9 @@ const ROUNDS: u64 = 3;
 /// So many worlds, or as many as the variable says.
 const WORLDS: u64 = 20;
 const WORLDS_VARIABLE: &str = "PIGGIN_LINEARIZABLE";
+
+/// What left memory.
+static LEFT: Evictions = Evictions::none();
 
 const CHILDREN: [&str; 6] = [
     "producer-0",
@@ -233,11 +237,14 @@ async fn judge(cluster: &Cluster, key: &str, history: &Recorded, sum: &mut Sum) 
 }
 
 fn in_world(seed: u64, choice: Choice, sum: &mut Sum) {
-    run(seed, async |worlds| {
+    run_with(seed, &LEFT.settings_of(seed), async |worlds| {
         let cluster = Rc::new(Cluster::created(&worlds).await);
         let random = worlds[0].random("rounds");
         for number in 0..ROUNDS {
             round(&cluster, &worlds, (number, choice), &*random, sum).await;
+        }
+        for node in 0..3 {
+            LEFT.note(&cluster.bucket(node));
         }
         for (id, count) in worlds.iter().flat_map(World::judged) {
             *sum.judged.entry(id).or_default() += count;
@@ -255,6 +262,7 @@ fn documents_are_as_if_they_lay_in_one_place() {
         assert_eq!(sum.broken, 0, "seed {seed}: {sum:?}");
     }
     println!("{worlds} worlds, {sum:?}");
+    LEFT.assert_some();
     // A trouble that never comes proves nothing.
     let troubles = [sum.power_cuts, sum.kills, sum.isolations, sum.cut_links];
     assert!(troubles.iter().all(|trouble| *trouble > 0), "{sum:?}");

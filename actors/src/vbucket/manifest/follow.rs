@@ -110,6 +110,8 @@ impl VbucketCore {
 
     /// The store holds so many live documents of open collections.
     pub fn note_stored_documents(&self, documents: u64) {
+        // Nothing leaves between the look and the note.
+        let _locked = self.lock();
         let away = documents.saturating_sub(self.documents());
         self.traffic.set_away(away);
     }

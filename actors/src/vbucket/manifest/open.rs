@@ -139,6 +139,13 @@ impl OpenCollections {
         }
     }
 
+    /// Whether no document of a collection, which is not the default one, is in memory.
+    pub(in crate::vbucket) fn has_none_of(&self, collection: CollectionId) -> bool {
+        let life = self.lives.get(&collection);
+        let documents = life.map(|life| life.documents.load(Ordering::Relaxed));
+        collection != CollectionId::DEFAULT && documents.is_none_or(|documents| documents == 0)
+    }
+
     /// Documents in memory that nobody sees any more.
     pub(in crate::vbucket) fn ended_documents(&self) -> u64 {
         self.ended_documents.load(Ordering::Relaxed)

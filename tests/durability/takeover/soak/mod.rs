@@ -17,7 +17,8 @@ use piggin::{TakeOverError, WhyNot};
 use supervisor::testing::{Random, SimulatedRandom, World};
 
 use super::{TookOver, VBUCKET, alone, become_replica};
-use crate::common::{PATIENCE, chain, created, run};
+use crate::common::{PATIENCE, chain, created, run_with};
+use crate::support::evicting::Evictions;
 use pair::{Clients, NODES, Pair};
 use trouble::{ALL, KINDS, Plan, STAGES, Struck, What};
 
@@ -26,6 +27,9 @@ const ROUNDS: usize = 2;
 /// So that each trouble comes first six times.
 const SEEDS: u64 = 3 * ALL as u64;
 const SEEDS_VARIABLE: &str = "PIGGIN_TAKEOVERS";
+
+/// What left memory.
+static LEFT: Evictions = Evictions::none();
 
 /// What came of takeovers.
 #[derive(Clone, Debug, Default)]
@@ -151,11 +155,13 @@ async fn round(pair: &Rc<Pair>, number: usize, random: &Arc<SimulatedRandom>, su
         pair.become_active(source).await;
     }
     let leader = pair.active().first().copied().expect("one of them");
+    LEFT.note(&pair.bucket(leader));
     sum.acknowledged += pair.check(leader).await;
+    LEFT.note(&pair.bucket(leader));
 }
 
 fn in_world(seed: u64, sum: &mut Sum) {
-    run(seed, async |[here, there, _]| {
+    run_with(seed, &LEFT.settings_of(seed), async |[here, there, _]| {
         let buckets = [
             created(&here, NODES[0]).await,
             created(&there, NODES[1]).await,
@@ -181,6 +187,7 @@ fn whatever_fails_one_is_active_and_has_what_was_acknowledged() {
         in_world(seed, &mut sum);
     }
     println!("{seeds} worlds of {ROUNDS} takeovers, {sum:#?}");
+    LEFT.assert_some();
     let ends = [
         sum.done,
         sum.stays,
