@@ -15,6 +15,7 @@ use piggin::storage::{Advice, CollectionId, DocumentKey, VbucketId};
 use piggin::supervisor::restart::{ChildState, ChildStatus};
 use piggin::{Bucket, BucketActor, BucketConfig, BucketError};
 
+use crate::support::evicting::resident;
 use crate::support::{
     Listener, Result, TestDisk, assert_filled, block_on, fill, key_in, kinds, made_small, small,
     until, value_of, vbucket,
@@ -30,7 +31,7 @@ struct Scene {
 impl Scene {
     fn set() -> Result<Scene> {
         let disk = TestDisk::new(SimulatedDisk::new());
-        let config = made_small(BucketConfig::on(Arc::new(disk.clone())));
+        let config = resident(made_small(BucketConfig::on(Arc::new(disk.clone()))));
         let bucket = block_on(Bucket::create(config))?;
         let keys = fill(&bucket, 3);
         let failures = Listener::to(&bucket);

@@ -7,6 +7,7 @@ use piggin::storage::disk::SimulatedDisk;
 use piggin::storage::{Advice, Eviction};
 use piggin::{Bucket, BucketConfig};
 
+use crate::support::evicting::resident;
 use crate::support::{
     Listener, Result, TempDirectory, assert_filled, block_on, fill, made_small, small, until,
     value_of,
@@ -119,8 +120,8 @@ fn a_bucket_whose_documents_were_all_deleted_is_as_good_as_new() -> Result {
 #[test]
 fn a_full_disk_refuses_writes_and_heals() -> Result {
     let disk = SimulatedDisk::new();
-    let bucket = block_on(Bucket::create(made_small(BucketConfig::on(Arc::new(
-        disk.clone(),
+    let bucket = block_on(Bucket::create(resident(made_small(BucketConfig::on(
+        Arc::new(disk.clone()),
     )))))?;
     let keys = fill(&bucket, 2);
     let mut failures = Listener::to(&bucket);

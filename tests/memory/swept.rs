@@ -11,6 +11,8 @@ use piggin::storage::{DeleteSource, Operation, VbucketId, VbucketState};
 use piggin::{Bucket, BucketConfig, ChangesOptions, Until};
 use supervisor::testing::{Fault, World};
 
+use crate::support::evicting::resident;
+
 const SECOND: Duration = Duration::from_secs(1);
 const LIVES_S: u32 = 100;
 
@@ -19,11 +21,12 @@ fn run(scenario: impl AsyncFnOnce(World) + Send) {
 }
 
 async fn created(world: &World, every: Duration) -> Bucket {
-    let config = BucketConfig {
+    // Of what left memory a sweep sees nothing.
+    let config = resident(BucketConfig {
         vbuckets: Some(2),
         expiry_sweep_every: every,
         ..world.config()
-    };
+    });
     world.create(config).await.expect("a bucket")
 }
 

@@ -9,13 +9,14 @@ use piggin::supervisor::metric_names as names;
 use piggin::{Bucket, BucketConfig};
 
 use crate::capture::Turn;
+use crate::support::evicting::resident;
 use crate::support::{Result, TestDisk, block_on, fill, key_in, made_small, until, vbucket};
 
 #[test]
 fn gauges_are_the_figures() -> Result {
     let turn = Turn::take();
     let disk = TestDisk::new(SimulatedDisk::new());
-    let config = made_small(BucketConfig::on(Arc::new(disk.clone())));
+    let config = resident(made_small(BucketConfig::on(Arc::new(disk.clone()))));
     let bucket = block_on(Bucket::create(config))?;
     let keys = fill(&bucket, 5);
     disk.hold_syncs_of("writer-0");
