@@ -78,7 +78,7 @@ pub(crate) type Contents = BTreeMap<Vec<u8>, (Seqno, Document)>;
 pub(crate) fn contents_of(bucket: &Bucket, vbucket: VbucketId) -> Contents {
     let core = bucket.vbucket_core(vbucket).expect("a vbucket");
     let mut contents = Contents::new();
-    if core.lacks_documents() {
+    if core.lacks_documents() || core.figures().stubs > 0 {
         contents = stored(bucket, vbucket);
     }
     let slices = (0..).map_while(|number| core.slice(number));

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 
 use actors::executor::StopWorkers;
 use actors::simulation::SimulatedExecutor;
-use storage::MemoryMarks;
+use storage::{Eviction, MemoryMarks};
 
 use crate::bucket::Bucket;
 use crate::bucket_config::{BucketConfig, Location};
@@ -60,13 +60,18 @@ impl World {
     #[must_use]
     pub fn config(&self) -> BucketConfig {
         let config = BucketConfig::on(self.disk());
-        let memory_marks = if self.evicts() {
-            MemoryMarks::ALL_LEAVES
+        if !self.evicts() {
+            return config;
+        }
+        // Whole documents in one seed, values alone in the next.
+        let eviction = if self.seed().is_multiple_of(2) {
+            Eviction::Values
         } else {
-            config.memory_marks
+            Eviction::Documents
         };
         BucketConfig {
-            memory_marks,
+            memory_marks: MemoryMarks::ALL_LEAVES,
+            eviction: Some(eviction),
             ..config
         }
     }

@@ -24,7 +24,7 @@ pub struct WorldSettings {
     pub latencies: Latencies,
     /// So many messages in a thousand are delivered late.
     pub late_permille: u64,
-    /// Whether all leaves its buckets' memory that can, all the time.
+    /// Whether all leaves its buckets' memory that can, all the time: values alone where the seed is even.
     pub evicts: bool,
     /// Something of the caller's own before the disk, such as one that lies.
     pub disk: Layer<dyn Disk>,
