@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use piggin::storage::log_store::Fault;
-use piggin::storage::{SeqnoRange, VbucketId, VbucketState};
+use piggin::storage::{Seqno, SeqnoRange, VbucketId, VbucketState};
 use piggin::{Change, KeepsSalvage, RepairError, RepairOptions, RepairReport, SetAside, repair};
 
 use crate::changes::Lines;
@@ -144,8 +144,8 @@ struct Aside {
     newest: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     known_high: Option<u64>,
-    /// First and last seqno of what is lost, as far as that is known.
-    lost: Vec<(u64, u64)>,
+    /// First and last seqno of what is lost, as far as that is known; no last one where nobody knows how far it had come.
+    lost: Vec<(u64, Option<u64>)>,
     /// What the log lost is not known.
     log_is_damaged: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,7 +156,10 @@ struct Aside {
 impl Aside {
     fn new(one: &SetAside, into: &Path) -> Aside {
         let salvaged = &one.salvaged;
-        let seqnos = |range: &SeqnoRange| (range.first.0, range.last.0);
+        let seqnos = |range: &SeqnoRange| {
+            let last = (range.last < Seqno::MAX).then_some(range.last.0);
+            (range.first.0, last)
+        };
         let file = path_of(into, one.vbucket).display().to_string();
         Aside {
             vbucket: one.vbucket.get(),
@@ -200,7 +203,10 @@ impl fmt::Display for Repaired {
                 write!(f, "; it is known to have come to seqno {high}")?;
             }
             for (first, last) in &one.lost {
-                write!(f, "; lost of seqnos {first} to {last} what was there")?;
+                match last {
+                    Some(last) => write!(f, "; lost of seqnos {first} to {last} what was there")?,
+                    None => write!(f, "; lost from seqno {first} on what was there")?,
+                }
             }
             if one.log_is_damaged {
                 f.write_str("; what the damaged part of the log held is not known")?;
@@ -249,7 +255,7 @@ pub(crate) fn run(
         Err(error) => {
             if let Some(report) = error.report() {
                 let mut repaired = Repaired::new(report, into);
-                repaired.is_done = matches!(error, RepairError::Left { .. });
+                repaired.is_done = !matches!(error, RepairError::CutOff { .. });
                 output.answer(&repaired)?;
             }
             return Err(told(directory, &error));
@@ -284,8 +290,8 @@ fn told(directory: &Path, error: &RepairError) -> CliError {
 
 #[cfg(test)]
 mod tests {
+    use piggin::storage::Salvaged;
     use piggin::storage::log_store::FaultKind;
-    use piggin::storage::{Salvaged, Seqno};
 
     use super::*;
 
@@ -335,6 +341,22 @@ mod tests {
             kind: FaultKind::Damage,
             vbuckets: vec![VbucketId::FIRST],
         }
+    }
+
+    /// Nothing is left that says how far it had come.
+    #[test]
+    fn what_is_lost_to_an_end_nobody_knows_is_said() {
+        let (first, last) = (Seqno(1), Seqno::MAX);
+        let mut report = report(vec![fault("manifest.00.0000000001")]);
+        report.set_aside[0].salvaged.lost = vec![SeqnoRange { first, last }];
+        let repaired = Repaired::new(&report, Path::new("saved"));
+        let told = repaired.to_string();
+        assert!(
+            told.contains("; lost from seqno 1 on what was there;"),
+            "{told}"
+        );
+        let json = serde_json::to_value(&repaired).unwrap();
+        assert_eq!(json["set_aside"][0]["lost"], serde_json::json!([[1, null]]));
     }
 
     /// Of damage in the log nobody knows what was lost, and of a repair that was cut off what is empty.

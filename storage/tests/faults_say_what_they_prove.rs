@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use piggin_storage::disk::{DiskErrorKind, Fault as DiskFault, SimulatedDisk, Verb};
 use piggin_storage::log_store::{Fault, FaultKind};
-use piggin_storage::{CreateOptions, KvStore, LogStore, OpenOptions, Seqno};
+use piggin_storage::{CreateOptions, KvStore, LogStore, OpenOptions, Outcome, Seqno};
 
 use support::log_store::{names, small_options};
 use support::{Writer, mutation};
@@ -92,6 +92,57 @@ fn a_file_that_is_not_there_is_missing() {
     }
     // One is prepared, and nothing in it.
     assert!(missing >= 4, "{missing}");
+}
+
+/// Files of the log that begin behind frame 1, all of it sealed.
+fn moved_on() -> BTreeMap<String, Vec<u8>> {
+    let disk = SimulatedDisk::from_files(filled());
+    let store = LogStore::open(Arc::new(disk.clone()), options(3)).unwrap();
+    let outcome = store.seal_all(Seqno::ZERO);
+    assert!(matches!(outcome, Outcome::Complete(())), "{outcome:?}");
+    store.checkpoint().unwrap();
+    for _ in 0..20 {
+        let outcome = store.maintain();
+        assert!(matches!(outcome, Outcome::Complete(_)), "{outcome:?}");
+    }
+    drop(store);
+    let first = names(&disk, "log.").remove(0);
+    assert!(!first.ends_with("0000000001"), "{first}");
+    disk.files()
+}
+
+/// Nothing else says what the containers hold: it is named, no file the store removed itself, and none is removed for it.
+#[test]
+fn a_manifest_that_is_not_there_is_missing_and_nothing_is_removed() {
+    let files = moved_on();
+    let is_log = |name: &str| name.starts_with("log.");
+    let is_manifest = |name: &str| name.starts_with("manifest");
+    let oldest = files.keys().find(|name| is_log(name)).unwrap();
+    let without = |is_gone: &dyn Fn(&str) -> bool| {
+        let kept = files.iter().filter(|(name, _)| !is_gone(name));
+        let kept = kept.map(|(name, bytes)| (name.clone(), bytes.clone()));
+        SimulatedDisk::from_files(kept.collect())
+    };
+    let disks = [
+        without(&is_manifest),
+        without(&|name| is_manifest(name) || is_log(name)),
+        without(&is_manifest),
+    ];
+    // The header of the oldest file: nobody can say where it begins.
+    disks[2].flip_bit(oldest, 20, 1).unwrap();
+    for (number, disk) in disks.iter().enumerate() {
+        let before = disk.files();
+        let faults = faults_on(disk);
+        assert_all(&faults, FaultKind::Missing, "manifest.00.*");
+        let vbuckets = faults.iter().flat_map(|fault| &fault.vbuckets);
+        assert_eq!(vbuckets.count(), 2, "{number}: {faults:?}");
+        assert!(faults.len() == 1, "{number}: {faults:?}");
+        assert!(disk.files() == before, "{number}: changed");
+    }
+    let mut back = disks[0].files();
+    let manifest = files.iter().find(|(name, _)| is_manifest(name)).unwrap();
+    back.insert(manifest.0.clone(), manifest.1.clone());
+    assert_eq!(faults_on(&SimulatedDisk::from_files(back)), []);
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub fn repair(
     drop(store);
     // What is damaged is so when it is looked at again.
     let store = opened(&disk, &random).map_err(RepairError::Store)?;
+    check_manifests(&store)?;
     let (damaged, others) = damage(&store, options)?;
     if damaged.is_empty() && others.is_empty() {
         return Ok(RepairReport::default());
@@ -102,10 +103,7 @@ pub fn repair(
     let left = mended.and_then(|()| left_behind(&disk, &random));
     match left {
         Ok(None) => Ok(report),
-        Ok(Some(fault)) => Err(RepairError::Left {
-            fault,
-            report: Box::new(report),
-        }),
+        Ok(Some(fault)) => Err(RepairError::of_left(fault, report)),
         Err(cause) => Err(RepairError::CutOff {
             cause,
             report: Box::new(report),
@@ -154,6 +152,17 @@ fn exchange(store: &LogStore, empties: &Empties) -> Result<(), StorageError> {
 
 fn opened(disk: &Arc<dyn Disk>, random: &dyn Random) -> Result<LogStore, StorageError> {
     LogStore::open(Arc::clone(disk), OpenOptions::new(random.next_u64()))
+}
+
+/// Refused where a manifest is missing, also if what is missing is said to be lost: whatever it named would be lost with it,
+/// though every byte of that may be sound.
+fn check_manifests(store: &LogStore) -> Result<(), RepairError> {
+    for vbucket in store.vbuckets().iter().map(|status| status.vbucket) {
+        if let Err(cause) = store.check_writable(vbucket) {
+            RepairError::of_missing(vbucket, cause)?;
+        }
+    }
+    Ok(())
 }
 
 type Damage = (BTreeMap<VbucketId, Vec<Fault>>, Vec<Fault>);
@@ -282,8 +291,9 @@ fn leave_behind(store: &LogStore) -> Result<(), StorageError> {
     store.checkpoint()
 }
 
-/// What is still damaged.
+/// What is still damaged, or else what does not show whether it is.
 fn left_behind(disk: &Arc<dyn Disk>, random: &dyn Random) -> Result<Option<Fault>, StorageError> {
     let store = opened(disk, random)?;
-    Ok(store.verify().faults.into_iter().next())
+    let faults = store.verify().faults.into_iter();
+    Ok(faults.min_by_key(|fault| fault.kind != FaultKind::Damage))
 }

@@ -39,7 +39,8 @@ pub struct Salvaged {
     pub newest: Option<Seqno>,
     /// The highest seqno it is known to have had.
     pub known_high: Option<Seqno>,
-    /// Of its segments, seqnos of which something was there and cannot be read. What the log lost has none that are known.
+    /// Seqnos of which something was there, or may have been where nothing says how it began, and cannot be read; up to
+    /// [`Seqno::MAX`] where nobody knows how far it had come. What the log itself lost has none that are known.
     pub lost: Vec<SeqnoRange>,
     /// What it was, if that is known.
     pub identity: Option<Arc<VbucketIdentity>>,
@@ -194,9 +195,10 @@ impl HandOver<'_> {
 
     /// What the segments lost the log may still hold.
     fn lost(&mut self, range: SeqnoRange) {
-        let whole_from = self.remains.whole_from.unwrap_or(Seqno::MAX);
-        let before = Seqno(whole_from.0.saturating_sub(1));
-        let last = range.last.min(before);
+        let before = |from: Seqno| Seqno(from.0.saturating_sub(1));
+        let last = range
+            .last
+            .min(self.remains.whole_from.map_or(Seqno::MAX, before));
         if range.first <= last {
             let first = range.first;
             self.salvaged.lost.push(SeqnoRange { first, last });
@@ -257,13 +259,19 @@ impl Remains {
         }
         let is_whole = lives.is_whole && found.damage.is_empty();
         let Some(life) = lives.newest else {
-            return Ok(Remains::default());
+            return Ok(Remains {
+                gaps: vec![SeqnoRange {
+                    first: Seqno(1),
+                    last: Seqno::MAX,
+                }],
+                ..Remains::default()
+            });
         };
+        let gaps = life.gaps();
         let Life {
             segments,
             items,
             sealed,
-            gaps,
             watermarks,
             identity,
             ..

@@ -3,6 +3,7 @@
 //! Invariant: every error says whether something was changed; where something may have been, it carries the report of what
 //! may be empty by now, so that nothing is emptied without a word.
 
+use storage::disk::DiskErrorKind;
 use storage::log_store::{Fault, FaultKind};
 use storage::{Advice, StorageError, VbucketId};
 
@@ -31,10 +32,11 @@ pub enum RepairError {
         /// The file.
         file: String,
     },
-    /// What says which data is whose, or where the log ends, is damaged: nothing can be told apart, or written. Nothing was
-    /// changed.
+    /// What says which data is whose, or where the log ends, is damaged, or a manifest is missing: nothing can be told apart,
+    /// or written. Nothing was changed.
     #[error(
-        "vbucket {vbucket} cannot be repaired: {cause}; nothing was changed; restore the bucket from a backup"
+        "vbucket {vbucket} cannot be repaired: {cause}; nothing was changed; {}",
+        remedy(cause)
     )]
     BeyondRepair {
         /// The first of them.
@@ -56,6 +58,18 @@ pub enum RepairError {
         /// Why.
         cause: StorageError,
         /// What was to be set aside.
+        report: Box<RepairReport>,
+    },
+    /// All that was damaged is set aside, but the last look was not given everything: whether anything is damaged still is not
+    /// known.
+    #[error(
+        "what was damaged is set aside, and what can be read is saved; but {} cannot be read: {}; that is no proof of damage; see that the file may be read and the disk is sound, and verify again",
+        fault.file, fault.what
+    )]
+    Unproven {
+        /// What the disk did not give.
+        fault: Fault,
+        /// What was set aside.
         report: Box<RepairReport>,
     },
     /// Something is damaged behind it.
@@ -85,6 +99,23 @@ impl RepairError {
         }
     }
 
+    /// Of a vbucket that cannot be written to for want of a file: what else is there is nobody's without it.
+    pub(super) fn of_missing(vbucket: VbucketId, cause: StorageError) -> Result<(), RepairError> {
+        match missing_file(&cause) {
+            Some(_) => Err(RepairError::BeyondRepair { vbucket, cause }),
+            None => Ok(()),
+        }
+    }
+
+    /// Of what the last look found.
+    pub(super) fn of_left(fault: Fault, report: RepairReport) -> RepairError {
+        let report = Box::new(report);
+        match fault.kind {
+            FaultKind::Damage => RepairError::Left { fault, report },
+            FaultKind::Missing | FaultKind::Unreadable => RepairError::Unproven { fault, report },
+        }
+    }
+
     /// Of what went wrong before anything was changed.
     pub(super) fn of_reading(vbucket: VbucketId, cause: StorageError) -> RepairError {
         if let StorageError::Disk(disk) = &cause {
@@ -100,7 +131,9 @@ impl RepairError {
     #[must_use]
     pub fn report(&self) -> Option<&RepairReport> {
         match self {
-            RepairError::CutOff { report, .. } | RepairError::Left { report, .. } => Some(report),
+            RepairError::CutOff { report, .. }
+            | RepairError::Unproven { report, .. }
+            | RepairError::Left { report, .. } => Some(report),
             RepairError::Store(_)
             | RepairError::Unreadable { .. }
             | RepairError::Missing { .. }
@@ -117,9 +150,30 @@ impl RepairError {
             RepairError::Store(cause) | RepairError::CutOff { cause, .. } => cause.advice(),
             RepairError::BeyondRepair { .. } | RepairError::Left { .. } => Advice::Repair,
             RepairError::Missing { .. } => Advice::FixRequest,
-            RepairError::Unreadable { .. } | RepairError::Save { .. } | RepairError::Engine(_) => {
-                Advice::RetryLater
-            }
+            RepairError::Unreadable { .. }
+            | RepairError::Unproven { .. }
+            | RepairError::Save { .. }
+            | RepairError::Engine(_) => Advice::RetryLater,
         }
+    }
+}
+
+/// The file without which a log shard as a whole is out of service.
+fn missing_file(cause: &StorageError) -> Option<&str> {
+    let StorageError::ShardDown { cause, .. } = cause else {
+        return None;
+    };
+    match &**cause {
+        StorageError::Disk(disk) if disk.kind == DiskErrorKind::NotFound => Some(&disk.file),
+        _ => None,
+    }
+}
+
+fn remedy(cause: &StorageError) -> String {
+    match missing_file(cause) {
+        Some(file) => {
+            format!("put {file} back, or restore the bucket from a backup; do not delete anything")
+        }
+        None => "restore the bucket from a backup".to_owned(),
     }
 }

@@ -1,11 +1,20 @@
 //! Which log files count, and how far: the chain from the newest with a frame back to the oldest that is needed.
 //!
 //! Invariant: each file names the one it goes on after, so a file that is abandoned is never taken for one that counts, and one
-//! that is missing is known by its number. Called by the log's reading end.
+//! that is missing is known by its number; so is a manifest, by a log that cannot begin where it does without one. Called by
+//! the log's reading end.
 
+use crate::disk::{DiskError, DiskErrorKind, Verb};
+use crate::error::StorageError;
 use crate::log_store::log::frame::LogPosition;
 use crate::log_store::log::reader::{FoundLog, LogBounds, LogFileFound};
 use crate::log_store::log::unreadable::Reach;
+use crate::log_store::manifest::ShardRecord;
+use crate::log_store::names::{Kind, Name};
+use crate::log_store::verify::FaultKind;
+
+/// The number of the first file of a log.
+const FIRST_FILE: u64 = ShardRecord::NEW.next_log_file;
 
 /// What is looked for on the way back through the files.
 #[derive(Clone, Copy)]
@@ -55,6 +64,33 @@ pub(super) struct Chain {
     pub(super) files: Vec<(LogFileFound, Limit)>,
     /// The file that the oldest of them goes on after, where frames of it are needed and it is not there.
     pub(super) missing: Option<LogPosition>,
+}
+
+impl Chain {
+    /// Without a manifest a log is whole from its first frame on: files of it are removed only once a manifest covers them.
+    /// One that begins later lost its manifest, and only that could say which containers are whose.
+    pub(super) fn lacks_manifest(&self, names: &[Name], shard: u16) -> Option<StorageError> {
+        if names.iter().any(|name| name.kind == Kind::Manifest) {
+            return None;
+        }
+        let is_late = match self.files.first() {
+            Some((LogFileFound::Readable(_), _)) => self.missing.is_some(),
+            // Its first frame is not known, but the first file is.
+            Some((LogFileFound::Unreadable(file), _)) => {
+                file.number > FIRST_FILE && FaultKind::of(&file.error) == FaultKind::Damage
+            }
+            // Nothing is sealed before the log says whose it is.
+            None => names.iter().any(|name| name.kind == Kind::Container),
+        };
+        is_late.then(|| {
+            let error = DiskError {
+                verb: Verb::Open,
+                file: format!("manifest.{shard:02}.*"),
+                kind: DiskErrorKind::NotFound,
+            };
+            error.into()
+        })
+    }
 }
 
 /// From the newest file with a frame back to the oldest needed: each names its predecessor and the last frame that

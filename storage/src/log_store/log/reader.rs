@@ -3,7 +3,8 @@
 //! Invariant: what is given back is exactly what was durable, and perhaps frames written after the last sync; a torn
 //! tail is cut, a file abandoned after a failed sync counts up to the frame its successor names, and damage to
 //! frames known durable is reported with its place, never skipped in silence. A file that cannot be read at all is
-//! damage as far as its frames may have reached, and one that is not there is told as missing.
+//! damage as far as its frames may have reached, and one that is not there is told as missing. Without a manifest that
+//! must have been, nothing counts.
 
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ pub(crate) struct FoundLog {
     pub(crate) unused: Vec<String>,
     /// Files that cannot be read and of which nothing is needed; they stay until the log has moved on.
     pub(crate) unreadable: Vec<UnreadableFile>,
-    /// Why nobody can say where the log ends.
+    /// Why nobody can say where the log begins, or ends.
     pub(crate) lost: Option<StorageError>,
     /// Highest file number seen.
     pub(crate) highest_number: u64,
@@ -76,7 +77,7 @@ pub(crate) struct LogBounds {
     pub(crate) is_clean: bool,
 }
 
-/// Reads the log of one shard from the files in `names`.
+/// Reads the log of one shard from the files in `names`, which are all there are of it.
 pub(crate) fn read_log(
     disk: &Arc<dyn Disk>,
     names: &[Name],
@@ -100,7 +101,14 @@ pub(crate) fn read_log(
     let is_there = names
         .iter()
         .any(|name| name.kind == Kind::Log && name.number == bounds.synced.file);
-    let Chain { files, missing } = follow_chain(files, bounds, &mut found);
+    let chain = follow_chain(files, bounds, &mut found);
+    if let Some(error) = chain.lacks_manifest(names, shard) {
+        return Ok(FoundLog {
+            lost: Some(error),
+            ..FoundLog::default()
+        });
+    }
+    let Chain { files, missing } = chain;
     let newest = files.len().saturating_sub(1);
     let mut walk = Walk {
         found,
@@ -451,6 +459,10 @@ impl Walk {
     }
 
     fn end(mut self) -> FoundLog {
+        if self.found.lost.is_some() {
+            // What is not found of it may be where nobody could look.
+            return self.found;
+        }
         let LogPosition {
             file,
             sequence: synced,

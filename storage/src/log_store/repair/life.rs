@@ -31,7 +31,9 @@ pub(super) struct Life {
     /// Every item of its branch that the log holds, sealed or not.
     pub(super) items: BTreeMap<Seqno, Arc<Item>>,
     /// Below `sealed`, what no segment that is known answers for.
-    pub(super) gaps: Vec<SeqnoRange>,
+    gaps: Vec<SeqnoRange>,
+    /// Whether it is known from its beginning on.
+    is_begun: bool,
 }
 
 /// The lives of a vbucket, frame by frame.
@@ -108,6 +110,7 @@ impl Lives {
                 let mut life = Life::new(place, sequence);
                 life.identity = Some(identity);
                 life.watermarks = Some(watermarks);
+                life.is_begun = true;
                 self.newest = Some(life);
             }
             edit @ (Edit::Rollback { .. }
@@ -135,6 +138,7 @@ impl Life {
             sealed: Seqno::ZERO,
             items: BTreeMap::new(),
             gaps: Vec::new(),
+            is_begun: false,
         }
     }
 
@@ -145,8 +149,30 @@ impl Life {
             watermarks: Some(image.watermarks),
             segments: image.segments,
             sealed: image.sealed,
+            is_begun: true,
             ..Life::new(image.place, image.covers)
         }
+    }
+
+    /// What may have been there and is not known, by rising seqno; what the log has of it is no loss.
+    pub(super) fn gaps(&self) -> Vec<SeqnoRange> {
+        if self.is_begun {
+            return self.gaps.clone();
+        }
+        // Nothing says which segments there were: what neither one that is known nor the log has may have been in another.
+        let mut gaps = Vec::new();
+        let mut first = Seqno(1);
+        for meta in &self.segments {
+            let last = before(meta.first_seqno);
+            gaps.push(SeqnoRange { first, last });
+            first = first.max(meta.last_seqno.min(meta.visible_last()).next());
+        }
+        let logged = self.items.keys().next().map(|seqno| before(*seqno));
+        let known = self.watermarks.map(|watermarks| watermarks.high_seqno);
+        let last = logged.or(known).unwrap_or(Seqno::MAX).max(self.sealed);
+        gaps.push(SeqnoRange { first, last });
+        gaps.retain(|gap| gap.first <= gap.last);
+        gaps
     }
 
     fn batch(&mut self, batch: LoggedBatch, sequence: u64) {
@@ -199,7 +225,7 @@ impl Life {
                 segment, sealed, ..
             } => {
                 self.come_to(place.epoch, segment.first_seqno);
-                let last = Seqno(segment.first_seqno.0.saturating_sub(1));
+                let last = before(segment.first_seqno);
                 let first = self.sealed.next();
                 if is_broken && first <= last {
                     self.gaps.push(SeqnoRange { first, last });
@@ -239,7 +265,7 @@ impl Life {
             return;
         }
         self.place.epoch = epoch;
-        let last = Seqno(first.0.saturating_sub(1));
+        let last = before(first);
         drop(self.items.split_off(&first));
         self.sealed = self.sealed.min(last);
         self.gaps.retain(|gap| gap.last <= last);
@@ -258,7 +284,7 @@ impl Life {
             .cloned()
             .collect();
         self.segments.retain(|meta| meta.first_seqno < first);
-        self.cut(Seqno(first.0.saturating_sub(1)));
+        self.cut(before(first));
         self.segments.push(segment);
         self.segments.extend(above);
     }
@@ -270,4 +296,8 @@ impl Life {
             }
         }
     }
+}
+
+fn before(seqno: Seqno) -> Seqno {
+    Seqno(seqno.0.saturating_sub(1))
 }

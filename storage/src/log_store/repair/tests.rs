@@ -55,9 +55,13 @@ fn done<T: std::fmt::Debug>(outcome: &Outcome<T>) {
 
 impl World {
     fn new() -> World {
+        World::with(options())
+    }
+
+    fn with(options: OpenOptions) -> World {
         let disk = SimulatedDisk::new();
-        let shape = CreateOptions::of(1, 1);
-        let store = LogStore::create(Arc::new(disk.clone()), shape, options()).unwrap();
+        let shape = CreateOptions::of(2, 1);
+        let store = LogStore::create(Arc::new(disk.clone()), shape, options).unwrap();
         let state = VbucketStateRecord::new(VbucketUuid(7));
         store.create_vbucket(ONE, &state).unwrap();
         World { disk, store }
@@ -65,10 +69,15 @@ impl World {
 
     /// A commit of its own, of so many more items.
     fn write(&self, count: u64, value: &str) {
-        let position = self.store.vbuckets().remove(0).position.unwrap();
+        self.write_to(0, count, value);
+    }
+
+    fn write_to(&self, number: usize, count: u64, value: &str) {
+        let status = self.store.vbuckets().remove(number);
+        let position = status.position.unwrap();
         let high = position.high_seqno.0;
         let items = (high + 1..=high + count).map(|seqno| item(seqno, value));
-        let batch = Batch::of_documents(ONE, &position, items.collect(), high + count);
+        let batch = Batch::of_documents(status.vbucket, &position, items.collect(), high + count);
         for answer in self.store.commit(&[batch], CommitDurability::Synced) {
             answer.unwrap();
         }
@@ -128,6 +137,51 @@ impl World {
         let down = self.store.state(ONE).unwrap_err();
         assert!(matches!(down, StorageError::VbucketDown { .. }), "{down}");
     }
+
+    /// Killed, and the vbucket's entry in the manifest is damaged: nothing says how it began, or which segments it has.
+    fn damage_entry(self) -> World {
+        let World { disk, store } = self;
+        let names = disk.list().unwrap();
+        let names = names.iter().filter_map(|name| Name::parse(name));
+        let manifest = names.filter(|name| name.kind == Kind::Manifest).max();
+        let number = manifest.unwrap().number;
+        let (store_id, shard) = (store.shards()[0].store_id, 0);
+        let owner = ManifestOwner {
+            store_id,
+            shard,
+            number,
+        };
+        let name = manifest.unwrap().to_string();
+        let read = manifest::read(&disk, &name, owner).unwrap();
+        let entry = read.entries.iter().find(|(_, entry)| entry.vbucket == ONE);
+        drop(store);
+        disk.flip_bit(&name, entry.unwrap().0 + 3, 1).unwrap();
+        World::open(disk)
+    }
+}
+
+/// Two segments of 800 each, of which the log has neither the items nor the first seal.
+fn moved_on() -> World {
+    let world = World::with(OpenOptions {
+        log_file_bytes_min: 64 << 10,
+        log_file_bytes_max: 64 << 10,
+        ..options()
+    });
+    for _ in 0..2 {
+        for _ in 0..40 {
+            world.write(20, "old");
+        }
+        world.seal();
+        world.store.checkpoint().unwrap();
+    }
+    let (begin, _) = log_of(&world.store.shards()[0]).unwrap();
+    assert!(begin > 50, "{begin}");
+    world
+}
+
+fn range(first: u64, last: Seqno) -> Vec<SeqnoRange> {
+    let first = Seqno(first);
+    vec![SeqnoRange { first, last }]
 }
 
 fn named(range: std::ops::RangeInclusive<u64>, value: &str) -> Vec<(u64, String)> {
@@ -282,4 +336,43 @@ fn what_cannot_be_read_is_an_error() {
     }
     let (found, _) = world.salvage();
     assert_eq!(found.len(), 20);
+}
+
+/// Whatever is neither saved nor told to be lost was never there.
+#[test]
+fn of_a_vbucket_of_unknown_beginning_all_that_is_not_saved_is_told_to_be_lost() {
+    let world = moved_on();
+    for is_more in [false, true] {
+        let copy = World::open(SimulatedDisk::from_files(world.disk.files()));
+        if is_more {
+            copy.write(20, "new");
+        }
+        let copy = copy.damage_entry();
+        copy.assert_down();
+        let (found, salvaged) = copy.salvage();
+        // The log has the last seal.
+        let (first, last) = (801, if is_more { 1620 } else { 1600 });
+        let seqnos: Vec<u64> = found.iter().map(|one| one.0).collect();
+        assert_eq!(seqnos, (first..=last).collect::<Vec<u64>>());
+        assert_eq!(salvaged.lost, range(1, Seqno(first - 1)));
+    }
+}
+
+/// The log went on with what is of others.
+#[test]
+fn a_vbucket_of_which_nothing_is_left_is_lost_from_its_beginning_on() {
+    let world = moved_on();
+    let state = VbucketStateRecord::new(VbucketUuid(9));
+    let other = VbucketId::new(1).unwrap();
+    world.store.create_vbucket(other, &state).unwrap();
+    for _ in 0..40 {
+        world.write_to(1, 20, "other");
+    }
+    world.seal();
+    world.store.checkpoint().unwrap();
+    let world = world.damage_entry();
+    world.assert_down();
+    let (found, salvaged) = world.salvage();
+    assert_eq!((found, salvaged.known_high), (Vec::new(), None));
+    assert_eq!(salvaged.lost, range(1, Seqno::MAX));
 }
