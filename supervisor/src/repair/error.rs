@@ -160,13 +160,13 @@ impl RepairError {
 
 /// The file without which a log shard as a whole is out of service.
 fn missing_file(cause: &StorageError) -> Option<&str> {
-    let StorageError::ShardDown { cause, .. } = cause else {
-        return None;
-    };
-    match &**cause {
-        StorageError::Disk(disk) if disk.kind == DiskErrorKind::NotFound => Some(&disk.file),
-        _ => None,
+    if let StorageError::ShardDown { cause, .. } = cause
+        && let StorageError::Disk(disk) = &**cause
+        && disk.kind == DiskErrorKind::NotFound
+    {
+        return Some(&disk.file);
     }
+    None
 }
 
 fn remedy(cause: &StorageError) -> String {
