@@ -278,9 +278,11 @@ fn assert_accounted(victim: &Victim, one: &SetAside, kept: &Kept, what: &str) {
         .iter()
         .filter(|change| change.vbucket == one.vbucket);
     let saved: BTreeSet<Seqno> = of_it
-        .filter_map(|change| match &change.event {
-            StreamEvent::Mutation(item) => Some(item.seqno),
-            _ => None,
+        .filter_map(|change| {
+            let StreamEvent::Mutation(item) = &change.event else {
+                return None;
+            };
+            Some(item.seqno)
         })
         .collect();
     for ((id, key), seqno) in &victim.newest {
