@@ -36,6 +36,8 @@ pub(crate) fn config(world: &World) -> BucketConfig {
             policy: CompactionPolicy::NEVER,
             ..CompactionConfig::default()
         },
+        // The store is written without a bucket.
+        eviction: None,
         ..world.config()
     }
 }
