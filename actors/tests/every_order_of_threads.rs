@@ -531,7 +531,7 @@ fn who_writes_durably_is_answered_once_whoever_decides() {
             thread::spawn(move || {
                 let mut wait = prepare(&core, text, text);
                 acknowledge(&core, "b", core.high_seqno().0);
-                core.do_durability(std::time::Duration::ZERO, 1);
+                drop(core.do_durability(std::time::Duration::ZERO, 1));
                 wait_for(&core, &mut wait)
             })
         });
@@ -551,7 +551,7 @@ fn wait_for(core: &VbucketCore, wait: &mut piggin_actors::vbucket::DurableWait) 
         if let Some(told) = answer(wait) {
             return told.unwrap().token.seqno;
         }
-        core.do_durability(std::time::Duration::ZERO, 1);
+        drop(core.do_durability(std::time::Duration::ZERO, 1));
         thread::yield_now();
     }
 }

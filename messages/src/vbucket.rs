@@ -278,6 +278,23 @@ impl Write {
         }
     }
 
+    /// Bytes of the value it brings.
+    #[must_use]
+    pub fn value_bytes(&self) -> u64 {
+        let value = match self {
+            Write::Set(set) => &set.value,
+            Write::Add(add) => &add.value,
+            Write::Replace(replace) => &replace.value,
+            Write::Append(append) => &append.value,
+            Write::Prepend(prepend) => &prepend.value,
+            Write::SetWithMeta(set) => &set.value,
+            Write::Delete(_) | Write::Touch(_) | Write::Count(_) | Write::DeleteWithMeta(_) => {
+                return 0;
+            }
+        };
+        value.len() as u64
+    }
+
     /// Whether it is done whatever there is, so that nobody needs to know that.
     #[must_use]
     pub const fn is_blind(&self) -> bool {

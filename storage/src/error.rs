@@ -268,9 +268,10 @@ impl StorageError {
             | StorageError::Corruption { .. } => Advice::Repair,
             StorageError::Closed => Advice::Reopen,
             StorageError::Disk(error) => match error.kind {
-                DiskErrorKind::Full | DiskErrorKind::Locked | DiskErrorKind::Other(_) => {
-                    Advice::RetryLater
-                }
+                DiskErrorKind::Full
+                | DiskErrorKind::Locked
+                | DiskErrorKind::WouldWait
+                | DiskErrorKind::Other(_) => Advice::RetryLater,
                 DiskErrorKind::NotFound
                 | DiskErrorKind::EndOfFile
                 | DiskErrorKind::PowerCut
@@ -280,6 +281,12 @@ impl StorageError {
                 | DiskErrorKind::NotADirectory => Advice::FixRequest,
             },
         }
+    }
+
+    /// Whether nothing failed, but the disk would have had to be waited for where that was not allowed.
+    #[must_use]
+    pub fn would_wait(&self) -> bool {
+        matches!(self, StorageError::Disk(error) if error.kind == DiskErrorKind::WouldWait)
     }
 
     /// Whether it says something of the bytes of one file only, so that what lies elsewhere may be served.

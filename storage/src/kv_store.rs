@@ -126,6 +126,13 @@ pub trait Snapshot: std::fmt::Debug + Send + Sync {
     }
     /// The newest version of a key, tombstones included.
     fn get(&self, namespace: Namespace, key: &DocumentKey) -> Result<Option<Item>, StorageError>;
+    /// The same without ever waiting for the disk: an error that [`StorageError::would_wait`] where that is not known without
+    /// it, or nobody knows whether it is; never a wrong answer.
+    fn get_at_once(
+        &self,
+        namespace: Namespace,
+        key: &DocumentKey,
+    ) -> Result<Option<Item>, StorageError>;
     /// Counts and sizes of that moment.
     fn counts(&self) -> Result<VbucketCounts, StorageError>;
     /// Lives of collections that ended and are not erased yet: what of them can still be read is no longer theirs.

@@ -64,6 +64,8 @@ pub const STREAM_CURSORS_DROPPED: &str = "piggin_stream_cursors_dropped";
 pub const EVICTED: &str = "kv_ep_num_value_ejects";
 /// Times the disk was asked for a document that was not in memory.
 pub const BG_FETCHED: &str = "kv_ep_bg_fetched";
+/// Those of them that did not have to wait for the disk.
+pub const FETCHED_AT_ONCE: &str = "piggin_fetched_at_once";
 /// Documents that came back to memory with that.
 pub const RESTORED: &str = "piggin_documents_restored";
 /// How often the pager went round all vbuckets.

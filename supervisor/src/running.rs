@@ -141,6 +141,7 @@ impl Running {
             resident_documents: 0,
             evicted: 0,
             fetched: 0,
+            fetched_at_once: 0,
             restored: 0,
             pager_rounds: self.table.pager_rounds(),
         };
@@ -158,6 +159,7 @@ impl Running {
         MemoryStatistics {
             evicted: traffic.evicted,
             fetched: traffic.fetched,
+            fetched_at_once: traffic.fetched_at_once,
             restored: traffic.restored,
             ..statistics
         }

@@ -61,6 +61,8 @@ pub struct MemoryStatistics {
     pub evicted: u64,
     /// Times the disk was asked for a document, or a value, that was not in it.
     pub fetched: u64,
+    /// Those of them that cost no trip to a reader, because what was wanted was in the system's cache, or known to be absent.
+    pub fetched_at_once: u64,
     /// Documents, or values, that came back with that.
     pub restored: u64,
     /// How often the pager went round all vbuckets to find what may leave.
@@ -151,6 +153,7 @@ impl BucketStatistics {
             (names::STREAM_CURSORS_DROPPED, self.stream_cursors_dropped),
             (names::EVICTED, self.memory.evicted),
             (names::BG_FETCHED, self.memory.fetched),
+            (names::FETCHED_AT_ONCE, self.memory.fetched_at_once),
             (names::RESTORED, self.memory.restored),
             (names::PAGER_ROUNDS, self.memory.pager_rounds),
         ];

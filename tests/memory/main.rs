@@ -7,6 +7,7 @@
 mod support;
 
 mod any_document;
+mod at_once;
 mod common;
 mod collections;
 mod bucket_actor;

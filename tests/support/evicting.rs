@@ -33,6 +33,7 @@ pub(crate) struct Evictions {
     is_due: AtomicBool,
     evicted: AtomicU64,
     fetched: AtomicU64,
+    fetched_at_once: AtomicU64,
 }
 
 impl Evictions {
@@ -41,6 +42,7 @@ impl Evictions {
             is_due: AtomicBool::new(false),
             evicted: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
+            fetched_at_once: AtomicU64::new(0),
         }
     }
 
@@ -59,13 +61,18 @@ impl Evictions {
         let memory = bucket.memory();
         self.evicted.fetch_add(memory.evicted, Ordering::Relaxed);
         self.fetched.fetch_add(memory.fetched, Ordering::Relaxed);
+        let at_once = memory.fetched_at_once;
+        self.fetched_at_once.fetch_add(at_once, Ordering::Relaxed);
     }
 
     /// Something was tried, if there was a seed for it.
     pub(crate) fn assert_some(&self) {
         let evicted = self.evicted.load(Ordering::Relaxed);
         let fetched = self.fetched.load(Ordering::Relaxed);
-        println!("{evicted} documents left memory, {fetched} were read again");
+        let at_once = self.fetched_at_once.load(Ordering::Relaxed);
+        println!(
+            "{evicted} documents left memory, {fetched} were read again, {at_once} of them at once"
+        );
         let is_due = self.is_due.load(Ordering::Relaxed);
         assert!(!is_due || evicted > 0 && fetched > 0, "{self:?}");
     }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::manager::Shared;
 use crate::vbucket::{LookedUp, VbucketCore};
 use messages::scan::ScanError;
-use messages::{Busy, OperationError};
+use messages::{Busy, FailureCause, OperationError};
 use storage::DocumentKey;
 
 /// Most that wait at once.
@@ -73,6 +73,8 @@ impl Drop for Fetched {
 pub(super) struct Fetch {
     pub(super) core: Arc<VbucketCore>,
     pub(super) key: DocumentKey,
+    /// Why a test wants it to fail.
+    pub(super) injected: Option<FailureCause>,
     asked_at: Duration,
     answer: oneshot::Sender<Answer>,
 }
@@ -108,7 +110,7 @@ impl Fetches {
         &mut self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        asked_at: Duration,
+        (asked_at, injected): (Duration, Option<FailureCause>),
     ) -> Result<oneshot::Receiver<Answer>, OperationError> {
         if self.is_stopped {
             return Err(OperationError::Closed);
@@ -123,6 +125,7 @@ impl Fetches {
         self.waiting.push_back(Fetch {
             core: Arc::clone(core),
             key: key.clone(),
+            injected,
             asked_at,
             answer,
         });

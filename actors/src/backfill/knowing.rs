@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::begun::{Answered, Asked, Begun, Writing};
 use super::fetches::Answer;
-use super::manager::Backfills;
+use super::manager::{Backfills, Hurry, Told};
 use super::turns::{Turn, Turns};
 use crate::vbucket::{LookedUp, NOT_IN_MEMORY, VbucketCore};
 use messages::scan::{ScanConsistency, ScanError, ScanRange, ScanRequest};
@@ -33,10 +33,25 @@ const PICKED_OF: u64 = 64;
 #[derive(Debug)]
 struct Line {
     of: oneshot::Receiver<Answer>,
-    /// Up to here the store must have been read.
-    least: Seqno,
-    /// This version of it, or a newer one, the store must have.
+    least: Least,
+}
+
+/// What a store that was not opened anew must have.
+#[derive(Clone, Copy, Debug)]
+struct Least {
+    /// Up to here it must have been read.
+    up_to: Seqno,
+    /// This version of the document, or a newer one.
     stub: Option<Seqno>,
+}
+
+/// What became of asking the store.
+#[derive(Debug)]
+enum Asking {
+    /// It said this.
+    Told(LookedUp),
+    /// A reader was asked.
+    Waits(Line),
 }
 
 impl Backfills {
@@ -249,7 +264,7 @@ impl Backfills {
         order: Option<&Arc<Turns>>,
         is_tried: IsTried,
     ) -> Writing {
-        let key = write.key().clone();
+        let (key, bytes) = (write.key().clone(), write.value_bytes());
         let once = move |core: &VbucketCore, looked_up: Option<&LookedUp>| {
             let begun = answered.begin(core, write.clone(), looked_up);
             if begun.is_not_in_memory() {
@@ -258,7 +273,7 @@ impl Backfills {
                 Ok(begun)
             }
         };
-        match self.in_turn(core, &key, order, is_tried, once) {
+        match self.in_turn(core, &key, (order, is_tried, bytes), once) {
             Begun::Done(Ok(begun)) => Writing::Begun(begun),
             Begun::Done(Err(error)) => Writing::Asked(Asked::of(async { Err(error) })),
             Begun::Asked(asked) => Writing::Asked(Asked::of(async { asked.await?.await })),
@@ -275,7 +290,7 @@ impl Backfills {
         + 'static,
     ) -> Begun<R> {
         match operation(core, None) {
-            Err(NOT_IN_MEMORY) => self.in_turn(core, key, None, IsTried::InVain, operation),
+            Err(NOT_IN_MEMORY) => self.in_turn(core, key, (None, IsTried::InVain, 0), operation),
             answer => Begun::Done(answer),
         }
     }
@@ -291,21 +306,21 @@ impl Backfills {
         + 'static,
     ) -> Begun<R> {
         if order.is_some_and(|order| order.has(key)) {
-            return self.in_turn(core, key, order, IsTried::Not, operation);
+            return self.in_turn(core, key, (order, IsTried::Not, 0), operation);
         }
         match operation(core, None) {
-            Err(NOT_IN_MEMORY) => self.in_turn(core, key, order, IsTried::InVain, operation),
+            Err(NOT_IN_MEMORY) => self.in_turn(core, key, (order, IsTried::InVain, 0), operation),
             answer => Begun::Done(answer),
         }
     }
 
-    /// Does it when its turn has come, with what the store holds if that must be known.
+    /// Does it when its turn has come, with what the store holds if that must be known. So many bytes are kept as long as it
+    /// waits.
     fn in_turn<R: Send + 'static>(
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        order: Option<&Arc<Turns>>,
-        is_tried: IsTried,
+        (order, is_tried, bytes): (Option<&Arc<Turns>>, IsTried, u64),
         operation: impl Fn(&VbucketCore, Option<&LookedUp>) -> Result<R, OperationError>
         + Send
         + 'static,
@@ -317,16 +332,28 @@ impl Backfills {
         let is_first = turn.as_ref().is_none_or(Turn::is_first);
         // Those who wait for each other do not wait for a missing store one after the other.
         let since = self.shared().now();
+        let mut hurry = Hurry::AtOnce;
         let line = match (is_first, is_tried) {
-            (true, IsTried::InVain) => match self.ask(core, key, since) {
-                Ok(line) => Some(line),
+            (true, IsTried::InVain) => match self.ask(core, key, (since, hurry)) {
+                Ok(Asking::Told(looked_up)) => match operation(core, Some(&looked_up)) {
+                    Err(NOT_IN_MEMORY) => {
+                        hurry = Hurry::No;
+                        None
+                    }
+                    answer => return Begun::Done(answer),
+                },
+                Ok(Asking::Waits(line)) => Some(line),
                 Err(error) => return Begun::Done(Err(error)),
             },
             _ => None,
         };
+        let waits = match self.shared().waiting_bytes.take(bytes) {
+            Ok(waits) => waits,
+            Err(error) => return Begun::Done(Err(error)),
+        };
         let (all, core, key) = (self.clone(), Arc::clone(core), key.clone());
         Begun::Asked(Asked::of(async move {
-            let mut turn = turn;
+            let (mut turn, _waits) = (turn, waits);
             if let Some(turn) = &mut turn {
                 turn.come().await;
             }
@@ -336,7 +363,11 @@ impl Backfills {
             };
             loop {
                 match operation(&core, looked_up.as_ref()) {
-                    Err(NOT_IN_MEMORY) => looked_up = Some(all.look_up(&core, &key, since).await?),
+                    Err(NOT_IN_MEMORY) => {
+                        looked_up = Some(all.look_up(&core, &key, (since, hurry)).await?);
+                        // Whoever asks again and again lets others do something between.
+                        hurry = Hurry::No;
+                    }
                     answer => return answer,
                 }
             }
@@ -348,9 +379,12 @@ impl Backfills {
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        since: Duration,
+        how: (Duration, Hurry),
     ) -> Result<LookedUp, OperationError> {
-        self.looked_up(core, self.ask(core, key, since)?).await
+        match self.ask(core, key, how)? {
+            Asking::Told(looked_up) => Ok(looked_up),
+            Asking::Waits(line) => self.looked_up(core, line).await,
+        }
     }
 
     async fn looked_up(
@@ -363,9 +397,19 @@ impl Backfills {
             // Whoever had it in hand panicked.
             Err(_) => return Err(NOT_IN_MEMORY),
         };
+        self.found(core, looked_up, line.least)
+    }
+
+    /// What was looked up, if it is from where what left memory went to; put back there if it can be.
+    fn found(
+        &self,
+        core: &VbucketCore,
+        looked_up: LookedUp,
+        least: Least,
+    ) -> Result<LookedUp, OperationError> {
         // It was opened anew, and has less than it had said: the vbucket is about to go out of service.
         let newest = looked_up.newest.as_ref().map(|newest| newest.seqno);
-        if looked_up.up_to < line.least || newest < line.stub {
+        if looked_up.up_to < least.up_to || newest < least.stub {
             return Err(NOT_IN_MEMORY);
         }
         if core.restore(&looked_up) {
@@ -379,11 +423,16 @@ impl Backfills {
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        since: Duration,
-    ) -> Result<Line, OperationError> {
-        let (least, stub) = (core.forgotten_up_to(), core.stub_seqno(key));
-        let of = self.shared().ask(core, key, since)?;
-        Ok(Line { of, least, stub })
+        how: (Duration, Hurry),
+    ) -> Result<Asking, OperationError> {
+        let least = Least {
+            up_to: core.forgotten_up_to(),
+            stub: core.stub_seqno(key),
+        };
+        match self.shared().ask(core, key, how)? {
+            Told::Now(looked_up) => self.found(core, looked_up, least).map(Asking::Told),
+            Told::Later(of) => Ok(Asking::Waits(Line { of, least })),
+        }
     }
 }
 

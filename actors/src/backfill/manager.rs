@@ -16,15 +16,18 @@ use super::pipe::{Chunk, Pipe, Piped};
 use super::queues::{BackfillId, BackfillLimits, Queues};
 use super::range::RangeEnd;
 use super::reads::Reads;
+use super::waiting::WaitingBytes;
 use super::worker::Reader;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::Guardian;
+use crate::hooks::FaultPoint;
+use crate::panics::caught;
 use crate::store_handle::StoreHandle;
 use crate::stream::BackfillEnd;
-use crate::vbucket::VbucketCore;
+use crate::vbucket::{LookedUp, VbucketCore};
 use messages::{Busy, ChildName, Generation, OperationError};
-use storage::{DocumentKey, Seqno};
+use storage::{DocumentKey, Seqno, StorageError};
 
 /// What the readers work with.
 #[derive(Clone, Debug)]
@@ -53,12 +56,32 @@ pub(super) struct Shared {
     pub(super) fetches: Mutex<Fetches>,
     /// Bytes of documents that were read one by one, and not taken yet.
     pub(super) untaken_bytes: AtomicU64,
+    /// Bytes of changes that wait for documents.
+    pub(super) waiting_bytes: Arc<WaitingBytes>,
     /// Who looks after memory, to be told when what was read makes it short.
     relief: OnceLock<WakeWorker>,
     pub(super) store: StoreHandle,
     pub(super) environment: Environment,
     pub(super) limits: BackfillLimits,
     readers: Mutex<Vec<WakeWorker>>,
+}
+
+/// Whether a read may be done by whoever asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hurry {
+    /// If that does not make him wait for the disk.
+    AtOnce,
+    /// A reader does it: what he found was of no use to him.
+    No,
+}
+
+/// What a store that was asked says.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// This.
+    Now(LookedUp),
+    /// A reader will, at the other end.
+    Later(oneshot::Receiver<Answer>),
 }
 
 /// What there is.
@@ -86,6 +109,7 @@ impl Backfills {
                 reads: Mutex::default(),
                 fetches: Mutex::default(),
                 untaken_bytes: AtomicU64::new(0),
+                waiting_bytes: Arc::default(),
                 relief: OnceLock::new(),
                 store,
                 environment,
@@ -210,17 +234,37 @@ impl Shared {
         }
     }
 
-    /// Has a document read that is not in memory.
+    /// Has a document read that is not in memory: at once where the disk need not be waited for, else by a reader.
     pub(super) fn ask(
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        since: Duration,
-    ) -> Result<oneshot::Receiver<Answer>, OperationError> {
-        let line = self.fetches.lock().ask(core, key, since)?;
+        (since, hurry): (Duration, Hurry),
+    ) -> Result<Told, OperationError> {
+        let injected = self.environment.hooks.fault(FaultPoint::Fetch).err();
+        if hurry == Hurry::AtOnce
+            && injected.is_none()
+            && let Some(looked_up) = self.read_at_once(core, key)
+        {
+            core.note_fetched_at_once();
+            return Ok(Told::Now(looked_up));
+        }
+        let line = self.fetches.lock().ask(core, key, (since, injected))?;
         core.note_fetched();
         self.wake();
-        Ok(line)
+        Ok(Told::Later(line))
+    }
+
+    /// What the store holds of a key, if that can be read without waiting for the disk. Whatever else hinders it a reader will
+    /// meet too, and tell.
+    fn read_at_once(&self, core: &VbucketCore, key: &DocumentKey) -> Option<LookedUp> {
+        core.may_be_read().ok()?;
+        let read = caught(|| {
+            let lease = self.store.lease()?;
+            let looked_up = LookedUp::in_store_at_once(lease.store(), core.id(), key)?;
+            Ok::<_, StorageError>(core.pay_for(looked_up))
+        });
+        read.ok()?.ok()
     }
 
     /// What was read is in memory.

@@ -16,7 +16,6 @@ use super::range::{RangeEnd, Stepped as PageRead};
 use super::reads::{self, Cell};
 use crate::environment::FailureReport;
 use crate::executor::{Step, Worker};
-use crate::hooks::FaultPoint;
 use crate::panics::caught;
 use crate::store_handle::StoreGeneration;
 use crate::stream::BackfillEnd;
@@ -136,9 +135,7 @@ impl Reader {
 
     /// Reads one; `None` while the store is opened anew and it may wait for that.
     fn fetch(&self, fetch: &Fetch, now: Duration) -> Option<Answer> {
-        let Shared {
-            store, environment, ..
-        } = &*self.shared;
+        let store = &self.shared.store;
         let (core, vbucket) = (&fetch.core, fetch.core.id());
         if let Err(error) = core.may_be_read() {
             return Some(Err(error.into()));
@@ -152,17 +149,16 @@ impl Reader {
             Ok::<_, StorageError>(core.pay_for(looked_up))
         });
         // A test's fault strikes where the store's own would.
-        let injected = environment.hooks.fault(FaultPoint::Fetch);
-        let cause = match (injected, found) {
-            (Ok(()), Ok(Ok(looked_up))) => {
+        let cause = match (&fetch.injected, found) {
+            (None, Ok(Ok(looked_up))) => {
                 return Some(Ok(Fetched::new(looked_up, &self.shared)));
             }
-            (Ok(()), Ok(Err(_))) if store.wants_reopening() && !fetch.is_overdue(now) => {
+            (None, Ok(Err(_))) if store.wants_reopening() && !fetch.is_overdue(now) => {
                 return None;
             }
-            (Ok(()), Ok(Err(cause))) => FailureCause::from(cause),
-            (Ok(()), Err(panic)) => FailureCause::Panic(panic),
-            (Err(cause), _) => cause,
+            (None, Ok(Err(cause))) => FailureCause::from(cause),
+            (None, Err(panic)) => FailureCause::Panic(panic),
+            (Some(cause), _) => cause.clone(),
         };
         let must_tell = || self.shared.fetches.lock().must_tell_missing(now);
         let is_missing = store.wants_reopening() && fetch.is_overdue(now);

@@ -217,6 +217,11 @@ impl VbucketCore {
         self.traffic.note_fetched();
     }
 
+    /// The same, and it answered on the spot.
+    pub fn note_fetched_at_once(&self) {
+        self.traffic.note_fetched_at_once();
+    }
+
     /// A number drawn at random.
     #[must_use]
     pub fn random(&self) -> u64 {

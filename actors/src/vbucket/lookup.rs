@@ -15,7 +15,7 @@ use crate::sync::atomic::Ordering;
 use messages::{Busy, OperationError};
 use storage::{
     CollectionId, DocumentKey, Item, KeyRange, KvStore, Namespace, RevSeqno, RollbackEpoch, Seqno,
-    StorageError, VbucketId, VbucketUuid,
+    Snapshot, StorageError, VbucketId, VbucketUuid,
 };
 
 /// What of a key that is not in memory somebody must know.
@@ -63,11 +63,27 @@ impl LookedUp {
         key: &DocumentKey,
     ) -> Result<LookedUp, StorageError> {
         let snapshot = store.snapshot(vbucket)?;
-        Ok(LookedUp {
+        let newest = snapshot.get(Namespace::Committed, key)?;
+        Ok(LookedUp::new(&*snapshot, newest))
+    }
+
+    /// The same where the disk may not be waited for.
+    pub fn in_store_at_once(
+        store: &dyn KvStore,
+        vbucket: VbucketId,
+        key: &DocumentKey,
+    ) -> Result<LookedUp, StorageError> {
+        let snapshot = store.snapshot(vbucket)?;
+        let newest = snapshot.get_at_once(Namespace::Committed, key)?;
+        Ok(LookedUp::new(&*snapshot, newest))
+    }
+
+    fn new(snapshot: &dyn Snapshot, newest: Option<Item>) -> LookedUp {
+        LookedUp {
             up_to: snapshot.high_seqno(),
             epoch: snapshot.epoch(),
-            newest: snapshot.get(Namespace::Committed, key)?.map(Arc::new),
-        })
+            newest: newest.map(Arc::new),
+        }
     }
 }
 

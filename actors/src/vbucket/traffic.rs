@@ -9,6 +9,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 pub(super) struct Traffic {
     evicted: AtomicU64,
     fetched: AtomicU64,
+    fetched_at_once: AtomicU64,
     restored: AtomicU64,
     expired: AtomicU64,
     /// Live documents that are not in memory, about: what is written over them unseen is not taken off.
@@ -22,6 +23,8 @@ pub struct TrafficFigures {
     pub evicted: u64,
     /// Times the store was asked for one that was not there.
     pub fetched: u64,
+    /// Those of them that were answered on the spot, because the disk did not have to be waited for.
+    pub fetched_at_once: u64,
     /// Documents that came back with that.
     pub restored: u64,
     /// Documents whose time was up, that a sweep deleted.
@@ -55,6 +58,11 @@ impl Traffic {
         self.fetched.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn note_fetched_at_once(&self) {
+        self.note_fetched();
+        self.fetched_at_once.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn note_restored(&self) {
         self.restored.fetch_add(1, Ordering::Relaxed);
         let one_less = |away: u64| Some(away.saturating_sub(1));
@@ -68,6 +76,7 @@ impl Traffic {
         TrafficFigures {
             evicted: self.evicted.load(Ordering::Relaxed),
             fetched: self.fetched.load(Ordering::Relaxed),
+            fetched_at_once: self.fetched_at_once.load(Ordering::Relaxed),
             restored: self.restored.load(Ordering::Relaxed),
             expired: self.expired.load(Ordering::Relaxed),
         }
@@ -79,6 +88,7 @@ impl TrafficFigures {
     pub fn add(&mut self, other: &TrafficFigures) {
         self.evicted = self.evicted.saturating_add(other.evicted);
         self.fetched = self.fetched.saturating_add(other.fetched);
+        self.fetched_at_once = self.fetched_at_once.saturating_add(other.fetched_at_once);
         self.restored = self.restored.saturating_add(other.restored);
         self.expired = self.expired.saturating_add(other.expired);
     }

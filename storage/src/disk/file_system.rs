@@ -12,6 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+#[cfg(target_os = "linux")]
+use rustix::io::ReadWriteFlags;
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{
@@ -195,6 +197,25 @@ impl DiskFile for FileSystemFile {
         self.file
             .read_exact_at(buffer, offset)
             .map_err(|cause| self.error(Verb::Read, &cause))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        let wanted = buffer.len();
+        let mut buffers = [io::IoSliceMut::new(buffer)];
+        let flags = ReadWriteFlags::NOWAIT;
+        match rustix::io::preadv2(&self.file, &mut buffers, offset, flags) {
+            Ok(read) if read == wanted => Ok(()),
+            // A part of it is in memory, the file ends, or its file system cannot tell: whoever may wait finds out.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                Err(DiskError {
+                    verb: Verb::Read,
+                    file: self.name.clone(),
+                    kind: DiskErrorKind::WouldWait,
+                })
+            }
+            Err(errno) => Err(self.error(Verb::Read, &errno.into())),
+        }
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::document::Item;
 use crate::error::StorageError;
 use crate::kv_store::{ItemView, KeyRange, Scan, ScanEnd};
-use crate::log_store::segment::{IndexKey, KeyCursor};
+use crate::log_store::segment::{IndexKey, KeyCursor, Patience};
 use crate::log_store::snapshot::LogSnapshot;
 use crate::outcome::{AbortReason, Outcome};
 
@@ -143,9 +143,10 @@ impl KeyScan {
             .unsealed
             .contains_key(key.as_bytes().get(1..).unwrap_or_default());
         match newest {
-            Some((view, seqno, location)) if !is_unsealed && !view.dead.contains(seqno.0) => {
-                view.segment.read_record(location, seqno).map(Some)
-            }
+            Some((view, seqno, location)) if !is_unsealed && !view.dead.contains(seqno.0) => view
+                .segment
+                .read_record(location, seqno, Patience::Waits)
+                .map(Some),
             _ => Ok(None),
         }
     }

@@ -11,7 +11,7 @@ use crate::kv_store::Snapshot;
 use crate::log_store::layer::LayerView;
 use crate::log_store::recovery::find_dead;
 use crate::log_store::rollback::state_at;
-use crate::log_store::segment::{IndexKey, KeyCursor};
+use crate::log_store::segment::{IndexKey, KeyCursor, Patience};
 use crate::log_store::snapshot::LogSnapshot;
 use crate::log_store::version::{SegmentView, Version};
 use crate::seqno::Seqno;
@@ -105,7 +105,8 @@ impl LogSnapshot {
                 && let Some(entry) = cursor.peek().filter(|entry| entry.key == key.as_bytes())
             {
                 if entry.seqno <= view.high() {
-                    versions.push(view.segment.read_record(entry.location, entry.seqno)?);
+                    let (location, seqno) = (entry.location, entry.seqno);
+                    versions.push(view.segment.read_record(location, seqno, Patience::Waits)?);
                 }
                 cursor.advance()?;
             }

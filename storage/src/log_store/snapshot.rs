@@ -14,6 +14,7 @@ use crate::kv_store::{KeyRange, Scan, Snapshot};
 use crate::log_store::key_scan::KeyScan;
 use crate::log_store::layer::LayerView;
 use crate::log_store::rollback::sealed_counts;
+use crate::log_store::segment::Patience;
 use crate::log_store::seqno_scan::SeqnoScan;
 use crate::log_store::version::Version;
 use crate::seqno::{Seqno, SeqnoRange};
@@ -71,7 +72,19 @@ impl Snapshot for LogSnapshot {
     }
 
     fn get(&self, namespace: Namespace, key: &DocumentKey) -> Result<Option<Item>, StorageError> {
-        self.version.get(&self.views, namespace, key.as_encoded())
+        let key = key.as_encoded();
+        self.version
+            .get(&self.views, namespace, key, Patience::Waits)
+    }
+
+    fn get_at_once(
+        &self,
+        namespace: Namespace,
+        key: &DocumentKey,
+    ) -> Result<Option<Item>, StorageError> {
+        let key = key.as_encoded();
+        self.version
+            .get(&self.views, namespace, key, Patience::AtOnce)
     }
 
     fn counts(&self) -> Result<VbucketCounts, StorageError> {

@@ -15,7 +15,7 @@ use crate::error::StorageError;
 use crate::log_store::layer::{Layer, LayerView};
 use crate::log_store::log::frame::LogPosition;
 use crate::log_store::log::payload::Place;
-use crate::log_store::segment::{FoundEntry, IndexEntry, IndexKey, Kill, Segment, hash};
+use crate::log_store::segment::{FoundEntry, IndexEntry, IndexKey, Kill, Patience, Segment, hash};
 use crate::seqno::Seqno;
 use crate::vbucket::{RollbackEpoch, VbucketStateRecord, Watermarks};
 
@@ -186,6 +186,7 @@ impl Version {
         &self,
         namespace: Namespace,
         key: &[u8],
+        patience: Patience,
     ) -> Result<Option<(&SegmentView, FoundEntry)>, StorageError> {
         if self.segments.is_empty() {
             return Ok(None);
@@ -196,7 +197,7 @@ impl Version {
             if !view.segment.may_hold(hash) {
                 continue;
             }
-            if let Some(found) = view.segment.find(key.as_bytes(), view.high())? {
+            if let Some(found) = view.segment.find(key.as_bytes(), view.high(), patience)? {
                 // A version found dead was superseded by one that is gone itself: the key is empty.
                 return Ok((!view.dead.contains(found.seqno.0)).then_some((view, found)));
             }
@@ -210,6 +211,7 @@ impl Version {
         views: &[LayerView],
         namespace: Namespace,
         key: &[u8],
+        patience: Patience,
     ) -> Result<Option<Item>, StorageError> {
         if let Some(item) = views
             .iter()
@@ -218,10 +220,10 @@ impl Version {
         {
             return Ok(Some(Item::clone(&item)));
         }
-        match self.find_sealed(namespace, key)? {
+        match self.find_sealed(namespace, key, patience)? {
             Some((view, found)) => view
                 .segment
-                .read_record(found.location, found.seqno)
+                .read_record(found.location, found.seqno, patience)
                 .map(Some),
             None => Ok(None),
         }
@@ -240,7 +242,7 @@ impl Version {
                 if let Some(item) = unsealed {
                     return Ok(Some(Weight::of(&item)));
                 }
-                let found = self.find_sealed(namespace, key)?;
+                let found = self.find_sealed(namespace, key, Patience::Waits)?;
                 Ok(found.map(|(_, found)| found.weight(namespace)))
             })?;
             counts.apply(&changes);

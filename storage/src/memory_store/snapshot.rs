@@ -64,6 +64,14 @@ impl Snapshot for MemorySnapshot {
         Ok(newest.map(|item| Item::clone(item)))
     }
 
+    fn get_at_once(
+        &self,
+        namespace: Namespace,
+        key: &DocumentKey,
+    ) -> Result<Option<Item>, StorageError> {
+        self.get(namespace, key)
+    }
+
     fn counts(&self) -> Result<VbucketCounts, StorageError> {
         Ok(VbucketCounts::clone(&self.counts))
     }

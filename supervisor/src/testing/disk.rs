@@ -107,6 +107,11 @@ impl DiskFile for TracedFile {
         self.note("read", &[offset, buffer.len() as u64], result)
     }
 
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        let result = self.inner.read_at_once(buffer, offset);
+        self.note("read at once", &[offset, buffer.len() as u64], result)
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         let figures = [offset, data.len() as u64, digest(data)];
         self.note("write", &figures, self.inner.write_at(data, offset))

@@ -197,6 +197,10 @@ impl World {
     #[must_use]
     pub fn disk(&self) -> Arc<dyn Disk> {
         let disk = self.inner.disk.lock().clone();
+        if self.evicts() {
+            // None of what left memory is in the system's, or all of it, or the half.
+            disk.set_in_memory(self.inner.seed / 3 % 3);
+        }
         let traced = TracedDisk::new(Arc::new(disk), self.inner.trace.clone());
         self.inner.settings.disk.before(Arc::new(traced))
     }

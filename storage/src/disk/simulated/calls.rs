@@ -42,6 +42,9 @@ pub(super) struct State {
     pub(super) power: Power,
     pub(super) read_only: bool,
     pub(super) space_limit: Option<u64>,
+    /// One of so many reads that may not wait finds its bytes in memory; 0: none.
+    pub(super) in_memory_one_of: u64,
+    pub(super) reads_at_once: u64,
     pub(super) calls: u64,
     pub(super) mutating_calls: u64,
     pub(super) calls_by_verb: BTreeMap<Verb, u64>,
@@ -131,6 +134,15 @@ impl Shared {
 }
 
 impl State {
+    /// Whether the next read that may not wait finds what it wants.
+    pub(super) fn is_in_memory(&mut self) -> bool {
+        if self.in_memory_one_of == 0 {
+            return false;
+        }
+        self.reads_at_once += 1;
+        self.reads_at_once.is_multiple_of(self.in_memory_one_of)
+    }
+
     pub(super) fn count(&mut self, attempt: &Attempt<'_>) {
         self.calls += 1;
         self.mutating_calls += u64::from(attempt.mutating);

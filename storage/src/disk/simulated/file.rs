@@ -92,6 +92,13 @@ impl DiskFile for SimulatedFile {
         Err(attempt.error(DiskErrorKind::EndOfFile))
     }
 
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        if self.shared.state.lock().is_in_memory() {
+            return self.read_at(buffer, offset);
+        }
+        Err(self.attempt(Verb::Read).error(DiskErrorKind::WouldWait))
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         self.fill(Verb::Write, offset, data.len() as u64, |length| {
             let (data, _) = data.split_at(image::to_usize(length));

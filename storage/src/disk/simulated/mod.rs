@@ -141,6 +141,12 @@ impl SimulatedDisk {
         self.shared.state.lock().space_limit = bytes;
     }
 
+    /// Answers one of so many reads that may not wait ([`DiskFile::read_at_once`]) as a system does that has the bytes in
+    /// memory: a call like any other read. The others, and all of them with 0, as it is at the beginning, are no calls.
+    pub fn set_in_memory(&self, one_of: u64) {
+        self.shared.state.lock().in_memory_one_of = one_of;
+    }
+
     /// The bytes all files take.
     #[must_use]
     pub fn space_used(&self) -> u64 {

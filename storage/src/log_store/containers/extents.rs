@@ -51,6 +51,9 @@ impl DiskFile for ExtentHandle {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
         self.0.read_at(buffer, offset)
     }
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.0.read_at_once(buffer, offset)
+    }
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         self.0.write_at(data, offset)
     }

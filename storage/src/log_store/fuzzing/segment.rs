@@ -12,7 +12,7 @@ use crate::kv_store::KvStore;
 use crate::log_store::names::{Kind, Name};
 use crate::log_store::options::{BlockCompression, CreateOptions, OpenOptions};
 use crate::log_store::segment::{
-    KeyCursor, Segment, SegmentMeta, SeqnoCursor, decode_parts, reseal,
+    KeyCursor, Patience, Segment, SegmentMeta, SeqnoCursor, decode_parts, reseal,
 };
 use crate::log_store::store::LogStore;
 use crate::outcome::Outcome;
@@ -112,8 +112,12 @@ fn read_by_key(segment: &Arc<Segment>) -> Result<(), StorageError> {
     let mut cursor = KeyCursor::new(Arc::clone(segment), &[])?;
     let mut first = Ok(());
     while let Some(entry) = cursor.peek() {
-        let found = segment.find(entry.key, entry.seqno).map(drop);
-        let record = segment.read_record(entry.location, entry.seqno).map(drop);
+        let found = segment
+            .find(entry.key, entry.seqno, Patience::Waits)
+            .map(drop);
+        let record = segment
+            .read_record(entry.location, entry.seqno, Patience::Waits)
+            .map(drop);
         first = first.and(found).and(record);
         cursor.advance()?;
     }

@@ -10,7 +10,9 @@ use crate::document::Item;
 use crate::error::StorageError;
 use crate::kv_store::ItemView;
 use crate::log_store::layer::LayerView;
-use crate::log_store::segment::{IndexEntry, IndexKey, Kill, RecordLocation, SegmentWriter};
+use crate::log_store::segment::{
+    IndexEntry, IndexKey, Kill, Patience, RecordLocation, SegmentWriter,
+};
 use crate::log_store::version::Version;
 use crate::seqno::Seqno;
 
@@ -108,7 +110,9 @@ impl<'v> Run<'v> {
     /// Looked up whatever the writer's hint said (rule R8).
     fn kill_sealed(&mut self, version: &Version, killer: &Item) -> Result<(), StorageError> {
         let key = &killer.document.key;
-        let Some((_, found)) = version.find_sealed(killer.namespace(), key.as_encoded())? else {
+        let Some((_, found)) =
+            version.find_sealed(killer.namespace(), key.as_encoded(), Patience::Waits)?
+        else {
             return Ok(());
         };
         self.counts

@@ -52,7 +52,7 @@ pub(crate) use kill_list::{Kill, KillCursor};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use lies::{decode_parts, reseal};
 pub(crate) use page_cache::PageCache;
-pub(crate) use reader::Segment;
+pub(crate) use reader::{Patience, Segment};
 pub(crate) use record_location::RecordLocation;
 pub(crate) use salvage::{Salvage, salvage};
 pub(crate) use seqno_cursor::{Chunk, RawRecord, SeqnoCursor};

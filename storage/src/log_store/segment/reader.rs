@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is handed out that was not verified against the meta the segment was opened with, and no
 //! length read from the disk is believed before it was checked against the segment's own. Any number of threads
-//! may read at once; a point read allocates only its result.
+//! may read at once; a point read allocates only its result, and where the disk may not be waited for, nothing large.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::kill_list::{self, Kill};
 use super::page_cache::PageCache;
 use super::record_location::{self, RecordLocation};
 use super::{boundaries, writer::SegmentIdent};
-use crate::disk::{DiskErrorKind, DiskFile};
+use crate::disk::{DiskError, DiskErrorKind, DiskFile, Verb};
 use crate::document::Item;
 use crate::error::StorageError;
 use crate::seqno::Seqno;
@@ -26,6 +26,19 @@ use crate::vbucket::Watermarks;
 
 /// What an open reads first: all that is held in memory of a small segment, the end of it for a large one.
 const FIRST_READ_BYTES: u64 = 64 << 10;
+
+/// Most bytes that are read where the disk may not be waited for: copying, checking and unpacking them must cost hardly more
+/// than handing the work to somebody else.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
+/// Whether a point read may wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// It does.
+    Waits,
+    /// It fails with [`DiskErrorKind::WouldWait`] instead.
+    AtOnce,
+}
 
 /// A segment, open for reading.
 #[derive(Debug)]
@@ -127,6 +140,7 @@ impl Segment {
         &self,
         index_key: &[u8],
         at_most: Seqno,
+        patience: Patience,
     ) -> Result<Option<FoundEntry>, StorageError> {
         let at_most = at_most.min(self.meta.visible_last());
         let behind = self.index_top.pages_upto(index_key, at_most);
@@ -134,14 +148,14 @@ impl Segment {
             .checked_sub(1)
             .and_then(|page| self.index_top.get(page));
         if let Some(page) = page
-            && let Some(found) = self.find_in_page(page, index_key, at_most)?
+            && let Some(found) = self.find_in_page(page, (index_key, at_most), patience)?
         {
             return Ok(found.if_same_key());
         }
         // Past the end of its page, the key can only go on where the next page begins.
         match self.index_top.get(behind) {
             Some(page) if self.index_top.key(behind) == index_key => {
-                let found = self.find_in_page(page, index_key, at_most)?;
+                let found = self.find_in_page(page, (index_key, at_most), patience)?;
                 Ok(found.and_then(Neighbour::if_same_key))
             }
             _ => Ok(None),
@@ -152,8 +166,8 @@ impl Segment {
     fn find_in_page(
         &self,
         page: &PageEntry,
-        index_key: &[u8],
-        at_most: Seqno,
+        (index_key, at_most): (&[u8], Seqno),
+        patience: Patience,
     ) -> Result<Option<Neighbour>, StorageError> {
         let offset = self
             .footer
@@ -175,7 +189,7 @@ impl Segment {
         let bytes = buffer
             .get_mut(..usize::from(page.length))
             .ok_or_else(|| corrupt("an index page is too large"))?;
-        self.source().read_into(bytes, offset)?;
+        self.source().read_patiently(bytes, offset, patience)?;
         page.check(bytes).map_err(corrupt)?;
         if let Some(cache) = cache {
             cache.insert(self.meta.id, offset, bytes);
@@ -188,6 +202,7 @@ impl Segment {
         &self,
         location: RecordLocation,
         seqno: Seqno,
+        patience: Patience,
     ) -> Result<Item, StorageError> {
         let block = usize::try_from(location.block)
             .ok()
@@ -203,8 +218,8 @@ impl Segment {
                 .corrupt(block.offset.saturating_add(within), what)
         };
         let record = match block.compression {
-            Compression::None => self.read_plain(block, location)?,
-            Compression::Lz4 => self.read_compressed(block, location)?,
+            Compression::None => self.read_plain(block, location, patience)?,
+            Compression::Lz4 => self.read_compressed(block, location, patience)?,
         };
         let item = into_item(record).map_err(corrupt)?;
         if item.seqno != seqno {
@@ -217,20 +232,24 @@ impl Segment {
         &self,
         block: &BlockEntry,
         location: RecordLocation,
+        patience: Patience,
     ) -> Result<Vec<u8>, StorageError> {
         let within = HEADER_BYTES as u64 + u64::from(location.offset);
-        self.source().read(
-            block.offset.saturating_add(within),
-            u64::from(location.length),
-        )
+        let mut bytes = vec![0; saturating_usize(u64::from(location.length))];
+        let offset = block.offset.saturating_add(within);
+        self.source().read_patiently(&mut bytes, offset, patience)?;
+        Ok(bytes)
     }
 
     fn read_compressed(
         &self,
         block: &BlockEntry,
         location: RecordLocation,
+        patience: Patience,
     ) -> Result<Vec<u8>, StorageError> {
-        let bytes = self.source().read(block.offset, block.length())?;
+        let mut bytes = vec![0; saturating_usize(block.length())];
+        self.source()
+            .read_patiently(&mut bytes, block.offset, patience)?;
         let mut raw = Vec::new();
         block
             .verified(&bytes)
@@ -331,8 +350,27 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     pub(super) fn read_into(&self, buffer: &mut [u8], offset: u64) -> Result<(), StorageError> {
+        self.read_patiently(buffer, offset, Patience::Waits)
+    }
+
+    /// Bytes whose length the caller has checked.
+    fn read_patiently(
+        &self,
+        buffer: &mut [u8],
+        offset: u64,
+        patience: Patience,
+    ) -> Result<(), StorageError> {
         let at = self.start.saturating_add(offset);
-        self.file.read_at(buffer, at).map_err(|error| {
+        let read = match patience {
+            Patience::Waits => self.file.read_at(buffer, at),
+            Patience::AtOnce if buffer.len() > AT_ONCE_BYTES_MAX => Err(DiskError {
+                verb: Verb::Read,
+                file: self.file_name.to_owned(),
+                kind: DiskErrorKind::WouldWait,
+            }),
+            Patience::AtOnce => self.file.read_at_once(buffer, at),
+        };
+        read.map_err(|error| {
             if error.kind == DiskErrorKind::EndOfFile {
                 self.corrupt(offset, "the file ends inside the segment")
             } else {

@@ -14,6 +14,7 @@ use crate::kv_store::{
 };
 use crate::log_store::commit::{CommitJob, Group};
 use crate::log_store::log::payload::{Edit, Place};
+use crate::log_store::segment::Patience;
 use crate::log_store::shard::{Shard, Slot};
 use crate::log_store::snapshot::LogSnapshot;
 use crate::log_store::version::Version;
@@ -159,7 +160,8 @@ impl KvStore for LogStore {
         key: &crate::document::DocumentKey,
     ) -> Result<Option<crate::document::Item>, StorageError> {
         let version = self.shard(vbucket)?.version(vbucket)?;
-        version.get(&version.views(), namespace, key.as_encoded())
+        let key = key.as_encoded();
+        version.get(&version.views(), namespace, key, Patience::Waits)
     }
 
     fn rollback(&self, vbucket: VbucketId, to: Seqno) -> Outcome<RolledBack> {

@@ -48,9 +48,11 @@ fn ask_everything(written: &Written) -> Vec<String> {
     for ((key, std::cmp::Reverse(seqno)), found) in &written.entries {
         answer(
             "find",
-            segment.find(key, *seqno).map(|found| format!("{found:?}")),
+            segment
+                .find(key, *seqno, Patience::Waits)
+                .map(|found| format!("{found:?}")),
         );
-        let read = segment.read_record(found.location, *seqno);
+        let read = segment.read_record(found.location, *seqno, Patience::Waits);
         answer("read", read.map(|item| format!("{item:?}")));
     }
     answers
@@ -127,7 +129,7 @@ fn a_record_is_refused_under_another_seqno_or_outside_its_block() {
     let written = small();
     let segment = written.open().unwrap();
     let found = written.entries.values().next().unwrap();
-    let read = |location, seqno| segment.read_record(location, seqno);
+    let read = |location, seqno| segment.read_record(location, seqno, Patience::Waits);
     assert!(read(found.location, found.seqno).is_ok());
     assert!(read(found.location, found.seqno.next()).is_err());
     let RecordLocation {

@@ -104,7 +104,12 @@ fn a_segment_without_records_holds_kills_and_boundaries() {
     let segment = written.open().unwrap();
     assert_eq!(segment.kills().unwrap(), kills);
     assert_eq!(segment.boundaries().unwrap(), boundaries);
-    assert_eq!(segment.find(b"\0\0key", Seqno::MAX).unwrap(), None);
+    assert_eq!(
+        segment
+            .find(b"\0\0key", Seqno::MAX, Patience::Waits)
+            .unwrap(),
+        None
+    );
     assert!(!segment.may_hold(hash(b"\0\0key")));
     assert_eq!(scan(&segment, Seqno::ZERO, 1).unwrap(), []);
     assert_eq!(faults(&segment), []);
@@ -166,12 +171,14 @@ fn keys_with_long_shared_prefixes_are_found() {
     for n in 1..1_200 {
         let index_key = IndexKey::new(Namespace::Committed, &[b"\0", key(n).as_bytes()].concat());
         let found = segment
-            .find(index_key.as_bytes(), Seqno::MAX)
+            .find(index_key.as_bytes(), Seqno::MAX, Patience::Waits)
             .unwrap()
             .unwrap();
         assert_eq!(found.seqno, Seqno(n));
         assert_eq!(
-            segment.find(index_key.as_bytes(), Seqno(n - 1)).unwrap(),
+            segment
+                .find(index_key.as_bytes(), Seqno(n - 1), Patience::Waits)
+                .unwrap(),
             None
         );
     }

@@ -296,9 +296,11 @@ pub(super) fn check_all(written: &Written, items: &[Item]) {
 }
 
 pub(super) fn check_find(segment: &Segment, items: &[Item], key: &[u8], at_most: Seqno) {
-    let found = segment.find(key, at_most).unwrap();
+    let found = segment.find(key, at_most, Patience::Waits).unwrap();
     let read = found.map(|found| {
-        let item = segment.read_record(found.location, found.seqno).unwrap();
+        let item = segment
+            .read_record(found.location, found.seqno, Patience::Waits)
+            .unwrap();
         assert_eq!(found.is_tombstone, item.operation.is_tombstone());
         assert_eq!(found.user_bytes, item.user_bytes());
         item
