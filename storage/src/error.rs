@@ -125,6 +125,9 @@ pub enum StorageError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+    /// It could not be read at once.
+    #[error("the disk, or others, would have to be waited for; read it where that is allowed")]
+    WouldWait,
     /// A snapshot was asked for something it does not hold any more.
     #[error("the version wanted is no longer held")]
     Gone,
@@ -244,6 +247,7 @@ impl StorageError {
             | StorageError::StoreExists
             | StorageError::Setting(_)
             | StorageError::Gone => Advice::FixRequest,
+            StorageError::WouldWait => Advice::RetryLater,
             StorageError::Refused { refusal, .. } => match refusal {
                 Refusal::StaleIncarnation { .. }
                 | Refusal::StaleEpoch { .. }
@@ -281,12 +285,6 @@ impl StorageError {
                 | DiskErrorKind::NotADirectory => Advice::FixRequest,
             },
         }
-    }
-
-    /// Whether nothing failed, but the disk would have had to be waited for where that was not allowed.
-    #[must_use]
-    pub fn would_wait(&self) -> bool {
-        matches!(self, StorageError::Disk(error) if error.kind == DiskErrorKind::WouldWait)
     }
 
     /// Whether it says something of the bytes of one file only, so that what lies elsewhere may be served.

@@ -126,8 +126,8 @@ pub trait Snapshot: std::fmt::Debug + Send + Sync {
     }
     /// The newest version of a key, tombstones included.
     fn get(&self, namespace: Namespace, key: &DocumentKey) -> Result<Option<Item>, StorageError>;
-    /// The same without ever waiting for the disk: an error that [`StorageError::would_wait`] where that is not known without
-    /// it, or nobody knows whether it is; never a wrong answer.
+    /// The same without waiting for the disk or for others, and without work that takes its time:
+    /// [`StorageError::WouldWait`] where it cannot be known that way; never a wrong answer.
     fn get_at_once(
         &self,
         namespace: Namespace,

@@ -81,6 +81,9 @@ impl DiskFile for Panicking<Arc<dyn DiskFile>> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
         self.call(|file| file.read_at(buffer, offset))
     }
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.call(|file| file.read_at_once(buffer, offset))
+    }
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         self.call(|file| file.write_at(data, offset))
     }

@@ -91,6 +91,10 @@ impl DiskFile for Interrupted<Arc<dyn DiskFile>> {
         self.1.call();
         self.0.read_at(buffer, offset)
     }
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.1.call();
+        self.0.read_at_once(buffer, offset)
+    }
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         self.1.call();
         self.0.write_at(data, offset)

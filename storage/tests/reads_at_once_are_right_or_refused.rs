@@ -4,13 +4,9 @@
 mod support;
 mod temporary_directory;
 
-use std::sync::Arc;
-
-use piggin_storage::disk::{FileSystemDisk, SimulatedDisk, Verb};
+use piggin_storage::disk::{Disk, DiskErrorKind, FileSystemDisk, OpenMode, SimulatedDisk, Verb};
 use piggin_storage::log_store::BlockCompression;
-use piggin_storage::{
-    CreateOptions, KvStore, LogStore, Namespace, OpenOptions, Seqno, Snapshot, StorageError,
-};
+use piggin_storage::{KvStore, Namespace, OpenOptions, Seqno, Snapshot, StorageError};
 use support::log_store::{create_on, failing, names, open_on, small_options};
 use support::{Writer, deletion, key, mutation, on_every_store, prepare, vbucket};
 use temporary_directory::TemporaryDirectory;
@@ -52,7 +48,7 @@ fn read_all(snapshot: &dyn Snapshot) -> (u32, u32) {
                     answered += 1;
                 }
                 Err(error) => {
-                    assert!(error.would_wait(), "{name}: {error}");
+                    assert_eq!(error, StorageError::WouldWait, "{name}");
                     would_wait += 1;
                 }
             }
@@ -91,7 +87,7 @@ fn the_disk_is_left_alone_where_it_would_have_to_be_waited_for() {
             .collect();
         assert_eq!(disk.calls_of(Verb::Read), before);
         let would_wait = |answer: &&Result<_, StorageError>| {
-            answer.as_ref().is_err_and(StorageError::would_wait)
+            answer.as_ref().err() == Some(&StorageError::WouldWait)
         };
         let waits = all.iter().filter(would_wait).count();
         let absent = all.iter().filter(|answer| **answer == Ok(None)).count();
@@ -112,23 +108,49 @@ fn the_disk_is_left_alone_where_it_would_have_to_be_waited_for() {
 }
 
 #[test]
-fn a_large_one_is_left_to_who_may_take_his_time() {
-    let disk = SimulatedDisk::new();
-    disk.set_in_memory(1);
-    let (_store, shared) = create_on(&disk, small_options(1));
+fn what_takes_its_time_is_left_to_who_has_it() {
+    for compression in [BlockCompression::None, BlockCompression::Lz4] {
+        let disk = SimulatedDisk::new();
+        disk.set_in_memory(1);
+        let options = OpenOptions {
+            compression,
+            ..small_options(1)
+        };
+        let (_store, shared) = create_on(&disk, options);
+        let mut writer = Writer::create(&shared, 0);
+        let large = "v".repeat(80 << 10);
+        let assert_only_the_small_one = |snapshot: &dyn Snapshot| {
+            let read = |name| snapshot.get_at_once(Namespace::Committed, &key(name));
+            assert_eq!(read("large").unwrap_err(), StorageError::WouldWait);
+            assert_eq!(read("small").unwrap().unwrap().seqno, Seqno(2));
+            let large = snapshot.get(Namespace::Committed, &key("large"));
+            assert_eq!(large.unwrap().unwrap().document.value.len(), 80 << 10);
+        };
+        writer.write(vec![mutation(1, "large", &large)]);
+        writer.write(vec![mutation(2, "small", "v")]);
+        // In no segment yet, then in one, where the large one is small if it is compressed.
+        assert_only_the_small_one(writer.snapshot().as_ref());
+        writer.seal(Seqno::ZERO);
+        assert_only_the_small_one(writer.snapshot().as_ref());
+    }
+}
+
+#[test]
+fn nobody_indexes_a_thousand_items_in_passing() {
+    let (_store, shared) = create_on(&SimulatedDisk::new(), small_options(1));
     let mut writer = Writer::create(&shared, 0);
-    let value = "v".repeat(80 << 10);
-    writer.write(vec![
-        mutation(1, "large", &value),
-        mutation(2, "small", "v"),
-    ]);
-    writer.seal(Seqno::ZERO);
+    writer.write(
+        (1..=1000)
+            .map(|seqno| mutation(seqno, &format!("k{seqno}"), "v"))
+            .collect(),
+    );
     let snapshot = writer.snapshot();
-    let read = |name| snapshot.get_at_once(Namespace::Committed, &key(name));
-    assert!(read("large").unwrap_err().would_wait());
-    assert_eq!(read("small").unwrap().unwrap().seqno, Seqno(2));
-    let large = snapshot.get(Namespace::Committed, &key("large"));
-    assert_eq!(large.unwrap().unwrap().document.value.len(), 80 << 10);
+    let read = || snapshot.get_at_once(Namespace::Committed, &key("k1"));
+    assert_eq!(read().unwrap_err(), StorageError::WouldWait);
+    // Somebody who had the time did.
+    let known = snapshot.get(Namespace::Committed, &key("k999"));
+    assert_eq!(known.unwrap().unwrap().seqno, Seqno(999));
+    assert_eq!(read().unwrap().unwrap().seqno, Seqno(1));
 }
 
 #[test]
@@ -146,7 +168,7 @@ fn a_failure_and_damage_are_told_as_what_they_are() {
         let read = snapshot.get_at_once(Namespace::Committed, &key("k10"));
         failed += u32::from(disk.faults_waiting() == 0);
         let error = read.unwrap_err();
-        assert!(!error.would_wait(), "{error}");
+        assert!(matches!(error, StorageError::Disk(_)), "{error}");
         disk.clear_faults();
     }
     assert_eq!(failed, 2, "a page, and a record");
@@ -175,16 +197,49 @@ fn a_failure_and_damage_are_told_as_what_they_are() {
     assert!(found > 0);
 }
 
+/// What the system says it has in memory is what is read; what it has not, or the file has not, is left alone.
 #[test]
 fn on_a_file_system_they_are_right() {
     let directory = TemporaryDirectory::new();
-    let disk = Arc::new(FileSystemDisk::new(directory.path()).unwrap());
-    let shape = CreateOptions::of(4, 1);
-    let store = LogStore::create(disk, shape, small_options(1)).unwrap();
-    let shared: Arc<dyn KvStore> = Arc::new(store.clone());
-    let mut writer = Writer::create(&shared, 0);
-    fill(&mut writer);
-    let (answered, would_wait) = read_all(writer.snapshot().as_ref());
-    // What is in segments may be in the system's memory, or not.
-    assert!(answered >= 20, "{answered}, {would_wait}");
+    let disk = FileSystemDisk::new(directory.path()).unwrap();
+    let file = disk.open("file", OpenMode::CreateNew).unwrap();
+    let bytes: Vec<u8> = (0..=250).cycle().take(100_000).collect();
+    file.write_at(&bytes, 0).unwrap();
+    let would_wait = |length: usize, offset: u64| {
+        let answer = file.read_at_once(&mut vec![0; length], offset);
+        answer.is_err_and(|error| error.kind == DiskErrorKind::WouldWait)
+    };
+    assert!(would_wait(2, 99_999), "it ends between");
+    assert!(would_wait(1, 100_000), "it ended before");
+    let mut is_told = 0;
+    for (offset, length) in [(0, 1), (4095, 2), (1000, 64 << 10), (99_999, 1)] {
+        let mut buffer = vec![0; length];
+        match file.read_at_once(&mut buffer, offset as u64) {
+            Ok(()) => {
+                assert_eq!(buffer, bytes[offset..offset + length]);
+                is_told += 1;
+            }
+            Err(error) => assert_eq!(error.kind, DiskErrorKind::WouldWait),
+        }
+    }
+    assert!(is_told > 0 || !can_tell(directory.path()));
+}
+
+/// Whether this system and its file system can tell what they have in memory; what was just written they have.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the system is asked, not the disk that is tested"
+)]
+#[cfg(target_os = "linux")]
+fn can_tell(directory: &std::path::Path) -> bool {
+    let file = std::fs::File::open(directory.join("file")).unwrap();
+    let mut byte = [0];
+    let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+    let read = rustix::io::preadv2(&file, &mut buffers, 0, rustix::io::ReadWriteFlags::NOWAIT);
+    read == Ok(1)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn can_tell(_: &std::path::Path) -> bool {
+    false
 }

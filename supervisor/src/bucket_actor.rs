@@ -171,7 +171,7 @@ impl Handler<GetMany> for BucketActor {
     type Result = ResponseFuture<Vec<Result<Found, OperationError>>>;
 
     fn handle(&mut self, message: GetMany, _: &mut Context<Self>) -> Self::Result {
-        let readers = self.bucket.readers();
+        let readers = self.bucket.readers().for_many();
         let get = |key| match self.bucket.core_of(key) {
             Ok(core) => readers.get(core, key),
             Err(error) => Begun::Done(Err(error)),

@@ -32,3 +32,4 @@ mod policies;
 mod swept;
 mod untaken;
 mod unread;
+mod waiting_changes;

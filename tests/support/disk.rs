@@ -234,6 +234,15 @@ impl DiskFile for TestFile {
         self.inner.read_at(buffer, offset)
     }
 
+    /// Nothing is in memory: what a test holds up or fails is the read of a reader.
+    fn read_at_once(&self, _: &mut [u8], _: u64) -> Result<(), DiskError> {
+        Err(DiskError {
+            verb: Verb::Read,
+            file: self.name.clone(),
+            kind: DiskErrorKind::WouldWait,
+        })
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         self.control.called(Verb::Write, &self.name)?;
         self.inner.write_at(data, offset)

@@ -73,8 +73,8 @@ impl Drop for Fetched {
 pub(super) struct Fetch {
     pub(super) core: Arc<VbucketCore>,
     pub(super) key: DocumentKey,
-    /// Why a test wants it to fail.
-    pub(super) injected: Option<FailureCause>,
+    /// Why it could not be read at once, if that is to be told: a panic, or a fault that a test wants.
+    pub(super) met: Option<FailureCause>,
     asked_at: Duration,
     answer: oneshot::Sender<Answer>,
 }
@@ -110,7 +110,7 @@ impl Fetches {
         &mut self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        (asked_at, injected): (Duration, Option<FailureCause>),
+        (asked_at, met): (Duration, Option<FailureCause>),
     ) -> Result<oneshot::Receiver<Answer>, OperationError> {
         if self.is_stopped {
             return Err(OperationError::Closed);
@@ -125,7 +125,7 @@ impl Fetches {
         self.waiting.push_back(Fetch {
             core: Arc::clone(core),
             key: key.clone(),
-            injected,
+            met,
             asked_at,
             answer,
         });

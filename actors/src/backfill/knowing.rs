@@ -1,58 +1,31 @@
 //! Operations that ask for what left a vbucket's memory: the document is read from the store, and the operation made again with
 //! what was found. What both doors call for a client.
 //!
-//! Invariant: what was looked up is judged by the vbucket; while it may have changed it is looked up again, and each time
-//! something newer was written, so that it comes to an end. What cannot be read is answered with the cause, never as absent.
+//! Invariant: an operation is tried with what is in memory first, and is done there if it can be; how the rest is come by is
+//! `asking`'s.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::oneshot;
-
+use super::asking::{Change, IsTried, refused};
 use super::begun::{Answered, Asked, Begun, Writing};
-use super::fetches::Answer;
-use super::manager::{Backfills, Hurry, Told};
-use super::turns::{Turn, Turns};
+use super::manager::Backfills;
+use super::turns::Turns;
 use crate::vbucket::{LookedUp, NOT_IN_MEMORY, VbucketCore};
-use messages::scan::{ScanConsistency, ScanError, ScanRange, ScanRequest};
+use messages::OperationError;
+use messages::scan::{ScanConsistency, ScanRange, ScanRequest};
 use messages::vbucket::{
     Found, GetAndLock, GetAndTouch, GetRandom, Meta, Observe, Observed, Picked, Unlock, Write,
     WriteBatch,
 };
-use messages::{DownCause, FailureCause, OperationError};
-use storage::{Advice, CollectionId, DocumentKey, Seqno};
+use storage::{CollectionId, DocumentKey};
 
 /// How often a document that was picked may be gone when it is read.
 const PICKS: u32 = 8;
 
 /// Keys of which one is picked where memory has no document of a collection.
 const PICKED_OF: u64 = 64;
-
-/// A document the store was asked for.
-#[derive(Debug)]
-struct Line {
-    of: oneshot::Receiver<Answer>,
-    least: Least,
-}
-
-/// What a store that was not opened anew must have.
-#[derive(Clone, Copy, Debug)]
-struct Least {
-    /// Up to here it must have been read.
-    up_to: Seqno,
-    /// This version of the document, or a newer one.
-    stub: Option<Seqno>,
-}
-
-/// What became of asking the store.
-#[derive(Debug)]
-enum Asking {
-    /// It said this.
-    Told(LookedUp),
-    /// A reader was asked.
-    Waits(Line),
-}
 
 impl Backfills {
     /// Reads a document.
@@ -61,6 +34,17 @@ impl Backfills {
         self.reading(core, key, move |core, looked_up| {
             core.get_knowing(&of, looked_up)
         })
+    }
+
+    /// The same of one that was not found in memory.
+    pub fn get_evicted(&self, core: &Arc<VbucketCore>, key: &DocumentKey) -> Begun<Found> {
+        let of = key.clone();
+        self.in_turn(
+            core,
+            key,
+            Change::read(IsTried::InVain),
+            move |core, looked_up| core.get_knowing(&of, looked_up),
+        )
     }
 
     /// Whether there is such a document.
@@ -242,16 +226,16 @@ impl Backfills {
             .into_iter();
         let own = Arc::default();
         let order = Some(order.unwrap_or(&own));
+        let mut missing = BTreeSet::new();
         let mut follow = |(write, is_behind): (Write, bool)| {
             let begun = if is_behind { None } else { begun.next() };
-            match begun {
-                Some(begun) if !begun.is_not_in_memory() => Writing::Begun(begun),
-                // Not tried yet, or put off behind another one.
-                _ if is_behind || write.is_blind() => {
-                    self.written(core, write, Answered::AsAsked, order, IsTried::Not)
-                }
-                _ => self.written(core, write, Answered::AsAsked, order, IsTried::InVain),
-            }
+            let is_tried = match begun {
+                Some(begun) if !begun.is_not_in_memory() => return Writing::Begun(begun),
+                // The others are put off behind the first of their key.
+                Some(_) if missing.insert(write.key().clone()) => IsTried::InVain,
+                Some(_) | None => IsTried::Not,
+            };
+            self.written(core, write, Answered::AsAsked, order, is_tried)
         };
         all.into_iter().zip(are_behind).map(&mut follow).collect()
     }
@@ -273,7 +257,11 @@ impl Backfills {
                 Ok(begun)
             }
         };
-        match self.in_turn(core, &key, (order, is_tried, bytes), once) {
+        let change = Change {
+            bytes,
+            ..Change::of(order, is_tried)
+        };
+        match self.in_turn(core, &key, change, once) {
             Begun::Done(Ok(begun)) => Writing::Begun(begun),
             Begun::Done(Err(error)) => Writing::Asked(Asked::of(async { Err(error) })),
             Begun::Asked(asked) => Writing::Asked(Asked::of(async { asked.await?.await })),
@@ -290,7 +278,7 @@ impl Backfills {
         + 'static,
     ) -> Begun<R> {
         match operation(core, None) {
-            Err(NOT_IN_MEMORY) => self.in_turn(core, key, (None, IsTried::InVain, 0), operation),
+            Err(NOT_IN_MEMORY) => self.in_turn(core, key, Change::read(IsTried::InVain), operation),
             answer => Begun::Done(answer),
         }
     }
@@ -306,154 +294,14 @@ impl Backfills {
         + 'static,
     ) -> Begun<R> {
         if order.is_some_and(|order| order.has(key)) {
-            return self.in_turn(core, key, (order, IsTried::Not, 0), operation);
+            let change = Change::of(order, IsTried::Not);
+            return self.in_turn(core, key, change, operation);
         }
         match operation(core, None) {
-            Err(NOT_IN_MEMORY) => self.in_turn(core, key, (order, IsTried::InVain, 0), operation),
+            Err(NOT_IN_MEMORY) => {
+                self.in_turn(core, key, Change::of(order, IsTried::InVain), operation)
+            }
             answer => Begun::Done(answer),
         }
     }
-
-    /// Does it when its turn has come, with what the store holds if that must be known. So many bytes are kept as long as it
-    /// waits.
-    fn in_turn<R: Send + 'static>(
-        &self,
-        core: &Arc<VbucketCore>,
-        key: &DocumentKey,
-        (order, is_tried, bytes): (Option<&Arc<Turns>>, IsTried, u64),
-        operation: impl Fn(&VbucketCore, Option<&LookedUp>) -> Result<R, OperationError>
-        + Send
-        + 'static,
-    ) -> Begun<R> {
-        let turn = match order.map(|order| order.take(key)).transpose() {
-            Ok(turn) => turn,
-            Err(error) => return Begun::Done(Err(error)),
-        };
-        let is_first = turn.as_ref().is_none_or(Turn::is_first);
-        // Those who wait for each other do not wait for a missing store one after the other.
-        let since = self.shared().now();
-        let mut hurry = Hurry::AtOnce;
-        let line = match (is_first, is_tried) {
-            (true, IsTried::InVain) => match self.ask(core, key, (since, hurry)) {
-                Ok(Asking::Told(looked_up)) => match operation(core, Some(&looked_up)) {
-                    Err(NOT_IN_MEMORY) => {
-                        hurry = Hurry::No;
-                        None
-                    }
-                    answer => return Begun::Done(answer),
-                },
-                Ok(Asking::Waits(line)) => Some(line),
-                Err(error) => return Begun::Done(Err(error)),
-            },
-            _ => None,
-        };
-        let waits = match self.shared().waiting_bytes.take(bytes) {
-            Ok(waits) => waits,
-            Err(error) => return Begun::Done(Err(error)),
-        };
-        let (all, core, key) = (self.clone(), Arc::clone(core), key.clone());
-        Begun::Asked(Asked::of(async move {
-            let (mut turn, _waits) = (turn, waits);
-            if let Some(turn) = &mut turn {
-                turn.come().await;
-            }
-            let mut looked_up = match line {
-                Some(line) => Some(all.looked_up(&core, line).await?),
-                None => None,
-            };
-            loop {
-                match operation(&core, looked_up.as_ref()) {
-                    Err(NOT_IN_MEMORY) => {
-                        looked_up = Some(all.look_up(&core, &key, (since, hurry)).await?);
-                        // Whoever asks again and again lets others do something between.
-                        hurry = Hurry::No;
-                    }
-                    answer => return answer,
-                }
-            }
-        }))
-    }
-
-    /// What the store holds of a key that is not in memory, tombstones too; a live document is put back there if it can be.
-    async fn look_up(
-        &self,
-        core: &Arc<VbucketCore>,
-        key: &DocumentKey,
-        how: (Duration, Hurry),
-    ) -> Result<LookedUp, OperationError> {
-        match self.ask(core, key, how)? {
-            Asking::Told(looked_up) => Ok(looked_up),
-            Asking::Waits(line) => self.looked_up(core, line).await,
-        }
-    }
-
-    async fn looked_up(
-        &self,
-        core: &Arc<VbucketCore>,
-        line: Line,
-    ) -> Result<LookedUp, OperationError> {
-        let looked_up = match line.of.await {
-            Ok(answer) => answer.map_err(refused)?.take().ok_or(NOT_IN_MEMORY)?,
-            // Whoever had it in hand panicked.
-            Err(_) => return Err(NOT_IN_MEMORY),
-        };
-        self.found(core, looked_up, line.least)
-    }
-
-    /// What was looked up, if it is from where what left memory went to; put back there if it can be.
-    fn found(
-        &self,
-        core: &VbucketCore,
-        looked_up: LookedUp,
-        least: Least,
-    ) -> Result<LookedUp, OperationError> {
-        // It was opened anew, and has less than it had said: the vbucket is about to go out of service.
-        let newest = looked_up.newest.as_ref().map(|newest| newest.seqno);
-        if looked_up.up_to < least.up_to || newest < least.stub {
-            return Err(NOT_IN_MEMORY);
-        }
-        if core.restore(&looked_up) {
-            self.shared().note_restored(core);
-        }
-        Ok(looked_up)
-    }
-
-    /// Asks for whoever waits since then.
-    fn ask(
-        &self,
-        core: &Arc<VbucketCore>,
-        key: &DocumentKey,
-        how: (Duration, Hurry),
-    ) -> Result<Asking, OperationError> {
-        let least = Least {
-            up_to: core.forgotten_up_to(),
-            stub: core.stub_seqno(key),
-        };
-        match self.shared().ask(core, key, how)? {
-            Told::Now(looked_up) => self.found(core, looked_up, least).map(Asking::Told),
-            Told::Later(of) => Ok(Asking::Waits(Line { of, least })),
-        }
-    }
-}
-
-/// Whether an operation was begun once, and was not done because its document is not in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IsTried {
-    InVain,
-    Not,
-}
-
-/// What is answered in the place of what could not be read.
-fn refused(error: ScanError) -> OperationError {
-    if let ScanError::Operation(error) = error {
-        return error;
-    }
-    if let ScanError::Unread { vbucket, cause } = error
-        && let FailureCause::Storage(cause) = cause
-        && !matches!(cause.advice(), Advice::RetryLater | Advice::Reopen)
-    {
-        let cause = DownCause::Storage(Arc::new(cause));
-        return OperationError::VbucketDown { vbucket, cause };
-    }
-    NOT_IN_MEMORY
 }

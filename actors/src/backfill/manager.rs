@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::asking::Budget;
 use super::fetches::{Answer, Fetches};
 use super::job::{Backfill, BackfillRequest};
 use super::pipe::{Chunk, Pipe, Piped};
@@ -21,13 +22,11 @@ use super::worker::Reader;
 use crate::environment::Environment;
 use crate::executor::{StartError, WakeWorker, Worker, WorkerSpec};
 use crate::guardian::Guardian;
-use crate::hooks::FaultPoint;
-use crate::panics::caught;
 use crate::store_handle::StoreHandle;
 use crate::stream::BackfillEnd;
-use crate::vbucket::{LookedUp, VbucketCore};
-use messages::{Busy, ChildName, Generation, OperationError};
-use storage::{DocumentKey, Seqno, StorageError};
+use crate::vbucket::VbucketCore;
+use messages::{Busy, ChildName, FailureCause, Generation, OperationError};
+use storage::{DocumentKey, Seqno};
 
 /// What the readers work with.
 #[derive(Clone, Debug)]
@@ -47,6 +46,7 @@ pub struct BackfillConfig {
 pub struct Backfills {
     shared: Arc<Shared>,
     name: ChildName,
+    pub(super) budget: Budget,
 }
 
 #[derive(Debug)]
@@ -64,24 +64,6 @@ pub(super) struct Shared {
     pub(super) environment: Environment,
     pub(super) limits: BackfillLimits,
     readers: Mutex<Vec<WakeWorker>>,
-}
-
-/// Whether a read may be done by whoever asks for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hurry {
-    /// If that does not make him wait for the disk.
-    AtOnce,
-    /// A reader does it: what he found was of no use to him.
-    No,
-}
-
-/// What a store that was asked says.
-#[derive(Debug)]
-pub(super) enum Told {
-    /// This.
-    Now(LookedUp),
-    /// A reader will, at the other end.
-    Later(oneshot::Receiver<Answer>),
 }
 
 /// What there is.
@@ -117,6 +99,16 @@ impl Backfills {
                 readers: Mutex::default(),
             }),
             name,
+            budget: Budget::default(),
+        }
+    }
+
+    /// The same for somebody who asks for many documents in one go: only the first of them are read on his own thread.
+    #[must_use]
+    pub fn for_many(&self) -> Backfills {
+        Backfills {
+            budget: Budget::of_many(),
+            ..self.clone()
         }
     }
 
@@ -190,7 +182,7 @@ impl Backfills {
         }
     }
 
-    /// Reads nothing any more: every backfill ends, what it holds of the store is given back, and the readers end.
+    /// No reader reads any more: every backfill ends, what it holds of the store is given back, and the readers end.
     pub fn stop(&self) {
         let left = self.shared.queues.lock().stop();
         for entry in left {
@@ -234,37 +226,17 @@ impl Shared {
         }
     }
 
-    /// Has a document read that is not in memory: at once where the disk need not be waited for, else by a reader.
+    /// Has a reader read a document that is not in memory, or tell why it could not be read at once.
     pub(super) fn ask(
         &self,
         core: &Arc<VbucketCore>,
         key: &DocumentKey,
-        (since, hurry): (Duration, Hurry),
-    ) -> Result<Told, OperationError> {
-        let injected = self.environment.hooks.fault(FaultPoint::Fetch).err();
-        if hurry == Hurry::AtOnce
-            && injected.is_none()
-            && let Some(looked_up) = self.read_at_once(core, key)
-        {
-            core.note_fetched_at_once();
-            return Ok(Told::Now(looked_up));
-        }
-        let line = self.fetches.lock().ask(core, key, (since, injected))?;
+        (since, met): (Duration, Option<FailureCause>),
+    ) -> Result<oneshot::Receiver<Answer>, OperationError> {
+        let line = self.fetches.lock().ask(core, key, (since, met))?;
         core.note_fetched();
         self.wake();
-        Ok(Told::Later(line))
-    }
-
-    /// What the store holds of a key, if that can be read without waiting for the disk. Whatever else hinders it a reader will
-    /// meet too, and tell.
-    fn read_at_once(&self, core: &VbucketCore, key: &DocumentKey) -> Option<LookedUp> {
-        core.may_be_read().ok()?;
-        let read = caught(|| {
-            let lease = self.store.lease()?;
-            let looked_up = LookedUp::in_store_at_once(lease.store(), core.id(), key)?;
-            Ok::<_, StorageError>(core.pay_for(looked_up))
-        });
-        read.ok()?.ok()
+        Ok(line)
     }
 
     /// What was read is in memory.

@@ -4,7 +4,7 @@
 //! A stream schedules a [`BackfillRequest`] and holds a [`BackfillHandle`]; readers take turns ([`queues`]) at steps of
 //! the backfills (`job`) and put what they read into a [`Pipe`], of which the stream is told. The same readers read ranges of
 //! keys for clients (`range`), a page when one is asked for ([`RangeScan`]), and single documents that left memory (`fetches`), for
-//! operations that must know them (`knowing`, `turns`, `waiting`). Invariant: every backfill and every read of a range ends once: complete,
+//! operations that must know them (`knowing`, `asking`, `turns`, `waiting`). Invariant: every backfill and every read of a range ends once: complete,
 //! which is proven, or with a reason (MB-47790).
 
 pub mod queues;
@@ -19,6 +19,7 @@ mod fetches;
 mod turns;
 mod waiting;
 mod begun;
+mod asking;
 mod knowing;
 
 pub use begun::{Answered, Asked, Begun, Writing};

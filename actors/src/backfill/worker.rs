@@ -148,8 +148,8 @@ impl Reader {
             let looked_up = LookedUp::in_store(lease.store(), vbucket, &fetch.key)?;
             Ok::<_, StorageError>(core.pay_for(looked_up))
         });
-        // A test's fault strikes where the store's own would.
-        let cause = match (&fetch.injected, found) {
+        // What struck before strikes here.
+        let cause = match (&fetch.met, found) {
             (None, Ok(Ok(looked_up))) => {
                 return Some(Ok(Fetched::new(looked_up, &self.shared)));
             }

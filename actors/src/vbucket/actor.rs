@@ -160,8 +160,9 @@ impl On<GetMany> for VbucketActor {
         let answers = core.get_many(&get.keys);
         match &self.readers {
             Some(readers) if answers.contains(&Err(NOT_IN_MEMORY)) => {
+                let readers = readers.for_many();
                 let read = |(key, answer)| match answer {
-                    Err(NOT_IN_MEMORY) => readers.get(core, key),
+                    Err(NOT_IN_MEMORY) => readers.get_evicted(core, key),
                     answer => Begun::Done(answer),
                 };
                 let begun = get.keys.iter().zip(answers).map(read).collect();
@@ -289,7 +290,9 @@ impl On<WriteBatch> for VbucketActor {
         _: &mut ShellContext<'_, Self>,
     ) -> Reply<Self, Vec<Result<Mutated, OperationError>>> {
         if let Some((core, readers)) = self.readable() {
-            let begun = readers.write_batch(&core, batch, Some(&self.order));
+            let begun = readers
+                .for_many()
+                .write_batch(&core, batch, Some(&self.order));
             return Reply::later(Writing::all_done(begun));
         }
         let core = match self.core() {

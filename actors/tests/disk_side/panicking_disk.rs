@@ -78,6 +78,11 @@ impl DiskFile for PanickingFile {
         self.file.read_at(buffer, offset)
     }
 
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.fuse.burn();
+        self.file.read_at_once(buffer, offset)
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         self.fuse.burn();
         self.file.write_at(data, offset)

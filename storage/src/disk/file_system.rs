@@ -179,6 +179,14 @@ impl FileSystemFile {
         error(verb, &self.name, cause)
     }
 
+    fn would_wait(&self) -> DiskError {
+        DiskError {
+            verb: Verb::Read,
+            file: self.name.clone(),
+            kind: DiskErrorKind::WouldWait,
+        }
+    }
+
     /// The system would say "bad file descriptor" or "invalid argument", by call.
     fn refuse_unless_writable(&self, verb: Verb) -> Result<(), DiskError> {
         if self.writable {
@@ -199,20 +207,13 @@ impl DiskFile for FileSystemFile {
             .map_err(|cause| self.error(Verb::Read, &cause))
     }
 
-    #[cfg(target_os = "linux")]
     fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
-        let wanted = buffer.len();
-        let mut buffers = [io::IoSliceMut::new(buffer)];
-        let flags = ReadWriteFlags::NOWAIT;
-        match rustix::io::preadv2(&self.file, &mut buffers, offset, flags) {
-            Ok(read) if read == wanted => Ok(()),
+        match read_without_waiting(&self.file, buffer, offset) {
             // A part of it is in memory, the file ends, or its file system cannot tell: whoever may wait finds out.
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                Err(DiskError {
-                    verb: Verb::Read,
-                    file: self.name.clone(),
-                    kind: DiskErrorKind::WouldWait,
-                })
+            Ok(read) if read < buffer.len() => Err(self.would_wait()),
+            Ok(_) => Ok(()),
+            Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                Err(self.would_wait())
             }
             Err(errno) => Err(self.error(Verb::Read, &errno.into())),
         }
@@ -317,6 +318,19 @@ fn open_directory(path: &Path) -> Result<File, DiskError> {
     retry_on_intr(|| rustix::fs::open(path, directory_flags(), Mode::empty()))
         .map(File::from)
         .map_err(|errno| error(Verb::Open, &path.display().to_string(), &errno.into()))
+}
+
+/// How many bytes were in memory from `offset` on, and are in `buffer` now.
+#[cfg(target_os = "linux")]
+fn read_without_waiting(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let mut buffers = [io::IoSliceMut::new(buffer)];
+    rustix::io::preadv2(file, &mut buffers, offset, ReadWriteFlags::NOWAIT)
+}
+
+/// There is no such call.
+#[cfg(not(target_os = "linux"))]
+fn read_without_waiting(_: &File, _: &mut [u8], _: u64) -> Result<usize, Errno> {
+    Err(Errno::NOSYS)
 }
 
 fn sync_directory(directory: &File, name: &str) -> Result<(), DiskError> {

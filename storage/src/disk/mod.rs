@@ -33,16 +33,9 @@ pub trait Disk: std::fmt::Debug + Send + Sync + 'static {
 pub trait DiskFile: std::fmt::Debug + Send + Sync + 'static {
     /// Reads exactly `buffer.len()` bytes at `offset`; [`DiskErrorKind::EndOfFile`] when the file is shorter.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError>;
-    /// The same without ever waiting for the disk: [`DiskErrorKind::WouldWait`] where the bytes are not in memory, or where that
-    /// cannot be known; what is in `buffer` then is of no meaning.
-    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
-        let _ = (buffer, offset);
-        Err(DiskError {
-            verb: Verb::Read,
-            file: String::new(),
-            kind: DiskErrorKind::WouldWait,
-        })
-    }
+    /// The same without waiting for the disk's answer: [`DiskErrorKind::WouldWait`] where the bytes are not in memory, or
+    /// where that cannot be known; what is in `buffer` then is of no meaning.
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError>;
     /// Writes all of `data` at `offset`, growing the file as needed. After an error any part may be written.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError>;
     /// Makes everything written durable, and the length needed to read it back.

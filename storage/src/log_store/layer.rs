@@ -26,6 +26,8 @@ const STATES_MAX: usize = 64;
 const NEVER: u64 = u64::MAX;
 /// No older entry of the key in this layer.
 const NONE: u32 = u32::MAX;
+/// Most entries that a read takes into the index that may not take its time: some tens of microseconds.
+const INDEXED_AT_ONCE_MAX: usize = 256;
 
 /// What a batch takes besides its items, once it is in a layer that a seal will take.
 const BATCH_BYTES: u64 = size_of::<CommittedBatch>() as u64;
@@ -267,15 +269,37 @@ impl LayerView {
         if self.is_empty() {
             return None;
         }
-        let index = self.indexed(|index| {
-            let slot = index.slot(&self.layer, namespace, key)?;
-            let mut entry = slot.newest;
-            while entry != NONE && entry as usize >= self.entries {
-                entry = index.older.get(entry as usize).copied().unwrap_or(NONE);
-            }
-            (entry != NONE).then_some(entry as usize)
-        })?;
-        self.item(index).cloned()
+        let entry = self.indexed(|index| self.newest(index, namespace, key))?;
+        self.item(entry).cloned()
+    }
+
+    /// The same without waiting for others, or indexing much.
+    pub(crate) fn find_at_once(
+        &self,
+        namespace: Namespace,
+        key: &[u8],
+    ) -> Result<Option<Arc<Item>>, StorageError> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let index = self.layer.index.try_lock();
+        let mut index = index.ok_or(StorageError::WouldWait)?;
+        if self.entries.saturating_sub(index.older.len()) > INDEXED_AT_ONCE_MAX {
+            return Err(StorageError::WouldWait);
+        }
+        self.bring_up(&mut index);
+        let entry = self.newest(&index, namespace, key);
+        drop(index);
+        Ok(entry.and_then(|entry| self.item(entry).cloned()))
+    }
+
+    fn newest(&self, index: &Index, namespace: Namespace, key: &[u8]) -> Option<usize> {
+        let slot = index.slot(&self.layer, namespace, key)?;
+        let mut entry = slot.newest;
+        while entry != NONE && entry as usize >= self.entries {
+            entry = index.older.get(entry as usize).copied().unwrap_or(NONE);
+        }
+        (entry != NONE).then_some(entry as usize)
     }
 
     /// Every version of a key in this view, newest first.
@@ -387,10 +411,14 @@ impl LayerView {
     /// Runs `f` on the index, which covers at least this view.
     fn indexed<R>(&self, f: impl FnOnce(&Index) -> R) -> R {
         let mut index = self.layer.index.lock();
+        self.bring_up(&mut index);
+        f(&index)
+    }
+
+    fn bring_up(&self, index: &mut Index) {
         while index.older.len() < self.entries {
             index.extend(&self.layer);
         }
-        f(&index)
     }
 }
 

@@ -213,12 +213,15 @@ impl Version {
         key: &[u8],
         patience: Patience,
     ) -> Result<Option<Item>, StorageError> {
-        if let Some(item) = views
-            .iter()
-            .rev()
-            .find_map(|view| view.find(namespace, key))
-        {
-            return Ok(Some(Item::clone(&item)));
+        for view in views.iter().rev() {
+            let found = match patience {
+                Patience::Waits => view.find(namespace, key),
+                Patience::AtOnce => view.find_at_once(namespace, key)?,
+            };
+            if let Some(item) = found {
+                patience.allows(item.document.value.len())?;
+                return Ok(Some(Item::clone(&item)));
+            }
         }
         match self.find_sealed(namespace, key, patience)? {
             Some((view, found)) => view

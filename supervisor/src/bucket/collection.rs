@@ -58,7 +58,7 @@ impl Collection {
         let core = self.core_of(&key)?;
         match core.get(&key) {
             // Apart, so that the future of all others stays small.
-            Err(NOT_IN_MEMORY) => Box::pin(self.readers().get(core, &key).done()).await,
+            Err(NOT_IN_MEMORY) => Box::pin(self.readers().get_evicted(core, &key).done()).await,
             answer => answer,
         }
     }
@@ -127,12 +127,13 @@ impl Collection {
         &self,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Vec<Result<Found, OperationError>> {
+        let readers = self.readers().for_many();
         let get_one = |key: &[u8]| {
             let key = self.key(key)?;
-            Ok(self.readers().get(self.core_of(&key)?, &key))
+            Ok(readers.get(self.core_of(&key)?, &key))
         };
         let get_one = |key: &[u8]| get_one(key).unwrap_or_else(|error| Begun::Done(Err(error)));
-        // All that the disk is asked for it is asked at once.
+        // All that the disk is asked for it is asked together.
         let begun = keys.into_iter().map(|key| get_one(key.as_ref())).collect();
         Begun::all_done(begun).await
     }

@@ -118,10 +118,10 @@ impl Bucket {
         let running = self.running();
         let mut answers = Vec::new();
         let (mut places, mut begun) = (Vec::new(), Vec::new());
+        let readers = running.streaming.readers().for_many();
         for (vbucket, (places_of_group, writes)) in groups {
             match running.table.core(vbucket) {
                 Ok(core) => {
-                    let readers = running.streaming.readers();
                     begun.extend(readers.write_batch(core, WriteBatch { writes }, order));
                     places.extend(places_of_group);
                 }

@@ -64,6 +64,10 @@ impl DiskFile for LyingFile {
         self.inner.read_at(buffer, offset)
     }
 
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.inner.read_at_once(buffer, offset)
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         if self.owes.swap(false, Ordering::Relaxed) {
             self.inner.sync()?;

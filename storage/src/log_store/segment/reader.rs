@@ -18,7 +18,7 @@ use super::kill_list::{self, Kill};
 use super::page_cache::PageCache;
 use super::record_location::{self, RecordLocation};
 use super::{boundaries, writer::SegmentIdent};
-use crate::disk::{DiskError, DiskErrorKind, DiskFile, Verb};
+use crate::disk::{DiskErrorKind, DiskFile};
 use crate::document::Item;
 use crate::error::StorageError;
 use crate::seqno::Seqno;
@@ -36,8 +36,18 @@ const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 pub(crate) enum Patience {
     /// It does.
     Waits,
-    /// It fails with [`DiskErrorKind::WouldWait`] instead.
+    /// It fails with [`StorageError::WouldWait`] instead, also of what would take its time.
     AtOnce,
+}
+
+impl Patience {
+    /// Whether a read may deal with so many bytes.
+    pub(crate) fn allows(self, bytes: usize) -> Result<(), StorageError> {
+        match self {
+            Patience::AtOnce if bytes > AT_ONCE_BYTES_MAX => Err(StorageError::WouldWait),
+            Patience::AtOnce | Patience::Waits => Ok(()),
+        }
+    }
 }
 
 /// A segment, open for reading.
@@ -212,6 +222,12 @@ impl Segment {
                 .source()
                 .corrupt(0, "an index entry points outside the blocks"));
         };
+        let costs = match block.compression {
+            Compression::None => location.length,
+            // All of it is unpacked.
+            Compression::Lz4 => block.raw_length,
+        };
+        patience.allows(saturating_usize(u64::from(costs)))?;
         let corrupt = |what| {
             let within = HEADER_BYTES as u64 + u64::from(location.offset);
             self.source()
@@ -363,16 +379,13 @@ impl Source<'_> {
         let at = self.start.saturating_add(offset);
         let read = match patience {
             Patience::Waits => self.file.read_at(buffer, at),
-            Patience::AtOnce if buffer.len() > AT_ONCE_BYTES_MAX => Err(DiskError {
-                verb: Verb::Read,
-                file: self.file_name.to_owned(),
-                kind: DiskErrorKind::WouldWait,
-            }),
             Patience::AtOnce => self.file.read_at_once(buffer, at),
         };
         read.map_err(|error| {
             if error.kind == DiskErrorKind::EndOfFile {
                 self.corrupt(offset, "the file ends inside the segment")
+            } else if error.kind == DiskErrorKind::WouldWait {
+                StorageError::WouldWait
             } else {
                 StorageError::Disk(error)
             }

@@ -23,6 +23,10 @@ impl MemoryFile {
 }
 
 impl DiskFile for MemoryFile {
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.read_at(buffer, offset)
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
         let bytes = self.0.read();
         let start = saturating_usize(offset);
