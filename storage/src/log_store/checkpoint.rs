@@ -1,6 +1,6 @@
 //! The checkpoint: a new manifest, after which older log files are no longer needed.
 //!
-//! Invariant: the images are taken in one moment under the writer's lock, after the log was made durable up to it;
+//! Invariant: what the images are of is taken in one moment under the writer's lock, after the log was made durable up to it;
 //! the manifest gets its name only when it is durable, and nothing is given back before that name is (rule R1).
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use crate::disk::OpenMode;
 use crate::error::StorageError;
+use crate::log_store::layer::LayerView;
 use crate::log_store::log::frame::LogPosition;
 use crate::log_store::manifest::{self, ManifestOwner, RawEntry, ShardRecord};
 use crate::log_store::names::{Kind, Name};
@@ -30,6 +31,7 @@ pub(crate) struct CheckpointJob {
 #[derive(Debug)]
 enum Checkpointing {
     Begin,
+    Encode(Moment),
     Write(Captured),
     Rename(Captured),
     SyncDirectory(Captured),
@@ -39,12 +41,57 @@ enum Checkpointing {
 
 /// The shard at one moment.
 #[derive(Debug)]
+struct Moment {
+    owner: ManifestOwner,
+    record: ShardRecord,
+    vbuckets: Vec<Taken>,
+    begin: LogPosition,
+    settles_doubt: bool,
+}
+
+/// A manifest of it.
+#[derive(Debug)]
 struct Captured {
     number: u64,
     begin: LogPosition,
     bytes: Vec<u8>,
     /// Whether everything that a failed sync left in doubt is in here.
     settles_doubt: bool,
+}
+
+/// A vbucket at that moment.
+#[derive(Debug)]
+enum Taken {
+    /// As far as its layers went then.
+    Up(Arc<Version>, Vec<LayerView>),
+    Down(RawEntry),
+}
+
+impl Taken {
+    fn entry(self, covers: u64) -> Result<RawEntry, StorageError> {
+        match self {
+            Taken::Up(version, views) => {
+                let image = image_of(&version, &views, covers).ok_or(StorageError::Closed)?;
+                RawEntry::of(&image)
+            }
+            Taken::Down(entry) => Ok(entry),
+        }
+    }
+}
+
+impl Moment {
+    /// A thousand vbuckets take milliseconds, in which others commit.
+    fn encoded(self) -> Result<Captured, StorageError> {
+        let covers = self.record.covers;
+        let entries = self.vbuckets.into_iter().map(|one| one.entry(covers));
+        let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
+        Ok(Captured {
+            number: self.owner.number,
+            begin: self.begin,
+            bytes: manifest::encode(self.owner, self.record, &entries)?,
+            settles_doubt: self.settles_doubt,
+        })
+    }
 }
 
 impl CheckpointJob {
@@ -77,12 +124,13 @@ impl CheckpointJob {
                         return Ok(Outcome::Aborted(AbortReason::Superseded));
                     }
                 }
-                let captured = match self.busy {
+                let moment = match self.busy {
                     Some(_) => self.capture()?,
                     None => None,
                 };
-                captured.map_or(Checkpointing::Begin, Checkpointing::Write)
+                moment.map_or(Checkpointing::Begin, Checkpointing::Encode)
             }
+            Checkpointing::Encode(moment) => Checkpointing::Write(moment.encoded()?),
             Checkpointing::Write(captured) => {
                 let name = self.name(Kind::ManifestPreparing, captured.number);
                 self.write(&name, &captured.bytes)
@@ -126,7 +174,7 @@ impl CheckpointJob {
         Name::new(kind, self.shard.number, number).to_string()
     }
 
-    fn capture(&mut self) -> Result<Option<Captured>, StorageError> {
+    fn capture(&mut self) -> Result<Option<Moment>, StorageError> {
         let Some(mut writer) = self.shard.writer() else {
             return Ok(None);
         };
@@ -136,7 +184,7 @@ impl CheckpointJob {
         self.shard.note_synced(&writer);
         self.shard.wants_checkpoint.store(false, Ordering::Release);
         let covers = writer.log.last_sequence();
-        let (entries, begin) = self.entries(&writer, covers)?;
+        let (vbuckets, begin) = self.take(&writer, covers);
         let number = writer.next_manifest;
         writer.next_manifest = number.saturating_add(1);
         writer.is_closed |= self.is_closing;
@@ -160,24 +208,20 @@ impl CheckpointJob {
             shard: self.shard.number,
             number,
         };
-        let bytes = manifest::encode(owner, record, &entries)?;
-        Ok(Some(Captured {
-            number,
+        Ok(Some(Moment {
+            owner,
+            record,
+            vbuckets,
             begin,
-            bytes,
             settles_doubt,
         }))
     }
 
-    /// Every vbucket's entry, and the place from which on the log is needed.
-    fn entries(
-        &self,
-        writer: &Writer,
-        covers: u64,
-    ) -> Result<(Vec<RawEntry>, LogPosition), StorageError> {
+    /// Every vbucket as it is now, and the place from which on the log is needed.
+    fn take(&self, writer: &Writer, covers: u64) -> (Vec<Taken>, LogPosition) {
         let current = writer.log.current_file();
         let mut oldest = current;
-        let mut entries = Vec::new();
+        let mut taken = Vec::new();
         let mut is_held = false;
         for vbucket in self.shard.vbuckets() {
             match self.shard.read_slot(vbucket) {
@@ -185,30 +229,26 @@ impl CheckpointJob {
                 Slot::Up(version) => {
                     let version = self.shortened(version, writer.begin);
                     oldest = oldest.min(version.log_begin().map_or(current, |begin| begin.file));
-                    let image = image_of(&version, covers).ok_or(StorageError::Closed)?;
-                    entries.push(RawEntry::of(&image)?);
+                    let views = version.views();
+                    taken.push(Taken::Up(version, views));
                 }
                 Slot::Down(down) => {
                     is_held = true;
-                    entries.push(
-                        down.entry
-                            .clone()
-                            .unwrap_or_else(|| RawEntry::unreadable(vbucket)),
-                    );
+                    let entry = down.entry.clone();
+                    let entry = entry.unwrap_or_else(|| RawEntry::unreadable(vbucket));
+                    taken.push(Taken::Down(entry));
                 }
             }
         }
         if is_held {
-            return Ok((entries, writer.begin));
+            return (taken, writer.begin);
         }
         let sequence = writer.log.before_file(oldest).unwrap_or(covers);
-        Ok((
-            entries,
-            LogPosition {
-                file: oldest,
-                sequence,
-            },
-        ))
+        let begin = LogPosition {
+            file: oldest,
+            sequence,
+        };
+        (taken, begin)
     }
 
     /// The version without what has become useless: rollbacks of which the log, beginning at `begin`, holds no undone

@@ -97,7 +97,7 @@ pub(crate) struct Figures {
     pub(crate) is_sealing: bool,
     /// Log files that a seal and a checkpoint could give back.
     pub(crate) log_files: usize,
-    /// A seal since the last checkpoint, or a failed sync that only a manifest settles.
+    /// A seal since the last checkpoint that frees log files, or a failed sync that only a manifest settles.
     pub(crate) wants_checkpoint: bool,
     /// Log files that nothing needs.
     pub(crate) obsolete_logs: usize,
@@ -169,6 +169,8 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     let needs_manifest = writer.needs_manifest;
     let is_closed = writer.is_closed;
     let last_sequence = writer.log.last_sequence();
+    let first_file = writer.log.files().first().map(|file| file.number);
+    let current_file = writer.log.current_file();
     drop(writer);
     if is_closed {
         return Some(Figures::default());
@@ -179,7 +181,7 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         most_segments,
         most_dead,
     } = merging(shard, failed);
-    let wants_checkpoint = log_files > 1 && shard.wants_checkpoint.load(Ordering::Acquire);
+    let wants_checkpoint = log_files > 1 && frees_log_files(shard, first_file, current_file);
     let mut after = None;
     if let Some(Work::CopyOut(last)) = failed {
         after = Some(last);
@@ -211,6 +213,23 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         mostly_dead,
         is_merging: shard.is_merging_any(),
     })
+}
+
+/// Whether somebody sealed, and a manifest would free a log file for it. One that frees none is not worth writing: compactions
+/// seal a vbucket at a time, while others need the same files.
+fn frees_log_files(shard: &Shard, first: Option<u64>, current: u64) -> bool {
+    // Whoever seals something more says so again.
+    if !shard.wants_checkpoint.swap(false, Ordering::AcqRel) {
+        return false;
+    }
+    let needed = shard.oldest_log_file_needed(current);
+    let frees = needed
+        .zip(first)
+        .is_some_and(|(needed, first)| needed > first);
+    if frees {
+        shard.wants_checkpoint.store(true, Ordering::Release);
+    }
+    frees
 }
 
 /// One piece of background work, in steps.

@@ -18,6 +18,7 @@ use crate::kv_store::VbucketPosition;
 use crate::log_store::codec;
 use crate::log_store::containers::Containers;
 use crate::log_store::image::Image;
+use crate::log_store::layer::LayerView;
 use crate::log_store::log::frame::{LogPosition, Touched};
 use crate::log_store::log::payload::{self, Edit, Place};
 use crate::log_store::log::writer::{LogFileSpan, LogWriter};
@@ -348,6 +349,21 @@ impl Shard {
         }
     }
 
+    /// The oldest log file that items in no segment need, or the current one; none while a vbucket is down.
+    pub(crate) fn oldest_log_file_needed(&self, current: u64) -> Option<u64> {
+        let mut oldest = current;
+        for vbucket in self.vbuckets() {
+            match self.read_slot(vbucket) {
+                Slot::Absent => {}
+                Slot::Up(version) => {
+                    oldest = oldest.min(version.log_begin().map_or(current, |begin| begin.file));
+                }
+                Slot::Down(_) => return None,
+            }
+        }
+        Some(oldest)
+    }
+
     pub(crate) fn new_segment_id(&self) -> u64 {
         self.next_segment.fetch_add(1, Ordering::Relaxed)
     }
@@ -422,16 +438,16 @@ impl Writer {
     }
 }
 
-/// A version as the manifest remembers it.
-pub(crate) fn image_of(version: &Version, covers: u64) -> Option<Image> {
-    let state = version.state()?;
+/// A version, with so much of its layers, as the manifest remembers it.
+pub(crate) fn image_of(version: &Version, views: &[LayerView], covers: u64) -> Option<Image> {
+    let state = views.last()?.state().clone();
     let after = covers.saturating_add(1);
     Some(Image {
         place: version.place,
         rollbacks: version.rollbacks.clone(),
         identity: state.identity,
         watermarks: state.watermarks,
-        base: version.base(),
+        base: version.base(views),
         segments: version
             .segments
             .iter()

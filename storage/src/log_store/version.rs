@@ -149,8 +149,7 @@ impl Version {
     }
 
     /// What the vbucket was before the first unsealed item, with what layers know of the time before.
-    pub(crate) fn base(&self) -> Vec<Watermarks> {
-        let views = self.views();
+    pub(crate) fn base(&self, views: &[LayerView]) -> Vec<Watermarks> {
         let marks = views.iter().flat_map(LayerView::boundaries);
         let limit = self.sealed_or_created();
         last_at_each_seqno(marks.take_while(|mark| mark.high_seqno <= limit))
