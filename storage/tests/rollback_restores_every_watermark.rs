@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
+use piggin_storage::disk::SimulatedDisk;
 use piggin_storage::{
-    Outcome, RollbackEpoch, RolledBack, Seqno, SnapshotKind, SnapshotRange, StorageError,
+    KvStore, Outcome, RollbackEpoch, RolledBack, Seqno, SnapshotKind, SnapshotRange, StorageError,
     VbucketIdentity, VbucketUuid, Watermarks,
 };
 
+use crate::support::log_store::{create_on, open_on, small_options};
 use crate::support::{
     Writer, abort_of, commit_of, identity, mutation, on_every_store, prepare, read_all,
 };
@@ -181,4 +183,37 @@ fn a_floor_below_the_killer_keeps_the_version() {
         );
         assert_eq!(items[0].document.value, "one");
     });
+}
+
+/// The moment a rollback went back to is known as the end of a batch is, though nothing was written just below it: also when a
+/// manifest was made of it, something was written on top, and the store was opened again.
+#[test]
+fn where_nothing_lies_below_it_the_moment_is_known_ever_after() {
+    let disk = SimulatedDisk::new();
+    let (store, shared) = create_on(&disk, small_options(1));
+    let mut writer = Writer::create(&shared, 0);
+    writer.watermarks.commit_time_ms = 100;
+    writer.write(vec![mutation(1, "a", "one"), mutation(2, "b", "one")]);
+    writer.seal(Seqno::ZERO);
+    writer.watermarks.commit_time_ms = 200;
+    writer.write(vec![mutation(7, "c", "one")]);
+    writer.rollback(5);
+    let then = writer.stored_watermarks();
+    assert_eq!(then.high_seqno, Seqno(5));
+    store.checkpoint().unwrap();
+    writer.watermarks.commit_time_ms = 300;
+    writer.watermarks.snapshot = SnapshotRange {
+        start: Seqno(5),
+        end: Seqno(30),
+    };
+    writer.write(vec![mutation(9, "c", "two")]);
+    for entropy in 2..4 {
+        let snapshot = shared.snapshot(writer.vbucket).unwrap();
+        assert_eq!(snapshot.as_of(Seqno(5)).unwrap().state().watermarks, then);
+        let store = open_on(&disk.crash_keeping_everything(), entropy);
+        let snapshot = store.snapshot(writer.vbucket).unwrap();
+        assert_eq!(snapshot.as_of(Seqno(5)).unwrap().state().watermarks, then);
+        // With the item that came on top in a segment.
+        writer.seal(Seqno::ZERO);
+    }
 }

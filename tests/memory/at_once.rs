@@ -2,7 +2,7 @@
 //! waited for. What cannot goes the long way, with the same answers and the same failures.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::FutureExt;
 
@@ -149,6 +149,28 @@ fn who_asks_for_many_keeps_his_thread_for_a_moment_only() -> Result {
     Ok(block_on(bucket.shutdown()).map(drop)?)
 }
 
+/// A look that finds nothing costs as much as one that finds something small: ten thousand of them are not his either.
+#[test]
+fn who_asks_for_many_in_vain_keeps_his_thread_too() -> Result {
+    let disk = Arc::new(Exploding::default());
+    let bucket = block_on(Bucket::create(BucketConfig {
+        location: Location::Disk(Arc::<Exploding>::clone(&disk)),
+        ..config_of(&disk.disk, Eviction::Documents)
+    }))?;
+    let names: Vec<_> = (0..1000).map(|number| format!("{number}")).collect();
+    for name in &names {
+        block_on(bucket.set(name, "value"))?;
+    }
+    evict(&bucket);
+    // Nothing is in the system's memory.
+    let found = block_on(bucket.get_many(&names));
+    assert!(found.iter().all(Answer::is_ok));
+    assert_eq!(bucket.memory().fetched_at_once, 0);
+    let looks = disk.looks.load(Ordering::Relaxed);
+    assert!((1..=512).contains(&looks), "{looks}");
+    Ok(block_on(bucket.shutdown()).map(drop)?)
+}
+
 /// What comes behind a change that was done at once finds its document in memory.
 #[test]
 fn what_a_batch_put_off_asks_for_nothing_twice() -> Result {
@@ -184,10 +206,7 @@ fn what_a_batch_put_off_asks_for_nothing_twice() -> Result {
 /// A store that panics under whoever asks takes neither him nor the answer along, and it is told.
 #[test]
 fn a_panic_is_told_though_no_reader_meets_it() -> Result {
-    let disk = Arc::new(Exploding {
-        disk: SimulatedDisk::new(),
-        explodes: Arc::default(),
-    });
+    let disk = Arc::new(Exploding::default());
     let bucket = block_on(Bucket::create(BucketConfig {
         location: Location::Disk(Arc::<Exploding>::clone(&disk)),
         ..config_of(&disk.disk, Eviction::Documents)
@@ -205,17 +224,19 @@ fn a_panic_is_told_though_no_reader_meets_it() -> Result {
     Ok(block_on(bucket.shutdown()).map(drop)?)
 }
 
-/// A disk whose files panic when they are read at once.
-#[derive(Debug)]
+/// A disk whose files panic when they are read at once, if they are to; which is counted.
+#[derive(Debug, Default)]
 struct Exploding {
     disk: SimulatedDisk,
     explodes: Arc<AtomicBool>,
+    looks: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 struct ExplodingFile {
     file: Arc<dyn DiskFile>,
     explodes: Arc<AtomicBool>,
+    looks: Arc<AtomicU64>,
 }
 
 impl Disk for Exploding {
@@ -223,6 +244,7 @@ impl Disk for Exploding {
         Ok(Arc::new(ExplodingFile {
             file: self.disk.open(name, mode)?,
             explodes: Arc::clone(&self.explodes),
+            looks: Arc::clone(&self.looks),
         }))
     }
 
@@ -253,6 +275,7 @@ impl DiskFile for ExplodingFile {
     }
 
     fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> Answer<(), DiskError> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         assert!(!self.explodes.load(Ordering::Relaxed), "bang");
         self.file.read_at_once(buffer, offset)
     }

@@ -197,13 +197,15 @@ impl Backfills {
         }
         let least = Least::of(core, key);
         let looked_up = self.look(core, key)?;
-        match self.found(core, looked_up, least) {
+        let answer = match self.found(core, looked_up, least) {
             Ok(looked_up) => match operation(core, Some(&looked_up)) {
-                Err(NOT_IN_MEMORY) => Err(None),
-                answer => Ok(answer),
+                Err(NOT_IN_MEMORY) => return Err(None),
+                answer => answer,
             },
-            Err(error) => Ok(Err(error)),
-        }
+            Err(error) => Err(error),
+        };
+        core.note_fetched_at_once();
+        Ok(answer)
     }
 
     /// What the store holds of a key, if that makes nobody wait.
@@ -214,6 +216,7 @@ impl Backfills {
         if !self.budget.is_left() || core.may_be_read().is_err() {
             return Err(None);
         }
+        self.budget.spend(LOOK_BYTES);
         let read = caught(|| {
             let lease = shared.store.lease()?;
             let looked_up = LookedUp::in_store_at_once(lease.store(), core.id(), key)?;
@@ -223,12 +226,14 @@ impl Backfills {
             Ok(Ok(looked_up)) => {
                 let newest = looked_up.newest.as_ref();
                 let bytes = newest.map_or(0, |item| item.document.value.len() as u64);
-                self.budget.spend(LOOK_BYTES.saturating_add(bytes));
-                core.note_fetched_at_once();
+                self.budget.spend(bytes);
                 Ok(looked_up)
             }
             Ok(Err(_)) => Err(None),
-            Err(panic) => Err(Some(FailureCause::Panic(panic))),
+            Err(panic) => {
+                tracing::error!(vbucket = core.id().get(), panic, "a read panicked");
+                Err(Some(FailureCause::Panic(panic)))
+            }
         }
     }
 

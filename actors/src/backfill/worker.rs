@@ -141,6 +141,10 @@ impl Reader {
             return Some(Err(error.into()));
         }
         let mut of = store.generation();
+        if let Some(cause) = fetch.met.clone() {
+            self.report_of(of, vbucket, FailureKind::Fetch, cause.clone());
+            return Some(Err(ScanError::Unread { vbucket, cause }));
+        }
         // A panic of the store is the answer of whoever asked, not the end of all who wait.
         let found = caught(|| {
             let lease = store.lease()?;
@@ -148,17 +152,11 @@ impl Reader {
             let looked_up = LookedUp::in_store(lease.store(), vbucket, &fetch.key)?;
             Ok::<_, StorageError>(core.pay_for(looked_up))
         });
-        // What struck before strikes here.
-        let cause = match (&fetch.met, found) {
-            (None, Ok(Ok(looked_up))) => {
-                return Some(Ok(Fetched::new(looked_up, &self.shared)));
-            }
-            (None, Ok(Err(_))) if store.wants_reopening() && !fetch.is_overdue(now) => {
-                return None;
-            }
-            (None, Ok(Err(cause))) => FailureCause::from(cause),
-            (None, Err(panic)) => FailureCause::Panic(panic),
-            (Some(cause), _) => cause.clone(),
+        let cause = match found {
+            Ok(Ok(looked_up)) => return Some(Ok(Fetched::new(looked_up, &self.shared))),
+            Ok(Err(_)) if store.wants_reopening() && !fetch.is_overdue(now) => return None,
+            Ok(Err(cause)) => FailureCause::from(cause),
+            Err(panic) => FailureCause::Panic(panic),
         };
         let must_tell = || self.shared.fetches.lock().must_tell_missing(now);
         let is_missing = store.wants_reopening() && fetch.is_overdue(now);

@@ -3,6 +3,8 @@
 //! Invariant: what the images are of is taken in one moment under the writer's lock, after the log was made durable up to it;
 //! the manifest gets its name only when it is durable, and nothing is given back before that name is (rule R1).
 
+mod due;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,6 +17,8 @@ use crate::log_store::names::{Kind, Name};
 use crate::log_store::shard::{BusyGuard, Shard, Slot, Writer, image_of};
 use crate::log_store::version::{RollbackMark, Version};
 use crate::outcome::{AbortReason, Job, Outcome};
+
+pub(crate) use due::Due;
 
 /// Writes a shard's manifest.
 #[derive(Debug)]
@@ -182,7 +186,7 @@ impl CheckpointJob {
         writer.log.settle_doubt();
         writer.sync()?;
         self.shard.note_synced(&writer);
-        self.shard.wants_checkpoint.store(false, Ordering::Release);
+        self.shard.checkpoint_due.begin(writer.log.current_file());
         let covers = writer.log.last_sequence();
         let (vbuckets, begin) = self.take(&writer, covers);
         let number = writer.next_manifest;
@@ -297,7 +301,7 @@ impl Job for CheckpointJob {
     fn step(&mut self) -> Outcome<()> {
         let outcome = self.advance().unwrap_or_else(|error| {
             self.state = Checkpointing::Done;
-            self.shard.wants_checkpoint.store(true, Ordering::Release);
+            self.shard.checkpoint_due.owe();
             Outcome::Failed(error)
         });
         if !matches!(outcome, Outcome::Yielded) {

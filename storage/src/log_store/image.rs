@@ -125,7 +125,12 @@ impl Replay {
                 self.image.identity = identity;
             }
         }
-        if !items.is_empty() || watermarks.high_seqno >= self.image.sealed {
+        // What was before the first unsealed item the image knows, and better: a rollback may have gone back to it since.
+        let known = self.image.base.last().map(|mark| mark.high_seqno);
+        let is_known = position.sequence < self.image.needs_from
+            && Some(watermarks.high_seqno) <= known
+            && items.is_empty();
+        if !is_known && (!items.is_empty() || watermarks.high_seqno >= self.image.sealed) {
             let identity = Arc::clone(&self.image.identity);
             let state = VbucketStateRecord {
                 identity,

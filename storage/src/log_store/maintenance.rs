@@ -97,8 +97,10 @@ pub(crate) struct Figures {
     pub(crate) is_sealing: bool,
     /// Log files that a seal and a checkpoint could give back.
     pub(crate) log_files: usize,
-    /// A seal since the last checkpoint that frees log files, or a failed sync that only a manifest settles.
+    /// A manifest would free log files, or is owed: the last one failed, or a sync did that only a manifest settles.
     pub(crate) wants_checkpoint: bool,
+    /// A manifest is being made.
+    pub(crate) is_checkpointing: bool,
     /// Log files that nothing needs.
     pub(crate) obsolete_logs: usize,
     pub(crate) has_garbage: bool,
@@ -154,7 +156,8 @@ fn wants_seal(figures: &Figures, times: u64) -> bool {
     let log_files = figures.log_files as u64;
     let is_pinned = figures.unsealed_bytes > 0
         && log_files > times.saturating_mul(LOG_FILES_MAX as u64)
-        && !figures.wants_checkpoint;
+        && !figures.wants_checkpoint
+        && !figures.is_checkpointing;
     let is_much = figures.unsealed_bytes > times.saturating_mul(figures.unsealed_bytes_max);
     (is_much || is_pinned) && !figures.is_sealing
 }
@@ -169,8 +172,9 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
     let needs_manifest = writer.needs_manifest;
     let is_closed = writer.is_closed;
     let last_sequence = writer.log.last_sequence();
-    let first_file = writer.log.files().first().map(|file| file.number);
     let current_file = writer.log.current_file();
+    let first_file = writer.log.files().first();
+    let first_file = first_file.map_or(current_file, |file| file.number);
     drop(writer);
     if is_closed {
         return Some(Figures::default());
@@ -181,7 +185,11 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         most_segments,
         most_dead,
     } = merging(shard, failed);
-    let wants_checkpoint = log_files > 1 && frees_log_files(shard, first_file, current_file);
+    let oldest_needed = || shard.oldest_log_file_needed(current_file);
+    let due = &shard.checkpoint_due;
+    let frees_log = log_files > 1 && due.frees(first_file, current_file, oldest_needed);
+    let wants_checkpoint = frees_log || (!holds && due.is_owed());
+    let is_checkpointing = shard.checkpointing.is_at_work();
     let mut after = None;
     if let Some(Work::CopyOut(last)) = failed {
         after = Some(last);
@@ -199,8 +207,8 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         unsealed_bytes_max: shard.options.unsealed_bytes,
         is_sealing: shard.sealing.is_at_work(),
         log_files,
-        wants_checkpoint: (needs_manifest || wants_checkpoint || only_states)
-            && !shard.checkpointing.is_at_work(),
+        wants_checkpoint: (needs_manifest || wants_checkpoint || only_states) && !is_checkpointing,
+        is_checkpointing,
         obsolete_logs: shard.obsolete.lock().len(),
         has_garbage: reclaimable > 0 && shard.containers.has_garbage(reclaimable),
         waiting_bytes: if reclaimable > 0 {
@@ -213,23 +221,6 @@ pub(crate) fn figures(shard: &Shard) -> Option<Figures> {
         mostly_dead,
         is_merging: shard.is_merging_any(),
     })
-}
-
-/// Whether somebody sealed, and a manifest would free a log file for it. One that frees none is not worth writing: compactions
-/// seal a vbucket at a time, while others need the same files.
-fn frees_log_files(shard: &Shard, first: Option<u64>, current: u64) -> bool {
-    // Whoever seals something more says so again.
-    if !shard.wants_checkpoint.swap(false, Ordering::AcqRel) {
-        return false;
-    }
-    let needed = shard.oldest_log_file_needed(current);
-    let frees = needed
-        .zip(first)
-        .is_some_and(|(needed, first)| needed > first);
-    if frees {
-        shard.wants_checkpoint.store(true, Ordering::Release);
-    }
-    frees
 }
 
 /// One piece of background work, in steps.

@@ -9,12 +9,13 @@ mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::disk::{Disk, DiskErrorKind, OpenMode};
 use crate::error::StorageError;
+use crate::log_store::checkpoint::Due;
 use crate::log_store::containers::Containers;
 use crate::log_store::identity::Identity;
 use crate::log_store::image::Replay;
@@ -390,7 +391,7 @@ impl Recovery {
             checkpointing: Busy::default(),
             preparing: Busy::default(),
             obsolete: Mutex::default(),
-            wants_checkpoint: AtomicBool::new(false),
+            checkpoint_due: Due::since(bounds.begin.file),
             failed_work: Mutex::default(),
             log_figures,
         }

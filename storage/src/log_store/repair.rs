@@ -126,7 +126,7 @@ impl LogStore {
         let empty = Version::empty(place(incarnation), state.clone());
         shard.publish(vbucket, Slot::Up(Arc::new(empty)));
         shard.retire(segments.iter().map(|view| view.segment.meta()), sequence);
-        shard.wants_checkpoint.store(true, Ordering::Release);
+        shard.checkpoint_due.tell();
         Ok(incarnation)
     }
 

@@ -202,6 +202,7 @@ impl RollbackJob {
             .collect();
         self.shard.publish(self.vbucket, Slot::Up(Arc::new(after)));
         self.shard.retire(&gone, sequence);
+        self.shard.checkpoint_due.tell();
         Ok(match exact {
             Some(seqno) => RolledBack::To { seqno, epoch },
             None => RolledBack::ToZero { epoch },

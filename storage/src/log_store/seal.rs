@@ -11,7 +11,6 @@ mod run;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::compaction::CompactionRequest;
 use crate::counts::VbucketCounts;
@@ -399,7 +398,7 @@ impl SealJob {
     /// The log files whose items are sealed now can go after the next manifest.
     fn note_published(&mut self) {
         if std::mem::take(&mut self.frees_log) {
-            self.shard.wants_checkpoint.store(true, Ordering::Release);
+            self.shard.checkpoint_due.tell();
         }
     }
 

@@ -5,7 +5,7 @@
 //! most, and for no work that grows with a vbucket.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::lock_api::ArcMutexGuard;
 use parking_lot::{Condvar, Mutex, RawMutex, RwLock};
@@ -15,6 +15,7 @@ use crate::counts::VbucketCounts;
 use crate::disk::Disk;
 use crate::error::StorageError;
 use crate::kv_store::VbucketPosition;
+use crate::log_store::checkpoint::Due;
 use crate::log_store::codec;
 use crate::log_store::containers::Containers;
 use crate::log_store::image::Image;
@@ -123,8 +124,8 @@ pub(crate) struct Shard {
     pub(crate) preparing: Busy,
     /// Log files no manifest needs any more, waiting to be used again or removed.
     pub(crate) obsolete: Mutex<Vec<LogFileSpan>>,
-    /// Seals or deletes since the last checkpoint: there may be log files to give back.
-    pub(crate) wants_checkpoint: AtomicBool,
+    /// Whether there may be log files to give back.
+    pub(crate) checkpoint_due: Due,
     /// The maintenance work that failed last, so that the rest has its turn.
     pub(crate) failed_work: Mutex<Option<maintenance::Work>>,
     /// The log's figures when its writer was last seen, for whoever must not wait for a disk that hangs.
@@ -447,7 +448,7 @@ pub(crate) fn image_of(version: &Version, views: &[LayerView], covers: u64) -> O
         rollbacks: version.rollbacks.clone(),
         identity: state.identity,
         watermarks: state.watermarks,
-        base: version.base(views),
+        base: Version::base(views),
         segments: version
             .segments
             .iter()

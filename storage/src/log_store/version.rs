@@ -149,24 +149,13 @@ impl Version {
     }
 
     /// What the vbucket was before the first unsealed item, with what layers know of the time before.
-    pub(crate) fn base(&self, views: &[LayerView]) -> Vec<Watermarks> {
-        let marks = views.iter().flat_map(LayerView::boundaries);
-        let limit = self.sealed_or_created();
-        last_at_each_seqno(marks.take_while(|mark| mark.high_seqno <= limit))
+    pub(crate) fn base(views: &[LayerView]) -> Vec<Watermarks> {
+        last_at_each_seqno(before_items(views))
     }
 
     /// What layers know of the time before the first item that is in no segment.
     pub(crate) fn before_unsealed(&self) -> Vec<Watermarks> {
-        let views = self.views();
-        let first = views.iter().flat_map(LayerView::items).next();
-        let first = first.map_or(Seqno::MAX, |item| item.seqno);
-        let marks = views.iter().flat_map(LayerView::boundaries);
-        marks.take_while(|mark| mark.high_seqno < first).collect()
-    }
-
-    /// The high seqno of what needs no log: sealed, or there from the beginning.
-    fn sealed_or_created(&self) -> Seqno {
-        self.sealed.max(self.exact_from)
+        before_items(&self.views()).collect()
     }
 
     /// Bytes that are in no segment yet, as layers count them.
@@ -286,6 +275,14 @@ pub(crate) fn last_at_each_seqno(marks: impl IntoIterator<Item = Watermarks>) ->
         }
     }
     boundaries
+}
+
+/// The marks before the first item.
+fn before_items(views: &[LayerView]) -> impl Iterator<Item = Watermarks> {
+    let first = views.iter().flat_map(LayerView::items).next();
+    let first = first.map_or(Seqno::MAX, |item| item.seqno);
+    let marks = views.iter().flat_map(LayerView::boundaries);
+    marks.take_while(move |mark| mark.high_seqno < first)
 }
 
 /// Marks the victims of a kill list, sorted by victim, dead, each in the segment that holds it.

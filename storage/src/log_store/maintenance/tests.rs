@@ -36,8 +36,13 @@ fn a_seal_is_due_when_there_is_much_to_seal_or_old_log_files_are_pinned() {
     };
     assert_eq!(first(&pinned(1, false)), Some(Work::Seal));
     assert_eq!(first(&pinned(0, false)), None);
-    // Perhaps a checkpoint frees them.
+    // A checkpoint frees them.
     assert_eq!(first(&pinned(1, true)), Some(Work::Checkpoint));
+    let is_checkpointing = Figures {
+        is_checkpointing: true,
+        ..pinned(1, false)
+    };
+    assert_eq!(first(&is_checkpointing), None);
 }
 
 /// A writer so fast that there is always something to seal kept all that is dead on the disk for ever.

@@ -81,7 +81,7 @@ impl KvStore for LogStore {
         shard.publish(vbucket, Slot::Absent);
         shard.retire(segments.iter().map(|view| view.segment.meta()), sequence);
         // The log files it pinned can go after the next manifest.
-        shard.wants_checkpoint.store(true, Ordering::Release);
+        shard.checkpoint_due.tell();
         Ok(())
     }
 
