@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use piggin_storage::disk::SimulatedDisk;
 use piggin_storage::{
-    KvStore, Outcome, RollbackEpoch, RolledBack, Seqno, SnapshotKind, SnapshotRange, StorageError,
-    VbucketIdentity, VbucketUuid, Watermarks,
+    KvStore, MemoryStore, Outcome, RollbackEpoch, RolledBack, Seqno, SnapshotKind, SnapshotRange,
+    StorageError, VbucketIdentity, VbucketUuid, Watermarks,
 };
 
 use crate::support::log_store::{create_on, open_on, small_options};
@@ -192,6 +192,7 @@ fn where_nothing_lies_below_it_the_moment_is_known_ever_after() {
     let disk = SimulatedDisk::new();
     let (store, shared) = create_on(&disk, small_options(1));
     let mut writer = Writer::create(&shared, 0);
+    let nothing: Arc<dyn KvStore> = Arc::new(MemoryStore::new(0));
     writer.watermarks.commit_time_ms = 100;
     writer.write(vec![mutation(1, "a", "one"), mutation(2, "b", "one")]);
     writer.seal(Seqno::ZERO);
@@ -200,18 +201,32 @@ fn where_nothing_lies_below_it_the_moment_is_known_ever_after() {
     writer.rollback(5);
     let then = writer.stored_watermarks();
     assert_eq!(then.high_seqno, Seqno(5));
+    // Opened again it is one of several moments that are known of the time before the next item.
+    writer.store = nothing;
+    drop((store, shared));
+    let store = open_on(&disk, 2);
+    writer.store = Arc::new(store.clone());
+    // And the log knows nothing of it any more.
+    let mut other = Writer::create(&writer.store, 1);
+    let value = "v".repeat(1000);
+    for seqno in 1..200 {
+        other.write(vec![mutation(seqno, &format!("k{seqno}"), &value)]);
+    }
+    other.seal(Seqno::ZERO);
+    assert!(store.statistics().log_files > 1);
     store.checkpoint().unwrap();
+    assert_eq!(store.statistics().log_files, 1);
     writer.watermarks.commit_time_ms = 300;
     writer.watermarks.snapshot = SnapshotRange {
         start: Seqno(5),
         end: Seqno(30),
     };
     writer.write(vec![mutation(9, "c", "two")]);
-    for entropy in 2..4 {
-        let snapshot = shared.snapshot(writer.vbucket).unwrap();
-        assert_eq!(snapshot.as_of(Seqno(5)).unwrap().state().watermarks, then);
-        let store = open_on(&disk.crash_keeping_everything(), entropy);
+    for entropy in 3..5 {
         let snapshot = store.snapshot(writer.vbucket).unwrap();
+        assert_eq!(snapshot.as_of(Seqno(5)).unwrap().state().watermarks, then);
+        let again = open_on(&disk.crash_keeping_everything(), entropy);
+        let snapshot = again.snapshot(writer.vbucket).unwrap();
         assert_eq!(snapshot.as_of(Seqno(5)).unwrap().state().watermarks, then);
         // With the item that came on top in a segment.
         writer.seal(Seqno::ZERO);
